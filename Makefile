@@ -1,0 +1,44 @@
+# TSQ: `make demo` shows it, `make test` tests it; both create what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test build lint fuzz bench clean
+
+demo: build
+	@$(BIN)/python scripts/demo.py
+
+test: build peers
+	@$(BIN)/python -m pytest $(TESTS)
+
+build: $(VENV)/.built
+
+$(VENV)/.built: pyproject.toml setup.py $(wildcard tsq/*.pyx tsq/*.pxd) scripts/prerequisites.sh
+	@PYTHON=$(PYTHON) sh scripts/prerequisites.sh build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "make: installing TSQ and its tools into $(VENV) (once; a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable .
+	@touch $@
+
+# Foreign programs for the tests, where they can be had; a test that misses its own says so.
+.PHONY: peers
+peers:
+	@sh scripts/prerequisites.sh peers
+
+lint: build
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check tsq scripts setup.py
+	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest tsq._fast --ignore-disjoint-bases
+
+fuzz: build
+	@$(BIN)/python -m tests.fuzz --seconds 300
+
+bench: build
+	@$(BIN)/python -m pytest --benchmark-only benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info tsq/*.so

@@ -1,0 +1,62 @@
+#!/bin/sh
+# What pip cannot install. `build`: a compiler, Python's and OpenSSL's development files, venv. `peers`: programs that tests talk to.
+# Installs them where that is allowed (root and apt), else names the command that does; missing peers are no error.
+set -eu
+PYTHON=${PYTHON:-python3}
+
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+install() {
+    echo "prerequisites: installing $*"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+build() {
+    if ! command -v "$PYTHON" >/dev/null 2>&1; then
+        echo "prerequisites: $PYTHON not found; TSQ needs Python 3.11 or newer (Debian: apt-get install python3 python3-dev python3-venv)" >&2
+        exit 1
+    fi
+    if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "prerequisites: $("$PYTHON" --version) found, Python 3.11 or newer expected; choose one with: make PYTHON=python3.x" >&2
+        exit 1
+    fi
+    missing=""
+    command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+    header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+    [ -e "$header" ] || missing="$missing python3-dev"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+    # Where no wheel of the cryptography package fits this machine, pip builds it against these.
+    echo '#include <openssl/evp.h>' | cc -E -x c - >/dev/null 2>&1 || missing="$missing libssl-dev"
+    [ -z "$missing" ] && return
+    if may_install; then
+        # shellcheck disable=SC2086
+        install $missing
+    else
+        echo "prerequisites: missing:$missing; install them with: sudo apt-get install$missing" >&2
+        exit 1
+    fi
+}
+
+peers() {
+    missing=""
+    command -v tshark >/dev/null 2>&1 || missing="$missing tshark"
+    command -v node >/dev/null 2>&1 || missing="$missing nodejs"
+    command -v npm >/dev/null 2>&1 || missing="$missing npm"
+    command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
+    if [ -n "$missing" ]; then
+        if may_install; then
+            # shellcheck disable=SC2086
+            install $missing || echo "prerequisites: could not install$missing; tests that need them are skipped"
+        else
+            echo "prerequisites: tests of foreign programs are skipped without:$missing (sudo apt-get install$missing)"
+        fi
+    fi
+    quiche=tests/integration/quiche
+    if command -v npm >/dev/null 2>&1 && [ -e $quiche/package.json ] && [ ! -d $quiche/node_modules ]; then
+        (cd $quiche && npm install --silent --no-package-lock --no-audit --no-fund) ||
+            echo "prerequisites: npm could not install quiche; tests that need it are skipped"
+    fi
+}
+
+"$1"

@@ -1,0 +1,22 @@
+"""Describes the compiled extensions; everything else is in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("TSQ_DEBUG") == "1"
+COMPILE = ["-Wall", "-Wextra", *(["-O0", "-g"] if DEBUG else ["-O2"])]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": True,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+    "linetrace": DEBUG,
+}
+MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
+
+extensions = [Extension("tsq._fast", ["tsq/_fast.pyx"], extra_compile_args=COMPILE, define_macros=MACROS)]
+setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))

@@ -1,0 +1,156 @@
+"""A client and a server in virtual time: sessions and a service on links that delay, lose and record datagrams.
+
+Nothing here sleeps or opens a socket. Times are ns on one virtual clock; each side reads it with an offset of its own.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tsq._fast import pack_address
+from tsq.exchange import Rules
+from tsq.metrics import Counters
+from tsq.quic import tls
+from tsq.quic.connection import ClientConnection, ServerConnection
+from tsq.quic.router import Limits, Router
+from tsq.quic.selfsigned import CertificateFiles
+from tsq.quic.udp import Datagram, Departure, Path
+from tsq.responder import Responder
+from tsq.service import Service
+from tsq.session import Session
+
+START_NS = 1_800_000_000_000_000_000
+CLIENT = Path(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
+
+
+@dataclass(order=True)
+class _Event:
+    at_ns: int
+    number: int
+    action: Callable[[], None] = field(compare=False)
+
+
+class World:
+    """One server, and sessions made by `session`. `run` lets virtual time pass.
+
+    to_server / to_client: functions (data, number of the datagram in that direction) -> list of delays in ns, one for each copy that
+    arrives; an empty list loses it. Both are to be replaced by tests.
+    """
+
+    def __init__(self, certificates: CertificateFiles, *, limits: Limits | None = None, **responder: Any) -> None:
+        self.certificates = certificates
+        self.now_ns = START_NS
+        self.server_offset_ns = 0
+        self.to_server: Callable[[bytes, int], list[int]] = lambda data, number: [1_000_000]
+        self.to_client: Callable[[bytes, int], list[int]] = lambda data, number: [1_000_000]
+        self.sent: list[tuple[str, bytes]] = []
+        self.counters = Counters()
+        configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
+        self.router = Router(configuration, self.counters, limits or Limits())
+        self.responder = Responder(**responder)
+        self.service = Service(self.router, self.responder, self.counters, self.server_clock)
+        self._events: list[_Event] = []
+        self._number = 0
+        self._numbers = {"client": 0, "server": 0}
+        self._sessions: dict[Path, Session] = {}
+        self._timers: dict[int, float] = {}
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return (self.now_ns - START_NS) / 1e9 + 1000.0
+
+    def server_clock(self) -> int:
+        return self.now_ns + self.server_offset_ns
+
+    def session(self, *, path: Path = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any) -> Session:
+        """A session that verifies the server; started at once."""
+        configuration = tls.client_configuration(
+            "localhost", tls.Trust(ca_file=str(self.certificates.authority)), ticket=ticket
+        )
+        session = Session(ClientConnection(configuration, on_ticket=on_ticket), rules=rules, **options)
+        self._sessions[path] = session
+        session.start(self.now)
+        self.pump(session)
+        return session
+
+    def ask(self, session: Session, count: int = 1) -> None:
+        """Send requests together."""
+        for _ in range(count):
+            session.ask(self.now)
+        self.pump(session)
+
+    def exchange(self, session: Session, seconds: float = 1.0) -> None:
+        """Send one request and let time pass."""
+        self.ask(session)
+        self.run(seconds)
+
+    def pump(self, session: Session) -> None:
+        """Send what the session wants to send."""
+        path = next(path for path, other in self._sessions.items() if other is session)
+        out = session.datagrams(self.now)
+        if session.has_leaving:
+            session.departed(Departure(len(out), self.now_ns, kernel=True))
+        for data in out:
+            self._transmit("client", data, self.to_server, lambda data=data: self.deliver_to_server(data, path))
+        self._arm(("session", path), session.deadline, lambda: self._session_timer(session))
+
+    def deliver_to_server(self, data: bytes, path: Path = CLIENT) -> list[bytes]:
+        """Hand a datagram to the server; what it sends at once (which also travels to the client)."""
+        out, connection = self.service.received(Datagram(data, path, self.server_clock(), True), self.now)
+        self._from_server(out, connection)
+        return [data for data, _ in out]
+
+    def run(self, seconds: float = 1.0) -> None:
+        """Let virtual time pass."""
+        end_ns = self.now_ns + round(seconds * 1e9)
+        while self._events and self._events[0].at_ns <= end_ns:
+            event = heapq.heappop(self._events)
+            self.now_ns = max(self.now_ns, event.at_ns)
+            event.action()
+        self.now_ns = end_ns
+
+    def _from_server(self, out: Any, connection: ServerConnection | None) -> None:
+        for data, path in out:
+            self._transmit("server", data, self.to_client, lambda data=data, path=path: self._deliver_to_client(data, path))
+        if connection is not None:
+            deadline = self.router.deadline(connection)
+            self._arm(("connection", id(connection)), deadline, lambda: self._server_timer(connection))
+
+    def _deliver_to_client(self, data: bytes, path: Path) -> None:
+        session = self._sessions.get(path)
+        if session is not None:
+            session.receive(Datagram(data, path, self.now_ns, True), self.now)
+            self.pump(session)
+
+    def _session_timer(self, session: Session) -> None:
+        session.handle_timer(self.now)
+        self.pump(session)
+
+    def _server_timer(self, connection: ServerConnection) -> None:
+        self._from_server(*self.service.expired(connection, self.now))
+
+    def _transmit(self, side: str, data: bytes, link: Callable[[bytes, int], list[int]], arrive: Callable[[], None]) -> None:
+        self.sent.append((side, data))
+        number = self._numbers[side]
+        self._numbers[side] += 1
+        for delay_ns in link(data, number):
+            self._at(self.now_ns + delay_ns, arrive)
+
+    def _arm(self, key: Any, deadline: float | None, action: Callable[[], None]) -> None:
+        """One timer a key: an armed one that is no longer the key's newest does nothing."""
+        self._timers[key] = deadline
+        if deadline is None:
+            return
+
+        def fire() -> None:
+            if self._timers.get(key) == deadline:
+                action()
+
+        # A step later than the deadline: timers of floats must have passed, not almost.
+        self._at(max(self.now_ns, START_NS + round((deadline - 1000.0) * 1e9) + 1000), fire)
+
+    def _at(self, at_ns: int, action: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._events, _Event(at_ns, self._number, action))

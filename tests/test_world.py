@@ -1,0 +1,19 @@
+"""The virtual world itself: an exchange in it gives the offset and delay that were put in."""
+
+import pytest
+
+from tests.support.world import World
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_exchange_in_virtual_time_measures_the_offset_that_was_put_in(certificates, stream):
+    world = World(certificates)
+    world.server_offset_ns = 250_000_000
+    session = world.session(stream=stream)
+    world.run(0.5)
+    assert session.established
+    for _ in range(3):
+        world.exchange(session)
+    assert [round(sample.offset, 9) for sample in session.samples] == [0.25] * 3
+    assert [round(sample.delay, 9) for sample in session.samples] == [0.002] * 3
+    assert all(sample.valid for sample in session.samples)

@@ -1,0 +1,91 @@
+"""TSQ: time synchronization over QUIC.
+
+    import tsq
+    result = tsq.query("time.example.com")          # one call, blocking
+    async with tsq.connect("time.example.com") as client: ...
+    async with tsq.Server(["0.0.0.0:443"], "cert.pem", "key.pem") as server: ...
+
+Names are loaded when they are first used: a program that asks once does not pay for the server. See docs/reference/api.md.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+try:
+    import tsq._fast  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"TSQ's compiled part, tsq._fast, cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's source "
+        "tree, or `make build` for a checkout; it needs a C compiler and Python's development files."
+    ) from error
+
+if TYPE_CHECKING:
+    from tsq.aio import Client, connect
+    from tsq.client import query, query_all
+    from tsq.config import ClientOptions, Target, Trust, parse_target
+    from tsq.errors import TSQError
+    from tsq.exchange import Rules
+    from tsq.quic.router import Limits, RetryPolicy
+    from tsq.result import HostResult
+    from tsq.server import Server
+    from tsq.timing.filter import Estimate
+    from tsq.timing.sample import Reason, Sample, StampSource
+
+_HOMES = {
+    "Client": "tsq.aio",
+    "connect": "tsq.aio",
+    "query": "tsq.client",
+    "query_all": "tsq.client",
+    "ClientOptions": "tsq.config",
+    "Target": "tsq.config",
+    "Trust": "tsq.config",
+    "parse_target": "tsq.config",
+    "TSQError": "tsq.errors",
+    "Rules": "tsq.exchange",
+    "Limits": "tsq.quic.router",
+    "RetryPolicy": "tsq.quic.router",
+    "HostResult": "tsq.result",
+    "Server": "tsq.server",
+    "Estimate": "tsq.timing.filter",
+    "Reason": "tsq.timing.sample",
+    "Sample": "tsq.timing.sample",
+    "StampSource": "tsq.timing.sample",
+}
+
+__all__ = [
+    "Client",
+    "ClientOptions",
+    "Estimate",
+    "HostResult",
+    "Limits",
+    "Reason",
+    "RetryPolicy",
+    "Rules",
+    "Sample",
+    "Server",
+    "StampSource",
+    "TSQError",
+    "Target",
+    "Trust",
+    "__version__",
+    "connect",
+    "parse_target",
+    "query",
+    "query_all",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Not at the top: importing it takes longer than an exchange.
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("tsq")
+        except PackageNotFoundError:
+            return "0+unknown"
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tsq' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,651 @@
+"""Compiled leaves: NTP timestamps, TLVs, and socket calls that know when a datagram came and went.
+
+Comes in: bytes, integers, file descriptors. Goes out: bytes, integers, tuples. It knows the TLV layout (docs/reference/protocol.md
+R4), the timestamp format (R9) and Linux's socket timestamps; it must never know QUIC, keep a connection's state, or read past the
+bytes it was given. System calls run without the interpreter lock.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from tsq.errors import ConfigError, MalformedMessage
+
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int CLOCK_REALTIME
+    int clock_gettime(int clock, timespec* out)
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr:
+        uint16_t sa_family
+    cdef struct sockaddr_storage:
+        uint16_t ss_family
+    cdef struct msghdr:
+        void* msg_name
+        socklen_t msg_namelen
+        iovec* msg_iov
+        size_t msg_iovlen
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    cdef struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    int AF_INET, AF_INET6, SOL_SOCKET, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_CTRUNC
+    int SO_TIMESTAMPNS, SCM_TIMESTAMPNS, SO_TIMESTAMPING, SCM_TIMESTAMPING
+    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* previous)
+    unsigned char* CMSG_DATA(cmsghdr* header)
+    size_t CMSG_LEN(size_t length)
+    size_t CMSG_SPACE(size_t length)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
+    int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
+    int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
+
+
+cdef extern from "<netinet/in.h>" nogil:
+    cdef struct in_addr:
+        uint32_t s_addr
+    cdef struct in6_addr:
+        uint8_t s6_addr[16]
+    cdef struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    cdef struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    cdef struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
+    int IPPROTO_IP, IPPROTO_IPV6, IP_PKTINFO, IPV6_RECVPKTINFO, IPV6_PKTINFO, IP_RECVERR, IPV6_RECVERR
+    uint16_t htons(uint16_t value)
+    uint16_t ntohs(uint16_t value)
+
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char* text, void* out)
+    const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
+
+
+cdef extern from "<linux/errqueue.h>" nogil:
+    cdef struct sock_extended_err:
+        uint32_t ee_errno
+        uint8_t ee_origin
+        uint8_t ee_type
+        uint8_t ee_code
+        uint32_t ee_info
+        uint32_t ee_data
+    int SO_EE_ORIGIN_TIMESTAMPING
+
+
+cdef extern from "<linux/net_tstamp.h>" nogil:
+    int SOF_TIMESTAMPING_TX_SOFTWARE, SOF_TIMESTAMPING_SOFTWARE, SOF_TIMESTAMPING_OPT_ID, SOF_TIMESTAMPING_OPT_TSONLY
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #define TSQ_NS_PER_S INT64_C(1000000000)
+    /* Seconds from 1900-01-01 to 1970-01-01 (RFC 5905 section 6). */
+    #define TSQ_NTP_UNIX INT64_C(2208988800)
+    /* |seconds| up to here: seconds * 10^9 plus a fraction fits in 64 bits. */
+    #define TSQ_SECONDS_MAX INT64_C(9223372035)
+    #define TSQ_ERA_SECONDS INT64_C(0x100000000)
+    """
+    const int64_t C_NS_PER_S "TSQ_NS_PER_S"
+    const int64_t C_NTP_UNIX "TSQ_NTP_UNIX"
+    const int64_t C_SECONDS_MAX "TSQ_SECONDS_MAX"
+    const int64_t C_ERA_SECONDS "TSQ_ERA_SECONDS"
+
+
+# A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
+DATAGRAM_CAPACITY = 2048
+BATCH = 64
+
+cdef enum:
+    C_CAPACITY = 2048
+    C_BATCH = 64
+    CONTROL_CAPACITY = 256
+
+cdef enum:
+    TYPE_NONCE = 1
+    TYPE_RECEIVE = 2
+    TYPE_SEND = 3
+    TYPE_METADATA_QUERY = 247
+    TYPE_PRECISION = 250
+    TYPE_SIGNATURE_REQUEST = 252
+    TYPE_SIGNATURE = 255
+    NONCE_SIZE = 16
+    TIMESTAMP_SIZE = 8
+    RESPONSE_SIZE = 38
+
+# What check_message answers; each is a sentence in _MALFORMED.
+cdef enum:
+    MESSAGE_OK = 0
+    MESSAGE_TRUNCATED = 1
+    MESSAGE_TRAILING_BYTE = 2
+    MESSAGE_NO_NONCE = 3
+    MESSAGE_NONCE_SIZE = 4
+    MESSAGE_TIMESTAMP_SIZE = 5
+    MESSAGE_FLAG_SIZE = 6
+    MESSAGE_REPEATED = 7
+    MESSAGE_AFTER_SIGNATURE = 8
+
+_MALFORMED = {
+    MESSAGE_TRUNCATED: ("a TLV that runs past the end of the message", "its whole value"),
+    MESSAGE_TRAILING_BYTE: ("one byte after the last TLV", "type and length, or the end"),
+    MESSAGE_NO_NONCE: ("a message that does not begin with a Nonce", "TLV type 1 first"),
+    MESSAGE_NONCE_SIZE: ("a Nonce of another length", "16 bytes"),
+    MESSAGE_TIMESTAMP_SIZE: ("a timestamp of another length", "8 bytes"),
+    MESSAGE_FLAG_SIZE: ("a value in a TLV that has none", "length 0"),
+    MESSAGE_REPEATED: ("a second TLV of a type that stands once", "one"),
+    MESSAGE_AFTER_SIGNATURE: ("a TLV after the Signature Block", "the end"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- timestamps (R9)
+
+cdef int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
+    # C divides towards zero; times before 1970 need the floor. b > 0.
+    cdef int64_t q = a / b
+    return q - 1 if a % b < 0 else q
+
+
+cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil:
+    cdef int64_t seconds = floor_div(unix_ns, C_NS_PER_S)
+    cdef uint64_t rest = <uint64_t> (unix_ns - seconds * C_NS_PER_S)
+    # Rounded up: with the floor on the way back, ns -> NTP -> ns is exact. rest < 10^9, so the fraction fits in 32 bits.
+    cdef uint64_t fraction = ((rest << 32) + <uint64_t> (C_NS_PER_S - 1)) / <uint64_t> C_NS_PER_S
+    return (<uint64_t> (seconds + C_NTP_UNIX) << 32) | fraction
+
+
+cdef int ns_of_ntp(uint64_t ntp, int64_t pivot_ns, int64_t* out) noexcept nogil:
+    # The era is the one that puts the timestamp nearest to the pivot: their difference modulo 2^64 units of 2^-32 s, read as a
+    # signed number. Unsigned arithmetic wraps by definition; nothing here overflows a signed type.
+    cdef uint64_t pivot = ntp_of_ns(pivot_ns)
+    cdef uint64_t difference = ntp - pivot
+    cdef int64_t whole = <int64_t> (difference >> 32)
+    cdef int64_t seconds = floor_div(pivot_ns, C_NS_PER_S) + C_NTP_UNIX
+    cdef uint64_t low = (pivot & 0xFFFFFFFFu) + (difference & 0xFFFFFFFFu)
+    if whole >= C_ERA_SECONDS / 2:
+        whole -= C_ERA_SECONDS
+    seconds += whole + <int64_t> (low >> 32) - C_NTP_UNIX
+    if seconds < -C_SECONDS_MAX or seconds > C_SECONDS_MAX:
+        return -1
+    out[0] = seconds * C_NS_PER_S + <int64_t> (((low & 0xFFFFFFFFu) * <uint64_t> C_NS_PER_S) >> 32)
+    return 0
+
+
+cdef int64_t realtime_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t> now.tv_sec * C_NS_PER_S + now.tv_nsec
+
+
+def clock_ns():
+    """The system clock now: integer nanoseconds since 1970, read as late as Python can."""
+    return realtime_ns()
+
+
+def ntp_from_ns(int64_t unix_ns):
+    """NTP timestamp (64-bit, 32.32, modulo the era) of a Unix time in ns, rounded up (docs/reference/protocol.md R9)."""
+    return ntp_of_ns(unix_ns)
+
+
+def ns_from_ntp(uint64_t ntp, int64_t pivot_ns):
+    """Unix time in ns, rounded down, of an NTP timestamp, in the era that lies nearest to pivot_ns (R9).
+
+    Raises MalformedMessage where that time cannot be held in 64-bit nanoseconds (before 1677 or after 2262).
+    """
+    cdef int64_t out = 0
+    if ns_of_ntp(ntp, pivot_ns, &out):
+        raise MalformedMessage(
+            "a timestamp outside 64-bit nanoseconds", expected="1677 to 2262", section="docs/reference/protocol.md R9"
+        )
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- TLVs (R4)
+
+cdef void put_u64(uint8_t* out, uint64_t value) noexcept nogil:
+    cdef int i
+    for i in range(8):
+        out[i] = <uint8_t> (value >> (56 - 8 * i))
+
+
+cdef int next_tlv(Cursor* cursor, Tlv* tlv) noexcept nogil:
+    """The one place that steps over TLVs: 1 a TLV, 0 the end, negative what is wrong. The cursor never passes its end."""
+    cdef Py_ssize_t left = cursor.end - cursor.at
+    if left == 0:
+        return 0
+    if left == 1:
+        return -MESSAGE_TRAILING_BYTE
+    if left - 2 < cursor.at[1]:
+        return -MESSAGE_TRUNCATED
+    tlv.type = cursor.at[0]
+    tlv.length = cursor.at[1]
+    tlv.value = cursor.at + 2
+    cursor.at += 2 + tlv.length
+    return 1
+
+
+cdef int check_message(const uint8_t* data, Py_ssize_t size, Py_ssize_t* offset) noexcept nogil:
+    """Every rule of R4; on an error offset[0] is where the offending TLV begins."""
+    cdef Cursor cursor
+    cdef Tlv tlv
+    cdef uint8_t seen[256]
+    cdef int step
+    memset(seen, 0, sizeof(seen))
+    cursor.at = data
+    cursor.end = data + size
+    while True:
+        offset[0] = cursor.at - data
+        step = next_tlv(&cursor, &tlv)
+        if step < 0:
+            return -step
+        if step == 0:
+            return MESSAGE_OK if offset[0] else MESSAGE_NO_NONCE
+        if seen[TYPE_SIGNATURE]:
+            return MESSAGE_AFTER_SIGNATURE
+        if offset[0] == 0 and tlv.type != TYPE_NONCE:
+            return MESSAGE_NO_NONCE
+        if tlv.type == TYPE_NONCE and tlv.length != NONCE_SIZE:
+            return MESSAGE_NONCE_SIZE
+        if (tlv.type == TYPE_RECEIVE or tlv.type == TYPE_SEND) and tlv.length != TIMESTAMP_SIZE:
+            return MESSAGE_TIMESTAMP_SIZE
+        if tlv.type == TYPE_METADATA_QUERY or tlv.type == TYPE_PRECISION or tlv.type == TYPE_SIGNATURE_REQUEST:
+            if tlv.length != 0:
+                return MESSAGE_FLAG_SIZE
+        if seen[tlv.type] and (
+            tlv.type == TYPE_NONCE or tlv.type == TYPE_RECEIVE or tlv.type == TYPE_SEND or tlv.type == TYPE_PRECISION
+            or tlv.type == TYPE_SIGNATURE_REQUEST
+        ):
+            return MESSAGE_REPEATED
+        seen[tlv.type] = 1
+
+
+cdef object malformed(int what, Py_ssize_t offset):
+    found, expected = _MALFORMED[what]
+    return MalformedMessage(f"{found} at byte {offset}", expected=expected, section="docs/reference/protocol.md R4")
+
+
+cdef list split(bytes data):
+    cdef Cursor cursor
+    cdef Tlv tlv
+    cdef int step
+    cdef list out = []
+    cdef const uint8_t* start = <const uint8_t*> PyBytes_AS_STRING(data)
+    cursor.at = start
+    cursor.end = start + PyBytes_GET_SIZE(data)
+    while True:
+        step = next_tlv(&cursor, &tlv)
+        if step == 0:
+            return out
+        if step < 0:
+            raise malformed(-step, cursor.at - start)
+        out.append((tlv.type, PyBytes_FromStringAndSize(<const char*> tlv.value, tlv.length)))
+
+
+def unpack_tlvs(bytes data not None):
+    """The TLVs of `data` as a list of (type, value), whatever they mean. Raises MalformedMessage when they do not fill it exactly."""
+    return split(data)
+
+
+def unpack_message(bytes data not None):
+    """The TLVs of a TSQ message as a list of (type, value). Raises MalformedMessage for anything that R4 calls malformed."""
+    cdef Py_ssize_t offset = 0
+    cdef int what = check_message(<const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &offset)
+    if what:
+        raise malformed(what, offset)
+    return split(data)
+
+
+def pack_tlvs(tlvs):
+    """Bytes of a sequence of (type, value). Raises MalformedMessage for a type or a value that does not fit in one byte."""
+    cdef Py_ssize_t total = 0
+    cdef list checked = []
+    cdef bytes value
+    cdef long kind
+    for kind, value in tlvs:
+        if value is None or not 0 <= kind <= 255 or PyBytes_GET_SIZE(value) > 255:
+            raise MalformedMessage(
+                f"TLV type {kind} with {0 if value is None else len(value)} bytes",
+                expected="a type of 0 to 255 and a value of at most 255 bytes", section="docs/reference/protocol.md R4",
+            )
+        checked.append((kind, value))
+        total += 2 + PyBytes_GET_SIZE(value)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, total)
+    cdef uint8_t* at = <uint8_t*> PyBytes_AS_STRING(out)
+    for kind, value in checked:
+        at[0] = <uint8_t> kind
+        at[1] = <uint8_t> PyBytes_GET_SIZE(value)
+        memcpy(at + 2, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        at += 2 + PyBytes_GET_SIZE(value)
+    return out
+
+
+def pack_response(bytes nonce not None, int64_t receive_ns, int64_t send_ns):
+    """The 38 bytes of a plain response: nonce (16 bytes), T2, T3 as Unix ns. Raises MalformedMessage for another nonce size."""
+    if PyBytes_GET_SIZE(nonce) != NONCE_SIZE:
+        raise malformed(MESSAGE_NONCE_SIZE, 0)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, RESPONSE_SIZE)
+    cdef uint8_t* at = <uint8_t*> PyBytes_AS_STRING(out)
+    at[0] = TYPE_NONCE
+    at[1] = NONCE_SIZE
+    memcpy(at + 2, PyBytes_AS_STRING(nonce), NONCE_SIZE)
+    at[18] = TYPE_RECEIVE
+    at[19] = TIMESTAMP_SIZE
+    put_u64(at + 20, ntp_of_ns(receive_ns))
+    at[28] = TYPE_SEND
+    at[29] = TIMESTAMP_SIZE
+    put_u64(at + 30, ntp_of_ns(send_ns))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------- addresses
+
+def pack_address(str host not None, int port, uint32_t scope_id=0):
+    """A numeric IPv4 or IPv6 address and a port as the bytes of a sockaddr, the form that the socket calls here take and give."""
+    cdef sockaddr_in v4
+    cdef sockaddr_in6 v6
+    cdef bytes text = host.encode("ascii", "replace")
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port {port}", expected="0 to 65535")
+    memset(&v4, 0, sizeof(v4))
+    memset(&v6, 0, sizeof(v6))
+    if inet_pton(AF_INET, PyBytes_AS_STRING(text), &v4.sin_addr) == 1:
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(port)
+        return PyBytes_FromStringAndSize(<const char*> &v4, sizeof(v4))
+    if inet_pton(AF_INET6, PyBytes_AS_STRING(text), &v6.sin6_addr) == 1:
+        v6.sin6_family = AF_INET6
+        v6.sin6_port = htons(port)
+        v6.sin6_scope_id = scope_id
+        return PyBytes_FromStringAndSize(<const char*> &v6, sizeof(v6))
+    raise ConfigError(f"address {host!r}", expected="a numeric IPv4 or IPv6 address")
+
+
+def unpack_address(bytes packed not None):
+    """(host, port, scope id) of a packed sockaddr. Raises ConfigError for other bytes."""
+    cdef sockaddr_in v4
+    cdef sockaddr_in6 v6
+    cdef char text[64]
+    if PyBytes_GET_SIZE(packed) == sizeof(v4):
+        memcpy(&v4, PyBytes_AS_STRING(packed), sizeof(v4))
+        if v4.sin_family == AF_INET and inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text)) != NULL:
+            return (<bytes> text).decode("ascii"), ntohs(v4.sin_port), 0
+    elif PyBytes_GET_SIZE(packed) == sizeof(v6):
+        memcpy(&v6, PyBytes_AS_STRING(packed), sizeof(v6))
+        if v6.sin6_family == AF_INET6 and inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text)) != NULL:
+            return (<bytes> text).decode("ascii"), ntohs(v6.sin6_port), v6.sin6_scope_id
+    raise ConfigError(f"{len(packed)} bytes as an address", expected="a packed IPv4 or IPv6 socket address")
+
+
+# ----------------------------------------------------------------------------------------------- timestamped sockets
+
+cdef int set_option(int fd, int level, int name, int value) except -1:
+    if setsockopt(fd, level, name, &value, sizeof(value)) != 0:
+        raise OSError(errno, f"setsockopt({level}, {name}) failed")
+    return 0
+
+
+def enable_receive_timestamps(int fd, int family):
+    """Have the kernel stamp each received datagram (SO_TIMESTAMPNS) and tell the address that it was sent to (IP_PKTINFO)."""
+    set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    if family == AF_INET6:
+        set_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+    else:
+        set_option(fd, IPPROTO_IP, IP_PKTINFO, 1)
+
+
+def enable_transmit_timestamps(int fd):
+    """Let single datagrams ask for the time at which they left (SO_TIMESTAMPING); see `send` and `transmit_times`."""
+    set_option(
+        fd, SOL_SOCKET, SO_TIMESTAMPING,
+        SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_OPT_ID | SOF_TIMESTAMPING_OPT_TSONLY,
+    )
+
+
+cdef class ReceiveBatch:
+    """Buffers for one recvmmsg of up to 64 datagrams, made once and used again."""
+
+    cdef uint8_t* data
+    cdef uint8_t* control
+    cdef mmsghdr messages[C_BATCH]
+    cdef iovec vectors[C_BATCH]
+    cdef sockaddr_storage names[C_BATCH]
+    cdef readonly unsigned long long truncated
+
+    def __cinit__(self):
+        self.data = <uint8_t*> calloc(C_BATCH, C_CAPACITY)
+        self.control = <uint8_t*> calloc(C_BATCH, CONTROL_CAPACITY)
+        if self.data == NULL or self.control == NULL:
+            raise MemoryError()
+        self.truncated = 0
+
+    def __dealloc__(self):
+        free(self.data)
+        free(self.control)
+
+    cdef void prepare(self) noexcept:
+        cdef int i
+        memset(self.messages, 0, sizeof(self.messages))
+        for i in range(C_BATCH):
+            self.vectors[i].iov_base = self.data + i * C_CAPACITY
+            self.vectors[i].iov_len = C_CAPACITY
+            self.messages[i].msg_hdr.msg_name = &self.names[i]
+            self.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+            self.messages[i].msg_hdr.msg_iov = &self.vectors[i]
+            self.messages[i].msg_hdr.msg_iovlen = 1
+            self.messages[i].msg_hdr.msg_control = self.control + i * CONTROL_CAPACITY
+            self.messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
+
+    def receive(self, int fd):
+        """All datagrams that wait at the socket, at most 64, without blocking.
+
+        A list of (data, remote, local, received_ns, kernel): remote a packed socket address (empty when the socket is connected
+        and the kernel gives none), local the packed address that the datagram was sent to (empty where unknown), received_ns Unix
+        time in ns, kernel whether the kernel took it (else it was read here, after the call). Raises OSError, an ICMP error of a
+        connected socket included; nothing waiting is an empty list.
+        """
+        cdef int count, i
+        cdef int64_t now
+        self.prepare()
+        with nogil:
+            count = recvmmsg(fd, self.messages, C_BATCH, MSG_DONTWAIT, NULL)
+            now = realtime_ns()
+        if count < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return []
+            raise OSError(errno, "recvmmsg failed")
+        out = []
+        for i in range(count):
+            if self.messages[i].msg_hdr.msg_flags & MSG_TRUNC:
+                self.truncated += 1
+            else:
+                out.append(self.item(i, now))
+        return out
+
+    cdef tuple item(self, int i, int64_t now):
+        cdef msghdr* message = &self.messages[i].msg_hdr
+        cdef cmsghdr* header = CMSG_FIRSTHDR(message)
+        cdef timespec stamp
+        cdef in_pktinfo v4
+        cdef int64_t received = now
+        cdef bint kernel = False
+        cdef bytes local = b""
+        while header != NULL:
+            if header.cmsg_level == SOL_SOCKET and header.cmsg_type == SCM_TIMESTAMPNS:
+                if header.cmsg_len >= CMSG_LEN(sizeof(stamp)):
+                    memcpy(&stamp, CMSG_DATA(header), sizeof(stamp))
+                    received = <int64_t> stamp.tv_sec * C_NS_PER_S + stamp.tv_nsec
+                    kernel = True
+            elif header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_PKTINFO:
+                if header.cmsg_len >= CMSG_LEN(sizeof(v4)):
+                    memcpy(&v4, CMSG_DATA(header), sizeof(v4))
+                    local = PyBytes_FromStringAndSize(<const char*> &v4.ipi_spec_dst, sizeof(in_addr))
+            elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_PKTINFO:
+                if header.cmsg_len >= CMSG_LEN(sizeof(in6_pktinfo)):
+                    local = PyBytes_FromStringAndSize(<const char*> CMSG_DATA(header), sizeof(in6_pktinfo))
+            header = CMSG_NXTHDR(message, header)
+        return (
+            PyBytes_FromStringAndSize(<const char*> self.vectors[i].iov_base, self.messages[i].msg_len),
+            PyBytes_FromStringAndSize(<const char*> &self.names[i], message.msg_namelen),
+            local, received, kernel,
+        )
+
+
+cdef size_t put_source(uint8_t* control, bytes local):
+    """Write the address to send from; what it takes up. A size that is neither of the two forms of `receive` is left out."""
+    cdef cmsghdr* header = <cmsghdr*> control
+    cdef in_pktinfo v4
+    if PyBytes_GET_SIZE(local) == sizeof(in_addr):
+        memset(&v4, 0, sizeof(v4))
+        memcpy(&v4.ipi_spec_dst, PyBytes_AS_STRING(local), sizeof(in_addr))
+        header.cmsg_level = IPPROTO_IP
+        header.cmsg_type = IP_PKTINFO
+        header.cmsg_len = CMSG_LEN(sizeof(v4))
+        memcpy(CMSG_DATA(header), &v4, sizeof(v4))
+        return CMSG_SPACE(sizeof(v4))
+    if PyBytes_GET_SIZE(local) == sizeof(in6_pktinfo):
+        header.cmsg_level = IPPROTO_IPV6
+        header.cmsg_type = IPV6_PKTINFO
+        header.cmsg_len = CMSG_LEN(sizeof(in6_pktinfo))
+        memcpy(CMSG_DATA(header), PyBytes_AS_STRING(local), sizeof(in6_pktinfo))
+        return CMSG_SPACE(sizeof(in6_pktinfo))
+    return 0
+
+
+cdef size_t put_stamp_wish(uint8_t* control) noexcept:
+    cdef cmsghdr* header = <cmsghdr*> control
+    cdef uint32_t flags = SOF_TIMESTAMPING_TX_SOFTWARE
+    header.cmsg_level = SOL_SOCKET
+    header.cmsg_type = SO_TIMESTAMPING
+    header.cmsg_len = CMSG_LEN(sizeof(flags))
+    memcpy(CMSG_DATA(header), &flags, sizeof(flags))
+    return CMSG_SPACE(sizeof(flags))
+
+
+def send(int fd, list datagrams not None, bint stamp=False):
+    """Send (data, remote, local) in order with one sendmmsg; (how many went, clock just before the call in Unix ns).
+
+    remote: packed socket address, or b"" on a connected socket. local: packed address to send from, or b"". At most 64 a call.
+    With `stamp`, each datagram asks the kernel for the time at which it leaves (`transmit_times`); the socket must have had
+    `enable_transmit_timestamps`. A full send buffer is no error: fewer go. Raises OSError when the first cannot go for another
+    reason.
+    """
+    cdef mmsghdr messages[C_BATCH]
+    cdef iovec vectors[C_BATCH]
+    cdef uint8_t control[C_BATCH][CONTROL_CAPACITY]
+    cdef int count = 0
+    cdef int sent
+    cdef int64_t before
+    cdef size_t used
+    cdef bytes data, remote, local
+    if len(datagrams) > C_BATCH:
+        raise ConfigError(f"{len(datagrams)} datagrams in one call", expected=f"at most {C_BATCH}")
+    memset(messages, 0, sizeof(messages))
+    # The list keeps the bytes alive that the vectors point to.
+    for data, remote, local in datagrams:
+        if data is None or remote is None or local is None:
+            raise ConfigError("None as data or address", expected="bytes")
+        memset(control[count], 0, CONTROL_CAPACITY)
+        vectors[count].iov_base = PyBytes_AS_STRING(data)
+        vectors[count].iov_len = PyBytes_GET_SIZE(data)
+        messages[count].msg_hdr.msg_iov = &vectors[count]
+        messages[count].msg_hdr.msg_iovlen = 1
+        if PyBytes_GET_SIZE(remote):
+            messages[count].msg_hdr.msg_name = PyBytes_AS_STRING(remote)
+            messages[count].msg_hdr.msg_namelen = <socklen_t> PyBytes_GET_SIZE(remote)
+        used = put_source(control[count], local)
+        if stamp:
+            used += put_stamp_wish(control[count] + used)
+        if used:
+            messages[count].msg_hdr.msg_control = control[count]
+            messages[count].msg_hdr.msg_controllen = used
+        count += 1
+    with nogil:
+        before = realtime_ns()
+        sent = sendmmsg(fd, messages, count, MSG_DONTWAIT) if count else 0
+    if sent < 0:
+        if errno == EAGAIN or errno == ENOBUFS or errno == EINTR:
+            return 0, before
+        raise OSError(errno, "sendmmsg failed")
+    return sent, before
+
+
+cdef object transmit_time(msghdr* message):
+    """(id, Unix ns) of one entry of the error queue, None for one of another kind."""
+    cdef cmsghdr* header = CMSG_FIRSTHDR(message)
+    cdef timespec stamp
+    cdef sock_extended_err extended
+    cdef bint have_stamp = False, have_id = False
+    while header != NULL:
+        if header.cmsg_level == SOL_SOCKET and header.cmsg_type == SCM_TIMESTAMPING:
+            if header.cmsg_len >= CMSG_LEN(sizeof(stamp)):
+                memcpy(&stamp, CMSG_DATA(header), sizeof(stamp))
+                have_stamp = stamp.tv_sec != 0 or stamp.tv_nsec != 0
+        elif (header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_RECVERR) or (
+            header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_RECVERR
+        ):
+            if header.cmsg_len >= CMSG_LEN(sizeof(extended)):
+                memcpy(&extended, CMSG_DATA(header), sizeof(extended))
+                have_id = extended.ee_origin == SO_EE_ORIGIN_TIMESTAMPING
+        header = CMSG_NXTHDR(message, header)
+    if not (have_stamp and have_id):
+        return None
+    return extended.ee_data, <int64_t> stamp.tv_sec * C_NS_PER_S + stamp.tv_nsec
+
+
+def transmit_times(int fd):
+    """What the error queue tells of sent datagrams: a list of (id, left_ns), emptied without blocking.
+
+    id counts, from 0 and modulo 2^32, the datagrams that were sent with `stamp` on this socket. left_ns is the kernel's software
+    stamp, Unix time in ns.
+    """
+    cdef mmsghdr messages[C_BATCH]
+    cdef uint8_t control[C_BATCH][CONTROL_CAPACITY]
+    cdef int count, i
+    out = []
+    while True:
+        memset(messages, 0, sizeof(messages))
+        for i in range(C_BATCH):
+            messages[i].msg_hdr.msg_control = control[i]
+            messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
+        with nogil:
+            count = recvmmsg(fd, messages, C_BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL)
+        if count < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return out
+            raise OSError(errno, "recvmmsg of the error queue failed")
+        for i in range(count):
+            entry = transmit_time(&messages[i].msg_hdr)
+            if entry is not None:
+                out.append(entry)
+        if count < C_BATCH:
+            return out

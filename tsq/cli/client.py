@@ -1,0 +1,184 @@
+"""tsq-client: ask servers for the time and print what they say (docs/reference/cli.md)."""
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+
+import tsq
+from tsq import report
+from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, checked, key_log
+from tsq.client import query_all
+from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
+from tsq.errors import (
+    AlpnRefused,
+    CertificateError,
+    ConfigError,
+    HandshakeTimeout,
+    NameNotFound,
+    NoAnswer,
+    NothingListens,
+    RejectedSamples,
+    TSQError,
+    Unreachable,
+)
+from tsq.result import HostResult
+from tsq.timing.sample import Sample
+
+PROGRAM = "tsq-client"
+EXIT_NO_ANSWER = 3
+EXIT_CERTIFICATE = 4
+EXIT_NAME = 5
+EXIT_REJECTED = 6
+EXIT_NOT_TSQ = 7
+_STATUS: tuple[tuple[type[TSQError], int], ...] = (
+    (CertificateError, EXIT_CERTIFICATE),
+    (NameNotFound, EXIT_NAME),
+    (NothingListens, EXIT_NO_ANSWER),
+    (Unreachable, EXIT_NO_ANSWER),
+    (HandshakeTimeout, EXIT_NO_ANSWER),
+    (NoAnswer, EXIT_NO_ANSWER),
+    (RejectedSamples, EXIT_REJECTED),
+    (AlpnRefused, EXIT_NOT_TSQ),
+    (ConfigError, EXIT_USAGE),
+)
+_LONG_RUN = 10
+_DEFAULTS = ClientOptions()
+_EPILOG = """exit status: 0 every host gave the time; 1 some hosts did, or another failure; 2 usage; 3 no answer; 4 certificate refused;
+5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 130 interrupted. The clock is never set."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = _parser()
+    values = parser.parse_args(arguments)
+    try:
+        options = _options(values)
+        targets = [parse_target(text, values.port) for text in values.host]
+        secrets = key_log(PROGRAM)
+    except ConfigError as error:
+        parser.error(str(error))
+    if values.insecure:
+        _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
+    progress = _Progress(len(targets) * values.count, values)
+    results = query_all(targets, options, on_sample=progress.count, key_log=secrets)
+    progress.clear()
+    if values.json:
+        import json
+
+        print(json.dumps(report.as_json(results, tsq.__version__)))
+    else:
+        _print(results, values.verbose)
+    return _status(results)
+
+
+def _print(results: list[HostResult], verbose: bool) -> None:
+    for result in results:
+        for notice in result.notices:
+            _say(f"{result.target}: {notice}")
+        if verbose:
+            print(f"{result.target} ({result.address or 'no address'})")
+            print("\n".join(report.sample_lines(result)) or "  no samples")
+        elif result.error is None:
+            for line in report.rejections(result):
+                _say(line)
+    for result in results:
+        if result.error is not None:
+            _say(f"{result.target}: {report.escaped(str(result.error))}")
+    table = report.table(results)
+    if table:
+        print(table)
+        print(report.LEGEND)
+        print(report.verdict(results))
+
+
+def _status(results: list[HostResult]) -> int:
+    failures = [result.error for result in results if result.error is not None]
+    if not failures:
+        return EXIT_OK
+    if len(failures) < len(results):
+        return EXIT_FAILED
+    if isinstance(failures[0], NoAnswer) and failures[0].found.startswith("stopped"):
+        return EXIT_INTERRUPTED
+    return next((status for kind, status in _STATUS if isinstance(failures[0], kind)), EXIT_FAILED)
+
+
+def _options(values: argparse.Namespace) -> ClientOptions:
+    return ClientOptions(
+        count=values.count,
+        interval=values.interval,
+        timeout=values.timeout,
+        family=values.family,
+        trust=Trust(ca_file=values.ca, insecure=values.insecure),
+        server_name=values.server_name,
+        stream=values.stream,
+        session_file=values.session_file,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        PROGRAM, description="Ask servers for the time over QUIC (TSQ), and print the clock's offset.", epilog=_EPILOG
+    )
+    add = parser.add_argument
+    add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; several are asked in parallel")
+    add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
+    add("--count", type=int, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
+    add("--interval", type=float, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
+    add("--timeout", type=float, default=_DEFAULTS.timeout, metavar="S",
+        help="seconds to wait for the handshake, and for each answer (default: %(default)s)")
+    family = parser.add_mutually_exclusive_group()
+    family.add_argument("-4", dest="family", action="store_const", const=4, default=0, help="IPv4 only")
+    family.add_argument("-6", dest="family", action="store_const", const=6, help="IPv6 only")
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file, in place of the system's")
+    trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
+    add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
+    add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
+    add("--session-file", metavar="FILE", help="keep session tickets here, for 0-RTT the next time")
+    add("--json", action="store_true", help="print one JSON object")
+    add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")
+    add("--version", action=_Version, nargs=0, help="print the version and exit")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; looked up only when asked for, because that is slow."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{PROGRAM} {tsq.__version__}")
+        parser.exit()
+
+
+class _Progress:
+    """How far a long run has come, on a terminal only."""
+
+    def __init__(self, total: int, values: argparse.Namespace) -> None:
+        self._total = total
+        self._seen = 0
+        self._lock = threading.Lock()
+        self._shown = values.count >= _LONG_RUN and not values.json and sys.stderr.isatty() and sys.stdout.isatty()
+
+    def count(self, target: Target, sample: Sample) -> None:
+        """One more sample."""
+        if not self._shown:
+            return
+        with self._lock:
+            self._seen += 1
+            offset = "not used" if sample.offset is None or not sample.valid else report.duration(sample.offset, signed=True)
+            sys.stderr.write(f"\r\033[K{self._seen}/{self._total} samples, last {target}: {offset}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Leave an empty line."""
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{PROGRAM}: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""What the command lines share: options read from text, and the TLS key log.
+
+Comes in: texts of a command line, the environment. Goes out: values, or argparse's usage error (exit status 2).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO, TypeVar
+
+from tsq.errors import ConfigError
+
+T = TypeVar("T")
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """An argparse type from a function that raises ConfigError."""
+
+    def convert_or_explain(text: str) -> T:
+        try:
+            return convert(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert_or_explain
+
+
+def key_log(program: str) -> TextIO | None:
+    """The file that SSLKEYLOGFILE names, for decrypting captures; says so, for whoever has it can read the traffic."""
+    name = os.environ.get("SSLKEYLOGFILE")
+    if not name:
+        return None
+    try:
+        file = open(name, "a", encoding="ascii", opener=_private)  # noqa: SIM115 - lives as long as the program
+    except OSError as error:
+        raise ConfigError(f"SSLKEYLOGFILE {name}: {error.strerror}", advice="name a file that can be written, or unset it") from error
+    sys.stderr.write(f"{program}: TLS secrets go to {name} (SSLKEYLOGFILE)\n")
+    return file
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)

@@ -1,0 +1,115 @@
+"""tsq-server: give the time to whoever asks (docs/reference/cli.md)."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import tsq
+from tsq.cli.common import EXIT_FAILED, EXIT_OK, checked, key_log
+from tsq.config import DEFAULT_PORT, Target, parse_listen
+from tsq.errors import ConfigError, TSQError
+from tsq.quic.router import Limits, RetryPolicy
+from tsq.quic.selfsigned import self_signed
+from tsq.server import Server
+
+PROGRAM = "tsq-server"
+logger = logging.getLogger("tsq")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_DEFAULTS = Limits()
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew.
+exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = _parser()
+    values = parser.parse_args(arguments)
+    if (values.self_signed is None) == (values.cert is None and values.key is None) or (values.cert is None) != (values.key is None):
+        parser.error("give --cert and --key, or --self-signed")
+    logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(message)s", level=values.log_level.upper())
+    # aioquic reports each peer's faults: a flood, on a public port.
+    logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
+    try:
+        asyncio.run(_serve(_server(values, key_log(PROGRAM))))
+    except ConfigError as error:
+        parser.error(str(error))
+    except TSQError as error:
+        logger.error("%s", error)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+async def _serve(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    async with server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
+        for address in server.addresses:
+            print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
+        await stop.wait()
+        logger.info("closing %d connections", server.connections)
+    for name, count in server.counters.snapshot().items():
+        logger.info("%s: %d", name, count)
+
+
+def _server(values: argparse.Namespace, secrets: TextIO | None) -> Server:
+    listen: list[Target] = values.listen or [parse_listen(f"0.0.0.0:{DEFAULT_PORT}")]
+    certificate, key = values.cert, values.key
+    if values.self_signed is not None:
+        files = self_signed(values.self_signed, _names(listen, values.name))
+        certificate, key = str(files.certificate), str(files.key)
+        logger.warning("self-signed certificate: clients need --ca %s", files.authority)
+    limits = Limits(max_connections=values.max_connections, retry=RetryPolicy(values.retry))
+    return Server(listen, certificate, key, limits=limits, key_log=secrets)
+
+
+def _names(listen: list[Target], extra: list[str]) -> list[str]:
+    """Names and addresses that clients on this machine and its network may use for it."""
+    names = [*extra, socket.gethostname(), *_LOOPBACK]
+    for target in listen:
+        if target.host not in ("0.0.0.0", "::"):
+            names.append(target.host)
+    try:
+        names += [str(item[4][0]).partition("%")[0] for item in socket.getaddrinfo(socket.gethostname(), None)]
+    except OSError:
+        logger.debug("this host's own name has no address")
+    return list(dict.fromkeys(names))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        PROGRAM, description="Serve the time of this machine's clock over QUIC (TSQ).", epilog=_EPILOG
+    )
+    add = parser.add_argument
+    add("--listen", action="append", type=checked(parse_listen), metavar="ADDRESS:PORT",
+        help=f"numeric address and UDP port, IPv6 in brackets, port 0 for any free one; repeats (default: 0.0.0.0:{DEFAULT_PORT})")
+    add("--cert", metavar="FILE", help="certificate chain in PEM form")
+    add("--key", metavar="FILE", help="its private key in PEM form")
+    add("--self-signed", metavar="DIR",
+        help="make a throw-away CA and certificate in DIR, or use those there (for labs; clients trust DIR/ca.pem)")
+    add("--name", action="append", default=[], metavar="NAME", help="one more name or address for the self-signed certificate; repeats")
+    add("--max-connections", type=checked(_count), default=_DEFAULTS.max_connections, metavar="N",
+        help="more connections than these are not accepted (default: %(default)s)")
+    add("--retry", choices=[policy.value for policy in RetryPolicy], default=_DEFAULTS.retry.value,
+        help="when clients must show their address first: auto is when many handshakes are under way (default: %(default)s)")
+    add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
+    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
+        raise ConfigError(f"{text!r}", expected="a number from 1 to 10000000")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,371 @@
+"""The blocking client: asks one host or several and gives their results. No event loop, so that it starts fast.
+
+Comes in: targets and options. Goes out: HostResults. Holds no rules of the protocol: `Session` does; this module moves datagrams and
+waits. Every address of a host is tried, the next one as soon as one fails or stays silent for a while (RFC 8305 in spirit).
+"""
+
+import errno
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from tsq.config import ClientOptions, Target, parse_target
+from tsq.errors import (
+    NameNotFound,
+    NoAnswer,
+    NothingListens,
+    RejectedSamples,
+    TransportError,
+    TSQError,
+    Unreachable,
+)
+from tsq.exchange import Rules
+from tsq.host.clock import precision_ns
+from tsq.quic import tls
+from tsq.quic.connection import ClientConnection
+from tsq.quic.tickets import SessionFile, SessionTicket
+from tsq.quic.udp import CONNECTED, UdpSocket
+from tsq.result import HostResult
+from tsq.session import Session
+from tsq.timing.sample import Reason, Sample
+
+_STAGGER = 0.25
+_TICKET_WAIT = 0.5
+_STOP_WAIT = 0.2
+_FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+_REFUSED = {errno.ECONNREFUSED}
+_UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+
+Address = tuple[int, tuple[object, ...]]
+OnSample = Callable[[Target, Sample], None]
+
+
+def query(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> HostResult:
+    """Ask one server for the time; its samples and what they say together (`result.estimate`).
+
+    host: "name", "name:port", "[v6]:port" or a Target. Raises the TSQError that says why there is no estimate.
+    """
+    target = parse_target(host) if isinstance(host, str) else host
+    result = HostQuery(target, options or ClientOptions(), rules).run()
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+def query_all(
+    targets: Sequence[Target],
+    options: ClientOptions,
+    *,
+    rules: Rules | None = None,
+    on_sample: OnSample | None = None,
+    key_log: TextIO | None = None,
+) -> list[HostResult]:
+    """Ask several servers at the same time; a result for each, in order. Errors are in the results, never raised.
+
+    Interrupted (Ctrl-C), it gives what there is so far.
+    """
+    queries = [HostQuery(target, options, rules, on_sample=on_sample, key_log=key_log) for target in targets]
+    if len(queries) == 1:
+        return [queries[0].run()]
+    threads = [threading.Thread(target=query.run, name=str(query.target), daemon=True) for query in queries]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        for query in queries:
+            query.stop()
+        for thread in threads:
+            thread.join(options.timeout)
+    return [query.result() for query in queries]
+
+
+class Link:
+    """A session and its socket: moves datagrams between them. Also serves the asynchronous client."""
+
+    def __init__(self, udp: UdpSocket, session: Session, connection: ClientConnection, address: str) -> None:
+        self.udp = udp
+        self.session = session
+        self.connection = connection
+        self.address = address
+
+    def pump(self, now: float) -> None:
+        """Send what the session wants to send."""
+        out = self.session.datagrams(now)
+        try:
+            if self.session.has_leaving and out:
+                self.session.departed(self.udp.send_stamped(out))
+            elif out:
+                self.udp.send([(data, CONNECTED) for data in out])
+        except OSError as error:
+            self._failed(error)
+
+    def readable(self, now: float, stamps: bool = False) -> None:
+        """Feed what has come to the session. stamps: the error queue holds something, such as a departure time that came late."""
+        try:
+            if stamps:
+                self.udp.forget_stamps()
+            for datagram in self.udp.receive():
+                self.session.receive(datagram, now)
+        except OSError as error:
+            self._failed(error)
+
+    def finish(self, now: float) -> None:
+        """Close the connection and the socket."""
+        if self.session.error is None:
+            self.session.close()
+            self.pump(now)
+        self.udp.close()
+
+    def _failed(self, error: OSError) -> None:
+        # Once the handshake is done, the peer is known; an ICMP message is not, and may be forged.
+        if not self.session.established:
+            self.session.fail(network_error(error))
+
+
+class HostQuery:
+    """Asking one host: its addresses, its samples, its end."""
+
+    def __init__(
+        self,
+        target: Target,
+        options: ClientOptions,
+        rules: Rules | None = None,
+        *,
+        on_sample: OnSample | None = None,
+        key_log: TextIO | None = None,
+    ) -> None:
+        self.target = target
+        self._options = options
+        self._rules = rules or Rules(precision_ns=precision_ns())
+        self._on_sample = on_sample
+        self._key_log = key_log
+        self._links: list[Link] = []
+        self._chosen: Link | None = None
+        self._addresses: list[Address] = []
+        self._next_attempt = 0.0
+        self._asked = 0
+        self._next_ask = 0.0
+        self._linger_until: float | None = None
+        self._reported = 0
+        self._notices: list[str] = []
+        self._error: TSQError | None = None
+        self._stopped = False
+        self._last: Link | None = None
+        self._poll = select.epoll()
+
+    def stop(self) -> None:
+        """End soon with what there is; may be called from another thread."""
+        self._stopped = True
+
+    def run(self) -> HostResult:
+        """Ask; the result. Never raises a TSQError, and turns Ctrl-C into an early end."""
+        try:
+            tls.check_trust(self._options.trust)
+            self._addresses = resolve(self.target, self._options.family)
+            while self._step(time.monotonic()):
+                pass
+        except TSQError as error:
+            self._error = error
+        except KeyboardInterrupt:
+            self._stopped = True
+        for link in self._links:
+            link.finish(time.monotonic())
+        self._poll.close()
+        return self.result()
+
+    def result(self) -> HostResult:
+        """What there is so far."""
+        link = self._chosen or self._last
+        if link is None:
+            return HostResult(self.target, error=self._error or _interrupted(), notices=tuple(self._notices))
+        session = link.session
+        samples = tuple(session.samples)
+        return HostResult(
+            self.target,
+            address=link.address,
+            mode=session.mode.value if session.established else None,
+            alpn=session.alpn,
+            zero_rtt=session.zero_rtt,
+            samples=samples,
+            notices=tuple(self._notices + session.notices),
+            error=why_nothing(samples, session.error or self._error),
+        )
+
+    def _step(self, now: float) -> bool:
+        """Do what is due, then wait for what comes; False when it is over."""
+        self._start_attempts(now)
+        for link in list(self._links):
+            if link in self._links:
+                self._tend(link, now)
+        if self._stopped or self._done(now):
+            return False
+        ready = dict(self._poll.poll(max(0.0, self._deadline(now) - now)))
+        now = time.monotonic()
+        for link in self._links:
+            if link.udp.fileno() in ready:
+                link.readable(now, stamps=bool(ready[link.udp.fileno()] & select.EPOLLERR))
+        return True
+
+    def _tend(self, link: Link, now: float) -> None:
+        session = link.session
+        if session.deadline is not None and session.deadline <= now:
+            session.handle_timer(now)
+        if session.error is not None and self._chosen is None:
+            self._error = session.error
+            self._drop(link, now)
+            self._next_attempt = now
+            return
+        if session.established and self._chosen is None:
+            self._choose(link, now)
+        if link is self._chosen and session.error is None and self._asked < self._options.count and now >= self._next_ask:
+            session.ask(now)
+            self._asked += 1
+            self._next_ask = now + self._options.interval
+        link.pump(now)
+        if self._on_sample is not None and link is self._chosen:
+            for sample in session.samples[self._reported :]:
+                self._on_sample(self.target, sample)
+            self._reported = len(session.samples)
+
+    def _choose(self, link: Link, now: float) -> None:
+        """The first address whose handshake completes serves all samples."""
+        self._chosen = link
+        self._error = None
+        for other in [other for other in self._links if other is not link]:
+            self._drop(other, now)
+        if link.session.early:
+            self._asked, self._next_ask = 1, now + self._options.interval
+
+    def _drop(self, link: Link, now: float) -> None:
+        self._poll.unregister(link.udp.fileno())
+        link.finish(now)
+        self._links.remove(link)
+        self._last = link
+
+    def _done(self, now: float) -> bool:
+        if self._chosen is None:
+            return not self._links and not self._addresses
+        session = self._chosen.session
+        if session.error is not None:
+            return True
+        if self._asked < self._options.count or session.waiting:
+            return False
+        if self._options.session_file is None or self._chosen.connection.tickets:
+            return True
+        # The ticket for next time comes one flight after the handshake.
+        if self._linger_until is None:
+            self._linger_until = now + _TICKET_WAIT
+        return now >= self._linger_until
+
+    def _deadline(self, now: float) -> float:
+        # A stop that another thread asks for is seen within this time.
+        times: list[float | None] = [now + _STOP_WAIT, self._linger_until]
+        times += [link.session.deadline for link in self._links]
+        if self._chosen is None and self._addresses:
+            times.append(self._next_attempt)
+        if self._chosen is not None and self._asked < self._options.count:
+            times.append(self._next_ask)
+        return min(time for time in times if time is not None)
+
+    def _start_attempts(self, now: float) -> None:
+        while self._addresses and self._chosen is None and (now >= self._next_attempt or not self._links):
+            family, address = self._addresses.pop(0)
+            try:
+                link = open_link(self.target, family, address, self._options, self._rules, self._notices, self._key_log)
+            except OSError as error:
+                self._error = network_error(error)
+                continue
+            self._links.append(link)
+            self._poll.register(link.udp.fileno(), select.EPOLLIN)
+            link.session.start(now)
+            self._next_attempt = now + _STAGGER
+
+
+def open_link(
+    target: Target,
+    family: int,
+    address: tuple[object, ...],
+    options: ClientOptions,
+    rules: Rules,
+    notices: list[str],
+    key_log: TextIO | None = None,
+) -> Link:
+    """A socket and a session for one address, not started yet. Raises OSError where there is no way to the address."""
+    name = options.server_name or target.host
+    tickets = _Tickets(target, name, options, notices)
+    configuration = tls.client_configuration(name, options.trust, ticket=tickets.taken, key_log=key_log)
+    udp = UdpSocket.connected(family, address)
+    connection = ClientConnection(configuration, on_ticket=tickets.keep)
+    tickets.connection = connection
+    session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout)
+    return Link(udp, session, connection, str(address[0]))
+
+
+def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError | None:
+    """The error to report where no sample is valid; None where one is."""
+    if any(sample.valid for sample in samples):
+        return None
+    rejected = [sample for sample in samples if sample.reason not in (Reason.NO_ANSWER, Reason.CONNECTION_LOST)]
+    if error is None and rejected:
+        last = rejected[-1]
+        detail = f" ({last.detail})" if last.detail else ""
+        return RejectedSamples(f"all answers were rejected; the last one: {last.reason}{detail}", advice="-v shows each sample")
+    if error is None and samples:
+        return NoAnswer(f"connected, but none of {len(samples)} requests was answered", advice="try again, or with --stream")
+    return error or _interrupted()
+
+
+class _Tickets:
+    """Between a connection and the session file: takes one ticket, keeps those that come."""
+
+    def __init__(self, target: Target, name: str, options: ClientOptions, notices: list[str]) -> None:
+        self.connection: ClientConnection | None = None
+        self.taken: SessionTicket | None = None
+        self._key = f"{target} {name}"
+        self._file: SessionFile | None = None
+        self._certificates_expire: float | None = None
+        if options.session_file is not None:
+            self._file = SessionFile(options.session_file, notices.append)
+            self._trust = tls.trust_identity(options.trust)
+            self.taken, self._certificates_expire = self._file.take(self._key, self._trust)
+
+    def keep(self, ticket: SessionTicket) -> None:
+        """A ticket has come."""
+        if self._file is None or self.connection is None:
+            return
+        # A resumed session shows no certificate: what is known of it from the first one still holds.
+        expiry = self.connection.certificates_expire or self._certificates_expire
+        self._file.save(self._key, self._trust, ticket, expiry)
+
+
+def resolve(target: Target, family: int) -> list[Address]:
+    """All addresses of a host, as (family, socket address). Raises NameNotFound."""
+    try:
+        found = socket.getaddrinfo(target.host, target.port, _FAMILIES[family], socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        wanted = {0: "", 4: " (IPv4)", 6: " (IPv6)"}[family]
+        raise NameNotFound(
+            f"no address{wanted} for {target.host}: {getattr(error, 'strerror', None) or error}",
+            advice="is the name right, and does name resolution work here?",
+        ) from error
+    return [(item[0], item[4]) for item in found]
+
+
+def network_error(error: OSError) -> TransportError:
+    """Our error for what the socket said."""
+    if error.errno in _REFUSED:
+        return NothingListens(
+            "nothing listens on this UDP port (ICMP port unreachable)", advice="is the server running, and is the port right?"
+        )
+    if error.errno in _UNREACHABLE:
+        return Unreachable(f"the address cannot be reached: {error.strerror}", advice="check routes and firewalls")
+    return TransportError(f"the socket failed: {error.strerror or error}")
+
+
+def _interrupted() -> NoAnswer:
+    return NoAnswer("stopped before an answer came")

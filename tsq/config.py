@@ -1,0 +1,108 @@
+"""What a user may choose, checked: options of the client and the server, and how hosts and ports are written.
+
+Comes in: values from a command line or a program. Goes out: frozen options, or ConfigError that says what was found and expected. It
+must never open a socket or read a clock.
+"""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
+
+from tsq.errors import ConfigError
+
+DEFAULT_PORT = 443
+MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom a client believes: the system's store, one CA file, or anybody (insecure)."""
+
+    ca_file: str | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.insecure and self.ca_file is not None:
+            raise ConfigError("a CA file together with 'insecure'", expected="one of them")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to ask: name or address, and UDP port."""
+
+    host: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How a client asks. interval and timeout in seconds; family 0 (any), 4 or 6; server_name None: the host's name."""
+
+    count: int = 3
+    interval: float = 0.1
+    timeout: float = 3.0
+    family: int = 0
+    trust: Trust = field(default_factory=Trust)
+    server_name: str | None = None
+    stream: bool = False
+    session_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= 1_000_000:
+            raise ConfigError(f"count {self.count}", expected="1 to 1000000")
+        if not 0 <= self.interval <= 86400:
+            raise ConfigError(f"interval {self.interval}", expected="0 to 86400 seconds")
+        if not 0 < self.timeout <= 3600:
+            raise ConfigError(f"timeout {self.timeout}", expected="above 0, at most 3600 seconds")
+        if self.family not in (0, 4, 6):
+            raise ConfigError(f"address family {self.family}", expected="0, 4 or 6")
+
+
+def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
+    """HOST, HOST:PORT, IPv6 address, [IPv6] or [IPv6]:PORT."""
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+        if not _is_ipv6(host):
+            raise ConfigError(f"{host!r} in brackets", expected="an IPv6 address")
+    elif _is_ipv6(text):
+        host, port = text, None
+    else:
+        host, colon, rest = text.partition(":")
+        port = rest if colon else None
+    if not host or any(character.isspace() for character in host) or len(host) > 253 or ":" in (port or ""):
+        raise ConfigError(f"host {text!r}", expected="HOST, HOST:PORT, IPv6 or [IPv6]:PORT")
+    return Target(host, default_port if port is None else parse_port(port))
+
+
+def parse_listen(text: str) -> Target:
+    """ADDRESS:PORT or [IPv6]:PORT, the address numeric. Port 0 is any free one."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ConfigError(f"listen address {text!r}", expected="ADDRESS:PORT, such as 0.0.0.0:443 or [::]:443")
+    address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        raise ConfigError(f"listen address {host!r}", expected="a numeric IPv4 address, or an IPv6 one in brackets") from None
+    if isinstance(parsed, IPv6Address) != host.startswith("["):
+        raise ConfigError(f"listen address {text!r}", expected="brackets around IPv6, and only there")
+    return Target(address, parse_port(port, least=0))
+
+
+def parse_port(text: str, least: int = 1) -> int:
+    """A port number."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not least <= int(text) <= MAX_PORT:
+        raise ConfigError(f"port {text!r}", expected=f"a number from {least} to {MAX_PORT}")
+    return int(text)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

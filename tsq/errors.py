@@ -1,0 +1,133 @@
+"""The exceptions of TSQ: one small tree.
+
+    TSQError
+    ├── MessageError            bytes that are not the message they should be
+    │   ├── MalformedMessage        docs/reference/protocol.md R4
+    │   └── SignatureError          docs/reference/protocol.md R5, R6
+    ├── ExchangeError           a question that got no usable answer
+    │   ├── NoAnswer                nothing came in time
+    │   └── RejectedSamples         answers came, none passed the checks (R8)
+    ├── TransportError          no connection, or a lost one
+    │   ├── NameNotFound            the host name has no address
+    │   ├── NothingListens          ICMP says that the port is closed
+    │   ├── Unreachable             ICMP or the routing table says no way
+    │   ├── HandshakeTimeout        silence
+    │   ├── AlpnRefused             the peer speaks QUIC, but not TSQ
+    │   ├── CertificateError        the server is not who it should be
+    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid
+    │   └── ConnectionLost          closed by the peer, or gone silent
+    ├── ConfigError             an option, a file or a key that cannot be used
+    └── ClockError              the local clock cannot be read or set
+
+Comes in: what was found, what was expected, what to do about it, and the rule that says so. Goes out: one sentence for a
+person in `str(error)`. Nothing here may log, print or import another part of TSQ.
+"""
+
+
+class TSQError(Exception):
+    """Base of all errors that TSQ raises.
+
+    found: what was there. expected: what should have been. advice: what a user can do. section: the rule, as an RFC section or
+    a ruling of docs/reference/protocol.md.
+    """
+
+    def __init__(self, found: str, *, expected: str = "", advice: str = "", section: str = "") -> None:
+        self.found = found
+        self.expected = expected
+        self.advice = advice
+        self.section = section
+        super().__init__(found)
+
+    def __str__(self) -> str:
+        text = self.found
+        if self.expected:
+            text += f" (expected {self.expected})"
+        if self.section:
+            text += f" [{self.section}]"
+        if self.advice:
+            text += f": {self.advice}"
+        return text
+
+
+class MessageError(TSQError):
+    """Bytes that are not the message they should be."""
+
+
+class MalformedMessage(MessageError):
+    """A TSQ message breaks the wire format (docs/reference/protocol.md R4)."""
+
+
+class SignatureError(MessageError):
+    """A signature that was asked for is absent, by an unknown key, or wrong (docs/reference/protocol.md R5, R6)."""
+
+
+class ExchangeError(TSQError):
+    """A question that got no usable answer."""
+
+
+class NoAnswer(ExchangeError):
+    """No answer came within the time given."""
+
+
+class RejectedSamples(ExchangeError):
+    """Answers came, and none of them passed the checks (docs/reference/protocol.md R8)."""
+
+
+class TransportError(TSQError):
+    """No connection, or a lost one."""
+
+
+class NameNotFound(TransportError):
+    """The host name has no address."""
+
+
+class NothingListens(TransportError):
+    """The host answered that nothing listens on the port (ICMP port unreachable)."""
+
+
+class Unreachable(TransportError):
+    """There is no way to the host (ICMP unreachable, or no route)."""
+
+
+class HandshakeTimeout(TransportError):
+    """The QUIC handshake did not finish in time."""
+
+
+class AlpnRefused(TransportError):
+    """Client and server have no application protocol in common (RFC 9001 §8.1, docs/reference/protocol.md R1)."""
+
+
+class CertificateError(TransportError):
+    """The server's certificate did not verify."""
+
+
+class SelfSigned(CertificateError):
+    """The certificate is signed by its own key and is not trusted."""
+
+
+class UnknownAuthority(CertificateError):
+    """The certificate's chain ends in no trusted authority."""
+
+
+class WrongName(CertificateError):
+    """The certificate is for other names."""
+
+
+class Expired(CertificateError):
+    """The certificate was valid until a time that the local clock has passed."""
+
+
+class NotYetValid(CertificateError):
+    """The certificate will be valid from a time that the local clock has not reached."""
+
+
+class ConnectionLost(TransportError):
+    """The connection was closed by the peer, or the peer went silent."""
+
+
+class ConfigError(TSQError):
+    """An option, a file or a key that cannot be used."""
+
+
+class ClockError(TSQError):
+    """The local clock cannot be read or set."""

@@ -1,0 +1,136 @@
+"""The client's role without I/O: request -> matching response -> Sample (docs/reference/protocol.md R4, R6, R8, R11).
+
+Comes in: the bytes of answers, and when things left and arrived. Goes out: requests and Samples. T1 and T4 never leave it. It must
+never read a clock, and never make a sample from an answer whose nonce it did not ask with.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tsq._fast import ns_from_ntp
+from tsq.errors import MalformedMessage, SignatureError
+from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
+from tsq.wire.message import ErrorReply, Response, SignatureBlock, decode_response, encode_request
+from tsq.wire.tlv import NONCE_SIZE
+
+_REMEMBERED = 64
+
+
+class Checks(Protocol):
+    """What an exchange needs of a `tsq.wire.signature.Verifier`."""
+
+    def check(self, block: SignatureBlock | None) -> None:
+        """Raises SignatureError unless the signature is there and right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a client asks for and what it believes. precision_ns: of the local clock; offset_limit: in seconds."""
+
+    verifier: Checks | None = None
+    metadata_query: bool = False
+    metadata: Mapping[str, str] | None = None
+    precision_size: int | None = None
+    precision_ns: int = 1
+    offset_limit: float = DEFAULT_OFFSET_LIMIT
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request under way."""
+
+    nonce: bytes
+    t1_ns: int
+    t1_source: StampSource
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Requests under way with one server, and what became of them. nonces: where nonces come from (a CSPRNG)."""
+
+    rules: Rules = field(default_factory=Rules)
+    nonces: Callable[[int], bytes] = os.urandom
+    last_response: Response | None = None
+    _asked: dict[bytes, _Asked] = field(default_factory=dict)
+    _past: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    @property
+    def under_way(self) -> list[bytes]:
+        """Nonces that wait for an answer, oldest first."""
+        return list(self._asked)
+
+    def request(self) -> tuple[bytes, bytes]:
+        """(nonce, bytes) of a new request; `sent` is to follow."""
+        nonce = self.nonces(NONCE_SIZE)
+        message = encode_request(
+            nonce,
+            metadata_query=self.rules.metadata_query,
+            signature=self.rules.verifier is not None,
+            metadata=self.rules.metadata,
+            precision_size=self.rules.precision_size,
+        )
+        return nonce, message
+
+    def sent(self, nonce: bytes, t1_ns: int, source: StampSource) -> None:
+        """A request has left, at this time."""
+        self._asked[nonce] = _Asked(nonce, t1_ns, source)
+
+    def give_up(self, nonce: bytes, reason: Reason, detail: str = "") -> Sample | None:
+        """Expect no answer to this request any more; its sample, with the reason."""
+        asked = self._asked.pop(nonce, None)
+        if asked is None:
+            return None
+        self._past.append(nonce)
+        return Sample(asked.t1_ns, t1_source=asked.t1_source, reason=reason, detail=detail)
+
+    def withdraw(self, nonce: bytes) -> None:
+        """Forget a request that is sent anew: it gets no sample."""
+        if self._asked.pop(nonce, None) is not None:
+            self._past.append(nonce)
+
+    def answer(self, data: bytes, t4_ns: int, source: StampSource, asked_nonce: bytes | None = None) -> Sample | None:
+        """The sample that an answer makes; None for a second answer, or one that came too late.
+
+        asked_nonce: the request that this answer must be to (Stream Mode: the one on that stream). An answer that is none fails the
+        exchange that it came for, in Datagram Mode the oldest: the peer is authenticated, so a wrong answer is its fault, not an
+        attacker's.
+        """
+        expected = asked_nonce or next(iter(self._asked), None)
+        if expected is None:
+            return None
+        try:
+            response = decode_response(data)
+            if isinstance(response, ErrorReply):
+                return self.give_up(expected, Reason.ERROR_REPLY, f"code {response.code}: {response.reason!r}")
+            if response.nonce in self._past:
+                return None
+            asked = self._asked.get(response.nonce)
+            if asked is None or (asked_nonce is not None and asked_nonce != response.nonce):
+                return self.give_up(expected, Reason.WRONG_NONCE, f"nonce {response.nonce.hex()}")
+            expected = response.nonce
+            if self.rules.verifier is not None:
+                self.rules.verifier.check(response.signature)
+            sample = self._sample(asked, response, t4_ns, source)
+        except SignatureError as error:
+            return self.give_up(expected, Reason.SIGNATURE, error.found)
+        except MalformedMessage as error:
+            return self.give_up(expected, Reason.MALFORMED, error.found)
+        self.withdraw(response.nonce)
+        self.last_response = response
+        return sample
+
+    def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource) -> Sample:
+        return make_sample(
+            asked.t1_ns,
+            # The local clock is the pivot: right to 68 years either way (R9).
+            ns_from_ntp(response.receive_ntp, t4_ns),
+            ns_from_ntp(response.send_ntp, t4_ns),
+            t4_ns,
+            t1_source=asked.t1_source,
+            t4_source=source,
+            precision_ns=self.rules.precision_ns,
+            offset_limit=self.rules.offset_limit,
+        )

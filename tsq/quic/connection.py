@@ -1,0 +1,267 @@
+"""One QUIC connection that carries TSQ messages, without I/O (RFC 9000, RFC 9221; docs/reference/protocol.md, Transport).
+
+Comes in: received datagrams, messages to send, the time for timers. Goes out: received messages, datagrams to send, the next deadline.
+It must never keep a message that cannot leave at once, never raise anything but our own errors for what the network sent, and never
+look at what a message says.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import SessionTicket
+
+from tsq.errors import TransportError
+from tsq.quic import internals
+from tsq.quic.outcome import why_ended
+from tsq.quic.tickets import TicketStore
+
+T = TypeVar("T")
+Outgoing = list[tuple[bytes, object]]
+
+logger = logging.getLogger(__name__)
+
+# The largest message: fits the smallest QUIC packet (1200 bytes) beside the longest header, an ACK and the AEAD's tag.
+MAX_MESSAGE_SIZE = 1100
+# The most that is kept of one stream's request or response.
+MAX_STREAM_SIZE = 2048
+# RFC 9221 §4: type and a two-byte length in front of a message of up to 16383 bytes, one byte of length up to 63.
+_FRAME_OVERHEAD = 3
+# A client's socket is connected: it has one peer, and aioquic never looks into the path.
+_SERVER_PATH = "the server"
+_CLIENT_ACK_DELAY = 0.02
+_SERVER_STREAMS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A received message. stream_id: None for Datagram Mode. finished: no more will come on the stream."""
+
+    data: bytes
+    stream_id: int | None = None
+    finished: bool = True
+
+
+class Connection:
+    """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams."""
+
+    def __init__(self, quic: QuicConnection) -> None:
+        internals.check(quic)
+        self.quic = quic
+        self.handshake: events.HandshakeCompleted | None = None
+        self.terminated: events.ConnectionTerminated | None = None
+        self.alpn: str | None = None
+        self.issued: list[bytes] = []
+        self.retired: list[bytes] = []
+        self._streams: dict[int, bytearray] = {}
+        self._stopped: set[int] = set()
+
+    @property
+    def timer(self) -> float | None:
+        """When `handle_timer` is due."""
+        return None if self.terminated else self.quic.get_timer()
+
+    @property
+    def peer_takes_datagrams(self) -> bool:
+        """Whether the peer takes DATAGRAM frames that hold at least a plain message."""
+        return internals.peer_datagram_limit(self.quic) >= 64
+
+    def receive_on(self, path: object, data: bytes, now: float) -> list[Message]:
+        """Feed one UDP datagram that came on this path; the messages that it brought."""
+        self._guarded(lambda: self.quic.receive_datagram(data, path, now), None)
+        return self._drain()
+
+    def handle_timer(self, now: float) -> list[Message]:
+        """Let deadlines that have passed take effect."""
+        due = self.timer
+        if due is not None and due <= now:
+            self._guarded(lambda: self.quic.handle_timer(now), None)
+        return self._drain()
+
+    def can_send_datagram(self, data: bytes) -> bool:
+        """Whether this message fits a DATAGRAM frame that the peer takes (RFC 9221 §3) and a packet."""
+        return len(data) <= MAX_MESSAGE_SIZE and len(data) + _FRAME_OVERHEAD <= internals.peer_datagram_limit(self.quic)
+
+    def send_datagram(self, data: bytes) -> None:
+        """Put a message into the next packet. Raises TransportError where it fits no frame that the peer takes."""
+        if not self.can_send_datagram(data):
+            # aioquic would keep such a frame for ever, and all behind it.
+            raise TransportError(
+                f"a message of {len(data)} bytes",
+                expected="one that fits a DATAGRAM frame that the peer takes",
+                section="RFC 9221 §3",
+            )
+        self.quic.send_datagram_frame(data)
+
+    def send_stream(self, stream_id: int, data: bytes) -> None:
+        """Send a whole message, and FIN, on a stream."""
+        self.quic.send_stream_data(stream_id, data, end_stream=True)
+
+    def stream_done(self, stream_id: int, finished: bool) -> None:
+        """Forget what came on a stream. One that the peer has not finished is stopped, so that it does not stay for ever."""
+        self._streams.pop(stream_id, None)
+        if not finished:
+            self._stopped.add(stream_id)
+            self.quic.stop_stream(stream_id, QuicErrorCode.NO_ERROR)
+
+    def transmit(self, now: float) -> tuple[Outgoing, int]:
+        """(datagrams to send now, how many messages of Datagram Mode could not go and are dropped)."""
+        if self.terminated is not None:
+            return [], 0
+        internals.acknowledge_now(self.quic)
+        return self.flush(now), internals.drop_unsent_datagrams(self.quic)
+
+    def flush(self, now: float) -> Outgoing:
+        """Datagrams to send when there is no message to send: acknowledgments wait for their time."""
+        if self.terminated is not None:
+            return []
+        nothing: Outgoing = []
+        return self._guarded(lambda: self.quic.datagrams_to_send(now), nothing)
+
+    def close(self, error_code: int = QuicErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Close; `flush` gives the last datagram."""
+        self.quic.close(error_code=error_code, reason_phrase=reason)
+
+    def _guarded(self, call: Callable[[], T], otherwise: T) -> T:
+        """A fault of the QUIC stack that a peer can provoke costs that peer its connection, and nobody else anything."""
+        try:
+            return call()
+        except Exception as error:
+            logger.error("the QUIC stack failed on one connection, which ends here: %r", error, exc_info=logger.isEnabledFor(10))
+            self.terminated = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, f"internal error: {error!r}")
+            return otherwise
+
+    def _drain(self) -> list[Message]:
+        messages: list[Message] = []
+        touched: dict[int, bool] = {}
+        while (event := self.quic.next_event()) is not None:
+            if isinstance(event, events.DatagramFrameReceived):
+                messages.append(Message(event.data))
+            elif isinstance(event, events.StreamDataReceived):
+                self._collect(event, touched)
+            elif isinstance(event, events.StreamReset):
+                self._streams.pop(event.stream_id, None)
+                self._stopped.discard(event.stream_id)
+                touched.pop(event.stream_id, None)
+            else:
+                self._note(event)
+        for stream_id, finished in touched.items():
+            messages.append(Message(bytes(self._streams[stream_id]), stream_id, finished))
+        return messages
+
+    def _note(self, event: events.QuicEvent) -> None:
+        """Keep what an event says of the connection itself."""
+        if isinstance(event, events.ProtocolNegotiated):
+            self.alpn = event.alpn_protocol
+        elif isinstance(event, events.HandshakeCompleted):
+            self.handshake = event
+        elif isinstance(event, events.ConnectionIdIssued):
+            self.issued.append(event.connection_id)
+        elif isinstance(event, events.ConnectionIdRetired):
+            self.retired.append(event.connection_id)
+        elif isinstance(event, events.ConnectionTerminated):
+            self.terminated = event
+
+    def _collect(self, event: events.StreamDataReceived, touched: dict[int, bool]) -> None:
+        """Add to a stream's bytes; they are looked at when all of the datagram has been read (R2: "in the same read")."""
+        if event.stream_id in self._stopped:
+            if event.end_stream:
+                self._stopped.discard(event.stream_id)
+            return
+        collected = self._streams.setdefault(event.stream_id, bytearray())
+        collected += event.data
+        if len(collected) > MAX_STREAM_SIZE:
+            self.stream_done(event.stream_id, event.end_stream)
+            self.quic.reset_stream(event.stream_id, QuicErrorCode.APPLICATION_ERROR)
+            touched.pop(event.stream_id, None)
+            return
+        touched[event.stream_id] = event.end_stream or touched.get(event.stream_id, False)
+
+
+class ServerConnection(Connection):
+    """A connection that a client opened. created: when, for the handshake's deadline; fresh: nothing was answered yet; ids: kept by the router."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        *,
+        original_destination: bytes,
+        retry_source: bytes | None,
+        tickets: TicketStore,
+        created: float,
+    ) -> None:
+        quic = QuicConnection(
+            configuration=configuration,
+            original_destination_connection_id=original_destination,
+            retry_source_connection_id=retry_source,
+            session_ticket_fetcher=tickets.take,
+            session_ticket_handler=tickets.add,
+        )
+        super().__init__(quic)
+        internals.limit_streams(quic, _SERVER_STREAMS, 0)
+        self.created = created
+        self.fresh = True
+        self.ids: set[bytes] = set()
+
+
+class ClientConnection(Connection):
+    """A connection to a server. on_ticket: what to do with session tickets."""
+
+    def __init__(
+        self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None
+    ) -> None:
+        self._on_ticket = on_ticket
+        self.tickets = 0
+        quic = QuicConnection(configuration=configuration, session_ticket_handler=self._ticket)
+        super().__init__(quic)
+        internals.limit_streams(quic, 0, 0)
+        internals.delay_acknowledgments(quic, _CLIENT_ACK_DELAY)
+
+    @property
+    def early_possible(self) -> bool:
+        """Whether a session ticket allows a message before the handshake (0-RTT); known once `connect` was called."""
+        ticket = self.quic.configuration.session_ticket
+        return ticket is not None and bool(ticket.max_early_data_size) and self.peer_takes_datagrams
+
+    @property
+    def early_accepted(self) -> bool:
+        """Whether the server accepted 0-RTT."""
+        return self.handshake is not None and self.handshake.early_data_accepted
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the TLS session was resumed."""
+        return self.handshake is not None and self.handshake.session_resumed
+
+    @property
+    def certificates_expire(self) -> float | None:
+        """When the first of the server's certificates expires, Unix seconds; None where it showed none (a resumed session)."""
+        certificates = internals.peer_certificates(self.quic)
+        return min((c.not_valid_after_utc.timestamp() for c in certificates), default=None)
+
+    def connect(self, now: float) -> None:
+        """Begin the handshake; `flush` gives its first datagram."""
+        self.quic.connect(_SERVER_PATH, now)
+
+    def receive(self, data: bytes, now: float) -> list[Message]:
+        """Feed one UDP datagram from the server; the messages that it brought."""
+        return self.receive_on(_SERVER_PATH, data, now)
+
+    def open_stream(self) -> int:
+        """The stream for one more request."""
+        return self.quic.get_next_available_stream_id()
+
+    def failure(self) -> TransportError:
+        """Why the connection ended, in a user's words."""
+        name = self.quic.configuration.server_name or ""
+        return why_ended(self.terminated, self.handshake is not None, internals.peer_certificates(self.quic), name)
+
+    def _ticket(self, ticket: SessionTicket) -> None:
+        self.tickets += 1
+        if self._on_ticket is not None:
+            self._on_ticket(ticket)

@@ -1,0 +1,86 @@
+"""What TSQ needs of aioquic beyond its public interface: the only module that touches aioquic's private attributes.
+
+Comes in: aioquic objects. Goes out: plain values. Every private name stands in PRIVATE_NAMES, which `check` (run once, on the first
+connection) and a test compare with the installed aioquic; an aioquic that lacks one is refused, never worked around silently.
+"""
+
+from typing import Any
+
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import Context, Epoch
+from cryptography.x509 import Certificate
+
+from tsq.errors import ConfigError
+
+PRIVATE_NAMES = (
+    "_ack_delay",
+    "_datagrams_pending",
+    "_local_max_streams_bidi",
+    "_local_max_streams_uni",
+    "_remote_max_datagram_frame_size",
+    "_spaces",
+)
+# Of the connection's TLS context, which is made when the first packet is.
+PRIVATE_TLS_NAMES = ("_peer_certificate", "_peer_certificate_chain")
+
+
+class _Checked:
+    done = False
+
+
+def check(connection: QuicConnection) -> None:
+    """Compare the names above with this connection, once a process. Raises ConfigError where one is missing."""
+    if _Checked.done:
+        return
+    missing = [name for name in PRIVATE_NAMES if not hasattr(connection, name)]
+    # A throw-away context costs 30 µs, once.
+    context = Context(is_client=True)
+    missing += [f"tls.{name}" for name in PRIVATE_TLS_NAMES if not hasattr(context, name)]
+    if missing:
+        raise ConfigError(
+            f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8"
+        )
+    _Checked.done = True
+
+
+def limit_streams(connection: QuicConnection, bidirectional: int, unidirectional: int) -> None:
+    """How many streams the peer may have open; to be called before the first packet."""
+    quic: Any = connection
+    for limit, value in ((quic._local_max_streams_bidi, bidirectional), (quic._local_max_streams_uni, unidirectional)):
+        limit.value = limit.sent = value
+
+
+def delay_acknowledgments(connection: QuicConnection, seconds: float) -> None:
+    """How long an acknowledgment waits for something to travel with."""
+    quic: Any = connection
+    quic._ack_delay = seconds
+
+
+def acknowledge_now(connection: QuicConnection) -> None:
+    """Let an acknowledgment that waits travel with what is sent next (RFC 9000 §13.2.1), instead of in a packet of its own."""
+    quic: Any = connection
+    space = quic._spaces.get(Epoch.ONE_RTT)
+    if space is not None and space.ack_at is not None:
+        space.ack_at = 0.0
+
+
+def peer_datagram_limit(connection: QuicConnection) -> int:
+    """The largest DATAGRAM frame that the peer takes (RFC 9221 §3); 0 where it takes none or has not told yet."""
+    quic: Any = connection
+    return quic._remote_max_datagram_frame_size or 0
+
+
+def drop_unsent_datagrams(connection: QuicConnection) -> int:
+    """Forget DATAGRAM frames that pacing, congestion or missing keys held back; how many. Late time is wrong time."""
+    quic: Any = connection
+    count = len(quic._datagrams_pending)
+    quic._datagrams_pending.clear()
+    return count
+
+
+def peer_certificates(connection: QuicConnection) -> list[Certificate]:
+    """The certificate that the peer showed, and its chain; empty where it showed none."""
+    context: Any = getattr(connection, "tls", None)
+    if context is None or context._peer_certificate is None:
+        return []
+    return [context._peer_certificate, *context._peer_certificate_chain]

@@ -1,0 +1,50 @@
+"""Why a client's connection ended: from QUIC's and TLS's codes to the error that says what to do.
+
+Comes in: the end of a connection as aioquic tells it. Goes out: one of our errors. Decides nothing.
+"""
+
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import AlertDescription
+from cryptography.x509 import Certificate
+
+from tsq.errors import AlpnRefused, ConnectionLost, TransportError
+from tsq.quic import tls
+
+_CERTIFICATE_ALERTS = frozenset(
+    {
+        AlertDescription.bad_certificate,
+        AlertDescription.unsupported_certificate,
+        AlertDescription.certificate_revoked,
+        AlertDescription.certificate_expired,
+        AlertDescription.certificate_unknown,
+        AlertDescription.unknown_ca,
+    }
+)
+_MAX_ALERT = 0xFF
+
+
+def why_ended(
+    end: ConnectionTerminated | None, established: bool, certificates: list[Certificate], server_name: str
+) -> TransportError:
+    """The error for this end. certificates: what the server showed."""
+    if end is None:
+        return ConnectionLost("the connection ended")
+    reason = end.reason_phrase
+    alert = end.error_code - QuicErrorCode.CRYPTO_ERROR
+    if alert == AlertDescription.no_application_protocol:
+        return AlpnRefused(
+            "the server does not speak TSQ",
+            expected=f"ALPN {' or '.join(tls.ALPN)}",
+            advice="is this the right host and port?",
+        )
+    if alert in _CERTIFICATE_ALERTS and not established:
+        return tls.refusal(certificates, server_name, reason)
+    if 0 <= alert <= _MAX_ALERT:
+        return TransportError(f"TLS failed with alert {alert} ({reason!r})", advice="the server's log may say more")
+    if end.error_code == QuicErrorCode.CONNECTION_REFUSED:
+        return ConnectionLost(f"the server refused the connection ({reason!r})", advice="it may be at its limits: try later")
+    if reason == "Idle timeout":
+        return ConnectionLost("the connection went silent", advice="the server or the network may be down: try again")
+    state = "the connection was closed" if established else "the handshake failed"
+    return ConnectionLost(f"{state}: code {end.error_code:#x}, {reason!r}")

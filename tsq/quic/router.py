@@ -1,0 +1,220 @@
+"""The server's connection router: which connection a datagram belongs to, and what happens to one that belongs to none.
+
+Comes in: datagrams with their path, the time. Goes out: a connection, or stateless replies (Version Negotiation, Retry), or a counted
+drop. Nothing is kept, allocated or answered for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply is larger
+than the datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others are.
+"""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aioquic.buffer import Buffer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from tsq._fast import unpack_address
+from tsq.metrics import Counters
+from tsq.quic.connection import ServerConnection
+from tsq.quic.tickets import TicketStore
+from tsq.quic.udp import Path
+
+CONNECTION_ID_SIZE = 8
+_MIN_INITIAL_SIZE = 1200
+
+
+class RetryPolicy(StrEnum):
+    """When a client must show that it can receive at its address before anything is kept for it (RFC 9000 §8.1.2)."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class Drop(StrEnum):
+    """Why a datagram got no further."""
+
+    TOO_SHORT = "too short for a QUIC packet"
+    UNKNOWN_CONNECTION = "unknown connection ID"
+    UNKNOWN_VERSION = "unknown version"
+    SMALL_INITIAL = "Initial under 1200 bytes"
+    NOT_INITIAL = "handshake packet of no connection"
+    TOO_MANY_CONNECTIONS = "connection limit reached"
+    INVALID_TOKEN = "invalid Retry token"
+    UNREADABLE_INITIAL = "Initial that cannot be opened"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server spends on strangers. handshake_timeout in seconds; half_open: Retry is asked for above so many."""
+
+    max_connections: int = 10_000
+    half_open: int = 200
+    handshake_timeout: float = 5.0
+    retry: RetryPolicy = RetryPolicy.AUTO
+
+
+class Router:
+    """Connections by connection ID. `configuration` may be replaced at any time; it holds for connections that come after."""
+
+    def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits) -> None:
+        self.configuration = configuration
+        self.limits = limits
+        self.replies: list[tuple[bytes, Path]] = []
+        self._counters = counters
+        self._tickets = TicketStore()
+        self._tokens = QuicRetryTokenHandler()
+        self._by_id: dict[bytes, ServerConnection] = {}
+        self._connections: dict[ServerConnection, None] = {}
+        self._half_open: dict[ServerConnection, None] = {}
+
+    @property
+    def connections(self) -> list[ServerConnection]:
+        """All connections, oldest first."""
+        return list(self._connections)
+
+    @property
+    def half_open(self) -> int:
+        """How many connections have not finished their handshake."""
+        return len(self._half_open)
+
+    def route(self, data: bytes, path: Path, now: float) -> ServerConnection | None:
+        """The connection that this datagram is for, made if need be; None where it is for none (see `replies`)."""
+        if len(data) < 1 + CONNECTION_ID_SIZE:
+            return self._drop(Drop.TOO_SHORT)
+        if not data[0] & 0x80:
+            return self._by_id.get(data[1 : 1 + CONNECTION_ID_SIZE]) or self._drop(Drop.UNKNOWN_CONNECTION)
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_SIZE)
+        except ValueError:
+            return self._drop(Drop.TOO_SHORT)
+        connection = self._by_id.get(header.destination_cid)
+        return connection if connection is not None else self._stranger(header, len(data), path, now)
+
+    def refresh(self, connection: ServerConnection) -> None:
+        """Take note of what changed on a connection; to be called after everything that was done with it."""
+        for connection_id in connection.issued:
+            connection.ids.add(connection_id)
+            self._by_id[connection_id] = connection
+        for connection_id in connection.retired:
+            connection.ids.discard(connection_id)
+            self._by_id.pop(connection_id, None)
+        connection.issued.clear()
+        connection.retired.clear()
+        if connection.handshake is not None and connection in self._half_open:
+            del self._half_open[connection]
+            self._counters.add("handshakes", "resumed" if connection.handshake.session_resumed else "full")
+        if connection.terminated is not None:
+            self.forget(connection)
+
+    def deadline(self, connection: ServerConnection) -> float | None:
+        """When the connection needs attention: its own timer, or the end of the time for its handshake."""
+        due = connection.timer
+        if connection in self._half_open and due is not None:
+            due = min(due, connection.created + self.limits.handshake_timeout)
+        return due
+
+    def overdue(self, connection: ServerConnection, now: float) -> bool:
+        """Whether a connection has taken too long over its handshake."""
+        return connection in self._half_open and now >= connection.created + self.limits.handshake_timeout
+
+    def unreadable(self, connection: ServerConnection) -> None:
+        """Drop a new connection whose first datagram gave nothing to answer: whoever sent it cannot speak QUIC to us."""
+        self._half_open.pop(connection, None)
+        self.forget(connection)
+        self._drop(Drop.UNREADABLE_INITIAL)
+
+    def forget(self, connection: ServerConnection) -> None:
+        """Drop a connection at once, sending nothing."""
+        for connection_id in connection.ids:
+            self._by_id.pop(connection_id, None)
+        connection.ids.clear()
+        self._connections.pop(connection, None)
+        if connection in self._half_open:
+            del self._half_open[connection]
+            self._counters.add("handshakes", "failed")
+
+    def _stranger(self, header: QuicHeader, size: int, path: Path, now: float) -> ServerConnection | None:
+        """A long header whose connection ID is nobody's."""
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+            return self._drop(Drop.UNKNOWN_VERSION)
+        if size < _MIN_INITIAL_SIZE:
+            return self._drop(Drop.SMALL_INITIAL)
+        if header.version is None or header.version not in self.configuration.supported_versions:
+            versions = encode_quic_version_negotiation(
+                source_cid=header.destination_cid,
+                destination_cid=header.source_cid,
+                supported_versions=self.configuration.supported_versions,
+            )
+            self.replies.append((versions, path))
+            return self._drop(Drop.UNKNOWN_VERSION)
+        if header.packet_type != QuicPacketType.INITIAL:
+            return self._drop(Drop.NOT_INITIAL)
+        if len(self._connections) >= self.limits.max_connections:
+            return self._drop(Drop.TOO_MANY_CONNECTIONS)
+        if header.token:
+            return self._returned(header, path, now)
+        if self._asks_for_retry():
+            self.replies.append((self._retry(header, header.version, path, now), path))
+            return None
+        return self._open(header.destination_cid, None, (header.destination_cid,), now)
+
+    def _returned(self, header: QuicHeader, path: Path, now: float) -> ServerConnection | None:
+        """An Initial with a token: ours is the proof of a Retry; another's is as good as none (RFC 9000 §8.1.3)."""
+        try:
+            original = self._tokens.validate_token(
+                address=unpack_address(path.remote)[:2], destination_cid=header.destination_cid, token=header.token, now=now
+            )
+        except ValueError:
+            if self._asks_for_retry():
+                return self._drop(Drop.INVALID_TOKEN)
+            return self._open(header.destination_cid, None, (header.destination_cid,), now)
+        return self._open(original, header.destination_cid, (header.destination_cid,), now)
+
+    def _asks_for_retry(self) -> bool:
+        policy = self.limits.retry
+        return policy is RetryPolicy.ALWAYS or (policy is RetryPolicy.AUTO and self.half_open >= self.limits.half_open)
+
+    def _retry(self, header: QuicHeader, version: int, path: Path, now: float) -> bytes:
+        source_id = os.urandom(CONNECTION_ID_SIZE)
+        token = self._tokens.create_token(
+            address=unpack_address(path.remote)[:2],
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=source_id,
+            now=now,
+        )
+        self._counters.add("retries")
+        return encode_quic_retry(
+            version=version,
+            source_cid=source_id,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+
+    def _open(
+        self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], now: float
+    ) -> ServerConnection:
+        connection = ServerConnection(
+            self.configuration,
+            original_destination=original,
+            retry_source=retry_source,
+            tickets=self._tickets,
+            created=now,
+        )
+        connection.ids = {connection.quic.host_cid, *ids}
+        for connection_id in connection.ids:
+            self._by_id[connection_id] = connection
+        self._connections[connection] = None
+        self._half_open[connection] = None
+        return connection
+
+    def _drop(self, reason: Drop) -> None:
+        self._counters.add("dropped", reason)

@@ -1,0 +1,186 @@
+"""TLS on both sides: configurations for aioquic, trust, and why a certificate was refused.
+
+Comes in: file names, trust, names. Goes out: QuicConfiguration objects, and for a refused certificate the error that says what to do.
+Whether a certificate is accepted is decided by aioquic alone; nothing here may turn verification off unless the user asked for it.
+"""
+
+import datetime
+import hashlib
+import ssl
+from ipaddress import ip_address
+from typing import TextIO
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.tls import CipherSuite, SessionTicket, load_pem_x509_certificates
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from tsq.config import Trust
+from tsq.errors import (
+    CertificateError,
+    ConfigError,
+    Expired,
+    NotYetValid,
+    SelfSigned,
+    UnknownAuthority,
+    WrongName,
+)
+
+# R1: the client's order, and the server's preference.
+ALPN = ["tsq/1", "tsq"]
+# A message never fills a packet; the largest value says "whatever fits" (RFC 9221 §3).
+DATAGRAM_FRAME_LIMIT = 65535
+IDLE_TIMEOUT = 30.0
+_STREAM_WINDOW = 4096
+_CONNECTION_WINDOW = 65536
+# The mandatory suite first (RFC 9001 §5.3): it is the fastest to open and seal.
+_CIPHER_SUITES = [
+    CipherSuite.AES_128_GCM_SHA256,
+    CipherSuite.AES_256_GCM_SHA384,
+    CipherSuite.CHACHA20_POLY1305_SHA256,
+]
+
+
+def check_trust(trust: Trust) -> None:
+    """Raises ConfigError where the CA file cannot be used."""
+    if trust.ca_file is None:
+        return
+    try:
+        with open(trust.ca_file, "rb") as file:
+            certificates = load_pem_x509_certificates(file.read())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"CA file {trust.ca_file}: {_why(error)}", expected="certificates in PEM form") from error
+    if not certificates:
+        raise ConfigError(f"CA file {trust.ca_file} holds no certificate", expected="certificates in PEM form")
+
+
+def trust_identity(trust: Trust) -> str:
+    """A name for this trust: a ticket earned under one is not used under another."""
+    if trust.insecure:
+        return "insecure"
+    if trust.ca_file is None:
+        return "system"
+    with open(trust.ca_file, "rb") as file:
+        return "ca:" + hashlib.sha256(file.read()).hexdigest()
+
+
+def client_configuration(
+    server_name: str, trust: Trust, *, ticket: SessionTicket | None = None, key_log: TextIO | None = None
+) -> QuicConfiguration:
+    """Configuration of one client connection. The certificate is checked against `server_name` unless trust says insecure."""
+    if not server_name:
+        # Without a name aioquic would check the chain only.
+        raise ConfigError("an empty server name", expected="the name or address that the certificate must have")
+    configuration = _common(is_client=True, key_log=key_log)
+    configuration.server_name = server_name
+    configuration.session_ticket = ticket
+    if trust.insecure:
+        configuration.verify_mode = ssl.CERT_NONE
+    elif trust.ca_file is not None:
+        configuration.load_verify_locations(cafile=trust.ca_file)
+    else:
+        paths = ssl.get_default_verify_paths()
+        # Where the system has no store, aioquic takes certifi's.
+        configuration.load_verify_locations(cafile=paths.cafile, capath=paths.capath)
+    return configuration
+
+
+def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> QuicConfiguration:
+    """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
+    configuration = _common(is_client=False, key_log=key_log)
+    try:
+        configuration.load_cert_chain(certificate_file, key_file)
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"certificate {certificate_file} with key {key_file}: {_why(error)}",
+            expected="a certificate chain and an unencrypted private key, both in PEM form",
+        ) from error
+    if configuration.certificate.public_key() != configuration.private_key.public_key():
+        raise ConfigError(
+            f"certificate {certificate_file} and key {key_file} do not belong together",
+            advice="give the key that the certificate was issued for",
+        )
+    return configuration
+
+
+def certificate_expiry(configuration: QuicConfiguration) -> datetime.datetime:
+    """When the server's certificate expires."""
+    certificate: x509.Certificate = configuration.certificate
+    return certificate.not_valid_after_utc
+
+
+def refusal(certificates: list[x509.Certificate], server_name: str, reason: str) -> CertificateError:
+    """The error for a certificate that aioquic refused with this reason; the first cause found, in a user's words."""
+    if not certificates:
+        return CertificateError(f"the server's certificate was refused: {reason}")
+    leaf = certificates[0]
+    now = datetime.datetime.now(datetime.UTC)
+    clock = f"this machine's clock says {now:%Y-%m-%d %H:%M:%S} UTC"
+    if now < leaf.not_valid_before_utc:
+        return NotYetValid(
+            f"the server's certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; {clock}",
+            advice="if the clock is wrong, set it roughly first; otherwise the server's operator must act",
+        )
+    if now > leaf.not_valid_after_utc:
+        return Expired(
+            f"the server's certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; {clock}",
+            advice="the server's operator must renew it; if the clock is wrong, set it roughly first",
+        )
+    names = certificate_names(leaf)
+    if not any(_matches(name, server_name) for name in names):
+        return WrongName(
+            f"the server's certificate is for {', '.join(names) or 'no name'}, not for {server_name}",
+            advice="ask by one of these names, or give the right one with --server-name",
+        )
+    if leaf.issuer == leaf.subject:
+        return SelfSigned(
+            f"the server's certificate is self-signed ({leaf.subject.rfc4514_string()})",
+            advice="trust it with --ca FILE if it is the right one",
+        )
+    top = certificates[-1]
+    if "expired" in reason or "not yet valid" in reason:
+        return Expired(f"a certificate in the server's chain is out of its time ({reason}); {clock}")
+    return UnknownAuthority(
+        f"the server's certificate is signed by {top.issuer.rfc4514_string()}, which is not trusted here ({reason})",
+        advice="give that authority's certificate with --ca FILE if it is the right one",
+    )
+
+
+def certificate_names(certificate: x509.Certificate) -> list[str]:
+    """DNS names and IP addresses of a certificate, as text."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return [f"the common name {name.value!s} only" for name in common]
+    return [*names.get_values_for_type(x509.DNSName), *(str(a) for a in names.get_values_for_type(x509.IPAddress))]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return ip_address(pattern) == ip_address(name)
+    except ValueError:
+        pass
+    pattern, name = pattern.lower().rstrip("."), name.lower().rstrip(".")
+    if pattern.startswith("*."):
+        return name.partition(".")[2] == pattern[2:]
+    return pattern == name
+
+
+def _common(*, is_client: bool, key_log: TextIO | None) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=list(ALPN),
+        idle_timeout=IDLE_TIMEOUT,
+        max_data=_CONNECTION_WINDOW,
+        max_stream_data=_STREAM_WINDOW,
+        max_datagram_frame_size=DATAGRAM_FRAME_LIMIT,
+        cipher_suites=list(_CIPHER_SUITES),
+        secrets_log_file=key_log,
+    )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,163 @@
+"""A UDP socket that knows when datagrams came and went.
+
+Comes in: an address. Goes out: datagrams with the kernel's receive time and the address they were sent to; sent datagrams with the
+time at which they left. It must never block, and never decide anything about what is in a datagram.
+"""
+
+import select
+import socket
+from typing import NamedTuple
+
+from tsq import _fast
+from tsq.errors import ConfigError
+
+_RECEIVE_BUFFER = 1 << 20
+# The stamp of a datagram is there when the send returns, or soon; waiting longer would delay the answer's processing.
+_STAMP_WAIT_MS = 1
+_STAMP_TRIES = 2
+
+
+class Path(NamedTuple):
+    """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`)."""
+
+    remote: bytes
+    local: bytes
+
+
+# The path of what a connected socket sends.
+CONNECTED = Path(b"", b"")
+
+
+class Datagram(NamedTuple):
+    """A received datagram. received_ns: Unix ns; kernel: whether the kernel took that time."""
+
+    data: bytes
+    path: Path
+    received_ns: int
+    kernel: bool
+
+
+class Departure(NamedTuple):
+    """When a batch left: how many of its datagrams, the first one's time in Unix ns, whether the kernel took it."""
+
+    count: int
+    at_ns: int
+    kernel: bool
+
+
+class UdpSocket:
+    """One non-blocking UDP socket with timestamps on."""
+
+    def __init__(self, family: int) -> None:
+        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self._batch = _fast.ReceiveBatch()
+        self._stamped = 0
+        self._stamping = False
+        _fast.enable_receive_timestamps(self.socket.fileno(), family)
+
+    @classmethod
+    def listening(cls, host: str, port: int) -> "UdpSocket":
+        """A socket bound to a numeric address. Raises ConfigError where that cannot be had."""
+        packed = _fast.pack_address(host, port)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        udp = cls(family)
+        try:
+            if family == socket.AF_INET6:
+                # So that 0.0.0.0 and [::] can be listened on side by side.
+                udp.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            udp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            udp.socket.bind(_fast.unpack_address(packed)[:2])
+        except OSError as error:
+            udp.close()
+            raise _bind_error(host, port, error) from error
+        return udp
+
+    @classmethod
+    def connected(cls, family: int, address: tuple[object, ...]) -> "UdpSocket":
+        """A socket connected to one peer, so that ICMP errors reach it; sent datagrams are stamped. Raises OSError."""
+        udp = cls(family)
+        try:
+            udp.socket.connect(address)
+            _fast.enable_transmit_timestamps(udp.fileno())
+        except OSError:
+            udp.close()
+            raise
+        udp._stamping = True
+        return udp
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that the socket is bound to."""
+        name = self.socket.getsockname()
+        return name[0], name[1]
+
+    @property
+    def truncated(self) -> int:
+        """How many received datagrams were too large, and dropped."""
+        return self._batch.truncated
+
+    def fileno(self) -> int:
+        """The file descriptor, for polling."""
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+    def receive(self) -> list[Datagram]:
+        """What waits, at most 64 datagrams. Raises OSError where ICMP told of an error."""
+        return [
+            Datagram(data, Path(remote, local), received_ns, kernel)
+            for data, remote, local, received_ns, kernel in self._batch.receive(self.socket.fileno())
+        ]
+
+    def send(self, datagrams: list[tuple[bytes, Path]]) -> int:
+        """Send at once; how many went. The rest found no room and is lost, as a network loses datagrams."""
+        sent = 0
+        fd = self.socket.fileno()
+        for start in range(0, len(datagrams), _fast.BATCH):
+            part = [(data, path.remote, path.local) for data, path in datagrams[start : start + _fast.BATCH]]
+            sent += _fast.send(fd, part)[0]
+        return sent
+
+    def send_stamped(self, datagrams: list[bytes]) -> Departure:
+        """Send to the connected peer; when the first of them left, by the kernel where it tells, else read before the call."""
+        fd = self.socket.fileno()
+        if not self._stamping or len(datagrams) > _fast.BATCH:
+            raise ConfigError("a batch that cannot be stamped", expected="a connected socket and at most 64 datagrams")
+        first_id = self._stamped
+        sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
+        self._stamped = (self._stamped + sent) % 2**32
+        if sent:
+            left_ns = self._departure_of(first_id, before_ns)
+            if left_ns is not None:
+                return Departure(sent, left_ns, True)
+        return Departure(sent, before_ns, False)
+
+    def forget_stamps(self) -> None:
+        """Empty the error queue of departure times that nobody waits for."""
+        _fast.transmit_times(self.socket.fileno())
+
+    def _departure_of(self, wanted: int, before_ns: int) -> int | None:
+        """The stamp with this id. One from before the send is another datagram's, should the kernel count differently."""
+        fd = self.socket.fileno()
+        for attempt in range(_STAMP_TRIES):
+            for number, left_ns in _fast.transmit_times(fd):
+                if number == wanted and left_ns >= before_ns:
+                    return left_ns
+            if attempt + 1 < _STAMP_TRIES:
+                poller = select.poll()
+                poller.register(fd, 0)
+                poller.poll(_STAMP_WAIT_MS)
+        return None
+
+
+def _bind_error(host: str, port: int, error: OSError) -> ConfigError:
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    advice = {
+        "Address already in use": "another program has the port: `ss -ulpn` names it",
+        "Permission denied": "ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket",
+        "Cannot assign requested address": "no interface of this machine has that address",
+    }.get(error.strerror or "", "choose another address or port")
+    return ConfigError(f"cannot listen on {shown}: {error.strerror}", advice=advice)

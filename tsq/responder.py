@@ -1,0 +1,108 @@
+"""The server's role without I/O: request -> response (docs/reference/protocol.md, Rulings R2, R4 to R7).
+
+Comes in: the bytes of a request and when they were received. Goes out: a Draft that is finished by the send time, the last thing that
+happens to it, or the reason why there is no answer. It must never read a clock, and never give an answer whose T3 is before its T2.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tsq._fast import pack_response, pack_tlvs, unpack_message
+from tsq.errors import MessageError
+from tsq.wire.message import Mode, Request, Tlv, decode_request, encode_error, padding, tlvs_size
+from tsq.wire.signature import Signer
+from tsq.wire.tlv import PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, ErrorCode, TlvType
+
+
+class NoResponse(StrEnum):
+    """Why a request gets no timestamps."""
+
+    MALFORMED = "malformed request"
+    CANNOT_SIGN = "signature asked for, and there is no key"
+    CLOCK_WENT_BACK = "clock stepped back during the exchange"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No answer. error: what Stream Mode says about it (R4, R6); Datagram Mode says nothing."""
+
+    reason: NoResponse
+    error: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response that lacks its send time."""
+
+    nonce: bytes
+    receive_ns: int
+    optional: tuple[Tlv, ...] = ()
+    tail: tuple[Tlv, ...] = ()
+    signer: Signer | None = None
+
+    def complete(self, send_ns: int) -> bytes | Refusal:
+        """The response's bytes with T3 = send_ns; refused where that would be before T2 (the clock was stepped back)."""
+        if send_ns < self.receive_ns:
+            return Refusal(NoResponse.CLOCK_WENT_BACK)
+        message = pack_response(self.nonce, self.receive_ns, send_ns)
+        rest = self.optional + self.tail
+        if rest:
+            message += pack_tlvs(rest)
+        if self.signer is not None:
+            message += pack_tlvs([self.signer.sign(message)])
+        return message
+
+
+@dataclass(slots=True)
+class Responder:
+    """signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query; both may be replaced at any time."""
+
+    signer: Signer | None = None
+    about: tuple[Tlv, ...] = ()
+
+    def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:
+        """The answer to one request, all but its send time."""
+        try:
+            request = decode_request(data)
+        except MessageError as error:
+            reply = encode_error(ErrorCode.MALFORMED_REQUEST, str(error)) if mode is Mode.STREAM else b""
+            return Refusal(NoResponse.MALFORMED, reply)
+        if len(data) == PLAIN_REQUEST_SIZE:
+            return Draft(request.nonce, receive_ns)
+        if request.signature and self.signer is None:
+            reply = encode_error(ErrorCode.AUTHENTICATION_REQUIRED, "no signing key") if mode is Mode.STREAM else b""
+            return Refusal(NoResponse.CANNOT_SIGN, reply)
+        signer = self.signer if request.signature else None
+        about = self.about if request.metadata_query else ()
+        if not request.precision:
+            return Draft(request.nonce, receive_ns, about, (), signer)
+        optional, tail = _same_length(request, list(about), signer)
+        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer)
+
+
+def stream_request_ready(data: bytes, finished: bool) -> bool:
+    """Whether what came on a stream is to be answered now: at its FIN, or when it is a whole message already (R2)."""
+    if finished:
+        return True
+    try:
+        unpack_message(data)
+    except MessageError:
+        return False
+    return True
+
+
+def _same_length(request: Request, optional: list[Tlv], signer: Signer | None) -> tuple[list[Tlv], list[Tlv]]:
+    """(optional TLVs, acknowledgment and padding) that make the response as long as its request (R7)."""
+    acknowledgment: list[Tlv] = [(TlvType.PRECISION_MODE, b"")]
+    fixed = PLAIN_RESPONSE_SIZE + tlvs_size(acknowledgment) + (signer.block_size if signer else 0)
+    everything = list(optional)
+    while True:
+        gap = request.size - fixed - tlvs_size(optional)
+        if gap >= 0:
+            fill = padding(gap)
+            return (optional, []) if fill is None else (optional, acknowledgment + fill)
+        if not optional:
+            # Not to be met: an ordinary response, which does not claim Precision Mode.
+            return everything, []
+        optional = optional[:-1]
+

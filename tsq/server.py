@@ -1,0 +1,213 @@
+"""The server: sockets and timers of a Service, on asyncio.
+
+Comes in: datagrams. Goes out: answers, each stamped as late as Python can. Holds no rules of the protocol. It must never stop for
+what one peer sent, and never send an answer later than at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TextIO
+
+from tsq.config import Target, parse_listen
+from tsq.errors import ConfigError
+from tsq.host.clock import now_ns
+from tsq.metrics import Counters
+from tsq.quic import tls
+from tsq.quic.connection import Outgoing, ServerConnection
+from tsq.quic.router import Limits, Router
+from tsq.quic.udp import Path, UdpSocket
+from tsq.responder import Responder
+from tsq.service import Service
+from tsq.wire.signature import Signer
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_REASON = "server is shutting down"
+
+
+class Server:
+    """A TSQ server, to run by itself or inside another asyncio program.
+
+        async with tsq.Server(["127.0.0.1:4433"], "cert.pem", "key.pem") as server:
+            print(server.addresses)
+            await server.wait_closed()
+
+    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). counters tells what it did.
+    Raises ConfigError where certificate, key or an address cannot be used.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[str | Target],
+        certificate_file: str,
+        key_file: str,
+        *,
+        limits: Limits | None = None,
+        signer: Signer | None = None,
+        key_log: TextIO | None = None,
+    ) -> None:
+        if not listen:
+            raise ConfigError("no address to listen on", expected="at least one")
+        self.counters = Counters()
+        self.responder = Responder(signer)
+        self._files = (certificate_file, key_file)
+        self._key_log = key_log
+        configuration = tls.server_configuration(certificate_file, key_file, key_log=key_log)
+        self._report_expiry(configuration)
+        self._router = Router(configuration, self.counters, limits or Limits())
+        self._service = Service(self._router, self.responder, self.counters, now_ns)
+        self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
+        self._endpoints: list[_Endpoint] = []
+        self._closed: asyncio.Event | None = None
+
+    @property
+    def addresses(self) -> list[Target]:
+        """Addresses and ports that are listened on."""
+        return [Target(*endpoint.udp.address) for endpoint in self._endpoints]
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._router.connections)
+
+    async def start(self) -> None:
+        """Open the sockets and answer from now on."""
+        self._closed = asyncio.Event()
+        try:
+            for target in self._listen:
+                udp = UdpSocket.listening(target.host, target.port)
+                self._endpoints.append(_Endpoint(udp, self._service))
+        except ConfigError:
+            self._release()
+            raise
+        for endpoint in self._endpoints:
+            endpoint.start()
+
+    def reload(self) -> bool:
+        """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
+        try:
+            configuration = tls.server_configuration(*self._files, key_log=self._key_log)
+        except ConfigError as error:
+            logger.error("certificate not reloaded, the old one stays: %s", error)
+            return False
+        self._router.configuration = configuration
+        logger.info("certificate reloaded")
+        self._report_expiry(configuration)
+        return True
+
+    async def close(self) -> None:
+        """Tell every client that the server goes, and close the sockets."""
+        for endpoint in self._endpoints:
+            endpoint.close_connections(_CLOSE_REASON)
+        self._release()
+        if self._closed is not None:
+            self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until somebody calls `close`."""
+        if self._closed is not None:
+            await self._closed.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _release(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.stop()
+        self._endpoints.clear()
+
+    def _report_expiry(self, configuration: tls.QuicConfiguration) -> None:
+        left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400
+        if left < 0:
+            logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)
+        elif left < 14:
+            logger.warning("the certificate expires in %.0f days", left)
+
+
+class _Endpoint:
+    """One socket: moves datagrams between it and the service, and keeps the timers of the connections that came by it."""
+
+    def __init__(self, udp: UdpSocket, service: Service) -> None:
+        self.udp = udp
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
+        self._truncated = 0
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._loop.add_reader(self.udp.fileno(), self._readable)
+
+    def stop(self) -> None:
+        """Stop answering."""
+        self._loop.remove_reader(self.udp.fileno())
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        self.udp.close()
+
+    def close_connections(self, reason: str) -> None:
+        """Say goodbye on all connections of this socket."""
+        now = self._loop.time()
+        for connection in list(self._timers):
+            self._send(self._service.goodbye(connection, reason, now))
+
+    def _readable(self) -> None:
+        try:
+            datagrams = self.udp.receive()
+        except OSError as error:
+            # An ICMP error of an earlier answer: its peer is gone, and times out.
+            logger.debug("socket error: %s", error)
+            return
+        if self.udp.truncated != self._truncated:
+            self._service.counters.add("dropped", "datagram over 2048 bytes", self.udp.truncated - self._truncated)
+            self._truncated = self.udp.truncated
+        for datagram in datagrams:
+            out, connection = self._service.received(datagram, self._loop.time())
+            self._send(out)
+            if connection is not None:
+                self._keep(connection)
+
+    def _expired(self, connection: ServerConnection) -> None:
+        del self._timers[connection]
+        out, kept = self._service.expired(connection, self._loop.time())
+        self._send(out)
+        if kept is not None:
+            self._keep(kept)
+
+    def _keep(self, connection: ServerConnection) -> None:
+        """See that the connection's timer is armed, or gone when the connection is."""
+        handle = self._timers.get(connection)
+        due = self._service.router.deadline(connection)
+        if due is None:
+            if handle is not None:
+                handle.cancel()
+                del self._timers[connection]
+            return
+        # A deadline that moved away is looked at when the old one fires: arming anew for each packet would cost more.
+        if handle is None or due < handle.when():
+            if handle is not None:
+                handle.cancel()
+            self._timers[connection] = self._loop.call_at(due, self._expired, connection)
+
+    def _send(self, out: Outgoing) -> None:
+        """Send at once or never."""
+        datagrams = [(data, path) for data, path in out if isinstance(path, Path)]
+        if not datagrams:
+            return
+        sent = 0
+        try:
+            sent = self.udp.send(datagrams)
+        except OSError as error:
+            logger.debug("send failed: %s", error)
+        if sent < len(datagrams):
+            self._service.counters.add("unsent", "no room in the socket, or unreachable", len(datagrams) - sent)

@@ -1,0 +1,273 @@
+"""Requests and responses: bytes <-> frozen dataclasses (docs/reference/protocol.md R3, R4, R7).
+
+Comes in: the bytes of one message, or a dataclass. Goes out: the other one, or MalformedMessage. Timestamps stay NTP numbers
+here (64 bits, R9); whoever has a pivot turns them into nanoseconds. It must never read a clock, touch a socket or raise anything
+but MessageError for bytes from the network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tsq._fast import pack_tlvs, unpack_message, unpack_tlvs
+from tsq.errors import MalformedMessage, MessageError
+from tsq.wire.tlv import MAX_VALUE_SIZE, NONCE_SIZE, TlvType
+
+Tlv = tuple[int, bytes]
+
+_SATURATED = 65535
+_ERROR_REASON_SIZE = 253  # R3: the 255 of a value less code and reserved byte
+_SECTION = "docs/reference/protocol.md R4"
+
+
+class Mode(StrEnum):
+    """How a message travels."""
+
+    DATAGRAM = "datagram"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockQuality:
+    """Clock Quality Info (248): class, estimated error in µs, drift in ppb (both saturate at 65535), a tag."""
+
+    clock_class: int
+    error_us: int
+    drift_ppb: int
+    tag: str = ""
+
+    def tlv(self) -> Tlv:
+        """This information as a TLV."""
+        numbers = bytes([self.clock_class, 0]) + _saturated(self.error_us) + _saturated(self.drift_ppb)
+        return TlvType.CLOCK_QUALITY, numbers + _text(self.tag, MAX_VALUE_SIZE - 6)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSource:
+    """Time Source Info (251): stratum (0 unsynchronized), source type, a description."""
+
+    stratum: int
+    source_type: int
+    description: str = ""
+
+    def tlv(self) -> Tlv:
+        """This information as a TLV."""
+        return TlvType.TIME_SOURCE, bytes([self.stratum, self.source_type]) + _text(self.description, MAX_VALUE_SIZE - 2)
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureBlock:
+    """Signature Block (255) as it came: algorithm, key id, signature, and the bytes that it covers (R5)."""
+
+    algorithm: int
+    key_id: int
+    signature: bytes
+    covered: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as the server sees it. `size` is its length in bytes, which Precision Mode answers with the same (R7)."""
+
+    nonce: bytes
+    metadata_query: bool = False
+    precision: bool = False
+    signature: bool = False
+    metadata: Mapping[str, str] | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response as the client sees it. Timestamps are NTP numbers (R9)."""
+
+    nonce: bytes
+    receive_ntp: int
+    send_ntp: int
+    clock_quality: ClockQuality | None = None
+    time_source: TimeSource | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    precision: bool = False
+    signature: SignatureBlock | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An Error TLV (249), which stands alone in a Stream Mode response."""
+
+    code: int
+    reason: str
+
+
+def encode_request(
+    nonce: bytes,
+    *,
+    metadata_query: bool = False,
+    signature: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    precision_size: int | None = None,
+) -> bytes:
+    """Bytes of a request. precision_size: ask for Precision Mode and pad to this size, that of the response expected (R7)."""
+    if len(nonce) != NONCE_SIZE:
+        raise MalformedMessage(f"a nonce of {len(nonce)} bytes", expected="16 bytes", section=_SECTION)
+    tlvs: list[Tlv] = [(TlvType.NONCE, nonce)]
+    if metadata_query:
+        tlvs.append((TlvType.METADATA_QUERY, b""))
+    if signature:
+        tlvs.append((TlvType.SIGNATURE_REQUEST, b""))
+    if metadata is not None:
+        tlvs.append(metadata_tlv(metadata))
+    if precision_size is not None:
+        tlvs.append((TlvType.PRECISION_MODE, b""))
+        gap = precision_size - tlvs_size(tlvs)
+        tlvs += padding(max(gap, 0)) or []
+    return pack_tlvs(tlvs)
+
+
+def decode_request(data: bytes) -> Request:
+    """A request from its bytes. Raises MalformedMessage (R4)."""
+    tlvs = unpack_message(data)
+    kinds = {kind for kind, _ in tlvs}
+    metadata = [decode_metadata(value) for kind, value in tlvs if kind == TlvType.METADATA]
+    return Request(
+        nonce=tlvs[0][1],
+        metadata_query=TlvType.METADATA_QUERY in kinds,
+        precision=TlvType.PRECISION_MODE in kinds,
+        signature=TlvType.SIGNATURE_REQUEST in kinds,
+        metadata=_merged(metadata) if metadata else None,
+        size=len(data),
+    )
+
+
+def decode_response(data: bytes) -> Response | ErrorReply:
+    """A response from its bytes. Raises MalformedMessage (R4), also where T2 or T3 is missing."""
+    if data[:1] == bytes([TlvType.ERROR]):
+        return _decode_error(data)
+    tlvs = unpack_message(data)
+    last = {kind: value for kind, value in tlvs}
+    if TlvType.RECEIVE_TIMESTAMP not in last or TlvType.SEND_TIMESTAMP not in last:
+        raise MalformedMessage("a response without T2 or T3", expected="both timestamps", section=_SECTION)
+    quality, source = last.get(TlvType.CLOCK_QUALITY), last.get(TlvType.TIME_SOURCE)
+    return Response(
+        nonce=tlvs[0][1],
+        receive_ntp=int.from_bytes(last[TlvType.RECEIVE_TIMESTAMP], "big"),
+        send_ntp=int.from_bytes(last[TlvType.SEND_TIMESTAMP], "big"),
+        clock_quality=None if quality is None else _decode_quality(quality),
+        time_source=None if source is None else _decode_source(source),
+        metadata=_merged([decode_metadata(value) for kind, value in tlvs if kind == TlvType.METADATA]),
+        precision=TlvType.PRECISION_MODE in last,
+        signature=_decode_signature(data, last[TlvType.SIGNATURE]) if TlvType.SIGNATURE in last else None,
+    )
+
+
+def is_response(data: bytes) -> bool:
+    """Whether these bytes are a whole response, so far as can be seen before the stream's end."""
+    try:
+        decode_response(data)
+    except MessageError:
+        return False
+    return True
+
+
+def encode_error(code: int, reason: str) -> bytes:
+    """Bytes of a response that is one Error TLV; the reason is cut to 253 bytes of UTF-8 (R3)."""
+    return pack_tlvs([(TlvType.ERROR, bytes([code, 0]) + _text(reason, _ERROR_REASON_SIZE))])
+
+
+def metadata_tlv(pairs: Mapping[str, str]) -> Tlv:
+    """A Metadata TLV (253), keys in lexicographic byte order. Raises MalformedMessage where a part does not fit."""
+    value = bytearray()
+    for key, text in sorted((key.encode(), text.encode()) for key, text in pairs.items()):
+        if len(key) > MAX_VALUE_SIZE or len(text) > MAX_VALUE_SIZE:
+            raise MalformedMessage(f"metadata {key!r}", expected="at most 255 bytes each of key and value")
+        value += bytes([len(key)]) + key + bytes([len(text)]) + text
+    if len(value) > MAX_VALUE_SIZE:
+        raise MalformedMessage(f"metadata of {len(value)} bytes", expected="at most 255 bytes")
+    return TlvType.METADATA, bytes(value)
+
+
+def decode_metadata(value: bytes) -> dict[str, str]:
+    """Pairs of a Metadata TLV. Raises MalformedMessage where a length runs past the end or a key has no value."""
+    parts: list[str] = []
+    at = 0
+    while at < len(value):
+        end = at + 1 + value[at]
+        if end > len(value):
+            raise MalformedMessage("a metadata key or value that runs past the end", expected="its bytes", section=_SECTION)
+        parts.append(decode_text(value[at + 1 : end]))
+        at = end
+    if len(parts) % 2:
+        raise MalformedMessage("a metadata key without a value", expected="pairs", section=_SECTION)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def padding(size: int) -> list[Tlv] | None:
+    """Padding TLVs (254) of exactly `size` bytes; None for 1 byte, which no TLV can fill (R7)."""
+    if size == 1:
+        return None
+    out: list[Tlv] = []
+    while size:
+        # Never leave a rest of one byte behind a full one.
+        take = size if size <= 2 + MAX_VALUE_SIZE else min(2 + MAX_VALUE_SIZE, size - 2)
+        out.append((TlvType.PADDING, bytes(take - 2)))
+        size -= take
+    return out
+
+
+def tlvs_size(tlvs: list[Tlv]) -> int:
+    """How many bytes these TLVs take on the wire."""
+    return sum(2 + len(value) for _, value in tlvs)
+
+
+def decode_text(value: bytes) -> str:
+    """Text from the network: bytes that are not UTF-8 become visible escapes, never an error."""
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _decode_error(data: bytes) -> ErrorReply:
+    tlvs = unpack_tlvs(data)
+    if len(tlvs) != 1 or len(tlvs[0][1]) < 2:
+        raise MalformedMessage("an Error TLV that is short or not alone", expected="code, reserved, reason", section=_SECTION)
+    return ErrorReply(code=tlvs[0][1][0], reason=decode_text(tlvs[0][1][2:]))
+
+
+def _decode_quality(value: bytes) -> ClockQuality:
+    if len(value) < 6:
+        raise MalformedMessage(f"Clock Quality Info of {len(value)} bytes", expected="at least 6", section=_SECTION)
+    return ClockQuality(
+        clock_class=value[0],
+        error_us=int.from_bytes(value[2:4], "big"),
+        drift_ppb=int.from_bytes(value[4:6], "big"),
+        tag=decode_text(value[6:]),
+    )
+
+
+def _decode_source(value: bytes) -> TimeSource:
+    if len(value) < 2:
+        raise MalformedMessage(f"Time Source Info of {len(value)} bytes", expected="at least 2", section=_SECTION)
+    return TimeSource(stratum=value[0], source_type=value[1], description=decode_text(value[2:]))
+
+
+def _decode_signature(data: bytes, value: bytes) -> SignatureBlock:
+    if len(value) < 7 or int.from_bytes(value[5:7], "big") != len(value) - 7:
+        raise MalformedMessage("a Signature Block whose lengths disagree", expected="7 bytes and the signature", section=_SECTION)
+    return SignatureBlock(
+        algorithm=value[0],
+        key_id=int.from_bytes(value[1:5], "big"),
+        signature=value[7:],
+        # R5: it is the last TLV, so all before it is covered.
+        covered=data[: len(data) - 2 - len(value)],
+    )
+
+
+def _merged(parts: list[dict[str, str]]) -> dict[str, str]:
+    return {key: text for part in parts for key, text in part.items()}
+
+
+def _saturated(number: int) -> bytes:
+    return max(0, min(number, _SATURATED)).to_bytes(2, "big")
+
+
+def _text(text: str, size: int) -> bytes:
+    # Cut between characters: a half one would not be UTF-8.
+    return text.encode()[:size].decode("utf-8", "ignore").encode()

@@ -1,0 +1,64 @@
+"""Names of the protocol's numbers (docs/reference/protocol.md, the TLV table).
+
+Comes in: nothing. Goes out: the TLV types and the code points that stand inside them. Holds no logic.
+"""
+
+from enum import IntEnum
+
+NONCE_SIZE = 16
+MAX_VALUE_SIZE = 255
+PLAIN_REQUEST_SIZE = 18
+PLAIN_RESPONSE_SIZE = 38
+
+
+class TlvType(IntEnum):
+    """TLV types that TSQ defines; all others are skipped (R4)."""
+
+    NONCE = 1
+    RECEIVE_TIMESTAMP = 2
+    SEND_TIMESTAMP = 3
+    METADATA_QUERY = 247
+    CLOCK_QUALITY = 248
+    ERROR = 249
+    PRECISION_MODE = 250
+    TIME_SOURCE = 251
+    SIGNATURE_REQUEST = 252
+    METADATA = 253
+    PADDING = 254
+    SIGNATURE = 255
+
+
+class ClockClass(IntEnum):
+    """Clock class of a Clock Quality Info TLV (248)."""
+
+    UNKNOWN = 0
+    GNSS = 1
+    PTP_GRANDMASTER = 2
+    NTP_SYNCHRONIZED = 3
+    LOCAL_OCXO = 4
+    HOLDOVER = 5
+
+
+class SourceType(IntEnum):
+    """Source type of a Time Source Info TLV (251)."""
+
+    GPS = 1
+    PTP = 2
+    NTP = 3
+    MANUAL = 4
+    UNKNOWN = 5
+
+
+class ErrorCode(IntEnum):
+    """Code of an Error TLV (249)."""
+
+    MALFORMED_REQUEST = 1
+    UNSUPPORTED_TLV = 2
+    AUTHENTICATION_REQUIRED = 3
+
+
+class SignatureAlgorithm(IntEnum):
+    """Algorithm of a Signature Block (255)."""
+
+    ED25519 = 1
+    HMAC_SHA256 = 2
