@@ -15,8 +15,8 @@ try:
     import tsq._fast  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f"TSQ's compiled part, tsq._fast, cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's source "
-        "tree, or `make build` for a checkout; it needs a C compiler and Python's development files."
+        f"TSQ's compiled part, tsq._fast, cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's "
+        "source tree, or `make build` for a checkout; it needs a C compiler and Python's development files."
     ) from error
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         # Not at the top: importing it takes longer than an exchange.
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
         try:
             return version("tsq")

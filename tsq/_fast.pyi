@@ -1,6 +1,7 @@
 """Types of the compiled leaves; see _fast.pyx."""
 
 from collections.abc import Iterable
+from typing import final
 
 DATAGRAM_CAPACITY: int
 BATCH: int
@@ -19,6 +20,7 @@ def enable_transmit_timestamps(fd: int) -> None: ...
 def send(fd: int, datagrams: list[tuple[bytes, bytes, bytes]], stamp: bool = False) -> tuple[int, int]: ...
 def transmit_times(fd: int) -> list[tuple[int, int]]: ...
 
+@final
 class ReceiveBatch:
     truncated: int
     def receive(self, fd: int) -> list[tuple[bytes, bytes, bytes, int, bool]]: ...

@@ -4,9 +4,10 @@ Comes in: bytes, integers, file descriptors. Goes out: bytes, integers, tuples. 
 R4), the timestamp format (R9) and Linux's socket timestamps; it must never know QUIC, keep a connection's state, or read past the
 bytes it was given. System calls run without the interpreter lock.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -312,7 +313,7 @@ cdef list split(bytes data):
 
 
 def unpack_tlvs(bytes data not None):
-    """The TLVs of `data` as a list of (type, value), whatever they mean. Raises MalformedMessage when they do not fill it exactly."""
+    """The TLVs of `data` as a list of (type, value), whatever they mean. Raises MalformedMessage unless they fill it exactly."""
     return split(data)
 
 
@@ -431,6 +432,7 @@ def enable_transmit_timestamps(int fd):
     )
 
 
+@cython.final
 cdef class ReceiveBatch:
     """Buffers for one recvmmsg of up to 64 datagrams, made once and used again."""
 

@@ -1,7 +1,7 @@
 """The blocking client: asks one host or several and gives their results. No event loop, so that it starts fast.
 
-Comes in: targets and options. Goes out: HostResults. Holds no rules of the protocol: `Session` does; this module moves datagrams and
-waits. Every address of a host is tried, the next one as soon as one fails or stays silent for a while (RFC 8305 in spirit).
+Comes in: targets and options. Goes out: HostResults. Holds no rules of the protocol: `Session` does; this module moves datagrams
+and waits. Every address of a host is tried, the next one as soon as one fails or stays silent for a while (RFC 8305 in spirit).
 """
 
 import errno

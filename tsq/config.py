@@ -1,7 +1,7 @@
 """What a user may choose, checked: options of the client and the server, and how hosts and ports are written.
 
-Comes in: values from a command line or a program. Goes out: frozen options, or ConfigError that says what was found and expected. It
-must never open a socket or read a clock.
+Comes in: values from a command line or a program. Goes out: frozen options, or ConfigError that says what was found and expected.
+It must never open a socket or read a clock.
 """
 
 import re

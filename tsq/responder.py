@@ -1,7 +1,8 @@
 """The server's role without I/O: request -> response (docs/reference/protocol.md, Rulings R2, R4 to R7).
 
-Comes in: the bytes of a request and when they were received. Goes out: a Draft that is finished by the send time, the last thing that
-happens to it, or the reason why there is no answer. It must never read a clock, and never give an answer whose T3 is before its T2.
+Comes in: the bytes of a request and when they were received. Goes out: a Draft that is finished by the send time, the last thing
+that happens to it, or the reason why there is no answer. It must never read a clock, and never give an answer whose T3 is before
+its T2.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,10 @@ class Draft:
 
 @dataclass(slots=True)
 class Responder:
-    """signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query; both may be replaced at any time."""
+    """Answers requests.
+
+    signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query. Both may be replaced at any time.
+    """
 
     signer: Signer | None = None
     about: tuple[Tlv, ...] = ()
@@ -105,4 +109,3 @@ def _same_length(request: Request, optional: list[Tlv], signer: Signer | None) -
             # Not to be met: an ordinary response, which does not claim Precision Mode.
             return everything, []
         optional = optional[:-1]
-

@@ -16,7 +16,7 @@ from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
 from tsq.metrics import Counters
 from tsq.quic import tls
-from tsq.quic.connection import Outgoing, ServerConnection
+from tsq.quic.connection import Outgoing, QuicConfiguration, ServerConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.udp import Path, UdpSocket
 from tsq.responder import Responder
@@ -115,9 +115,7 @@ class Server:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
     def _release(self) -> None:
@@ -125,7 +123,7 @@ class Server:
             endpoint.stop()
         self._endpoints.clear()
 
-    def _report_expiry(self, configuration: tls.QuicConfiguration) -> None:
+    def _report_expiry(self, configuration: QuicConfiguration) -> None:
         left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400
         if left < 0:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)

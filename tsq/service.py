@@ -1,7 +1,7 @@
 """The server's work without I/O: datagrams in, datagrams out; router and responder put together.
 
-Comes in: received datagrams, the monotonic time, a clock to stamp T3 with. Goes out: datagrams to send at once, and which connection
-to look after. It must never touch a socket, and never keep an answer that cannot leave at once.
+Comes in: received datagrams, the monotonic time, a clock to stamp T3 with. Goes out: datagrams to send at once, and which
+connection to look after. It must never touch a socket, and never keep an answer that cannot leave at once.
 """
 
 import logging

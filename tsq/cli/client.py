@@ -44,8 +44,8 @@ _STATUS: tuple[tuple[type[TSQError], int], ...] = (
 )
 _LONG_RUN = 10
 _DEFAULTS = ClientOptions()
-_EPILOG = """exit status: 0 every host gave the time; 1 some hosts did, or another failure; 2 usage; 3 no answer; 4 certificate refused;
-5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 130 interrupted. The clock is never set."""
+_EPILOG = """exit status: 0 every host gave the time; 1 some hosts did, or another failure; 2 usage; 3 no answer; 4 certificate
+refused; 5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 130 interrupted. The clock is never set."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = query_all(targets, options, on_sample=progress.count, key_log=secrets)
     progress.clear()
     if values.json:
-        import json
+        import json  # noqa: PLC0415 - not on the way of who does not ask for it
 
         print(json.dumps(report.as_json(results, tsq.__version__)))
     else:
@@ -125,8 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
     add("--count", type=int, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
     add("--interval", type=float, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
-    add("--timeout", type=float, default=_DEFAULTS.timeout, metavar="S",
-        help="seconds to wait for the handshake, and for each answer (default: %(default)s)")
+    add(
+        "--timeout",
+        type=float,
+        default=_DEFAULTS.timeout,
+        metavar="S",
+        help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
+    )
     family = parser.add_mutually_exclusive_group()
     family.add_argument("-4", dest="family", action="store_const", const=4, default=0, help="IPv4 only")
     family.add_argument("-6", dest="family", action="store_const", const=6, help="IPv6 only")

@@ -39,7 +39,8 @@ def key_log(program: str) -> TextIO | None:
     try:
         file = open(name, "a", encoding="ascii", opener=_private)  # noqa: SIM115 - lives as long as the program
     except OSError as error:
-        raise ConfigError(f"SSLKEYLOGFILE {name}: {error.strerror}", advice="name a file that can be written, or unset it") from error
+        advice = "name a file that can be written, or unset it"
+        raise ConfigError(f"SSLKEYLOGFILE {name}: {error.strerror}", advice=advice) from error
     sys.stderr.write(f"{program}: TLS secrets go to {name} (SSLKEYLOGFILE)\n")
     return file
 

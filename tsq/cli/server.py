@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
     values = parser.parse_args(arguments)
-    if (values.self_signed is None) == (values.cert is None and values.key is None) or (values.cert is None) != (values.key is None):
+    given = (values.cert is not None, values.key is not None)
+    if given != ((True, True) if values.self_signed is None else (False, False)):
         parser.error("give --cert and --key, or --self-signed")
     logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(message)s", level=values.log_level.upper())
     # aioquic reports each peer's faults: a flood, on a public port.
@@ -85,21 +86,36 @@ def _names(listen: list[Target], extra: list[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        PROGRAM, description="Serve the time of this machine's clock over QUIC (TSQ).", epilog=_EPILOG
-    )
+    parser = argparse.ArgumentParser(PROGRAM, description="Serve the time of this machine's clock over QUIC (TSQ).", epilog=_EPILOG)
     add = parser.add_argument
-    add("--listen", action="append", type=checked(parse_listen), metavar="ADDRESS:PORT",
-        help=f"numeric address and UDP port, IPv6 in brackets, port 0 for any free one; repeats (default: 0.0.0.0:{DEFAULT_PORT})")
+    add(
+        "--listen",
+        action="append",
+        type=checked(parse_listen),
+        metavar="ADDRESS:PORT",
+        help=f"numeric address and UDP port, IPv6 in brackets, port 0 for any free one; repeats (default: 0.0.0.0:{DEFAULT_PORT})",
+    )
     add("--cert", metavar="FILE", help="certificate chain in PEM form")
     add("--key", metavar="FILE", help="its private key in PEM form")
-    add("--self-signed", metavar="DIR",
-        help="make a throw-away CA and certificate in DIR, or use those there (for labs; clients trust DIR/ca.pem)")
-    add("--name", action="append", default=[], metavar="NAME", help="one more name or address for the self-signed certificate; repeats")
-    add("--max-connections", type=checked(_count), default=_DEFAULTS.max_connections, metavar="N",
-        help="more connections than these are not accepted (default: %(default)s)")
-    add("--retry", choices=[policy.value for policy in RetryPolicy], default=_DEFAULTS.retry.value,
-        help="when clients must show their address first: auto is when many handshakes are under way (default: %(default)s)")
+    add(
+        "--self-signed",
+        metavar="DIR",
+        help="make a throw-away CA and certificate in DIR, or use those there (for labs; clients trust DIR/ca.pem)",
+    )
+    add("--name", action="append", default=[], metavar="NAME", help="one more name for the self-signed certificate; repeats")
+    add(
+        "--max-connections",
+        type=checked(_count),
+        default=_DEFAULTS.max_connections,
+        metavar="N",
+        help="more connections than these are not accepted (default: %(default)s)",
+    )
+    add(
+        "--retry",
+        choices=[policy.value for policy in RetryPolicy],
+        default=_DEFAULTS.retry.value,
+        help="when clients must show their address first: auto is when many handshakes are under way (default: %(default)s)",
+    )
     add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
     add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
     return parser

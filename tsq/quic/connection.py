@@ -1,8 +1,8 @@
 """One QUIC connection that carries TSQ messages, without I/O (RFC 9000, RFC 9221; docs/reference/protocol.md, Transport).
 
-Comes in: received datagrams, messages to send, the time for timers. Goes out: received messages, datagrams to send, the next deadline.
-It must never keep a message that cannot leave at once, never raise anything but our own errors for what the network sent, and never
-look at what a message says.
+Comes in: received datagrams, messages to send, the time for timers. Goes out: received messages, datagrams to send, the next
+deadline. It must never keep a message that cannot leave at once, never raise anything but our own errors for what the network sent,
+and never look at what a message says.
 """
 
 import logging
@@ -20,6 +20,8 @@ from tsq.errors import TransportError
 from tsq.quic import internals
 from tsq.quic.outcome import why_ended
 from tsq.quic.tickets import TicketStore
+
+__all__ = ["ClientConnection", "Connection", "Message", "Outgoing", "QuicConfiguration", "ServerConnection"]
 
 T = TypeVar("T")
 Outgoing = list[tuple[bytes, object]]
@@ -184,7 +186,10 @@ class Connection:
 
 
 class ServerConnection(Connection):
-    """A connection that a client opened. created: when, for the handshake's deadline; fresh: nothing was answered yet; ids: kept by the router."""
+    """A connection that a client opened.
+
+    created: when, for the handshake's deadline. fresh: nothing was answered yet. ids: its connection IDs, kept by the router.
+    """
 
     def __init__(
         self,
@@ -212,9 +217,7 @@ class ServerConnection(Connection):
 class ClientConnection(Connection):
     """A connection to a server. on_ticket: what to do with session tickets."""
 
-    def __init__(
-        self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None
-    ) -> None:
+    def __init__(self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None) -> None:
         self._on_ticket = on_ticket
         self.tickets = 0
         quic = QuicConnection(configuration=configuration, session_ticket_handler=self._ticket)

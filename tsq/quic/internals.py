@@ -37,9 +37,7 @@ def check(connection: QuicConnection) -> None:
     context = Context(is_client=True)
     missing += [f"tls.{name}" for name in PRIVATE_TLS_NAMES if not hasattr(context, name)]
     if missing:
-        raise ConfigError(
-            f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8"
-        )
+        raise ConfigError(f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8")
     _Checked.done = True
 
 

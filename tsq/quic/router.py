@@ -1,15 +1,16 @@
 """The server's connection router: which connection a datagram belongs to, and what happens to one that belongs to none.
 
-Comes in: datagrams with their path, the time. Goes out: a connection, or stateless replies (Version Negotiation, Retry), or a counted
-drop. Nothing is kept, allocated or answered for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply is larger
-than the datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others are.
+Comes in: datagrams with their path, the time. Goes out: a connection, or stateless replies (Version Negotiation, Retry), or a
+counted drop. Nothing is kept, allocated or answered for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply
+is larger than the datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others
+are.
 """
 
 import os
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aioquic.buffer import Buffer
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import (
     QuicHeader,
@@ -199,9 +200,7 @@ class Router:
             retry_token=token,
         )
 
-    def _open(
-        self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], now: float
-    ) -> ServerConnection:
+    def _open(self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], now: float) -> ServerConnection:
         connection = ServerConnection(
             self.configuration,
             original_destination=original,
@@ -216,5 +215,6 @@ class Router:
         self._half_open[connection] = None
         return connection
 
-    def _drop(self, reason: Drop) -> None:
+    def _drop(self, reason: Drop) -> ServerConnection | None:
         self._counters.add("dropped", reason)
+        return None

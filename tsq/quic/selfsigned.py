@@ -1,8 +1,8 @@
 """A throw-away certification authority and a server certificate by it, for labs, tests and the demo.
 
-Comes in: a directory, names and addresses. Goes out: file names. Keys are mode 0600. What is in the directory already is used again
-as long as it is valid and has the names asked for; the authority is kept when the certificate is renewed, so that clients that trust
-it go on. It must never write over files that it did not make.
+Comes in: a directory, names and addresses. Goes out: file names. Keys are mode 0600. What is in the directory already is used
+again as long as it is valid and has the names asked for; the authority is kept when the certificate is renewed, so that clients
+that trust it go on. It must never write over files that it did not make.
 """
 
 import datetime

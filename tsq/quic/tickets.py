@@ -1,8 +1,8 @@
 """TLS session tickets: the server's store and the client's file.
 
-Comes in: tickets from TLS. Goes out: each ticket once. A ticket is single use on both sides: used twice it would let an observer link
-connections (RFC 8446 §C.4) and a replay be accepted (RFC 8446 §8.1). The client's file is mode 0600, says which trust a ticket was
-earned under, and never lends it to another.
+Comes in: tickets from TLS. Goes out: each ticket once. A ticket is single use on both sides: used twice it would let an observer
+link connections (RFC 8446 §C.4) and a replay be accepted (RFC 8446 §8.1). The client's file is mode 0600, says which trust a ticket
+was earned under, and never lends it to another.
 """
 
 import base64
@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aioquic.tls import CipherSuite
-from aioquic.tls import SessionTicket as SessionTicket
+from aioquic.tls import CipherSuite, SessionTicket
 
 from tsq.errors import ConfigError
+
+__all__ = ["SessionFile", "SessionTicket", "TicketStore"]
 
 _FORMAT = 1
 _MAX_STORED = 20_000

@@ -1,7 +1,8 @@
 """TLS on both sides: configurations for aioquic, trust, and why a certificate was refused.
 
-Comes in: file names, trust, names. Goes out: QuicConfiguration objects, and for a refused certificate the error that says what to do.
-Whether a certificate is accepted is decided by aioquic alone; nothing here may turn verification off unless the user asked for it.
+Comes in: file names, trust, names. Goes out: QuicConfiguration objects, and for a refused certificate the error that says what to
+do. Whether a certificate is accepted is decided by aioquic alone; nothing here may turn verification off unless the user asked
+for it.
 """
 
 import datetime

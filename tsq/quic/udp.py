@@ -40,7 +40,7 @@ class Datagram(NamedTuple):
 class Departure(NamedTuple):
     """When a batch left: how many of its datagrams, the first one's time in Unix ns, whether the kernel took it."""
 
-    count: int
+    sent: int
     at_ns: int
     kernel: bool
 

@@ -106,6 +106,4 @@ def make_sample(
         # RFC 5905 §8: a delay within the clocks' precision is as good as the precision, no better.
         delay_ns = max(delay_ns, precision_ns)
     dispersion = (precision_ns + SERVER_PRECISION_NS) / 1e9 + TOLERANCE * abs(t4_ns - t1_ns) / 1e9
-    return Sample(
-        t1_ns, t2_ns, t3_ns, t4_ns, t1_source, t4_source, offset, delay_ns / 1e9, dispersion, reason=reason
-    )
+    return Sample(t1_ns, t2_ns, t3_ns, t4_ns, t1_source, t4_source, offset, delay_ns / 1e9, dispersion, reason=reason)

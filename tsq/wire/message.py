@@ -144,7 +144,7 @@ def decode_response(data: bytes) -> Response | ErrorReply:
     if data[:1] == bytes([TlvType.ERROR]):
         return _decode_error(data)
     tlvs = unpack_message(data)
-    last = {kind: value for kind, value in tlvs}
+    last = dict(tlvs)
     if TlvType.RECEIVE_TIMESTAMP not in last or TlvType.SEND_TIMESTAMP not in last:
         raise MalformedMessage("a response without T2 or T3", expected="both timestamps", section=_SECTION)
     quality, source = last.get(TlvType.CLOCK_QUALITY), last.get(TlvType.TIME_SOURCE)
