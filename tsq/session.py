@@ -42,6 +42,7 @@ class Session:
         self._streams: dict[int, bytes] = {}
         self._early_nonces: list[bytes] = []
         self._held_back = 0
+        self._closed = False
         self._ask_again_at: float | None = None
 
     @property
@@ -146,6 +147,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connection; `datagrams` gives its last one."""
+        self._closed = True
         self._connection.close()
 
     def _after(self, now: float) -> None:
@@ -153,8 +155,9 @@ class Session:
         connection = self._connection
         if connection.handshake is not None and not self.established and self.error is None:
             self._establish(now, connection.early_accepted)
-        if connection.terminated is not None and self.error is None:
-            self._end(connection.failure())
+        failure = connection.failure() if self.error is None and not self._closed else None
+        if failure is not None:
+            self._end(failure)
 
     def _establish(self, now: float, early_accepted: bool) -> None:
         self.established = True

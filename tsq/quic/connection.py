@@ -259,10 +259,13 @@ class ClientConnection(Connection):
         """The stream for one more request."""
         return self.quic.get_next_available_stream_id()
 
-    def failure(self) -> TransportError:
-        """Why the connection ended, in a user's words."""
+    def failure(self) -> TransportError | None:
+        """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
+        end = self.terminated or internals.closing(self.quic)
+        if end is None:
+            return None
         name = self.quic.configuration.server_name or ""
-        return why_ended(self.terminated, self.handshake is not None, internals.peer_certificates(self.quic), name)
+        return why_ended(end, self.handshake is not None, internals.peer_certificates(self.quic), name)
 
     def _ticket(self, ticket: SessionTicket) -> None:
         self.tickets += 1

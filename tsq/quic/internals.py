@@ -7,6 +7,7 @@ connection) and a test compare with the installed aioquic; an aioquic that lacks
 from typing import Any
 
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated
 from aioquic.tls import Context, Epoch
 from cryptography.x509 import Certificate
 
@@ -14,6 +15,7 @@ from tsq.errors import ConfigError
 
 PRIVATE_NAMES = (
     "_ack_delay",
+    "_close_event",
     "_datagrams_pending",
     "_local_max_streams_bidi",
     "_local_max_streams_uni",
@@ -74,6 +76,13 @@ def drop_unsent_datagrams(connection: QuicConnection) -> int:
     count = len(quic._datagrams_pending)
     quic._datagrams_pending.clear()
     return count
+
+
+def closing(connection: QuicConnection) -> ConnectionTerminated | None:
+    """Why the connection is closing, as soon as that is known: aioquic tells only when the closing period is over."""
+    quic: Any = connection
+    event: ConnectionTerminated | None = quic._close_event
+    return event
 
 
 def peer_certificates(connection: QuicConnection) -> list[Certificate]:

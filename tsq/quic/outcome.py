@@ -24,12 +24,8 @@ _CERTIFICATE_ALERTS = frozenset(
 _MAX_ALERT = 0xFF
 
 
-def why_ended(
-    end: ConnectionTerminated | None, established: bool, certificates: list[Certificate], server_name: str
-) -> TransportError:
+def why_ended(end: ConnectionTerminated, established: bool, certificates: list[Certificate], server_name: str) -> TransportError:
     """The error for this end. certificates: what the server showed."""
-    if end is None:
-        return ConnectionLost("the connection ended")
     reason = end.reason_phrase
     alert = end.error_code - QuicErrorCode.CRYPTO_ERROR
     if alert == AlertDescription.no_application_protocol:

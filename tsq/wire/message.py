@@ -15,6 +15,18 @@ from tsq.wire.tlv import MAX_VALUE_SIZE, NONCE_SIZE, TlvType
 
 Tlv = tuple[int, bytes]
 
+# Plain numbers of the types: looking up a member of an enumeration takes longer than the comparison.
+_RECEIVE_TIMESTAMP = int(TlvType.RECEIVE_TIMESTAMP)
+_SEND_TIMESTAMP = int(TlvType.SEND_TIMESTAMP)
+_METADATA_QUERY = int(TlvType.METADATA_QUERY)
+_CLOCK_QUALITY = int(TlvType.CLOCK_QUALITY)
+_ERROR = int(TlvType.ERROR)
+_PRECISION_MODE = int(TlvType.PRECISION_MODE)
+_TIME_SOURCE = int(TlvType.TIME_SOURCE)
+_SIGNATURE_REQUEST = int(TlvType.SIGNATURE_REQUEST)
+_METADATA = int(TlvType.METADATA)
+_SIGNATURE = int(TlvType.SIGNATURE)
+_PLAIN_TLVS = 3
 _SATURATED = 65535
 _ERROR_REASON_SIZE = 253  # R3: the 255 of a value less code and reserved byte
 _SECTION = "docs/reference/protocol.md R4"
@@ -127,36 +139,42 @@ def encode_request(
 def decode_request(data: bytes) -> Request:
     """A request from its bytes. Raises MalformedMessage (R4)."""
     tlvs = unpack_message(data)
+    nonce = tlvs[0][1]
+    if len(tlvs) == 1:
+        return Request(nonce, size=len(data))
     kinds = {kind for kind, _ in tlvs}
-    metadata = [decode_metadata(value) for kind, value in tlvs if kind == TlvType.METADATA]
     return Request(
-        nonce=tlvs[0][1],
-        metadata_query=TlvType.METADATA_QUERY in kinds,
-        precision=TlvType.PRECISION_MODE in kinds,
-        signature=TlvType.SIGNATURE_REQUEST in kinds,
-        metadata=_merged(metadata) if metadata else None,
+        nonce=nonce,
+        metadata_query=_METADATA_QUERY in kinds,
+        precision=_PRECISION_MODE in kinds,
+        signature=_SIGNATURE_REQUEST in kinds,
+        metadata=_metadata(tlvs) if _METADATA in kinds else None,
         size=len(data),
     )
 
 
 def decode_response(data: bytes) -> Response | ErrorReply:
     """A response from its bytes. Raises MalformedMessage (R4), also where T2 or T3 is missing."""
-    if data[:1] == bytes([TlvType.ERROR]):
+    if data and data[0] == _ERROR:
         return _decode_error(data)
     tlvs = unpack_message(data)
     last = dict(tlvs)
-    if TlvType.RECEIVE_TIMESTAMP not in last or TlvType.SEND_TIMESTAMP not in last:
+    receive, send = last.get(_RECEIVE_TIMESTAMP), last.get(_SEND_TIMESTAMP)
+    if receive is None or send is None:
         raise MalformedMessage("a response without T2 or T3", expected="both timestamps", section=_SECTION)
-    quality, source = last.get(TlvType.CLOCK_QUALITY), last.get(TlvType.TIME_SOURCE)
+    receive_ntp, send_ntp = int.from_bytes(receive, "big"), int.from_bytes(send, "big")
+    if len(tlvs) == _PLAIN_TLVS:
+        return Response(tlvs[0][1], receive_ntp, send_ntp)
+    quality, source, signature = last.get(_CLOCK_QUALITY), last.get(_TIME_SOURCE), last.get(_SIGNATURE)
     return Response(
         nonce=tlvs[0][1],
-        receive_ntp=int.from_bytes(last[TlvType.RECEIVE_TIMESTAMP], "big"),
-        send_ntp=int.from_bytes(last[TlvType.SEND_TIMESTAMP], "big"),
+        receive_ntp=receive_ntp,
+        send_ntp=send_ntp,
         clock_quality=None if quality is None else _decode_quality(quality),
         time_source=None if source is None else _decode_source(source),
-        metadata=_merged([decode_metadata(value) for kind, value in tlvs if kind == TlvType.METADATA]),
-        precision=TlvType.PRECISION_MODE in last,
-        signature=_decode_signature(data, last[TlvType.SIGNATURE]) if TlvType.SIGNATURE in last else None,
+        metadata=_metadata(tlvs) if _METADATA in last else {},
+        precision=_PRECISION_MODE in last,
+        signature=None if signature is None else _decode_signature(data, signature),
     )
 
 
@@ -260,8 +278,13 @@ def _decode_signature(data: bytes, value: bytes) -> SignatureBlock:
     )
 
 
-def _merged(parts: list[dict[str, str]]) -> dict[str, str]:
-    return {key: text for part in parts for key, text in part.items()}
+def _metadata(tlvs: list[Tlv]) -> dict[str, str]:
+    """The pairs of all Metadata TLVs; of a key that stands twice, the later value."""
+    pairs: dict[str, str] = {}
+    for kind, value in tlvs:
+        if kind == _METADATA:
+            pairs.update(decode_metadata(value))
+    return pairs
 
 
 def _saturated(number: int) -> bytes:

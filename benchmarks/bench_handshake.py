@@ -1,0 +1,267 @@
+"""Handshakes, each from its first packet to the first answer: full, resumed, and 0-RTT, in which the request goes with it.
+
+Without I/O: both ends in this process, nothing between them, CPU time of either; TSQ's Session and Service beside aioquic's
+QuicConnection used plainly. Over loopback: wall time of a client in this process whose modules are loaded; each server in a process
+of its own; with 0-RTT TSQ's client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are
+ECDSA P-256 by a throw-away authority, and verified.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+from aioquic.asyncio.client import connect
+from aioquic.buffer import Buffer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import DatagramFrameReceived, HandshakeCompleted
+from aioquic.quic.packet import pull_quic_header
+from aioquic.tls import SessionTicket
+
+from benchmarks.conftest import Show
+from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, alternate
+from benchmarks.peers import HOST, Peers
+from benchmarks.plain import pack_tlvs
+from benchmarks.plain_aioquic import TimeClient, answer, client_configuration
+from tsq._fast import clock_ns, pack_address
+from tsq.client import query_all
+from tsq.config import Target, Trust
+from tsq.metrics import Counters
+from tsq.quic import tls
+from tsq.quic.connection import ClientConnection
+from tsq.quic.router import Limits, Router
+from tsq.quic.udp import Datagram, Departure, Path
+from tsq.responder import Responder
+from tsq.service import Service
+from tsq.session import Session
+
+ROUNDS = 30
+KINDS = ("full", "resumed", "0-RTT")
+CLIENT_PATH = Path(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
+CLIENT_ADDRESS = ("192.0.2.2", 40000)
+T = TypeVar("T")
+
+
+class Chronograph:
+    """CPU time of the two ends, taken around their calls."""
+
+    def __init__(self) -> None:
+        self.seconds = {"client": 0.0, "server": 0.0}
+
+    def run(self, end: str, call: Callable[..., T], *arguments: object) -> T:
+        start = time.thread_time_ns()
+        result = call(*arguments)
+        self.seconds[end] += (time.thread_time_ns() - start) / 1e9
+        return result
+
+    def round(self) -> Round:
+        client, server = self.seconds["client"], self.seconds["server"]
+        return {"CPU, both ends": client + server, "client CPU": client, "server CPU": server}
+
+
+def usable(ticket: SessionTicket | None, kind: str) -> SessionTicket | None:
+    """The ticket for this kind of handshake."""
+    if kind == "full" or ticket is None:
+        return None
+    return dataclasses.replace(ticket, max_early_data_size=None) if kind == "resumed" else ticket
+
+
+class TsqPair:
+    """TSQ's two ends."""
+
+    def __init__(self, peers: Peers) -> None:
+        files = peers.certificates
+        configuration = tls.server_configuration(str(files.certificate), str(files.key))
+        self._router = Router(configuration, Counters(), Limits())
+        self._service = Service(self._router, Responder(), Counters(), clock_ns)
+        self._trust = Trust(ca_file=peers.ca)
+        self.kind = "full"
+        self._ticket: SessionTicket | None = None
+
+    def round(self) -> Round:
+        clock = Chronograph()
+        session = clock.run("client", self._start)
+        self._talk(session, clock)
+        assert session.samples[0].valid
+        assert session.zero_rtt == (self.kind == "0-RTT")
+        result = clock.round()
+        # Not measured: the ticket for the next round comes after the answer.
+        self._talk(session, Chronograph(), until_quiet=True)
+        for connection in self._router.connections:
+            self._router.forget(connection)
+        return result
+
+    def _start(self) -> Session:
+        ticket, self._ticket = usable(self._ticket, self.kind), None
+        configuration = tls.client_configuration("localhost", self._trust, ticket=ticket)
+        session = Session(ClientConnection(configuration, on_ticket=self._keep))
+        session.start(time.monotonic())
+        return session
+
+    def _keep(self, ticket: SessionTicket) -> None:
+        self._ticket = ticket
+
+    def _talk(self, session: Session, clock: Chronograph, until_quiet: bool = False) -> None:
+        asked = session.early or bool(session.samples)
+        while until_quiet or not session.samples:
+            if session.established and not asked:
+                asked = True
+                clock.run("client", session.ask, time.monotonic())
+            sent = clock.run("client", self._client_sends, session)
+            if not sent:
+                assert until_quiet, session.error
+                return
+            for data in sent:
+                out = clock.run("server", self._server_answers, data)
+                for reply in out:
+                    datagram = Datagram(reply, CLIENT_PATH, clock_ns(), True)
+                    clock.run("client", session.receive, datagram, time.monotonic())
+
+    def _client_sends(self, session: Session) -> list[bytes]:
+        sent = session.datagrams(time.monotonic())
+        if session.has_leaving:
+            session.departed(Departure(len(sent), clock_ns(), True))
+        return sent
+
+    def _server_answers(self, data: bytes) -> list[bytes]:
+        return [reply for reply, _ in self._service.received(Datagram(data, CLIENT_PATH, clock_ns(), True), time.monotonic())[0]]
+
+
+class PlainPair:
+    """aioquic's two ends, without TSQ."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._server_configuration = QuicConfiguration(is_client=False, alpn_protocols=["tsq/1"], max_datagram_frame_size=65535)
+        self._server_configuration.load_cert_chain(peers.certificates.certificate, peers.certificates.key)
+        self._ca = peers.ca
+        self.kind = "full"
+        self._ticket: SessionTicket | None = None
+        self._tickets: dict[bytes, SessionTicket] = {}
+
+    def round(self) -> Round:
+        clock = Chronograph()
+        client = clock.run("client", self._start)
+        self._established = self._answered = self._early = False
+        self._asked = self.kind == "0-RTT" and self._resuming
+        server = self._talk(client, None, clock)
+        assert self._early == (self.kind == "0-RTT")
+        result = clock.round()
+        self._talk(client, server, Chronograph(), until_quiet=True)
+        return result
+
+    def _start(self) -> QuicConnection:
+        ticket, self._ticket = usable(self._ticket, self.kind), None
+        self._resuming = ticket is not None
+        client = QuicConnection(configuration=client_configuration(self._ca, ticket), session_ticket_handler=self._keep)
+        client.connect(CLIENT_ADDRESS, time.monotonic())
+        if self.kind == "0-RTT" and ticket is not None:
+            client.send_datagram_frame(pack_tlvs([(1, bytes(16))]))
+        return client
+
+    def _keep(self, ticket: SessionTicket) -> None:
+        self._ticket = ticket
+
+    def _talk(
+        self, client: QuicConnection, server: QuicConnection | None, clock: Chronograph, until_quiet: bool = False
+    ) -> QuicConnection:
+        while until_quiet or not self._answered:
+            if self._established and not self._asked:
+                self._asked = True
+                client.send_datagram_frame(pack_tlvs([(1, bytes(16))]))
+            sent = clock.run("client", client.datagrams_to_send, time.monotonic())
+            if not sent:
+                assert until_quiet
+                assert server is not None
+                return server
+            for data, _ in sent:
+                if server is None:
+                    server = clock.run("server", self._accept, data)
+                for reply, _ in clock.run("server", self._server_answers, server, data):
+                    clock.run("client", self._client_reads, client, reply)
+        assert server is not None
+        return server
+
+    def _accept(self, data: bytes) -> QuicConnection:
+        header = pull_quic_header(Buffer(data=data), host_cid_length=8)
+        return QuicConnection(
+            configuration=self._server_configuration,
+            original_destination_connection_id=header.destination_cid,
+            session_ticket_fetcher=lambda label: self._tickets.pop(label, None),
+            session_ticket_handler=lambda ticket: self._tickets.update({ticket.ticket: ticket}),
+        )
+
+    def _server_answers(self, server: QuicConnection, data: bytes) -> list[tuple[bytes, object]]:
+        server.receive_datagram(data, CLIENT_ADDRESS, time.monotonic())
+        while (event := server.next_event()) is not None:
+            if isinstance(event, DatagramFrameReceived):
+                server.send_datagram_frame(answer(event.data))
+        return server.datagrams_to_send(time.monotonic())
+
+    def _client_reads(self, client: QuicConnection, data: bytes) -> None:
+        client.receive_datagram(data, CLIENT_ADDRESS, time.monotonic())
+        while (event := client.next_event()) is not None:
+            if isinstance(event, HandshakeCompleted):
+                self._established, self._early = True, event.early_data_accepted
+            elif isinstance(event, DatagramFrameReceived):
+                self._answered = True
+
+
+def compare_without_io(peers: Peers, kind: str, rounds: int) -> Comparison:
+    ours, theirs = TsqPair(peers), PlainPair(peers)
+    # A full handshake earns the first ticket.
+    ours.round()
+    theirs.round()
+    ours.kind = theirs.kind = kind
+    return alternate({TSQ: ours.round, PLAIN: theirs.round}, rounds, warmup=2)
+
+
+def compare_over_loopback(peers: Peers, kind: str, rounds: int) -> Comparison:
+    session_file = str(peers.directory / "sessions.json") if kind == "0-RTT" else None
+    target = Target(HOST, peers.tsq.target.port)
+    options = peers.options(count=1, session_file=session_file)
+    tickets: list[SessionTicket] = []
+
+    def ours() -> Round:
+        answered: list[float] = []
+        start = time.perf_counter()
+        result = query_all([target], options, on_sample=lambda *_: answered.append(time.perf_counter() - start))[0]
+        assert result.error is None, result.error
+        return {"wall": answered[0]}
+
+    async def plain() -> float:
+        start = time.perf_counter()
+        ticket = tickets.pop() if tickets and kind == "0-RTT" else None
+        tickets.clear()
+        configuration = client_configuration(peers.ca, ticket)
+        async with connect(
+            HOST,
+            peers.plain.port,
+            configuration=configuration,
+            create_protocol=TimeClient,
+            session_ticket_handler=tickets.append,
+            wait_connected=ticket is None,
+        ) as client:
+            assert isinstance(client, TimeClient)
+            await client.ask()
+            seconds = time.perf_counter() - start
+            while kind == "0-RTT" and not tickets:
+                await asyncio.sleep(0.001)
+        return seconds
+
+    with asyncio.Runner() as runner:
+        return alternate({TSQ: ours, PLAIN: lambda: {"wall": runner.run(plain())}}, rounds, warmup=2)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_handshake_without_io(side: str, kind: str, peers: Peers, show: Show) -> None:
+    show(f"handshake to first answer, no I/O: {kind}", side, ROUNDS, lambda rounds: compare_without_io(peers, kind, rounds))
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", ["full", "0-RTT"])
+def test_handshake_over_loopback(side: str, kind: str, peers: Peers, show: Show) -> None:
+    show(f"handshake to first answer, loopback: {kind}", side, ROUNDS, lambda rounds: compare_over_loopback(peers, kind, rounds))

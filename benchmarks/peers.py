@@ -1,0 +1,133 @@
+"""The servers that benchmarks ask: TSQ's and the plain one, each a process on a free loopback port, and a client to drive.
+
+Comes in: a directory for certificates. Goes out: running servers, ended by their process ids. It must never leave a process behind.
+"""
+
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.processes import ServerProcess
+from tsq.client import Link, open_link
+from tsq.config import ClientOptions, Target, Trust
+from tsq.exchange import Rules
+from tsq.quic.selfsigned import self_signed
+from tsq.timing.sample import Sample
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).parent.parent
+
+
+class PlainServer:
+    """`plain_aioquic.py serve` as a process."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((HOST, 0))
+            self.port: int = probe.getsockname()[1]
+        command = [sys.executable, "-m", "benchmarks.plain_aioquic", "serve", str(self.port), str(certificate), str(key)]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            self.stop()
+            raise RuntimeError("the plain server did not start; its message is above")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=10)
+
+
+class Peers:
+    """Both servers, with one certificate; each is started when it is first used."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.certificates = self_signed(str(directory), ["localhost", HOST])
+        self._tsq: ServerProcess | None = None
+        self._plain: PlainServer | None = None
+
+    @property
+    def ca(self) -> str:
+        return str(self.certificates.authority)
+
+    @property
+    def tsq(self) -> ServerProcess:
+        """tsq-server."""
+        if self._tsq is None:
+            files = ["--cert", self.certificates.certificate, "--key", self.certificates.key]
+            server = ServerProcess(["--listen", f"{HOST}:0", *files, "--log-level", "error"])
+            self._tsq = server.__enter__()
+        return self._tsq
+
+    @property
+    def plain(self) -> PlainServer:
+        """The plain aioquic server."""
+        if self._plain is None:
+            self._plain = PlainServer(self.certificates.certificate, self.certificates.key)
+        return self._plain
+
+    def options(self, **more: object) -> ClientOptions:
+        return ClientOptions(trust=Trust(ca_file=self.ca), **more)  # type: ignore[arg-type]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._tsq is not None:
+            self._tsq.stop()
+        if self._plain is not None:
+            self._plain.stop()
+
+
+class BlockingClient:
+    """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer."""
+
+    def __init__(self, port: int, options: ClientOptions) -> None:
+        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, Rules(), [])
+        self._poll = select.epoll()
+        self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
+        self._link.session.start(time.monotonic())
+        self._until(lambda: self._link.session.established)
+        # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
+        self.rest(0.05)
+
+    def exchange(self) -> Sample:
+        session = self._link.session
+        taken = len(session.samples)
+        session.ask(time.monotonic())
+        self._until(lambda: len(session.samples) > taken)
+        sample = session.samples[taken]
+        if not sample.valid:
+            raise RuntimeError(f"an exchange failed: {sample}")
+        return sample
+
+    def rest(self, seconds: float) -> None:
+        """Look after the connection, and let time pass."""
+        end = time.monotonic() + seconds
+        self._until(lambda: time.monotonic() >= end, end)
+
+    def close(self) -> None:
+        self._link.finish(time.monotonic())
+        self._poll.close()
+
+    def _until(self, done: object, end: float = float("inf")) -> None:
+        assert callable(done)
+        session = self._link.session
+        while True:
+            now = time.monotonic()
+            if session.deadline is not None and session.deadline <= now:
+                session.handle_timer(now)
+            if session.error is not None:
+                raise session.error
+            self._link.pump(now)
+            if done():
+                return
+            due = min(end, session.deadline if session.deadline is not None else end, now + 1.0)
+            for _, kinds in self._poll.poll(max(0.0, due - now)):
+                self._link.readable(time.monotonic(), stamps=bool(kinds & select.EPOLLERR))
