@@ -179,7 +179,9 @@ cdef int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
 
 cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil:
     cdef int64_t seconds = floor_div(unix_ns, C_NS_PER_S)
-    cdef uint64_t rest = <uint64_t> (unix_ns - seconds * C_NS_PER_S)
+    # From the remainder, not from seconds * 10^9: that product overflows at the lower end of the range.
+    cdef int64_t remainder = unix_ns % C_NS_PER_S
+    cdef uint64_t rest = <uint64_t> (remainder + C_NS_PER_S if remainder < 0 else remainder)
     # Rounded up: with the floor on the way back, ns -> NTP -> ns is exact. rest < 10^9, so the fraction fits in 32 bits.
     cdef uint64_t fraction = ((rest << 32) + <uint64_t> (C_NS_PER_S - 1)) / <uint64_t> C_NS_PER_S
     return (<uint64_t> (seconds + C_NTP_UNIX) << 32) | fraction
@@ -213,18 +215,25 @@ def clock_ns():
     return realtime_ns()
 
 
-def ntp_from_ns(int64_t unix_ns):
+def ntp_from_ns(unix_ns):
     """NTP timestamp (64-bit, 32.32, modulo the era) of a Unix time in ns, rounded up (docs/reference/protocol.md R9)."""
-    return ntp_of_ns(unix_ns)
+    return ntp_of_ns(whole(unix_ns))
 
 
-def ns_from_ntp(uint64_t ntp, int64_t pivot_ns):
+cdef object whole(object number):
+    """An int as it is: a float would lose 240 ns of the time, and C would not say so."""
+    if not isinstance(number, int):
+        raise TypeError(f"{type(number).__name__} found, int expected")
+    return number
+
+
+def ns_from_ntp(ntp, pivot_ns):
     """Unix time in ns, rounded down, of an NTP timestamp, in the era that lies nearest to pivot_ns (R9).
 
     Raises MalformedMessage where that time cannot be held in 64-bit nanoseconds (before 1677 or after 2262).
     """
     cdef int64_t out = 0
-    if ns_of_ntp(ntp, pivot_ns, &out):
+    if ns_of_ntp(whole(ntp), whole(pivot_ns), &out):
         raise MalformedMessage(
             "a timestamp outside 64-bit nanoseconds", expected="1677 to 2262", section="docs/reference/protocol.md R9"
         )
@@ -331,9 +340,8 @@ def pack_tlvs(tlvs):
     cdef Py_ssize_t total = 0
     cdef list checked = []
     cdef bytes value
-    cdef long kind
     for kind, value in tlvs:
-        if value is None or not 0 <= kind <= 255 or PyBytes_GET_SIZE(value) > 255:
+        if value is None or not 0 <= whole(kind) <= 255 or PyBytes_GET_SIZE(value) > 255:
             raise MalformedMessage(
                 f"TLV type {kind} with {0 if value is None else len(value)} bytes",
                 expected="a type of 0 to 255 and a value of at most 255 bytes", section="docs/reference/protocol.md R4",
@@ -375,6 +383,8 @@ def pack_address(str host not None, int port, uint32_t scope_id=0):
     cdef sockaddr_in v4
     cdef sockaddr_in6 v6
     cdef bytes text = host.encode("ascii", "replace")
+    if b"\0" in text:
+        raise ConfigError(f"address {host!r}", expected="a numeric IPv4 or IPv6 address")
     if not 0 <= port <= 65535:
         raise ConfigError(f"port {port}", expected="0 to 65535")
     memset(&v4, 0, sizeof(v4))

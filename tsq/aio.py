@@ -7,14 +7,13 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from tsq.client import Link, network_error, open_link, resolve, why_nothing
+from tsq.client import Link, network_error, open_link, resolve, why_nothing, with_precision
 from tsq.config import ClientOptions, Target, parse_target
 from tsq.errors import ConnectionLost, TSQError
 from tsq.exchange import Rules
-from tsq.host.clock import precision_ns
 from tsq.quic import tls
 from tsq.result import HostResult
-from tsq.timing.sample import Sample
+from tsq.timing.sample import Reason, Sample
 
 
 class Client:
@@ -30,7 +29,7 @@ class Client:
     def __init__(self, target: Target, options: ClientOptions, rules: Rules | None = None) -> None:
         self.target = target
         self._options = options
-        self._rules = rules or Rules(precision_ns=precision_ns())
+        self._rules = with_precision(rules)
         self._notices: list[str] = []
         self._link: Link | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -57,7 +56,10 @@ class Client:
                     raise session.error
                 await self._wait()
             self._taken += 1
-            return session.samples[self._taken - 1]
+            sample = session.samples[self._taken - 1]
+            if sample.reason is Reason.CONNECTION_LOST and session.error is not None:
+                raise session.error
+            return sample
 
     async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
         """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
@@ -108,6 +110,7 @@ class Client:
 
     async def _establish(self, link: Link) -> None:
         self._link = link
+        self._taken = 0
         loop = asyncio.get_running_loop()
         loop.add_reader(link.udp.fileno(), self._readable, link)
         try:
@@ -157,6 +160,10 @@ class Client:
             self._timer = None
         link.finish(self._now())
         self._link = None
+        # Whoever waits for a sample must hear of it.
+        if link.session.error is None:
+            link.session.fail(ConnectionLost("the client was closed"))
+        self._changed.set()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

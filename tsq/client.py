@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TextIO
 
 from tsq.config import ClientOptions, Target, parse_target
@@ -141,7 +142,7 @@ class HostQuery:
     ) -> None:
         self.target = target
         self._options = options
-        self._rules = rules or Rules(precision_ns=precision_ns())
+        self._rules = with_precision(rules)
         self._on_sample = on_sample
         self._key_log = key_log
         self._links: list[Link] = []
@@ -192,9 +193,19 @@ class HostQuery:
             alpn=session.alpn,
             zero_rtt=session.zero_rtt,
             samples=samples,
-            notices=tuple(self._notices + session.notices),
+            notices=tuple(self._notices + session.notices + self._cut_short(session)),
             error=why_nothing(samples, session.error or self._error),
         )
+
+    def _cut_short(self, session: Session) -> list[str]:
+        """What to say of a run that ended before all its samples were taken."""
+        taken, wanted = len(session.samples), self._options.count
+        if self._asked >= wanted or (session.error is None and not self._stopped):
+            return []
+        if not any(sample.valid for sample in session.samples):
+            # The error says it.
+            return []
+        return [f"ended after {taken} of {wanted} samples: {session.error or 'stopped'}"]
 
     def _step(self, now: float) -> bool:
         """Do what is due, then wait for what comes; False when it is over."""
@@ -341,6 +352,12 @@ class _Tickets:
         # A resumed session shows no certificate: what is known of it from the first one still holds.
         expiry = self.connection.certificates_expire or self._certificates_expire
         self._file.save(self._key, self._trust, ticket, expiry)
+
+
+def with_precision(rules: Rules | None) -> Rules:
+    """These rules, with this machine's clock precision where they give none."""
+    rules = rules or Rules()
+    return rules if rules.precision_ns is not None else replace(rules, precision_ns=precision_ns())
 
 
 def resolve(target: Target, family: int) -> list[Address]:

@@ -73,7 +73,7 @@ def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
-    if not host or any(character.isspace() for character in host) or len(host) > 253 or ":" in (port or ""):
+    if not host or any(c.isspace() or not c.isprintable() for c in host) or len(host) > 253 or ":" in (port or ""):
         raise ConfigError(f"host {text!r}", expected="HOST, HOST:PORT, IPv6 or [IPv6]:PORT")
     return Target(host, default_port if port is None else parse_port(port))
 

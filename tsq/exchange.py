@@ -17,6 +17,7 @@ from tsq.wire.message import ErrorReply, Response, SignatureBlock, decode_respon
 from tsq.wire.tlv import NONCE_SIZE
 
 _REMEMBERED = 64
+_LEAST_PRECISION_NS = 1
 
 
 class Checks(Protocol):
@@ -28,13 +29,16 @@ class Checks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a client asks for and what it believes. precision_ns: of the local clock; offset_limit: in seconds."""
+    """What a client asks for and what it believes.
+
+    precision_ns: of the local clock, None to have it measured; offset_limit: in seconds.
+    """
 
     verifier: Checks | None = None
     metadata_query: bool = False
     metadata: Mapping[str, str] | None = None
     precision_size: int | None = None
-    precision_ns: int = 1
+    precision_ns: int | None = None
     offset_limit: float = DEFAULT_OFFSET_LIMIT
 
 
@@ -131,6 +135,6 @@ class Exchange:
             t4_ns,
             t1_source=asked.t1_source,
             t4_source=source,
-            precision_ns=self.rules.precision_ns,
+            precision_ns=self.rules.precision_ns or _LEAST_PRECISION_NS,
             offset_limit=self.rules.offset_limit,
         )

@@ -15,12 +15,14 @@ LEGEND = (
     "which is unknown"
 )
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_ROUNDS_UP = 0.9999995
 _HEADER = ("host", "offset", "± root distance", "delay", "jitter", "stamps", "samples", "mode")
 
 
 def duration(seconds: float, signed: bool = False) -> str:
     """A span with a unit that suits its size: '+12.345 µs', '0.012 µs', '1.234 s'."""
-    scale, unit = next(((s, u) for s, u in _UNITS if abs(seconds) >= s), _UNITS[-1])
+    # What rounds up to the next unit is written in it.
+    scale, unit = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
     return f"{seconds / scale:+.3f} {unit}" if signed else f"{seconds / scale:.3f} {unit}"
 
 
@@ -145,8 +147,10 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "t4_source": None if sample.t4_source is None else sample.t4_source.value,
         "offset": sample.offset,
         "delay": sample.delay,
+        "dispersion": sample.dispersion,
         "root_distance": sample.root_distance,
         "exact": sample.exact,
         "valid": sample.valid,
         "reason": None if sample.reason is None else sample.reason.value,
+        "detail": sample.detail or None,
     }

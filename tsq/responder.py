@@ -104,7 +104,7 @@ def _same_length(request: Request, optional: list[Tlv], signer: Signer | None) -
         gap = request.size - fixed - tlvs_size(optional)
         if gap >= 0:
             fill = padding(gap)
-            return (optional, []) if fill is None else (optional, acknowledgment + fill)
+            return (everything, []) if fill is None else (optional, acknowledgment + fill)
         if not optional:
             # Not to be met: an ordinary response, which does not claim Precision Mode.
             return everything, []

@@ -37,15 +37,21 @@ class Service:
     def received(self, datagram: Datagram, now: float) -> Outcome:
         """Deal with one datagram."""
         self.counters.add("datagrams")
+        if not datagram.kernel:
+            self.counters.add("user-space receive times")
         router = self.router
         connection = router.route(datagram.data, datagram.path, now)
         if connection is None:
             replies: Outgoing = list(router.replies)
             router.replies.clear()
             return Outcome(replies, None)
+        shaken = connection.handshake is not None
         messages = connection.receive_on(datagram.path, datagram.data, now)
         if any(self._is_due(message) for message in messages):
             out = self._answer(connection, messages, datagram.received_ns, now)
+        elif connection.handshake is not None and not shaken:
+            # What ends the handshake is sent at once, and the acknowledgment goes with it.
+            out = connection.transmit(now)[0]
         else:
             out = connection.flush(now)
         if not out and connection.fresh:
@@ -86,10 +92,10 @@ class Service:
         for message, draft in drafts:
             response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
             sent += self._put(connection, message, response)
-        out, held_back = connection.transmit(now)
         for message in due:
             if message.stream_id is not None:
                 connection.stream_done(message.stream_id, message.finished)
+        out, held_back = connection.transmit(now)
         self.counters.add("answered", amount=sent - held_back)
         if held_back:
             self.counters.add("unanswered", "congestion window or amplification limit", held_back)

@@ -4,7 +4,7 @@ Comes in: received datagrams with their receive times, departure times, the mono
 error when it is over. It must never read a clock or touch a socket; whoever drives it does.
 """
 
-from tsq.errors import HandshakeTimeout, TSQError
+from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.exchange import Exchange, Rules
 from tsq.quic.connection import ClientConnection, Message
 from tsq.quic.udp import Datagram, Departure
@@ -27,6 +27,7 @@ class Session:
         stream: bool = False,
         timeout: float = 3.0,
     ) -> None:
+        self._stream = stream
         self.mode = Mode.STREAM if stream else Mode.DATAGRAM
         self.samples: list[Sample] = []
         self.notices: list[str] = []
@@ -164,6 +165,9 @@ class Session:
         if self.mode is Mode.DATAGRAM and not self._connection.peer_takes_datagrams:
             self.mode = Mode.STREAM
             self.notices.append("the server takes no datagrams: using Stream Mode")
+        if self.mode is Mode.STREAM and not self._connection.peer_takes_streams:
+            self._end(TransportError("the server allows no streams", advice="ask without --stream" if self._stream else ""))
+            return
         if self._early_nonces:
             # aioquic forgets 0-RTT datagrams when the server refuses 0-RTT, or after a Retry: ask anew. An accepted request is
             # answered in the server's first flight; the grace covers one that was lost.

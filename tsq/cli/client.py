@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(results: list[HostResult], verbose: bool) -> None:
     for result in results:
         for notice in result.notices:
-            _say(f"{result.target}: {notice}")
+            _say(f"{result.target}: {report.escaped(notice)}")
         if verbose:
             print(f"{result.target} ({result.address or 'no address'})")
             print("\n".join(report.sample_lines(result)) or "  no samples")

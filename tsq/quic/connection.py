@@ -73,6 +73,11 @@ class Connection:
         """Whether the peer takes DATAGRAM frames that hold at least a plain message."""
         return internals.peer_datagram_limit(self.quic) >= 64
 
+    @property
+    def peer_takes_streams(self) -> bool:
+        """Whether the peer allows streams."""
+        return internals.peer_stream_limit(self.quic) > 0
+
     def receive_on(self, path: object, data: bytes, now: float) -> list[Message]:
         """Feed one UDP datagram that came on this path; the messages that it brought."""
         self._guarded(lambda: self.quic.receive_datagram(data, path, now), None)

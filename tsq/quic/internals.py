@@ -20,6 +20,7 @@ PRIVATE_NAMES = (
     "_local_max_streams_bidi",
     "_local_max_streams_uni",
     "_remote_max_datagram_frame_size",
+    "_remote_max_streams_bidi",
     "_spaces",
 )
 # Of the connection's TLS context, which is made when the first packet is.
@@ -68,6 +69,13 @@ def peer_datagram_limit(connection: QuicConnection) -> int:
     """The largest DATAGRAM frame that the peer takes (RFC 9221 §3); 0 where it takes none or has not told yet."""
     quic: Any = connection
     return quic._remote_max_datagram_frame_size or 0
+
+
+def peer_stream_limit(connection: QuicConnection) -> int:
+    """How many bidirectional streams the peer allows so far; 0 where it allows none or has not told yet."""
+    quic: Any = connection
+    limit: int = quic._remote_max_streams_bidi
+    return limit
 
 
 def drop_unsent_datagrams(connection: QuicConnection) -> int:

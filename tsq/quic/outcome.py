@@ -40,6 +40,9 @@ def why_ended(end: ConnectionTerminated, established: bool, certificates: list[C
         return TransportError(f"TLS failed with alert {alert} ({reason!r})", advice="the server's log may say more")
     if end.error_code == QuicErrorCode.CONNECTION_REFUSED:
         return ConnectionLost(f"the server refused the connection ({reason!r})", advice="it may be at its limits: try later")
+    if end.error_code == QuicErrorCode.APPLICATION_ERROR and not established:
+        # What RFC 9000 §10.2.3 makes of a close that comes before the handshake is confirmed.
+        return ConnectionLost("the server closed the connection during the handshake", advice="it may be shutting down: try again")
     if reason == "Idle timeout":
         return ConnectionLost("the connection went silent", advice="the server or the network may be down: try again")
     state = "the connection was closed" if established else "the handshake failed"

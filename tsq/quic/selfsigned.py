@@ -47,6 +47,7 @@ def self_signed(directory: str, names: list[str]) -> CertificateFiles:
     try:
         base.mkdir(parents=True, exist_ok=True)
         if not _usable(files, names):
+            _check_place(files)
             authority, authority_key = _authority(files.authority, base / "ca-key.pem")
             _issue(files, names, authority, authority_key)
     except (OSError, ValueError) as error:
@@ -69,20 +70,22 @@ def _usable(files: CertificateFiles, names: list[str]) -> bool:
 
 
 def _authority(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    if certificate_file.exists() and key_file.exists():
+    """The authority that is there, as long as it is ours and lasts; else a new one."""
+    if certificate_file.exists() != key_file.exists():
+        raise ValueError(f"{certificate_file} and {key_file} are not both there")
+    if certificate_file.exists():
         certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
         key = load_pem_private_key(key_file.read_bytes(), None)
-        if _is_ours(certificate) and isinstance(key, ec.EllipticCurvePrivateKey):
-            if certificate.not_valid_after_utc - _RENEW_BEFORE > _now():
-                return certificate, key
-        else:
-            raise ValueError(f"{certificate_file} is another authority's")
-    elif certificate_file.exists():
-        raise ValueError(f"{certificate_file} is there without its key")
+        if not (
+            _is_ours(certificate) and isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key()
+        ):
+            raise ValueError(f"{certificate_file} and {key_file} were not made here, or not together")
+        if certificate.not_valid_after_utc - _RENEW_BEFORE > _now():
+            return certificate, key
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _AUTHORITY_NAME)])
     certificate = (
-        _builder(name, name, key.public_key(), 3 * _LIFETIME)
+        _builder(name, name, key.public_key(), _now() + 3 * _LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -95,14 +98,11 @@ def _authority(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate
 def _issue(
     files: CertificateFiles, names: list[str], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
 ) -> None:
-    if files.certificate.exists():
-        old = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        if not _is_ours(old):
-            raise ValueError(f"{files.certificate} is another authority's")
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    expires = min(_now() + _LIFETIME, authority.not_valid_after_utc)
     certificate = (
-        _builder(subject, authority.subject, key.public_key(), _LIFETIME)
+        _builder(subject, authority.subject, key.public_key(), expires)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -113,8 +113,16 @@ def _issue(
     _write(files.certificate, certificate.public_bytes(Encoding.PEM), 0o644)
 
 
+def _check_place(files: CertificateFiles) -> None:
+    """Raises ValueError where a certificate or a key would be written over that was not made here."""
+    if files.certificate.exists() and not _is_ours(x509.load_pem_x509_certificate(files.certificate.read_bytes())):
+        raise ValueError(f"{files.certificate} is another authority's")
+    if files.key.exists() and not files.certificate.exists() and not files.authority.exists():
+        raise ValueError(f"{files.key} is there without a certificate")
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: datetime.timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, expires: datetime.datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -123,7 +131,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_now() - _BACKDATED)
-        .not_valid_after(_now() + lifetime)
+        .not_valid_after(expires)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 

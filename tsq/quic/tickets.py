@@ -22,6 +22,7 @@ from tsq.errors import ConfigError
 __all__ = ["SessionFile", "SessionTicket", "TicketStore"]
 
 _FORMAT = 1
+_BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
 
@@ -63,7 +64,7 @@ class SessionFile:
         try:
             ticket = _ticket_from(entry)
             expiry = None if entry["certificates_expire"] is None else float(entry["certificates_expire"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             self._warn(f"{self.path}: the session for {server} is unreadable ({error!r}); a full handshake it is")
             return None, None
         if not ticket.is_valid or (expiry is not None and expiry < datetime.datetime.now(datetime.UTC).timestamp()):
@@ -87,29 +88,30 @@ class SessionFile:
             raise ConfigError(
                 f"session file {self.path}: {error.strerror}", advice="choose a file that you may read and write"
             ) from error
-        with os.fdopen(fd, "r+", encoding="utf-8") as file:
+        with os.fdopen(fd, "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            os.fchmod(file.fileno(), 0o600)
             sessions = self._read(file.read())
+            os.fchmod(file.fileno(), 0o600)
             before = json.dumps(sessions)
             yield sessions
-            after = json.dumps(sessions)
-            if after != before:
+            if json.dumps(sessions) != before:
                 file.seek(0)
                 file.truncate()
-                json.dump({"tsq_sessions": _FORMAT, "sessions": sessions}, file)
+                file.write(json.dumps({"tsq_sessions": _FORMAT, "sessions": sessions}).encode())
 
-    def _read(self, text: str) -> dict[str, Any]:
-        if not text:
+    def _read(self, data: bytes) -> dict[str, Any]:
+        if not data:
             return {}
+        if not data.startswith(_BEGINNING):
+            raise ConfigError(f"{self.path} is not a session file", advice="give a file of its own, or one that does not exist")
         try:
-            content = json.loads(text)
+            content = json.loads(data)
             sessions = content["sessions"]
             if content["tsq_sessions"] == _FORMAT and isinstance(sessions, dict):
                 return sessions
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
-        self._warn(f"{self.path}: not a session file of this version; starting it anew")
+        self._warn(f"{self.path}: a damaged session file; starting it anew")
         return {}
 
 

@@ -73,7 +73,7 @@ def client_configuration(
         # Without a name aioquic would check the chain only.
         raise ConfigError("an empty server name", expected="the name or address that the certificate must have")
     configuration = _common(is_client=True, key_log=key_log)
-    configuration.server_name = server_name
+    configuration.server_name = _ascii_name(server_name)
     configuration.session_ticket = ticket
     if trust.insecure:
         configuration.verify_mode = ssl.CERT_NONE
@@ -166,6 +166,16 @@ def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith("*."):
         return name.partition(".")[2] == pattern[2:]
     return pattern == name
+
+
+def _ascii_name(name: str) -> str:
+    """A host name as certificates and SNI have it: A-labels (RFC 5890 §2.3.2.1)."""
+    if name.isascii():
+        return name
+    try:
+        return name.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise ConfigError(f"server name {name!r}", expected="a host name or an address") from error
 
 
 def _common(*, is_client: bool, key_log: TextIO | None) -> QuicConfiguration:

@@ -157,7 +157,7 @@ def _bind_error(host: str, port: int, error: OSError) -> ConfigError:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     advice = {
         "Address already in use": "another program has the port: `ss -ulpn` names it",
-        "Permission denied": "ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket",
+        "Permission denied": "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         "Cannot assign requested address": "no interface of this machine has that address",
     }.get(error.strerror or "", "choose another address or port")
     return ConfigError(f"cannot listen on {shown}: {error.strerror}", advice=advice)

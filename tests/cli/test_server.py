@@ -1,0 +1,303 @@
+"""tsq-server: usage and files that cannot be used, signals, reload, what it says of itself and of its certificate."""
+
+import asyncio
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+import tsq
+from tests.cli.peers import NOW, Authority
+from tests.support.processes import ServerProcess, run_client
+from tsq.cli.server import main
+from tsq.config import ClientOptions, Trust
+from tsq.errors import HandshakeTimeout
+from tsq.quic.selfsigned import CertificateFiles
+
+OK, USAGE, CERTIFICATE = 0, 2, 4
+
+
+class Run(NamedTuple):
+    """What a command gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+Serve = Callable[..., Run]
+
+
+@pytest.fixture
+def serve(capsys: pytest.CaptureFixture[str]) -> Serve:
+    """tsq-server inside this process, for what ends before it serves."""
+
+    def run(*arguments: object) -> Run:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Run(end.value.code, captured.out, captured.err)
+
+    return run
+
+
+def options(files: CertificateFiles, *more: str | Path) -> list[str | Path]:
+    return ["--listen", "127.0.0.1:0", "--cert", files.certificate, "--key", files.key, *more]
+
+
+def copied(files: CertificateFiles, directory: Path) -> CertificateFiles:
+    """These files in a directory of the test's own, where it may change them."""
+    directory.mkdir(exist_ok=True)
+    return CertificateFiles(*(Path(shutil.copy(file, directory)) for file in (files.authority, files.certificate, files.key)))
+
+
+def logged(server: ServerProcess, words: str) -> None:
+    """Read the server's log up to the line with these words."""
+    for line in server.process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"the log ended without {words!r}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --cert and --key, or --self-signed"),
+        (["--cert", "cert.pem"], "give --cert and --key, or --self-signed"),
+        (["--key", "key.pem"], "give --cert and --key, or --self-signed"),
+        (["--cert", "cert.pem", "--key", "key.pem", "--self-signed", "lab"], "give --cert and --key, or --self-signed"),
+        (["--cert", "cert.pem", "--self-signed", "lab"], "give --cert and --key, or --self-signed"),
+        (["--self-signed", "lab", "--listen", "localhost:443"], "a numeric IPv4 address, or an IPv6 one in brackets"),
+        (["--self-signed", "lab", "--listen", "0.0.0.0"], "expected ADDRESS:PORT, such as 0.0.0.0:443 or [::]:443"),
+        (["--self-signed", "lab", "--listen", "::1:443"], "brackets around IPv6, and only there"),
+        (["--self-signed", "lab", "--listen", "127.0.0.1:65536"], "expected a number from 0 to 65535"),
+        (["--self-signed", "lab", "--max-connections", "0"], "expected a number from 1 to 10000000"),
+        (["--self-signed", "lab", "--max-connections", "many"], "expected a number from 1 to 10000000"),
+        (["--self-signed", "lab", "--retry", "sometimes"], "invalid choice: 'sometimes'"),
+        (["--self-signed", "lab", "--log-level", "loud"], "invalid choice: 'loud'"),
+        (["--self-signed", "lab", "127.0.0.1:443"], "unrecognized arguments: 127.0.0.1:443"),
+    ],
+)
+def test_usage_errors_exit_2_and_say_what_is_wrong(serve, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    run = serve(*arguments)
+    assert (run.status, run.out) == (USAGE, "")
+    assert run.err.startswith("usage: tsq-server ")
+    assert words in run.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_prints_program_and_version(serve):
+    assert serve("--version") == (OK, f"tsq-server {tsq.__version__}\n", "")
+
+
+def test_help_tells_signals_and_exit_status(serve):
+    run = serve("--help")
+    assert (run.status, run.err) == (OK, "")
+    words = " ".join(run.out.split())
+    assert "SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew" in words
+    assert "exit status: 1 failure at run time, 2 usage or a file or address that cannot be used" in words
+
+
+def encrypted(directory: Path, files: CertificateFiles) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    file = directory / "locked.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    return files.certificate, file
+
+
+def garbage(directory: Path, files: CertificateFiles) -> tuple[Path, Path]:
+    file = directory / "garbage.pem"
+    file.write_bytes(bytes(range(256)))
+    return file, files.key
+
+
+def swapped(directory: Path, files: CertificateFiles) -> tuple[Path, Path]:
+    return files.key, files.certificate
+
+
+def missing(directory: Path, files: CertificateFiles) -> tuple[Path, Path]:
+    return directory / "none.pem", files.key
+
+
+def mismatched(directory: Path, files: CertificateFiles) -> tuple[Path, Path]:
+    return files.certificate, Authority().issue(directory / "other").key
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (missing, "No such file or directory"),
+        (garbage, "both in PEM form"),
+        (swapped, "both in PEM form"),
+        (encrypted, "an unencrypted private key"),
+        (mismatched, "do not belong together"),
+    ],
+)
+def test_files_that_cannot_be_used_exit_2_and_are_named(serve, tmp_path, certificates, fault, words):
+    certificate, key = fault(tmp_path, certificates)
+    run = serve("--listen", "127.0.0.1:0", "--cert", certificate, "--key", key)
+    assert (run.status, run.out) == (USAGE, "")
+    assert str(certificate) in run.err
+    assert str(key) in run.err
+    assert words in run.err
+    assert "Traceback" not in run.err
+
+
+def test_a_port_in_use_exits_2_and_says_how_to_find_who_has_it(serve, certificates):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        run = serve("--listen", address, "--cert", certificates.certificate, "--key", certificates.key)
+    assert (run.status, run.out) == (USAGE, "")
+    assert f"cannot listen on {address}: Address already in use: another program has the port: `ss -ulpn` names it" in run.err
+
+
+def test_an_address_of_another_machine_exits_2(serve, certificates):
+    run = serve("--listen", "192.0.2.1:0", "--cert", certificates.certificate, "--key", certificates.key)
+    assert run.status == USAGE
+    assert "no interface of this machine has that address" in run.err
+
+
+def test_a_self_signed_directory_that_cannot_be_made_exits_2(serve, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = serve("--listen", "127.0.0.1:0", "--self-signed", tmp_path / "file" / "lab")
+    assert run.status == USAGE
+    assert "cannot keep a self-signed certificate in" in run.err
+    assert "give a directory of its own" in run.err
+
+
+# --------------------------------------------------------------------------------------------------------------- serving
+
+
+def test_each_address_that_is_listened_on_is_printed_and_answers(certificates):
+    arguments = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--cert", certificates.certificate, "--key", certificates.key]
+    with ServerProcess(arguments) as server:
+        hosts = [target.host for target in server.targets]
+        run = run_client(*map(str, server.targets), "--ca", certificates.authority, "--interval", "0")
+        assert server.stop() == OK
+    assert hosts == ["127.0.0.1", "::1"]
+    assert run.returncode == OK
+    assert server.output == "".join(f"tsq-server: listening on {target} (UDP)\n" for target in server.targets)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_with_status_0_and_its_counters_in_the_log(certificates, number):
+    with ServerProcess(options(certificates)) as server:
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        assert server.stop(number) == OK
+    assert "Traceback" not in server.errors
+    assert "tsq-server: INFO: requests: datagram: 3\n" in server.errors
+    assert "tsq-server: INFO: answered: 3\n" in server.errors
+    assert "tsq-server: INFO: handshakes: full: 1\n" in server.errors
+
+
+def test_log_level_error_is_silent_when_nothing_is_wrong(certificates):
+    with ServerProcess(options(certificates, "--log-level", "error")) as server:
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        assert server.stop() == OK
+    assert server.errors == ""
+
+
+def test_self_signed_makes_a_certificate_that_clients_verify_by_all_local_names(tmp_path):
+    with ServerProcess(["--listen", "127.0.0.1:0", "--self-signed", tmp_path / "lab", "--name", "time.example"]) as server:
+        ca = tmp_path / "lab" / "ca.pem"
+        for name in ("127.0.0.1", "localhost", "time.example", "::1", socket.gethostname()):
+            run = run_client(server.target, "--ca", ca, "--interval", "0", "--server-name", name)
+            assert (run.returncode, run.stderr) == (OK, "")
+        assert server.stop() == OK
+    assert f"tsq-server: WARNING: self-signed certificate: clients need --ca {ca}\n" in server.errors
+    assert stat.S_IMODE((tmp_path / "lab" / "key.pem").stat().st_mode) == 0o600
+
+
+def test_retry_always_is_seen_by_no_client_and_counted(certificates):
+    with ServerProcess(options(certificates, "--retry", "always")) as server:
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        assert server.stop() == OK
+    assert "INFO: retries: 1\n" in server.errors
+
+
+def test_connections_over_the_limit_are_not_accepted_and_counted(certificates):
+    trust = Trust(ca_file=str(certificates.authority))
+
+    async def two_at_a_time(server: ServerProcess) -> None:
+        async with tsq.connect(server.target, ClientOptions(trust=trust)) as first:
+            with pytest.raises(HandshakeTimeout):
+                async with tsq.connect(server.target, ClientOptions(trust=trust, timeout=0.3)):
+                    pass
+            assert (await first.sample()).valid
+
+    with ServerProcess(options(certificates, "--max-connections", "1")) as server:
+        asyncio.run(two_at_a_time(server))
+        assert server.stop() == OK
+    assert "INFO: dropped: connection limit reached: " in server.errors
+
+
+def test_an_expired_certificate_is_served_and_complained_about(tmp_path):
+    files = Authority().issue(tmp_path, not_after=NOW)
+    with ServerProcess(options(files)) as server:
+        run = run_client(server.target, "--ca", files.authority)
+        assert server.stop() == OK
+    assert run.returncode == CERTIFICATE
+    assert "tsq-server: ERROR: the certificate expired 0 days ago; it is served all the same" in server.errors
+
+
+def test_sslkeylogfile_gets_the_secrets_in_a_private_file_and_that_is_said(certificates, tmp_path):
+    log = tmp_path / "keys.log"
+    with ServerProcess(options(certificates), SSLKEYLOGFILE=str(log)) as server:
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0", SSLKEYLOGFILE="").returncode == OK
+        assert server.stop() == OK
+    assert f"tsq-server: TLS secrets go to {log} (SSLKEYLOGFILE)\n" in server.errors
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert "SERVER_TRAFFIC_SECRET_0" in log.read_text()
+
+
+def test_an_unwritable_sslkeylogfile_exits_2(serve, certificates, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "no" / "keys.log"))
+    run = serve(*options(certificates))
+    assert run.status == USAGE
+    assert "name a file that can be written, or unset it" in run.err
+
+
+# ---------------------------------------------------------------------------------------------------------------- reload
+
+
+def test_sighup_serves_the_new_certificate_to_new_clients(certificates, tmp_path):
+    files = copied(certificates, tmp_path / "live")
+    fresh = Authority("The next authority").issue(tmp_path / "fresh")
+    with ServerProcess(options(files)) as server:
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        shutil.copy(fresh.certificate, files.certificate)
+        shutil.copy(fresh.key, files.key)
+        server.send_signal(signal.SIGHUP)
+        logged(server, "INFO: certificate reloaded")
+        assert run_client(server.target, "--ca", fresh.authority, "--interval", "0").returncode == OK
+        assert run_client(server.target, "--ca", certificates.authority).returncode == CERTIFICATE
+        assert server.stop() == OK
+
+
+@pytest.mark.parametrize("fault", ["missing", "garbage", "mismatch"])
+def test_sighup_with_files_that_cannot_be_used_keeps_the_old_certificate(certificates, tmp_path, fault):
+    files = copied(certificates, tmp_path / "live")
+    with ServerProcess(options(files)) as server:
+        if fault == "missing":
+            files.key.unlink()
+        elif fault == "garbage":
+            files.certificate.write_text("not PEM")
+        else:
+            shutil.copy(Authority().issue(tmp_path / "other").key, files.key)
+        server.send_signal(signal.SIGHUP)
+        logged(server, "ERROR: certificate not reloaded, the old one stays: certificate ")
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        assert server.stop() == OK

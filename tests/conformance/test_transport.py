@@ -1,0 +1,256 @@
+"""How messages travel: ALPN (R1), Datagram Mode, Stream Mode (R2), and the way from the one to the other."""
+
+import pytest
+
+from tests import oracle
+from tests.foreign import ForeignClient, PacketLog
+from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support.world import World
+from tsq.config import Trust
+from tsq.errors import AlpnRefused
+from tsq.quic import tls
+from tsq.timing.sample import Reason
+from tsq.wire.message import ErrorReply, Mode, Response, decode_response
+from tsq.wire.tlv import ErrorCode
+
+NO_APPLICATION_PROTOCOL = 0x100 + 120  # RFC 9001 §8.1
+
+
+@pytest.fixture
+def world(certificates):
+    return World(certificates)
+
+
+def assert_answered(data: bytes) -> None:
+    response = decode_response(data)
+    assert isinstance(response, Response)
+    assert response.nonce == NONCE
+
+
+def assert_malformed_reply(data: bytes) -> None:
+    reply = decode_response(data)
+    assert isinstance(reply, ErrorReply)
+    assert reply.code == ErrorCode.MALFORMED_REQUEST
+
+
+def test_R1_client_offers_tsq_1_then_tsq():
+    assert tls.client_configuration("localhost", Trust()).alpn_protocols == ["tsq/1", "tsq"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["tsq/1", "tsq"], "tsq/1"), (["tsq", "tsq/1"], "tsq/1"), (["tsq"], "tsq"), (["tsq/1"], "tsq/1"), (["h3", "tsq"], "tsq")],
+)
+def test_R1_server_accepts_either_and_prefers_tsq_1(world, offered, chosen):
+    client = ForeignClient(world, alpn_protocols=offered)
+    assert client.alpn == chosen
+    assert_answered(client.ask(PLAIN_REQUEST)[0])
+    assert_answered(client.ask_stream(PLAIN_REQUEST))
+
+
+@pytest.mark.parametrize("offered", [["h3"], ["tsq/2", "TSQ", "tsq/1 "], None])
+def test_R1_server_refuses_any_other_alpn_and_none(world, offered):
+    client = ForeignClient(world, alpn_protocols=offered)
+    # aioquic tells of a close by the peer at the end of its draining period (RFC 9000 §10.2.2).
+    world.run(2)
+    assert not client.established
+    assert client.end is not None
+    assert client.end.error_code == NO_APPLICATION_PROTOCOL
+    world.run(60)
+    assert world.router.connections == []
+    assert world.counters.get("requests") == 0
+
+
+@pytest.mark.parametrize(("spoken", "chosen"), [(["tsq/1"], "tsq/1"), (["tsq"], "tsq"), (["tsq", "tsq/1"], "tsq")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_R1_client_takes_either_from_a_server(world, spoken, chosen, stream):
+    world.router.configuration.alpn_protocols = spoken
+    session = world.session(stream=stream)
+    world.run(0.5)
+    world.exchange(session)
+    assert session.alpn == chosen
+    assert session.samples[0].valid
+
+
+@pytest.mark.parametrize("spoken", [["h3"], None])
+@pytest.mark.parametrize("stream", [False, True])
+def test_R1_client_refuses_a_server_of_another_alpn_or_none(world, spoken, stream):
+    world.router.configuration.alpn_protocols = spoken
+    session = world.session(stream=stream)
+    world.run(2)
+    assert isinstance(session.error, AlpnRefused)
+    assert not session.established
+
+
+def test_datagram_mode_one_frame_is_one_message(world):
+    client = ForeignClient(world)
+    other = oracle.pack([(oracle.NONCE, bytes(16))])
+    answers = client.ask(PLAIN_REQUEST, other)
+    assert [decode_response(answer).nonce for answer in answers] == [NONCE, bytes(16)]
+    assert client.ask(PLAIN_REQUEST + other) == []
+
+
+@pytest.mark.parametrize("fin", [True, False])
+def test_R2_server_answers_with_and_without_fin_and_ends_the_stream(world, fin):
+    client = ForeignClient(world)
+    stream = client.open()
+    assert_answered(client.write(stream, PLAIN_REQUEST, fin=fin))
+    assert stream in client.finished
+
+
+@pytest.mark.parametrize("fin", [True, False])
+def test_R2_request_split_at_every_byte_gets_one_answer(world, fin):
+    client = ForeignClient(world)
+    for split in range(1, len(PLAIN_REQUEST)):
+        stream = client.open()
+        assert client.write(stream, PLAIN_REQUEST[:split], fin=False) == b""
+        assert_answered(client.write(stream, PLAIN_REQUEST[split:], fin=fin))
+        assert stream in client.finished
+    assert world.counters.get("answered") == len(PLAIN_REQUEST) - 1
+
+
+def test_R2_request_in_single_bytes_gets_one_answer(world):
+    client = ForeignClient(world)
+    stream = client.open()
+    for byte in PLAIN_REQUEST[:-1]:
+        assert client.write(stream, bytes([byte]), fin=False) == b""
+    assert_answered(client.write(stream, PLAIN_REQUEST[-1:], fin=False))
+
+
+def test_R2_fin_after_the_answer_changes_nothing(world):
+    client = ForeignClient(world)
+    stream = client.open()
+    # Sent before the server's answer, and its STOP_SENDING, can be there: a datagram of its own.
+    client.write(stream, PLAIN_REQUEST, fin=False, seconds=0)
+    assert_answered(client.write(stream, b"", fin=True))
+    assert world.counters.get("requests") == 1
+    assert_answered(client.ask_stream(PLAIN_REQUEST))
+
+
+def test_R2_more_streams_without_fin_than_may_be_open_at_once(world):
+    # Each one that is answered is stopped, or the limit of 16 would be the end of it.
+    client = ForeignClient(world)
+    for _ in range(40):
+        assert_answered(client.ask_stream(PLAIN_REQUEST, fin=False))
+
+
+def test_R2_two_requests_in_one_read_are_malformed_at_fin(world):
+    client = ForeignClient(world)
+    stream = client.open()
+    assert client.write(stream, PLAIN_REQUEST * 2, fin=False) == b""
+    assert_malformed_reply(client.write(stream, b"", fin=True))
+    assert stream in client.finished
+
+
+@pytest.mark.parametrize("fin", [True, False])
+def test_R2_second_request_after_the_answer_is_ignored(world, fin):
+    client = ForeignClient(world)
+    stream = client.open()
+    # Sent before the server's answer, and its STOP_SENDING, can be there: a datagram of its own.
+    client.write(stream, PLAIN_REQUEST, fin=False, seconds=0)
+    assert_answered(client.write(stream, PLAIN_REQUEST, fin=fin))
+    assert world.counters.get("requests") == 1
+    assert_answered(client.ask_stream(PLAIN_REQUEST))
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\x64", b"\x64\x05abc", b"GET / HTTP/1.1"])
+def test_R2_garbage_behind_the_request_is_malformed_at_fin(world, tail):
+    client = ForeignClient(world)
+    stream = client.open()
+    assert client.write(stream, PLAIN_REQUEST + tail, fin=False) == b""
+    assert_malformed_reply(client.write(stream, b"", fin=True))
+    assert stream in client.finished
+    assert_answered(client.ask_stream(PLAIN_REQUEST))
+
+
+def test_R2_rest_that_completes_a_tlv_is_waited_for(world):
+    client = ForeignClient(world)
+    stream = client.open()
+    assert client.write(stream, PLAIN_REQUEST + b"\x64\x05abc", fin=False) == b""
+    assert_answered(client.write(stream, b"de", fin=False))
+
+
+def test_R2_stream_without_a_message_gets_an_error_at_fin(world):
+    client = ForeignClient(world)
+    stream = client.open()
+    assert_malformed_reply(client.write(stream, b"", fin=True))
+    assert stream in client.finished
+
+
+def test_R2_request_without_end_is_stopped(world):
+    client = ForeignClient(world)
+    stream = client.open()
+    for _ in range(4):
+        client.write(stream, PLAIN_REQUEST + bytes([100, 255]) + bytes(700), fin=False)
+        if stream in client.reset:
+            break
+    assert stream in client.reset
+    assert client.end is None
+    assert_answered(client.ask_stream(PLAIN_REQUEST))
+
+
+def test_R2_client_ends_its_request_with_fin(world):
+    log = PacketLog(world)
+    session = world.session(stream=True)
+    world.run(0.5)
+    world.exchange(session)
+    frames = [frame for packet in log.packets("packet_received") for frame in packet if frame["frame_type"] == "stream"]
+    assert [(frame["offset"], frame["length"], frame.get("fin")) for frame in frames] == [(0, 18, True)]
+
+
+def test_R2_every_request_has_its_own_client_initiated_bidirectional_stream(world):
+    log = PacketLog(world)
+    session = world.session(stream=True)
+    world.run(0.5)
+    for _ in range(20):
+        world.exchange(session, 0.1)
+    frames = [frame for packet in log.packets("packet_received") for frame in packet if frame["frame_type"] == "stream"]
+    assert [frame["stream_id"] for frame in frames] == [4 * number for number in range(20)]
+    assert all(sample.valid for sample in session.samples)
+    assert len(session.samples) == 20
+
+
+def test_both_modes_work_on_one_connection(world):
+    client = ForeignClient(world)
+    for _ in range(3):
+        assert_answered(client.ask(PLAIN_REQUEST)[0])
+        assert_answered(client.ask_stream(PLAIN_REQUEST))
+    assert world.counters.get("handshakes") == 1
+    assert world.counters.get("requests", Mode.DATAGRAM) == world.counters.get("requests", Mode.STREAM) == 3
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+def test_client_uses_stream_mode_where_the_server_takes_no_datagrams_and_says_so(world, limit):
+    world.router.configuration.max_datagram_frame_size = limit
+    session = world.session()
+    world.run(0.5)
+    world.exchange(session)
+    assert session.mode is Mode.STREAM
+    assert len(session.notices) == 1
+    assert "Stream Mode" in session.notices[0]
+    assert session.samples[0].valid
+    assert world.counters.get("requests", Mode.STREAM) == 1
+
+
+def test_client_says_nothing_where_the_server_takes_datagrams(world):
+    session = world.session()
+    world.run(0.5)
+    assert session.mode is Mode.DATAGRAM
+    assert session.notices == []
+
+
+def test_server_sends_no_datagram_larger_than_the_client_takes(world):
+    # RFC 9221 §3: 38 bytes of response, 3 bytes of frame.
+    client = ForeignClient(world, max_datagram_frame_size=38)
+    assert client.ask(PLAIN_REQUEST) == []
+    assert world.counters.get("unanswered", "peer takes no datagram of this size") == 1
+    assert client.end is None
+    assert_answered(client.ask_stream(PLAIN_REQUEST))
+
+
+def test_session_without_answer_fails_by_its_reason(world):
+    session = world.session(timeout=1.0)
+    world.run(0.5)
+    world.to_server = lambda data, number: []
+    world.exchange(session, 2.0)
+    assert [sample.reason for sample in session.samples] == [Reason.NO_ANSWER]

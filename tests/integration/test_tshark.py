@@ -1,0 +1,181 @@
+"""Wireshark's dissector sees what TSQ sends: the commands of docs/howto/decrypt-with-wireshark.md, run as they stand there."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.peers import PATIENCE, process, read_until
+from tests.support.processes import BIN
+from tsq.config import parse_target
+
+pytestmark = pytest.mark.foreign
+
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "decrypt-with-wireshark.md"
+PORT = "4433"
+SAMPLES = 3
+ACK, DATAGRAM = 2, {0x30, 0x31}
+
+
+def commands(port: int | str) -> list[tuple[list[str], dict[str, str]]]:
+    """The page's shell commands in their order, each as (arguments, environment), with this port in place of the page's."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = []
+    for line in "".join(blocks).replace("\\\n", "").splitlines():
+        words = shlex.split(line.removeprefix("$ ").replace(PORT, str(port)))
+        variables = dict(os.environ, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+        while "=" in words[0]:
+            name, _, value = words.pop(0).partition("=")
+            variables[name] = value
+        found.append((words, variables))
+    return found
+
+
+@dataclass
+class Capture:
+    """A capture in a directory of its own, and how to look at it: by the page's commands for tshark, in their order."""
+
+    directory: Path
+    port: int
+    readers: list[list[str]]
+
+    def look(self, number: int, *more: str, keys: str = "client-keys.log") -> list[str]:
+        words = [word.replace("client-keys.log", keys) for word in self.readers[number]]
+        done = subprocess.run(
+            [*words, *more], cwd=self.directory, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+
+def wait_for_packet(directory: Path, port: int) -> None:
+    """Until the capture file holds the last packet of the client's connection: what was captured reaches it in steps."""
+    end = time.monotonic() + PATIENCE
+    command = [
+        "tshark", "-r", "tsq.pcapng", "-d", f"udp.port=={port},quic", "-o", "tls.keylog_file:client-keys.log",
+        "-Y", "quic.cc.error_code.app || quic.cc.error_code",
+    ]
+    while time.monotonic() < end:
+        # The file may end in the middle of a packet: that is no failure yet.
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        if done.stdout:
+            return
+    raise AssertionError(f"the capture lacks the connection's end: {done.stderr}")
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory) -> Capture:
+    """What the page tells to do, done once."""
+    if shutil.which("tshark") is None:
+        pytest.skip("tshark is not installed: `make peers` installs it where it may")
+    directory: Any = tmp_path_factory.mktemp("capture")
+    (server_words, server_variables), *_ = commands(0)
+    with process(server_words, cwd=directory, env=server_variables) as server:
+        port = parse_target(read_until(server.stdout, "(UDP)").split()[3]).port
+        _, (capture_words, capture_variables), (client_words, client_variables), *readers = commands(port)
+        with process(capture_words, cwd=directory, env=capture_variables) as tshark:
+            try:
+                read_until(tshark.stderr, "Capture started")
+            except AssertionError as error:
+                if "permission" in str(error).lower():
+                    pytest.skip("no right to capture on lo: run as root, or as a member of the group that dumpcap is for")
+                raise
+            done = subprocess.run(
+                client_words, cwd=directory, env=client_variables, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            wait_for_packet(directory, port)
+            tshark.send_signal(signal.SIGINT)
+            tshark.communicate(timeout=PATIENCE)
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=PATIENCE)
+        assert server.returncode == 0
+    return Capture(directory, port, [words for words, _ in readers])
+
+
+@dataclass
+class Packet:
+    """A line of the page's table."""
+
+    from_server: bool
+    alpn: str
+    frames: list[int]
+    messages: list[bytes]
+
+
+def table(capture: Capture, keys: str = "client-keys.log") -> list[Packet]:
+    packets = []
+    for line in capture.look(1, keys=keys):
+        port, alpn, frames, messages = line.split("\t")
+        packets.append(
+            Packet(
+                int(port) == capture.port,
+                alpn,
+                [int(frame, 0) for frame in frames.split(",") if frame],
+                [bytes.fromhex(message) for message in messages.split(",") if message],
+            )
+        )
+    return packets
+
+
+def test_tshark_decrypts_quic_that_agreed_on_tsq(capture):
+    lines = capture.look(0)
+    assert any("QUIC" in line and "Initial" in line for line in lines)
+    assert not any("Malformed" in line for line in lines)
+    offers = {(packet.from_server, packet.alpn) for packet in table(capture) if packet.alpn}
+    assert offers == {(False, "tsq/1,tsq"), (True, "tsq/1")}
+
+
+@pytest.mark.parametrize("keys", ["client-keys.log", "server-keys.log"])
+def test_either_side_s_secrets_show_requests_and_answers_in_datagram_frames(capture, keys):
+    packets = table(capture, keys)
+    requests = [message for packet in packets if not packet.from_server for message in packet.messages]
+    answers = [message for packet in packets if packet.from_server for message in packet.messages]
+    assert len(requests) == len(answers) == SAMPLES
+    for request, answer in zip(requests, answers, strict=True):
+        assert request[:2] == b"\x01\x10"
+        assert len(request) == 18
+        assert answer[:18] == request
+        assert answer[18:20] == b"\x02\x08"
+        assert answer[28:30] == b"\x03\x08"
+        assert len(answer) == 38
+    assert all(DATAGRAM & set(packet.frames) for packet in packets if packet.messages)
+
+
+def test_acknowledgment_travels_in_the_answer_s_packet(capture):
+    answers = [packet for packet in table(capture) if packet.from_server and packet.messages]
+    assert len(answers) == SAMPLES
+    for packet in answers:
+        assert ACK in packet.frames
+        assert DATAGRAM & set(packet.frames)
+
+
+def test_page_s_display_filters_find_requests_and_answers(capture):
+    assert len(capture.look(2)) == SAMPLES
+    assert len(capture.look(3)) == SAMPLES
+    assert len(capture.readers) == 4
+
+
+def test_client_s_handshake_ends_in_the_packet_that_carries_its_first_request(capture):
+    first = next(packet for packet in table(capture) if packet.messages)
+    assert 6 in first.frames  # CRYPTO
+
+
+def test_nothing_is_read_without_the_secrets(capture):
+    words = [word for word in capture.readers[1] if word != "-o" and not word.startswith("tls.keylog_file")]
+    done = subprocess.run(words, cwd=capture.directory, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout
+    assert not any(line.split("\t")[3] for line in done.stdout.splitlines())
+
+
+def test_secrets_are_their_owner_s_only(capture):
+    for name in ("client-keys.log", "server-keys.log"):
+        assert (capture.directory / name).stat().st_mode & 0o077 == 0

@@ -1,0 +1,270 @@
+"""Session tickets: each is used once, in a private file that never lends one to another trust and survives what others wrote."""
+
+import datetime
+import json
+import os
+import random
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from aioquic.tls import CipherSuite, SessionTicket
+
+from tsq.errors import ConfigError
+from tsq.quic.tickets import SessionFile, TicketStore
+
+NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+DAY = datetime.timedelta(days=1)
+SOURCE = random.Random(23)
+CA = "ca:0123"
+
+
+def ticket(*, not_before: datetime.datetime = NOW - DAY, not_after: datetime.datetime = NOW + DAY) -> SessionTicket:
+    """A ticket like a server's."""
+    return SessionTicket(
+        age_add=SOURCE.getrandbits(32),
+        cipher_suite=CipherSuite.AES_128_GCM_SHA256,
+        not_valid_after=not_after,
+        not_valid_before=not_before,
+        resumption_secret=SOURCE.randbytes(32),
+        server_name="time.example",
+        ticket=SOURCE.randbytes(64),
+        max_early_data_size=0xFFFFFFFF,
+        other_extensions=[(0x39, SOURCE.randbytes(40))],
+    )
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def file(tmp_path, warnings) -> SessionFile:
+    return SessionFile(str(tmp_path / "sessions"), warnings.append)
+
+
+# ----------------------------------------------------------------------------------------------------- the client's file
+
+
+def test_a_ticket_comes_back_whole_and_once(file, warnings):
+    kept = ticket()
+    file.save("host name", CA, kept, None)
+    assert file.take("host name", CA) == (kept, None)
+    assert file.take("host name", CA) == (None, None)
+    assert warnings == []
+
+
+def test_a_new_file_is_private_and_an_old_one_is_made_so(file):
+    path = Path(file.path)
+    file.take("host name", CA)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    file.save("host name", CA, ticket(), None)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_mode_does_not_depend_on_the_umask(file):
+    before = os.umask(0)
+    try:
+        file.save("host name", CA, ticket(), None)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Path(file.path).stat().st_mode) == 0o600
+
+
+def test_the_newest_ticket_of_a_server_is_the_one_that_is_kept(file):
+    old, new = ticket(), ticket()
+    file.save("host name", CA, old, None)
+    file.save("host name", CA, new, None)
+    assert file.take("host name", CA)[0] == new
+    assert file.take("host name", CA)[0] is None
+
+
+def test_servers_do_not_get_each_others_tickets(file):
+    one, other = ticket(), ticket()
+    file.save("one:443 one", CA, one, None)
+    file.save("other:443 other", CA, other, None)
+    assert file.take("third:443 third", CA)[0] is None
+    assert file.take("other:443 other", CA)[0] == other
+    assert file.take("one:443 one", CA)[0] == one
+
+
+@pytest.mark.parametrize("trust", ["system", "insecure", "ca:4567", ""])
+def test_a_ticket_is_never_lent_to_another_trust(file, trust):
+    file.save("host name", CA, ticket(), None)
+    assert file.take("host name", trust) == (None, None)
+
+
+@pytest.mark.parametrize(("not_before", "not_after"), [(NOW - 2 * DAY, NOW - DAY), (NOW + DAY, NOW + 2 * DAY)])
+def test_a_ticket_out_of_its_time_is_not_used(file, not_before, not_after, warnings):
+    file.save("host name", CA, ticket(not_before=not_before, not_after=not_after), None)
+    assert file.take("host name", CA) == (None, None)
+    assert warnings == []
+
+
+def test_a_ticket_does_not_outlive_the_certificates_that_it_was_earned_with(file):
+    kept = ticket()
+    file.save("host name", CA, kept, (NOW - DAY).timestamp())
+    assert file.take("host name", CA) == (None, None)
+    expiry = (NOW + DAY).timestamp()
+    file.save("host name", CA, kept, expiry)
+    assert file.take("host name", CA) == (kept, expiry)
+
+
+def test_the_file_is_bounded_and_the_oldest_go_first(file, monkeypatch):
+    monkeypatch.setattr("tsq.quic.tickets._MAX_SAVED", 5)
+    kept = [ticket() for _ in range(8)]
+    for number, item in enumerate(kept):
+        file.save(f"host {number}", CA, item, None)
+    assert len(json.loads(Path(file.path).read_text())["sessions"]) == 5
+    assert [file.take(f"host {number}", CA)[0] for number in range(8)] == [None, None, None, *kept[3:]]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"", b":", b": 1}", b': 1, "sessions": []}', b': 2, "sessions": {}}', b': 1, "sessions": {"host name', b": \xff\xfe\x00",
+        b"\x00" * 100, b": " + b"[" * 100_000,
+    ],
+    ids=lambda rest: repr(rest[:24]),
+)
+def test_a_damaged_file_is_reported_ignored_and_written_anew(file, warnings, rest):
+    Path(file.path).write_bytes(b'{"tsq_sessions"' + rest)
+    assert file.take("host name", CA) == (None, None)
+    assert warnings == [f"{file.path}: a damaged session file; starting it anew"]
+    kept = ticket()
+    file.save("host name", CA, kept, None)
+    assert file.take("host name", CA)[0] == kept
+
+
+@pytest.mark.parametrize("content", [b"\n", b"{}", b"[]", b'{"name": "mine"}', b"notes of mine", b"\xff\xfe\x00", bytes(100)])
+def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(file, content):
+    path = Path(file.path)
+    path.write_bytes(content)
+    path.chmod(0o640)
+    for use in (lambda: file.take("host name", CA), lambda: file.save("host name", CA, ticket(), None)):
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert f"{path} is not a session file" in str(caught.value)
+        assert "give a file of its own" in str(caught.value)
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ticket": "not base64!"}, {"ticket": None}, {"secret": 5}, {"cipher_suite": 1}, {"cipher_suite": "x"}, {"age_add": None},
+        {"not_after": "soon"}, {"not_after": None}, {"not_after": 1e300}, {"not_after": float("inf")}, {"not_before": float("nan")},
+        {"certificates_expire": "later"}, {"extensions": 5}, {"extensions": [[1]]}, {"extensions": [["x", "AAAA"]]},
+    ],
+    ids=str,
+)
+def test_an_entry_with_a_field_that_cannot_be_is_reported_and_dropped(file, warnings, change):
+    file.save("host name", CA, ticket(), None)
+    content = json.loads(Path(file.path).read_text())
+    content["sessions"]["host name"].update(change)
+    Path(file.path).write_text(json.dumps(content))
+    assert file.take("host name", CA) == (None, None)
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{file.path}: the session for host name is unreadable (")
+    assert file.take("host name", CA) == (None, None)
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("name", ["ticket", "secret", "cipher_suite", "age_add", "not_before", "not_after", "certificates_expire",
+                                  "extensions", "server_name", "max_early_data"])
+def test_an_entry_that_lacks_a_field_is_reported_and_dropped(file, warnings, name):
+    file.save("host name", CA, ticket(), None)
+    content = json.loads(Path(file.path).read_text())
+    del content["sessions"]["host name"][name]
+    Path(file.path).write_text(json.dumps(content))
+    assert file.take("host name", CA) == (None, None)
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("entry", [None, 5, "text", []])
+def test_an_entry_that_is_none_is_dropped(file, entry):
+    Path(file.path).write_text(json.dumps({"tsq_sessions": 1, "sessions": {"host name": entry}}))
+    assert file.take("host name", CA) == (None, None)
+    assert json.loads(Path(file.path).read_text())["sessions"] == {}
+
+
+@pytest.mark.parametrize("obstacle", ["missing directory", "directory", "link"])
+def test_a_file_that_cannot_be_used_is_an_error_that_names_it(tmp_path, warnings, obstacle):
+    path = tmp_path / "sessions"
+    if obstacle == "missing directory":
+        path = tmp_path / "none" / "sessions"
+    elif obstacle == "directory":
+        path.mkdir()
+    else:
+        # Somebody else's file under a name of ours must not be written to.
+        (tmp_path / "victim").write_text("precious")
+        path.symlink_to(tmp_path / "victim")
+    file = SessionFile(str(path), warnings.append)
+    for use in (lambda: file.take("host name", CA), lambda: file.save("host name", CA, ticket(), None)):
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert f"session file {path}: " in str(caught.value)
+        assert "choose a file that you may read and write" in str(caught.value)
+    if obstacle == "link":
+        assert (tmp_path / "victim").read_text() == "precious"
+
+
+def in_threads(count: int, work) -> None:
+    """Run work(number) in so many threads that begin together."""
+    start = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        start.wait(10)
+        work(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+
+def test_of_many_takers_at_once_one_gets_the_ticket(file, warnings):
+    kept = ticket()
+    file.save("host name", CA, kept, None)
+    taken: list[SessionTicket | None] = []
+    in_threads(8, lambda _: taken.append(SessionFile(file.path, warnings.append).take("host name", CA)[0]))
+    assert len(taken) == 8
+    assert [item for item in taken if item is not None] == [kept]
+    assert warnings == []
+
+
+def test_of_many_savers_at_once_none_is_lost(file, warnings):
+    kept = [ticket() for _ in range(8)]
+    in_threads(8, lambda number: SessionFile(file.path, warnings.append).save(f"host {number}", CA, kept[number], None))
+    assert [file.take(f"host {number}", CA)[0] for number in range(8)] == kept
+    assert warnings == []
+
+
+# ---------------------------------------------------------------------------------------------------- the server's store
+
+
+def test_a_store_gives_each_ticket_once():
+    store, kept = TicketStore(), ticket()
+    store.add(kept)
+    assert store.take(kept.ticket) is kept
+    assert store.take(kept.ticket) is None
+
+
+def test_a_store_has_nothing_for_a_ticket_that_it_never_gave():
+    store = TicketStore()
+    store.add(ticket())
+    assert store.take(b"forged") is None
+    assert store.take(b"") is None
+
+
+def test_a_store_is_bounded_and_forgets_the_oldest():
+    store = TicketStore(limit=3)
+    kept = [ticket() for _ in range(5)]
+    for item in kept:
+        store.add(item)
+    assert [store.take(item.ticket) for item in kept] == [None, None, *kept[2:]]

@@ -1,0 +1,293 @@
+"""The boundaries of the design, read off the sources: who may import what, touch aioquic's insides, read or set a clock, print."""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import Context
+
+import tsq
+from tsq.errors import ConfigError
+from tsq.quic import internals
+
+PACKAGE = Path(tsq.__file__).parent
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+COMPILED = {f"tsq.{path.stem}": path for path in sorted(PACKAGE.rglob("*.pyx"))}
+PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
+WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service"]
+# From the top. A room may use lower floors, and rooms of its own floor as long as no circle comes of it.
+FLOORS = (
+    ("tsq.cli",),
+    ("tsq.daemon",),
+    ("tsq.client", "tsq.aio", "tsq.server"),
+    ("tsq.session", "tsq.service"),
+    ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.report"),
+    ("tsq.result",),
+    ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
+    ("tsq._fast", "tsq._packet", "tsq._datapath", "tsq.errors", "tsq.metrics"),
+)
+SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|adjtime|settimeofday|stime|ctypes|cffi|CDLL")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of the modules, or names of modules, that are imported anywhere in a module, at run time."""
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def compiled_imports(path: Path) -> Iterator[str]:
+    """The same for a .pyx, whose syntax ast does not know; cimports of the project's own modules are uses, too."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"\s*from (\S+) c?import (.+)", line):
+            yield from (f"{match[1]}.{name.strip()}" for name in match[2].split(","))
+        elif match := re.match(r"\s*c?import (\S+)", line):
+            yield match[1]
+
+
+IMPORTS = {name: set(imports(tree)) for name, tree in TREES.items()} | {
+    name: set(compiled_imports(path)) for name, path in COMPILED.items()
+}
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def own_modules(names: set[str]) -> set[str]:
+    """The modules of TSQ that these imported names are, or are in."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        found |= {next((prefix for prefix in prefixes if prefix in IMPORTS), "")}
+    return found - {""}
+
+
+USES = {name: own_modules(names) - {name} for name, names in IMPORTS.items()}
+
+
+def floor(name: str) -> int:
+    matches = [number for number, rooms in enumerate(FLOORS) if any(within(name, room) for room in rooms)]
+    assert len(matches) == 1, f"{name} stands on no floor of the design, or on two"
+    return matches[0]
+
+
+def names_used(path: Path) -> list[str]:
+    """NAME tokens: what stands in strings and comments is not code."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+    return [token.string for token in tokens if token.type == tokenize.NAME]
+
+
+def attributes(tree: ast.AST) -> Iterator[ast.Attribute]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def own_private_names(tree: ast.AST) -> set[str]:
+    """Private names that a module gives to its own objects: `self._name`, fields and methods of its classes."""
+    names = {node.attr for node in attributes(tree) if isinstance(node.value, ast.Name) and node.value.id == "self"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            names |= {item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+            names |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)}
+    return {name for name in names if is_private(name)}
+
+
+def test_the_tests_see_the_whole_package():
+    assert {"tsq", "tsq.cli.client", "tsq.quic.internals", "tsq.wire.message", "tsq.timing.sample", "tsq._fast"} <= set(IMPORTS)
+    assert "tsq.errors" in USES["tsq._fast"]
+    assert "tsq.wire.message" in USES["tsq.session"]
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_every_module_has_a_docstring(name):
+    if name in COMPILED:
+        assert COMPILED[name].read_text(encoding="utf-8").startswith('"""')
+    else:
+        assert ast.get_docstring(TREES[name])
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_wire_and_timing_import_neither_asyncio_socket_time_nor_aioquic(name):
+    forbidden = ("asyncio", "socket", "select", "time", "aioquic", "logging", "tsq.host", "tsq.quic")
+    assert not [used for used in IMPORTS[name] if any(within(used, module) for module in forbidden)]
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if not within(name, "tsq.quic")])
+def test_only_quic_imports_aioquic(name):
+    assert not [used for used in IMPORTS[name] if within(used, "aioquic")]
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name != "tsq.quic.internals"])
+def test_only_internals_touches_private_attributes_of_others(name):
+    tree = TREES[name]
+    own = own_private_names(tree)
+    aioquics = {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
+    touched = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in attributes(tree)
+        if is_private(node.attr)
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+        and (node.attr not in own or node.attr in aioquics)
+        # A compiled module of our own package.
+        and not (isinstance(node.value, ast.Name) and f"{node.value.id}.{node.attr}" in IMPORTS)
+    ]
+    by_string = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("getattr", "setattr", "hasattr", "delattr")
+        and isinstance(node.args[1], ast.Constant)
+        and is_private(str(node.args[1].value))
+    ]
+    assert not touched + by_string
+
+
+def test_the_tables_of_internals_name_what_internals_touches_and_nothing_else():
+    used = {node.attr for node in attributes(TREES["tsq.quic.internals"]) if is_private(node.attr)}
+    assert used == {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "tsq.host.clock"])
+def test_only_the_one_door_sets_a_clock(name):
+    assert not [word for word in names_used(SOURCES[name]) if SETS_A_CLOCK.fullmatch(word)]
+
+
+@pytest.mark.parametrize("path", sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")]), ids=lambda path: path.name)
+def test_no_compiled_module_sets_a_clock(path):
+    # All of the text: a string in a .pyx may be C.
+    assert not re.findall(rf"\b(?:{SETS_A_CLOCK.pattern})\b", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if not within(name, "tsq.cli")])
+def test_only_cli_prints(name):
+    tree = TREES[name]
+    printed = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in ("print", "input", "breakpoint")]
+    streams = [node.lineno for node in attributes(tree) if ast.unparse(node) in ("sys.stdout", "sys.stderr", "sys.__stdout__")]
+    assert not printed + streams
+    assert not IMPORTS[name] & {"sys.stdout", "sys.stderr"}
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if name != "tsq"])
+def test_no_floor_imports_an_upper_one(name):
+    upper = {used for used in USES[name] if used != "tsq" and floor(used) < floor(name)}
+    assert not upper
+    # The package itself gives names of the upper floors: it is for users, and for the command lines.
+    assert "tsq" not in USES[name] or within(name, "tsq.cli")
+
+
+def test_no_two_modules_import_each_other_by_any_way_round():
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle of imports: {' -> '.join((*way[way.index(name) :], name))}"
+        if name not in done:
+            for used in USES[name]:
+                visit(used, (*way, name))
+            done.add(name)
+
+    for name in USES:
+        visit(name, ())
+    assert done == set(USES)
+
+
+@pytest.mark.parametrize("name", WITHOUT_CLOCK)
+def test_rules_of_the_protocol_read_no_clock(name):
+    clocks = ("time", "datetime", "tsq.host", "tsq._fast.clock_ns", "tsq._fast.realtime_ns")
+    assert not [used for used in IMPORTS[name] if any(within(used, clock) for clock in clocks)]
+    assert not [node.lineno for node in attributes(TREES[name]) if node.attr in ("clock_ns", "time_ns", "monotonic")]
+
+
+@pytest.mark.parametrize("name", [*PURE, "tsq.exchange", "tsq.responder"])
+def test_rooms_that_hold_message_content_cannot_log_it(name):
+    assert not [used for used in IMPORTS[name] if within(used, "logging") or within(used, "warnings")]
+
+
+@pytest.mark.parametrize("name", ["tsq.session", "tsq.service", "tsq.exchange", "tsq.responder", *PURE])
+def test_rules_of_the_protocol_touch_no_socket(name):
+    doors = ("socket", "select", "asyncio", "selectors", "threading", "tsq.quic.udp.UdpSocket")
+    assert not [used for used in IMPORTS[name] if any(within(used, door) for door in doors)]
+
+
+def test_the_client_starts_without_event_loop_package_metadata_and_server():
+    # json is not in the list: aioquic brings it.
+    code = "import sys, tsq.cli.client; print(*sorted(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(process.stdout.split())
+    assert "tsq.cli.client" in loaded
+    assert not loaded & {"asyncio", "importlib.metadata", "tsq.server", "tsq.service", "tsq.aio", "tsq.quic.selfsigned"}
+
+
+def test_the_blocking_library_call_starts_without_event_loop_and_server():
+    code = "import sys, tsq; tsq.query; print(*sorted(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(process.stdout.split())
+    assert "tsq.client" in loaded
+    assert not loaded & {"asyncio", "importlib.metadata", "tsq.server", "tsq.cli"}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As in a process whose first connection is yet to come."""
+    monkeypatch.setattr(internals._Checked, "done", False)
+
+
+def test_the_installed_aioquic_has_every_private_name():
+    connection = QuicConnection(configuration=QuicConfiguration(is_client=True))
+    assert not [name for name in internals.PRIVATE_NAMES if not hasattr(connection, name)]
+    context = Context(is_client=True)
+    assert not [name for name in internals.PRIVATE_TLS_NAMES if not hasattr(context, name)]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_check_accepts_the_installed_aioquic():
+    internals.check(QuicConnection(configuration=QuicConfiguration(is_client=True)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", internals.PRIVATE_NAMES)
+def test_check_refuses_a_connection_that_lacks_a_private_name(name):
+    connection = QuicConnection(configuration=QuicConfiguration(is_client=True))
+    delattr(connection, name)
+    with pytest.raises(ConfigError) as caught:
+        internals.check(connection)
+    assert name in str(caught.value)
+    assert "install aioquic" in str(caught.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_refused_aioquic_is_refused_again_for_the_next_connection():
+    connection = QuicConnection(configuration=QuicConfiguration(is_client=True))
+    del connection._spaces
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            internals.check(connection)

@@ -1,0 +1,615 @@
+"""The documentation says what the program does: what docs/ and README.md claim is run, or compared with the source.
+
+Conventions of fenced blocks, by their info string:
+
+    console run           each `$ command` is run by bash, in order, in the page's own directory; the lines below it must be what it
+                          prints, but for numbers and who took a timestamp. A line `...` stands for any lines, also none.
+    console run server    one `$ command`, started before all else on the page and ended (SIGTERM) after it.
+    python run            run by this Python in the page's directory; it must end with 0 and print no warning.
+    hex request|response  a TSQ message; `#` is not used, white space is not looked at.
+    console, python, ...  not run.
+
+Replacements: 4433 becomes the port of the page's own `server` block, else that of the `server_process` fixture. time.example.com
+is the same server by name, and SSL_CERT_FILE names its authority then, as if the system trusted it. `make demo` becomes what the
+Makefile runs for it. The directory `lab` holds ca.pem, cert.pem and key.pem, as --self-signed makes them.
+"""
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tsq
+from tests.support.processes import BIN, ServerProcess, run_client
+from tsq import errors, report
+from tsq.cli import client as client_command
+from tsq.cli import common
+from tsq.cli import server as server_command
+from tsq.config import parse_listen
+from tsq.quic.router import Drop
+from tsq.quic.selfsigned import CertificateFiles
+from tsq.responder import NoResponse
+from tsq.timing.sample import Reason
+from tsq.wire.message import ErrorReply, Request, Response, decode_request, decode_response
+from tsq.wire.tlv import TlvType
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd"})
+CLI = DOCS / "reference" / "cli.md"
+API = DOCS / "reference" / "api.md"
+PROTOCOL = DOCS / "reference" / "protocol.md"
+ARCHITECTURE = DOCS / "reference" / "architecture.md"
+FLOW = DOCS / "explanation" / "request-flow.md"
+RULINGS = {f"R{number}" for number in range(1, 13)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    info: str
+    text: str
+
+
+def blocks(page: Path, *infos: str) -> list[Block]:
+    """Fenced blocks of a page with one of these info strings; all where none is given."""
+    found = []
+    info, start, lines = None, 0, []
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if not line.startswith("```"):
+            lines.append(line)
+        elif info is None:
+            info, start, lines = line[3:].strip(), number, []
+        else:
+            found.append(Block(page, start, info, "\n".join(lines)))
+            info = None
+    assert info is None, f"{name(page)}:{start}: a block that does not end"
+    return [block for block in found if not infos or block.info in infos]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def section(page: Path, heading: str) -> str:
+    """What stands under a heading, up to the next one that is not below it."""
+    level = heading.partition(" ")[0]
+    match = re.search(rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert match, f"{name(page)}: no heading {heading!r}"
+    return match[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Table rows, their cells stripped; headers and rulers are not rows."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rulers = [at for at, row in enumerate(cells) if set("".join(row)) <= set("-: ") and "".join(row)]
+    return [row for at, row in enumerate(cells) if at not in rulers and at + 1 not in rulers]
+
+
+def code(text: str) -> list[str]:
+    """What stands in back quotes."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# ------------------------------------------------------------------------------------------------------ what is run
+
+
+@dataclasses.dataclass
+class Stage:
+    """Where a page's blocks run."""
+
+    directory: Path
+    port: int
+
+    def played(self, text: str) -> str:
+        text = text.replace("time.example.com", f"localhost:{self.port}").replace("4433", str(self.port))
+        return text.replace("make demo", f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'scripts' / 'demo.py'))}")
+
+    def environment(self, text: str = "") -> dict[str, str]:
+        names = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
+        if "time.example.com" in text:
+            names["SSL_CERT_FILE"] = str(self.directory / "lab" / "ca.pem")
+        return {**os.environ, **names}
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, tmp_path: Path, certificates: CertificateFiles) -> Iterator[Stage]:
+    page: Path = request.param
+    servers = blocks(page, "console run server")
+    assert len(servers) <= 1, f"{name(page)}: more than one server"
+    if not servers:
+        shutil.copytree(certificates.authority.parent, tmp_path / "lab")
+        running: ServerProcess = request.getfixturevalue("server_process")
+        yield Stage(tmp_path, running.target.port)
+        return
+    stage = Stage(tmp_path, free_port())
+    (command, *expected) = servers[0].text.splitlines()
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {stage.played(command.removeprefix('$ '))}"],
+        cwd=tmp_path, env=stage.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    try:
+        printed = [process.stdout.readline() for _ in expected]
+        compare(servers[0], command, expected, "".join(printed), stage)
+        yield stage
+        process.send_signal(signal.SIGTERM)
+        printed = process.communicate(timeout=20)[0]
+        assert process.returncode == 0, printed
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp6:
+        udp.bind(("127.0.0.1", 0))
+        udp6.bind(("::1", udp.getsockname()[1]))
+        return udp.getsockname()[1]
+
+
+def shape(line: str) -> str:
+    """A line of output without what differs from run to run: numbers, their signs and units, who took timestamps, temporary names,
+    column widths. Exit statuses and counts of samples stay.
+    """
+    line = re.sub(r"tsq-demo-\w+", "tsq-demo", line)
+    line = re.sub(r"\b(kernel/user|kernel|user)\b", "stamp", line)
+    number = r"[+-]?\d+(?:\.\d+)*(?:e-?\d+)?(?: (?:s|ms|µs)\b)?"
+    line = re.sub(rf"(exit status \d+|\d+/\d+|0-RTT|tsq/1|::1)|{number}", lambda match: match[1] or "0", line)
+    return re.sub(r"\s+", " ", line).strip()
+
+
+def compare(block: Block, command: str, expected: list[str], printed: str, stage: Stage) -> None:
+    wanted = "".join(".*?" if line == "..." else re.escape(shape(stage.played(line)) + "\n") for line in expected)
+    shown = "".join(shape(line) + "\n" for line in printed.splitlines())
+    assert re.fullmatch(wanted, shown, re.DOTALL), f"{name(block.page)}:{block.line}: {command}\nprints\n{printed}"
+
+
+def page_id(page: Path) -> str:
+    return page.stem
+
+
+def with_blocks(*infos: str) -> list[Path]:
+    return [page for page in PAGES if blocks(page, *infos)]
+
+
+@pytest.mark.parametrize("stage", with_blocks("console run", "console run server"), indirect=True, ids=page_id)
+def test_commands_print_what_the_page_shows(stage: Stage, request: pytest.FixtureRequest) -> None:
+    page: Path = request.node.callspec.params["stage"]
+    for block in blocks(page, "console run"):
+        steps = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+        assert steps[0] == "", f"{name(page)}:{block.line}: output before a command"
+        if steps[1].strip() == "make demo":
+            # What the demo prints begins with `$` as well.
+            steps = ["", block.text.removeprefix("$ ")]
+        for step in steps[1:]:
+            command, *expected = step.rstrip("\n").split("\n")
+            done = subprocess.run(
+                ["bash", "-c", stage.played(command)], cwd=stage.directory, env=stage.environment(command), timeout=60, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            compare(block, command, expected, done.stdout, stage)
+
+
+@pytest.mark.parametrize("stage", with_blocks("python run"), indirect=True, ids=page_id)
+def test_python_examples_run(stage: Stage, request: pytest.FixtureRequest) -> None:
+    page: Path = request.node.callspec.params["stage"]
+    for block in blocks(page, "python run"):
+        done = subprocess.run(
+            [sys.executable, "-c", stage.played(block.text)], cwd=stage.directory, env=stage.environment(block.text),
+            timeout=60, check=False, capture_output=True, text=True,
+        )
+        assert done.returncode == 0, f"{name(page)}:{block.line}\n{done.stderr}"
+        assert done.stderr == "", f"{name(page)}:{block.line}"
+
+
+@pytest.mark.parametrize("page", with_blocks("python"), ids=page_id)
+def test_other_python_examples_compile_and_use_names_that_exist(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block.text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tsq":
+                assert hasattr(tsq, node.attr), f"{name(page)}:{block.line}: tsq.{node.attr}"
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{name(page)}:{block.line}: {node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_that_are_not_run_have_options_and_targets_that_exist(page: Path) -> None:
+    text = page.read_text()
+    lines = [re.sub(r"^(?:[$#] |ExecStart=\S*/)", "", line) for block in blocks(page) for line in block.text.splitlines()]
+    lines += [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    lines += [span for span in code(prose(page)) if span.startswith(("tsq-", "make "))]
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in lines:
+        if line.startswith("make "):
+            assert line.split()[1] in targets, f"{name(page)}: {line}"
+        elif re.match(r"tsq-(server|client) ", line) and "[options]" not in line:
+            kind = server_command if line.startswith("tsq-server") else client_command
+            arguments = shlex.split(re.split(r" [;|] ?|; ", line, maxsplit=1)[0])[1:]
+            known = {text for action in kind._parser()._actions for text in action.option_strings}
+            assert {text for text in arguments if re.match(r"--?[a-z46]", text)} <= known, f"{name(page)}: {line}"
+
+
+def test_the_systemd_unit_starts_a_server_with_options_that_parse() -> None:
+    (unit,) = blocks(DOCS / "howto" / "run-a-server.md", "ini")
+    (command,) = re.findall(r"^ExecStart=(.*)$", unit.text, re.MULTILINE)
+    values = server_command._parser().parse_args(shlex.split(command)[1:])
+    assert values.listen == [parse_listen("0.0.0.0:443"), parse_listen("[::]:443")]
+    assert values.cert
+    assert values.key
+    assert "Type=notify" not in unit.text, "the server does not notify"
+
+
+# -------------------------------------------------------------------------------------------------- reference: commands
+
+COMMANDS = [("## tsq-client", client_command), ("## tsq-server", server_command)]
+
+
+def option_rows(heading: str) -> dict[tuple[str, ...], list[str]]:
+    found = {tuple(sorted(code(row[0]))): row for row in rows(section(CLI, heading)) if row[0].startswith("`-")}
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(("heading", "command"), COMMANDS, ids=["client", "server"])
+def test_documented_options_are_those_of_the_command(heading, command) -> None:
+    parser: argparse.ArgumentParser = command._parser()
+    actions = {tuple(sorted(action.option_strings)): action for action in parser._actions if action.option_strings}
+    documented = option_rows(heading)
+    assert documented.keys() == actions.keys()
+    for options, action in actions.items():
+        _, value, default, _ = documented[options]
+        takes_value = action.nargs is None
+        assert bool(value) == takes_value, options
+        if action.choices:
+            assert value.split(", ") == list(action.choices), options
+        elif takes_value:
+            assert value == (action.metavar or action.dest.upper()), options
+        if takes_value and action.default not in (None, []):
+            assert default == f"`{action.default}`", options
+        stated = re.search(r"\(default: ([^()%]+)\)", action.help or "")
+        if stated:
+            assert default.strip("`") == stated[1], options
+
+
+@pytest.mark.parametrize(
+    ("heading", "modules", "absent"),
+    [
+        ("### Exit status of tsq-client", [common, client_command], set()),
+        # What only the client gives.
+        ("### Exit status of tsq-server", [common, server_command], {"EXIT_INTERRUPTED"}),
+    ],
+)
+def test_documented_exit_statuses_are_those_of_the_source(heading, modules, absent) -> None:
+    source = {key: value for module in modules for key, value in vars(module).items() if key.startswith("EXIT_")}
+    documented = {code(row[1])[0]: int(row[0]) for row in rows(section(CLI, heading))}
+    assert documented == {key: value for key, value in source.items() if key not in absent}
+
+
+def test_every_error_has_the_exit_status_that_is_documented() -> None:
+    statuses = dict(client_command._STATUS)
+    assert statuses[errors.CertificateError] == 4
+    assert statuses[errors.NameNotFound] == 5
+    assert {statuses[kind] for kind in (errors.NothingListens, errors.Unreachable, errors.HandshakeTimeout, errors.NoAnswer)} == {3}
+    assert statuses[errors.RejectedSamples] == 6
+    assert statuses[errors.AlpnRefused] == 7
+
+
+def test_documented_columns_are_those_of_the_table() -> None:
+    documented = [code(row[0])[0] for row in rows(section(CLI, "### Output"))]
+    assert documented == list(report._HEADER)
+    assert [code(row[0])[0] for row in rows((DOCS / "tutorial" / "first-exchange.md").read_text())] == list(report._HEADER)
+
+
+def test_documented_signals_are_those_that_are_handled() -> None:
+    documented = {text for row in rows(section(CLI, "### Signals")) for text in row[0].split(", ")}
+    handled = set(re.findall(r"signal\.(SIG\w+)", inspect.getsource(server_command)))
+    assert documented == handled
+
+
+def test_documented_environment_is_read() -> None:
+    documented = {text for row in rows(section(CLI, "## Environment")) for text in code(row[0])}
+    read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", "".join(path.read_text() for path in SOURCES)))
+    assert read <= documented
+    assert documented - read == {"SSL_CERT_FILE", "SSL_CERT_DIR"}, "OpenSSL's own"
+
+
+TYPES = {
+    "string": str, "integer": int, "number": (int, float), "boolean": bool, "array of objects": list, "array of strings": list,
+    "null": type(None),
+}
+
+
+def json_table(title: str) -> dict[str, tuple[str, ...]]:
+    text = section(CLI, "### JSON").split(f"\n{title}:\n\n", 1)[1].split("\n\n", 1)[0]
+    return {code(row[0])[0]: tuple(row[1].split(" or ")) for row in rows(text)}
+
+
+def check_json(title: str, value: dict) -> None:
+    table = json_table(title)
+    assert list(value) == list(table), title
+    for key, kinds in table.items():
+        allowed = tuple(kind for text in kinds for kind in (TYPES[text] if isinstance(TYPES[text], tuple) else (TYPES[text],)))
+        assert isinstance(value[key], allowed), f"{title}: {key} is {value[key]!r}, expected {kinds}"
+        assert not isinstance(value[key], bool) or bool in allowed, key
+
+
+def test_json_has_the_documented_keys_and_types(server_process: ServerProcess, certificates: CertificateFiles) -> None:
+    done = run_client(str(server_process.target), "nowhere.invalid", "127.0.0.1:9", "--ca", certificates.authority, "--json")
+    printed = json.loads(done.stdout)
+    check_json("Top level", printed)
+    good, nowhere, _ = printed["hosts"]
+    for host in printed["hosts"]:
+        check_json("Each host", host)
+        for sample in host["samples"]:
+            check_json("Each sample", sample)
+    assert good["error"] is None
+    assert good["samples"]
+    assert nowhere["error_kind"] == "NameNotFound"
+    assert nowhere["offset"] is None
+
+
+def test_json_of_a_sample_without_an_answer_has_the_documented_types() -> None:
+    lost = report._sample_json(tsq.Sample(1, reason=Reason.NO_ANSWER))
+    check_json("Each sample", lost)
+    nullable = {key for key, kinds in json_table("Each sample").items() if "null" in kinds}
+    assert {key for key, value in lost.items() if value is None} == nullable - {"reason"}
+
+
+def test_documented_counters_are_those_that_are_counted() -> None:
+    table = {code(row[0])[0]: set(code(row[2])) for row in rows(section(CLI, "### The server's log"))}
+    text = "".join(path.read_text() for path in SOURCES)
+    counted = set(re.findall(r"[cC]ounters\.add\(\s*\"(\w+)\"", text))
+    assert table.keys() == counted
+    reasons: dict[str, set[str]] = {"dropped": {drop.value for drop in Drop}, "unanswered": {reason.value for reason in NoResponse}}
+    for kind, reason in re.findall(r"[cC]ounters\.add\(\s*\"(\w+)\", \"([^\"]+)\"", text):
+        reasons.setdefault(kind, set()).add(reason)
+    for kind in ("dropped", "unanswered", "unsent"):
+        assert table[kind] == reasons[kind], kind
+    assert table["requests"] == {"datagram", "stream"}
+    assert table["handshakes"] == {"full", "resumed", "failed"}
+
+
+# ------------------------------------------------------------------------------------------- reference: Python interface
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = API.read_text()
+    for public in tsq.__all__:
+        assert re.search(rf"(\b|tsq\.){re.escape(public)}\b", text), public
+
+
+@pytest.mark.parametrize("heading", re.findall(r"^### (\w+)$", API.read_text(), re.MULTILINE))
+def test_documented_fields_are_those_of_the_class(heading: str) -> None:
+    kind = getattr(tsq, heading)
+    text = section(API, f"### {heading}")
+    properties = {key for key, value in inspect.getmembers(kind) if isinstance(value, property)}
+    if dataclasses.is_dataclass(kind):
+        table = {code(row[0])[0]: row[1].strip("`") for row in rows(text)}
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        assert table.keys() == fields.keys() | properties
+        for key, field in fields.items():
+            assert table[key] == shown_default(field), key
+    elif issubclass(kind, str):
+        assert {member.name for member in kind} <= set(code(text))
+        for member in kind:
+            assert member.value in text or heading == "RetryPolicy", member
+    else:
+        members = {key for key, value in vars(kind).items() if not key.startswith("_") and callable(value)} | properties
+        documented = {
+            re.match(r"(?:await )?(\w+)", span)[1] for row in rows(text) for span in code(row[0])
+        }
+        assert members <= documented
+        instance_names = set(re.findall(r"self\.(\w+)(?::[^=]+)? = ", inspect.getsource(kind)))
+        assert documented - members <= instance_names
+
+
+def shown_default(field: dataclasses.Field) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return f"{field.default_factory.__name__}()"
+    if field.default is dataclasses.MISSING:
+        return ""
+    if isinstance(field.default, tsq.StampSource):
+        return field.default.name
+    if isinstance(field.default, tsq.RetryPolicy):
+        return f"RetryPolicy.{field.default.name}"
+    return repr(field.default).replace("''", '""')
+
+
+@pytest.mark.parametrize("call", re.findall(r"^\| `tsq\.(\w+\([^`]*\))`", API.read_text(), re.MULTILINE))
+def test_documented_signatures_are_those_of_the_source(call: str) -> None:
+    function, _, documented = call[:-1].partition("(")
+    parameters = inspect.signature(getattr(tsq, function)).parameters.values()
+    shown, keyword_only = [], False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            shown.append("*")
+        empty = parameter.default is parameter.empty
+        shown.append(parameter.name if empty else f"{parameter.name}={parameter.default!r}")
+    assert documented == ", ".join(shown)
+
+
+def test_the_error_tree_is_that_of_the_source() -> None:
+    (tree,) = [block.text for block in blocks(API, "") if block.text.startswith("TSQError")]
+    documented, path = {}, []
+    for line in tree.splitlines():
+        match = re.match(r"([│├└─ ]*)(\w+)", line)
+        depth = len(match[1]) // 4
+        path = [*path[:depth], match[2]]
+        documented[match[2]] = path[-2] if depth else "Exception"
+    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    source = {kind.__name__: kind.__mro__[1].__name__ for kind in kinds}
+    assert documented == source
+
+
+# -------------------------------------------------------------------------------------------------- reference: protocol
+
+
+def test_every_ruling_has_a_heading_and_an_anchor() -> None:
+    text = PROTOCOL.read_text()
+    pairs = re.findall(r"^<a id=\"r(\d+)\"></a>\n### (R\d+): ", text, re.MULTILINE)
+    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 13)]
+    assert all(heading == f"R{anchor}" for anchor, heading in pairs)
+
+
+def test_the_tlv_table_is_that_of_the_source() -> None:
+    table = [row for row in rows(section(PROTOCOL, "## Messages")) if row[0].isdigit()]
+    assert [int(row[0]) for row in table] == [int(kind) for kind in TlvType]
+
+
+@pytest.mark.parametrize("block", blocks(PROTOCOL, "hex request", "hex response"), ids=lambda block: f"line-{block.line}")
+def test_the_messages_in_hex_are_what_they_are_said_to_be(block: Block) -> None:
+    data = bytes.fromhex(block.text)
+    if block.info == "hex request":
+        assert isinstance(decode_request(data), Request)
+        return
+    response = decode_response(data)
+    if isinstance(response, ErrorReply):
+        assert (response.code, response.reason) == (1, "x")
+        return
+    assert isinstance(response, Response)
+    t2, t3 = (tsq._fast.ns_from_ntp(ntp, 1_795_399_200_000_000_000) for ntp in (response.receive_ntp, response.send_ntp))
+    assert (t2, t3 - t2) == (1_795_399_200_123_456_789, 250_000)
+
+
+# ---------------------------------------------------------------------------------------------- references to and fro
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name: explicit anchors, and headings as GitHub turns them into ids."""
+    text = prose(page)
+    found = set(re.findall(r"<a id=\"([^\"]+)\">", text))
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        plain = re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading).lower()
+        kept = (c for c in plain if c in " -_" or unicodedata.category(c)[0] in "LN")
+        found.add("".join(kept).replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{name(page)}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{name(page)}: {link}"
+
+
+@pytest.mark.parametrize("source", [*SOURCES, *PAGES], ids=name)
+def test_references_to_the_documentation_name_files_and_rulings_that_exist(source: Path) -> None:
+    text = source.read_text()
+    for file in re.findall(r"\bdocs/[\w./-]+\.md", text):
+        assert (ROOT / file).is_file(), file
+    # "docs/reference/protocol.md R4, R6", "protocol R5", "Rulings R2, R4 to R7", "(R9)", "R12:".
+    for ruling in re.findall(r"\bR\d+\b", text):
+        assert ruling in RULINGS, ruling
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_files_that_are_named_exist(page: Path) -> None:
+    for file in re.findall(r"`((?:tsq|tests|docs|scripts)/[\w./-]+\.\w+|tsq/\w+/)`", page.read_text()):
+        assert (ROOT / file).exists(), f"{name(page)}: {file}"
+
+
+def test_the_layout_names_every_module() -> None:
+    documented = {code(row[0])[0] for row in rows(section(ARCHITECTURE, "## Layout"))}
+    modules = {name(path) for path in SOURCES if path.suffix in {".py", ".pyx"} and path.name != "__init__.py"}
+    assert documented == modules
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_pages_are_reachable_from_the_index(page: Path) -> None:
+    if page in (ROOT / "README.md", DOCS / "index.md"):
+        assert (DOCS / "index.md").exists()
+    else:
+        assert f"]({page.relative_to(DOCS)})" in (DOCS / "index.md").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ names in the flow
+
+
+def defined() -> tuple[dict[str, set[str]], set[str]]:
+    """({class: its own and inherited names}, functions, constants and parameters of all modules)."""
+    classes: dict[str, set[str]] = {}
+    bases: dict[str, list[str]] = {}
+    names: set[str] = set()
+    for path in SOURCES:
+        if path.suffix == ".pyx":
+            text = path.read_text()
+            names |= set(re.findall(r"^(?:cdef|def) .*?(\w+)\(", text, re.MULTILINE))
+            for found in re.finditer(r"^cdef class (\w+):\n((?:(?: .*)?\n)+)", text, re.MULTILINE):
+                classes[found[1]] = set(re.findall(r"def (\w+)\(", found[2]))
+        elif path.suffix == ".py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                    classes[node.name] = members(node)
+                elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    names.add(node.name)
+    for _ in classes:
+        for kind, above in bases.items():
+            for base in above:
+                classes[kind] |= classes.get(base, set())
+    return classes, names | classes.keys()
+
+
+def members(node: ast.ClassDef) -> set[str]:
+    found = {item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for item in ast.walk(node):
+        if isinstance(item, ast.AnnAssign | ast.Assign):
+            for target in [item.target] if isinstance(item, ast.AnnAssign) else item.targets:
+                if isinstance(target, ast.Name):
+                    found.add(target.id)
+                elif isinstance(target, ast.Attribute):
+                    found.add(target.attr)
+    return found
+
+
+def exists(identifier: str, classes: dict[str, set[str]], names: set[str]) -> bool:
+    if identifier.startswith("aioquic."):
+        module, kind, method = identifier.rsplit(".", 2)
+        return hasattr(getattr(importlib.import_module(module), kind), method)
+    owner, dot, member = identifier.rpartition(".")
+    return member in classes.get(owner, set()) if dot else identifier in names
+
+
+def test_every_name_in_the_flow_exists_in_the_source() -> None:
+    classes, names = defined()
+    spans = [span for span in code(prose(FLOW)) if not re.match(r"tsq-|tsq/|--|\$|aioquic\.$|os\.urandom", span)]
+    (diagram,) = blocks(FLOW, "")
+    in_diagram = re.findall(r"\b_?[A-Z]\w+\.\w+|\b[a-z]\w*_\w+\b", diagram.text)
+    assert len(spans) > 80
+    assert len(in_diagram) > 20
+    unknown = [span for span in [*spans, *in_diagram] if not exists(span, classes, names)]
+    assert not unknown
+    inventions = ["Session.nothing", "nothing_at_all", "ClientConnection.route", "aioquic.quic.connection.QuicConnection.nothing"]
+    assert not any(exists(invention, classes, names) for invention in inventions)

@@ -1,0 +1,154 @@
+"""The client's role: which answer belongs to which request, and what becomes of the others."""
+
+import random
+
+import pytest
+
+from tests.messages import PLAIN_RESPONSE
+from tests.support.world import START_NS
+from tsq._fast import pack_response
+from tsq.exchange import Exchange
+from tsq.timing.sample import Reason, StampSource
+from tsq.wire.message import encode_error
+
+MS = 1_000_000
+USER, KERNEL = StampSource.USER, StampSource.KERNEL
+
+
+def asked(exchange, at_ns=START_NS):
+    nonce, _ = exchange.request()
+    exchange.sent(nonce, at_ns, USER)
+    return nonce
+
+
+def right(nonce, offset_ns=0):
+    return pack_response(nonce, START_NS + MS + offset_ns, START_NS + MS + offset_ns)
+
+
+def answer(exchange, data, nonce=None):
+    return exchange.answer(data, START_NS + 2 * MS, KERNEL, nonce)
+
+
+@pytest.fixture
+def exchange():
+    return Exchange(nonces=random.Random(1).randbytes)
+
+
+def test_an_answer_makes_a_sample(exchange):
+    nonce = asked(exchange)
+    sample = answer(exchange, right(nonce, 5 * MS))
+    assert sample.valid
+    assert sample.offset == 0.005
+    assert (sample.t1_source, sample.t4_source) == (USER, KERNEL)
+    assert exchange.under_way == []
+    assert exchange.last_response.nonce == nonce
+
+
+def test_a_second_answer_is_ignored(exchange):
+    nonce = asked(exchange)
+    assert answer(exchange, right(nonce)).valid
+    assert answer(exchange, right(nonce)) is None
+
+
+def test_a_second_answer_does_not_fail_the_next_request(exchange):
+    first, second = asked(exchange), asked(exchange)
+    answer(exchange, right(first))
+    assert answer(exchange, right(first)) is None
+    assert answer(exchange, right(second)).valid
+
+
+@pytest.mark.parametrize("how", ["give_up", "withdraw"])
+def test_a_late_answer_is_ignored(exchange, how):
+    late, waiting = asked(exchange), asked(exchange)
+    if how == "give_up":
+        assert exchange.give_up(late, Reason.NO_ANSWER, "waited 3 s").reason is Reason.NO_ANSWER
+    else:
+        exchange.withdraw(late)
+    assert answer(exchange, right(late)) is None
+    assert exchange.under_way == [waiting]
+
+
+def test_a_wrong_nonce_fails_the_oldest_request(exchange):
+    oldest, newest = asked(exchange), asked(exchange)
+    sample = answer(exchange, right(bytes(16)))
+    assert sample.reason is Reason.WRONG_NONCE
+    assert bytes(16).hex() in sample.detail
+    assert exchange.under_way == [newest]
+    assert oldest != newest
+
+
+def test_an_answer_to_nothing_is_ignored(exchange):
+    assert answer(exchange, PLAIN_RESPONSE) is None
+    assert answer(exchange, b"\x01") is None
+
+
+def test_several_outstanding_are_answered_in_any_order(exchange):
+    rng = random.Random(5)
+    nonces = [asked(exchange, START_NS - number) for number in range(20)]
+    order = rng.sample(range(20), 20)
+    for number in order:
+        sample = answer(exchange, right(nonces[number]))
+        assert sample.valid
+        assert sample.t1_ns == START_NS - number
+    assert exchange.under_way == []
+
+
+def test_on_a_stream_only_its_own_answer_counts(exchange):
+    mine, other = asked(exchange), asked(exchange)
+    sample = answer(exchange, right(other), mine)
+    assert sample.reason is Reason.WRONG_NONCE
+    assert exchange.under_way == [other]
+    assert answer(exchange, right(other), other).valid
+
+
+def test_malformed_fails_the_request_it_came_for(exchange):
+    first, second = asked(exchange), asked(exchange)
+    sample = answer(exchange, right(second)[:-1], second)
+    assert sample.reason is Reason.MALFORMED
+    assert sample.detail
+    assert exchange.under_way == [first]
+
+
+def test_an_error_reply_fails_the_request_it_came_for(exchange):
+    first, second = asked(exchange), asked(exchange)
+    sample = answer(exchange, encode_error(3, "no \x1b[31mkey"), second)
+    assert sample.reason is Reason.ERROR_REPLY
+    assert "\x1b" not in sample.detail
+    assert exchange.under_way == [first]
+
+
+def test_a_time_that_cannot_be_held_is_malformed(exchange):
+    nonce = asked(exchange)
+    far = 2**63 - 1
+    sample = exchange.answer(pack_response(nonce, far, far), far, USER)
+    assert sample.reason is Reason.MALFORMED
+
+
+def test_giving_up_twice_gives_one_sample(exchange):
+    nonce = asked(exchange)
+    assert exchange.give_up(nonce, Reason.NO_ANSWER) is not None
+    assert exchange.give_up(nonce, Reason.NO_ANSWER) is None
+
+
+def test_a_rejected_sample_ends_its_request_too(exchange):
+    nonce = asked(exchange)
+    assert answer(exchange, pack_response(nonce, START_NS, START_NS - 1)).reason is Reason.SEND_BEFORE_RECEIVE
+    assert exchange.under_way == []
+    assert answer(exchange, right(nonce)) is None
+
+
+def test_broken_answers_make_no_valid_sample_of_another_nonce():
+    rng = random.Random(9)
+    believed = 0
+    for _ in range(500):
+        exchange = Exchange(nonces=rng.randbytes)
+        nonce = asked(exchange)
+        data = bytearray(right(nonce))
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        sample = answer(exchange, bytes(data))
+        assert sample is not None
+        assert exchange.under_way == []
+        believed += sample.valid
+        # What is believed has the nonce asked for, and differs in T2 or T3 only, which nothing but a signature can protect here.
+        assert not sample.valid or (data[:18] == right(nonce)[:18] and data[18:20] == b"\x02\x08" and data[28:30] == b"\x03\x08")
+    assert 0 < believed < 500
