@@ -72,16 +72,17 @@ def query_all(
     if len(queries) == 1:
         return [queries[0].run()]
     threads = [threading.Thread(target=query.run, name=str(query.target), daemon=True) for query in queries]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
         for query in queries:
             query.stop()
         for thread in threads:
-            thread.join(options.timeout)
+            if thread.ident is not None:
+                thread.join(options.timeout)
     return [query.result() for query in queries]
 
 
@@ -310,8 +311,8 @@ def open_link(
     name = options.server_name or target.host
     tickets = _Tickets(target, name, options, notices)
     configuration = tls.client_configuration(name, options.trust, ticket=tickets.taken, key_log=key_log)
-    udp = UdpSocket.connected(family, address)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
+    udp = UdpSocket.connected(family, address)
     tickets.connection = connection
     session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout)
     return Link(udp, session, connection, str(address[0]))

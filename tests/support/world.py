@@ -34,8 +34,8 @@ class _Event:
 class World:
     """One server, and sessions made by `session`. `run` lets virtual time pass.
 
-    to_server / to_client: functions (data, number of the datagram in that direction) -> list of delays in ns, one for each copy that
-    arrives; an empty list loses it. Both are to be replaced by tests.
+    to_server / to_client: functions (data, number of the datagram in that direction) -> list of delays in ns, one for each copy
+    that arrives; an empty list loses it. Both are to be replaced by tests.
     """
 
     def __init__(self, certificates: CertificateFiles, *, limits: Limits | None = None, **responder: Any) -> None:
@@ -64,7 +64,9 @@ class World:
     def server_clock(self) -> int:
         return self.now_ns + self.server_offset_ns
 
-    def session(self, *, path: Path = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any) -> Session:
+    def session(
+        self, *, path: Path = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any
+    ) -> Session:
         """A session that verifies the server; started at once."""
         configuration = tls.client_configuration(
             "localhost", tls.Trust(ca_file=str(self.certificates.authority)), ticket=ticket

@@ -61,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
     progress = _Progress(len(targets) * values.count, values)
-    results = query_all(targets, options, on_sample=progress.count, key_log=secrets)
+    try:
+        results = query_all(targets, options, on_sample=progress.count, key_log=secrets)
+    except KeyboardInterrupt:
+        # A second one, while the first was being seen to.
+        return EXIT_INTERRUPTED
     progress.clear()
     if values.json:
         import json  # noqa: PLC0415 - not on the way of who does not ask for it

@@ -62,8 +62,10 @@ def _usable(files: CertificateFiles, names: list[str]) -> bool:
         return False
     certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    key = load_pem_private_key(files.key.read_bytes(), None)
     return (
-        certificate.issuer == authority.subject
+        key.public_key() == certificate.public_key()
+        and certificate.issuer == authority.subject
         and certificate.not_valid_after_utc - _RENEW_BEFORE > _now()
         and set(names) <= set(certificate_names(certificate))
     )

@@ -102,7 +102,8 @@ class SessionFile:
     def _read(self, data: bytes) -> dict[str, Any]:
         if not data:
             return {}
-        if not data.startswith(_BEGINNING):
+        # A write that was cut off may have left less than the beginning.
+        if not data.startswith(_BEGINNING[: len(data)]):
             raise ConfigError(f"{self.path} is not a session file", advice="give a file of its own, or one that does not exist")
         try:
             content = json.loads(data)
