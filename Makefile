@@ -19,7 +19,7 @@ $(VENV)/.built: pyproject.toml setup.py $(wildcard tsq/*.pyx tsq/*.pxd) scripts/
 	@echo "make: installing TSQ and its tools into $(VENV) (once; a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable .
 	@touch $@
 
 # Foreign programs for the tests, where they can be had; a test that misses its own says so.
@@ -33,7 +33,7 @@ lint: build
 	@$(BIN)/ruff format --check tsq scripts setup.py
 	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
 	@$(BIN)/mypy
-	@$(BIN)/python -m mypy.stubtest tsq._fast --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
+	@$(BIN)/python -m mypy.stubtest tsq._fast tsq._packet tsq._datapath --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 300

@@ -18,5 +18,13 @@ DIRECTIVES = {
 }
 MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
 
-extensions = [Extension("tsq._fast", ["tsq/_fast.pyx"], extra_compile_args=COMPILE, define_macros=MACROS)]
+
+def extension(name: str, *libraries: str) -> Extension:
+    """One extension of the package."""
+    return Extension(
+        f"tsq.{name}", [f"tsq/{name}.pyx"], libraries=list(libraries), extra_compile_args=COMPILE, define_macros=MACROS
+    )
+
+
+extensions = [extension("_fast"), extension("_packet", "crypto"), extension("_datapath", "crypto")]
 setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))

@@ -16,7 +16,7 @@ from aioquic.tls import Context
 
 import tsq
 from tsq.errors import ConfigError
-from tsq.quic import internals
+from tsq.quic import internals, offload
 
 PACKAGE = Path(tsq.__file__).parent
 SOURCES = {
@@ -146,8 +146,8 @@ def test_only_quic_imports_aioquic(name):
     assert not [used for used in IMPORTS[name] if within(used, "aioquic")]
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name != "tsq.quic.internals"])
-def test_only_internals_touches_private_attributes_of_others(name):
+@pytest.mark.parametrize("name", [name for name in TREES if name not in ("tsq.quic.internals", "tsq.quic.offload")])
+def test_only_internals_and_offload_touch_private_attributes_of_others(name):
     tree = TREES[name]
     own = own_private_names(tree)
     aioquics = {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
@@ -175,6 +175,21 @@ def test_only_internals_touches_private_attributes_of_others(name):
 def test_the_tables_of_internals_name_what_internals_touches_and_nothing_else():
     used = {node.attr for node in attributes(TREES["tsq.quic.internals"]) if is_private(node.attr)}
     assert used == {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
+
+
+def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
+    tree = TREES["tsq.quic.offload"]
+    plane = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Plane")
+    shared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SharedConnection")
+    used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own_private_names(plane)
+    used |= {node.name for node in shared.body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
+    assert used == {name for names in offload.PRIVATE_NAMES.values() for name in names}
+
+
+def test_the_installed_aioquic_has_every_name_that_the_data_plane_needs(monkeypatch):
+    assert offload.missing_names() == []
+    monkeypatch.setitem(offload.PRIVATE_NAMES, "keys", ("_update_key_requested", "_no_such_name"))
+    assert offload.missing_names() == ["keys._no_such_name"]
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "tsq.host.clock"])

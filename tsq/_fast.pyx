@@ -14,53 +14,6 @@ from libc.string cimport memcpy, memset
 from tsq.errors import ConfigError, MalformedMessage
 
 
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int CLOCK_REALTIME
-    int clock_gettime(int clock, timespec* out)
-
-
-cdef extern from "<sys/uio.h>" nogil:
-    cdef struct iovec:
-        void* iov_base
-        size_t iov_len
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    cdef struct sockaddr:
-        uint16_t sa_family
-    cdef struct sockaddr_storage:
-        uint16_t ss_family
-    cdef struct msghdr:
-        void* msg_name
-        socklen_t msg_namelen
-        iovec* msg_iov
-        size_t msg_iovlen
-        void* msg_control
-        size_t msg_controllen
-        int msg_flags
-    cdef struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    cdef struct cmsghdr:
-        size_t cmsg_len
-        int cmsg_level
-        int cmsg_type
-    int AF_INET, AF_INET6, SOL_SOCKET, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_CTRUNC
-    int SO_TIMESTAMPNS, SCM_TIMESTAMPNS, SO_TIMESTAMPING, SCM_TIMESTAMPING
-    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
-    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* previous)
-    unsigned char* CMSG_DATA(cmsghdr* header)
-    size_t CMSG_LEN(size_t length)
-    size_t CMSG_SPACE(size_t length)
-    int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
-    int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
-    int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
-
-
 cdef extern from "<netinet/in.h>" nogil:
     cdef struct in_addr:
         uint32_t s_addr
@@ -127,11 +80,6 @@ cdef extern from *:
 # A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
 DATAGRAM_CAPACITY = 2048
 BATCH = 64
-
-cdef enum:
-    C_CAPACITY = 2048
-    C_BATCH = 64
-    CONTROL_CAPACITY = 256
 
 cdef enum:
     TYPE_NONCE = 1
@@ -425,9 +373,14 @@ cdef int set_option(int fd, int level, int name, int value) except -1:
     return 0
 
 
-def enable_receive_timestamps(int fd, int family):
-    """Have the kernel stamp each received datagram (SO_TIMESTAMPNS) and tell the address that it was sent to (IP_PKTINFO)."""
+def enable_receive_timestamps(int fd, int family, bint destinations=True):
+    """Have the kernel stamp each received datagram (SO_TIMESTAMPNS), and tell the address that it was sent to (IP_PKTINFO).
+
+    destinations: False for a socket with one address of its own, which need not be told.
+    """
     set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    if not destinations:
+        return
     if family == AF_INET6:
         set_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
     else:
@@ -442,40 +395,139 @@ def enable_transmit_timestamps(int fd):
     )
 
 
+cdef BatchIO* io_new() noexcept:
+    """Buffers for batches of up to 64 datagrams, in and out, made once and used again; NULL where there is no memory."""
+    cdef BatchIO* io = <BatchIO*> calloc(1, sizeof(BatchIO))
+    cdef int i
+    if io == NULL:
+        return NULL
+    io.data = <uint8_t*> calloc(C_BATCH, C_CAPACITY)
+    io.control = <uint8_t*> calloc(C_BATCH, CONTROL_CAPACITY)
+    if io.data == NULL or io.control == NULL:
+        io_free(io)
+        return NULL
+    for i in range(C_BATCH):
+        io.vectors[i].iov_base = io.data + i * C_CAPACITY
+        io.vectors[i].iov_len = C_CAPACITY
+        io.messages[i].msg_hdr.msg_name = &io.names[i]
+        io.messages[i].msg_hdr.msg_iov = &io.vectors[i]
+        io.messages[i].msg_hdr.msg_iovlen = 1
+        io.messages[i].msg_hdr.msg_control = io.control + i * CONTROL_CAPACITY
+        io.replies[i].msg_hdr.msg_iov = &io.reply_vectors[i]
+        io.replies[i].msg_hdr.msg_iovlen = 1
+    io.used = C_BATCH
+    return io
+
+
+cdef void io_free(BatchIO* io) noexcept:
+    if io != NULL:
+        free(io.data)
+        free(io.control)
+        free(io)
+
+
+cdef int io_receive(BatchIO* io, int fd, int* error) noexcept nogil:
+    """One recvmmsg without blocking, and what its control messages tell; how many datagrams, or -1 with the error's number."""
+    cdef int count, i
+    cdef int64_t now
+    for i in range(io.used):
+        io.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+        io.messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
+        io.messages[i].msg_hdr.msg_flags = 0
+    io.used = 0
+    count = recvmmsg(fd, io.messages, C_BATCH, MSG_DONTWAIT, NULL)
+    if count < 0:
+        error[0] = errno
+        return -1
+    io.used = count
+    now = realtime_ns()
+    for i in range(count):
+        read_control(&io.messages[i].msg_hdr, now, &io.views[i])
+        io.views[i].data = <const uint8_t*> io.vectors[i].iov_base
+        io.views[i].size = io.messages[i].msg_len
+        io.views[i].remote = <const uint8_t*> &io.names[i]
+        io.views[i].remote_size = io.messages[i].msg_hdr.msg_namelen
+    return count
+
+
+cdef void read_control(msghdr* message, int64_t now, View* view) noexcept nogil:
+    """Receive time and destination address of one datagram; `now` stands in where the kernel gives no time."""
+    cdef cmsghdr* header = CMSG_FIRSTHDR(message)
+    cdef timespec stamp
+    view.received_ns = now
+    view.kernel = False
+    view.local = NULL
+    view.local_size = 0
+    while header != NULL:
+        if header.cmsg_level == SOL_SOCKET and header.cmsg_type == SCM_TIMESTAMPNS:
+            if header.cmsg_len >= CMSG_LEN(sizeof(stamp)):
+                memcpy(&stamp, CMSG_DATA(header), sizeof(stamp))
+                view.received_ns = <int64_t> stamp.tv_sec * C_NS_PER_S + stamp.tv_nsec
+                view.kernel = True
+        elif header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_PKTINFO:
+            if header.cmsg_len >= CMSG_LEN(sizeof(in_pktinfo)):
+                view.local = <const uint8_t*> &(<in_pktinfo*> CMSG_DATA(header)).ipi_spec_dst
+                view.local_size = sizeof(in_addr)
+        elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_PKTINFO:
+            if header.cmsg_len >= CMSG_LEN(sizeof(in6_pktinfo)):
+                view.local = CMSG_DATA(header)
+                view.local_size = sizeof(in6_pktinfo)
+        header = CMSG_NXTHDR(message, header)
+
+
+cdef bint io_view(BatchIO* io, int i, View* view) noexcept nogil:
+    """Datagram i as it lies in the buffers; false for one that was cut."""
+    view[0] = io.views[i]
+    return not io.messages[i].msg_hdr.msg_flags & MSG_TRUNC
+
+
+cdef object io_item(BatchIO* io, int i):
+    """Datagram i as Python has it (see ReceiveBatch.receive); None for one that was cut."""
+    cdef View view
+    if not io_view(io, i, &view):
+        return None
+    return (
+        PyBytes_FromStringAndSize(<const char*> view.data, view.size),
+        PyBytes_FromStringAndSize(<const char*> view.remote, view.remote_size),
+        PyBytes_FromStringAndSize(<const char*> view.local, view.local_size) if view.local_size else b"",
+        view.received_ns, view.kernel,
+    )
+
+
+cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil:
+    """Reply `slot` of the next `io_send`: to where datagram `message` came from, from the address that it was sent to."""
+    cdef msghdr* out = &io.replies[slot].msg_hdr
+    cdef size_t used = put_source(io.reply_control[slot], io.views[message].local, io.views[message].local_size)
+    if stamp:
+        used += put_stamp_wish(io.reply_control[slot] + used)
+    io.reply_vectors[slot].iov_base = data
+    io.reply_vectors[slot].iov_len = size
+    out.msg_name = &io.names[message]
+    out.msg_namelen = <socklen_t> io.views[message].remote_size
+    out.msg_control = io.reply_control[slot] if used else NULL
+    out.msg_controllen = used
+
+
+cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil:
+    """One sendmmsg without blocking; how many went. What does not go at once is lost: late time is wrong time."""
+    cdef int sent = sendmmsg(fd, io.replies, count, MSG_DONTWAIT)
+    return sent if sent > 0 else 0
+
+
 @cython.final
 cdef class ReceiveBatch:
-    """Buffers for one recvmmsg of up to 64 datagrams, made once and used again."""
+    """Receives batches of up to 64 datagrams; its buffers are made once and used again."""
 
-    cdef uint8_t* data
-    cdef uint8_t* control
-    cdef mmsghdr messages[C_BATCH]
-    cdef iovec vectors[C_BATCH]
-    cdef sockaddr_storage names[C_BATCH]
+    cdef BatchIO* io
     cdef readonly unsigned long long truncated
 
     def __cinit__(self):
-        self.data = <uint8_t*> calloc(C_BATCH, C_CAPACITY)
-        self.control = <uint8_t*> calloc(C_BATCH, CONTROL_CAPACITY)
-        if self.data == NULL or self.control == NULL:
+        self.io = io_new()
+        if self.io == NULL:
             raise MemoryError()
-        self.truncated = 0
 
     def __dealloc__(self):
-        free(self.data)
-        free(self.control)
-
-    cdef void prepare(self) noexcept:
-        cdef int i
-        memset(self.messages, 0, sizeof(self.messages))
-        for i in range(C_BATCH):
-            self.vectors[i].iov_base = self.data + i * C_CAPACITY
-            self.vectors[i].iov_len = C_CAPACITY
-            self.messages[i].msg_hdr.msg_name = &self.names[i]
-            self.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
-            self.messages[i].msg_hdr.msg_iov = &self.vectors[i]
-            self.messages[i].msg_hdr.msg_iovlen = 1
-            self.messages[i].msg_hdr.msg_control = self.control + i * CONTROL_CAPACITY
-            self.messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
+        io_free(self.io)
 
     def receive(self, int fd):
         """All datagrams that wait at the socket, at most 64, without blocking.
@@ -486,74 +538,45 @@ cdef class ReceiveBatch:
         connected socket included; nothing waiting is an empty list.
         """
         cdef int count, i
-        cdef int64_t now
-        self.prepare()
+        cdef int error = 0
         with nogil:
-            count = recvmmsg(fd, self.messages, C_BATCH, MSG_DONTWAIT, NULL)
-            now = realtime_ns()
+            count = io_receive(self.io, fd, &error)
         if count < 0:
-            if errno == EAGAIN or errno == EINTR:
+            if error == EAGAIN or error == EINTR:
                 return []
-            raise OSError(errno, "recvmmsg failed")
+            raise OSError(error, "recvmmsg failed")
         out = []
         for i in range(count):
-            if self.messages[i].msg_hdr.msg_flags & MSG_TRUNC:
+            item = io_item(self.io, i)
+            if item is None:
                 self.truncated += 1
             else:
-                out.append(self.item(i, now))
+                out.append(item)
         return out
 
-    cdef tuple item(self, int i, int64_t now):
-        cdef msghdr* message = &self.messages[i].msg_hdr
-        cdef cmsghdr* header = CMSG_FIRSTHDR(message)
-        cdef timespec stamp
-        cdef in_pktinfo v4
-        cdef int64_t received = now
-        cdef bint kernel = False
-        cdef bytes local = b""
-        while header != NULL:
-            if header.cmsg_level == SOL_SOCKET and header.cmsg_type == SCM_TIMESTAMPNS:
-                if header.cmsg_len >= CMSG_LEN(sizeof(stamp)):
-                    memcpy(&stamp, CMSG_DATA(header), sizeof(stamp))
-                    received = <int64_t> stamp.tv_sec * C_NS_PER_S + stamp.tv_nsec
-                    kernel = True
-            elif header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_PKTINFO:
-                if header.cmsg_len >= CMSG_LEN(sizeof(v4)):
-                    memcpy(&v4, CMSG_DATA(header), sizeof(v4))
-                    local = PyBytes_FromStringAndSize(<const char*> &v4.ipi_spec_dst, sizeof(in_addr))
-            elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_PKTINFO:
-                if header.cmsg_len >= CMSG_LEN(sizeof(in6_pktinfo)):
-                    local = PyBytes_FromStringAndSize(<const char*> CMSG_DATA(header), sizeof(in6_pktinfo))
-            header = CMSG_NXTHDR(message, header)
-        return (
-            PyBytes_FromStringAndSize(<const char*> self.vectors[i].iov_base, self.messages[i].msg_len),
-            PyBytes_FromStringAndSize(<const char*> &self.names[i], message.msg_namelen),
-            local, received, kernel,
-        )
 
-
-cdef size_t put_source(uint8_t* control, bytes local):
+cdef size_t put_source(uint8_t* control, const uint8_t* local, size_t size) noexcept nogil:
     """Write the address to send from; what it takes up. A size that is neither of the two forms of `receive` is left out."""
     cdef cmsghdr* header = <cmsghdr*> control
     cdef in_pktinfo v4
-    if PyBytes_GET_SIZE(local) == sizeof(in_addr):
+    if size == sizeof(in_addr):
         memset(&v4, 0, sizeof(v4))
-        memcpy(&v4.ipi_spec_dst, PyBytes_AS_STRING(local), sizeof(in_addr))
+        memcpy(&v4.ipi_spec_dst, local, sizeof(in_addr))
         header.cmsg_level = IPPROTO_IP
         header.cmsg_type = IP_PKTINFO
         header.cmsg_len = CMSG_LEN(sizeof(v4))
         memcpy(CMSG_DATA(header), &v4, sizeof(v4))
         return CMSG_SPACE(sizeof(v4))
-    if PyBytes_GET_SIZE(local) == sizeof(in6_pktinfo):
+    if size == sizeof(in6_pktinfo):
         header.cmsg_level = IPPROTO_IPV6
         header.cmsg_type = IPV6_PKTINFO
         header.cmsg_len = CMSG_LEN(sizeof(in6_pktinfo))
-        memcpy(CMSG_DATA(header), PyBytes_AS_STRING(local), sizeof(in6_pktinfo))
+        memcpy(CMSG_DATA(header), local, sizeof(in6_pktinfo))
         return CMSG_SPACE(sizeof(in6_pktinfo))
     return 0
 
 
-cdef size_t put_stamp_wish(uint8_t* control) noexcept:
+cdef size_t put_stamp_wish(uint8_t* control) noexcept nogil:
     cdef cmsghdr* header = <cmsghdr*> control
     cdef uint32_t flags = SOF_TIMESTAMPING_TX_SOFTWARE
     header.cmsg_level = SOL_SOCKET
@@ -594,7 +617,7 @@ def send(int fd, list datagrams not None, bint stamp=False):
         if PyBytes_GET_SIZE(remote):
             messages[count].msg_hdr.msg_name = PyBytes_AS_STRING(remote)
             messages[count].msg_hdr.msg_namelen = <socklen_t> PyBytes_GET_SIZE(remote)
-        used = put_source(control[count], local)
+        used = put_source(control[count], <const uint8_t*> PyBytes_AS_STRING(local), PyBytes_GET_SIZE(local))
         if stamp:
             used += put_stamp_wish(control[count] + used)
         if used:
@@ -611,8 +634,8 @@ def send(int fd, list datagrams not None, bint stamp=False):
     return sent, before
 
 
-cdef object transmit_time(msghdr* message):
-    """(id, Unix ns) of one entry of the error queue, None for one of another kind."""
+cdef bint read_departure(msghdr* message, Departed* out) noexcept nogil:
+    """What one entry of the error queue tells; false for one that is no departure time."""
     cdef cmsghdr* header = CMSG_FIRSTHDR(message)
     cdef timespec stamp
     cdef sock_extended_err extended
@@ -629,9 +652,29 @@ cdef object transmit_time(msghdr* message):
                 memcpy(&extended, CMSG_DATA(header), sizeof(extended))
                 have_id = extended.ee_origin == SO_EE_ORIGIN_TIMESTAMPING
         header = CMSG_NXTHDR(message, header)
-    if not (have_stamp and have_id):
-        return None
-    return extended.ee_data, <int64_t> stamp.tv_sec * C_NS_PER_S + stamp.tv_nsec
+    if have_stamp and have_id:
+        out.id = extended.ee_data
+        out.at_ns = <int64_t> stamp.tv_sec * C_NS_PER_S + stamp.tv_nsec
+        return True
+    return False
+
+
+cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil:
+    """Read the error queue once, at most 64 entries, without blocking; how many departure times there were, or -1 for an error."""
+    cdef mmsghdr messages[C_BATCH]
+    cdef uint8_t control[C_BATCH][CONTROL_CAPACITY]
+    cdef int count, i
+    cdef int found = 0
+    memset(messages, 0, sizeof(messages))
+    for i in range(C_BATCH):
+        messages[i].msg_hdr.msg_control = control[i]
+        messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
+    count = recvmmsg(fd, messages, most if most < C_BATCH else C_BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL)
+    if count < 0:
+        return 0 if errno == EAGAIN or errno == EINTR else -1
+    for i in range(count):
+        found += read_departure(&messages[i].msg_hdr, &out[found])
+    return found
 
 
 def transmit_times(int fd):
@@ -640,24 +683,15 @@ def transmit_times(int fd):
     id counts, from 0 and modulo 2^32, the datagrams that were sent with `stamp` on this socket. left_ns is the kernel's software
     stamp, Unix time in ns.
     """
-    cdef mmsghdr messages[C_BATCH]
-    cdef uint8_t control[C_BATCH][CONTROL_CAPACITY]
+    cdef Departed departed[C_BATCH]
     cdef int count, i
     out = []
     while True:
-        memset(messages, 0, sizeof(messages))
-        for i in range(C_BATCH):
-            messages[i].msg_hdr.msg_control = control[i]
-            messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
         with nogil:
-            count = recvmmsg(fd, messages, C_BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL)
+            count = drain_departures(fd, departed, C_BATCH)
         if count < 0:
-            if errno == EAGAIN or errno == EINTR:
-                return out
             raise OSError(errno, "recvmmsg of the error queue failed")
         for i in range(count):
-            entry = transmit_time(&messages[i].msg_hdr)
-            if entry is not None:
-                out.append(entry)
+            out.append((departed[i].id, departed[i].at_ns))
         if count < C_BATCH:
             return out

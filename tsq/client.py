@@ -36,6 +36,7 @@ from tsq.timing.sample import Reason, Sample
 _STAGGER = 0.25
 _TICKET_WAIT = 0.5
 _STOP_WAIT = 0.2
+_MOST_UNDER_WAY = 16
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSED = {errno.ECONNREFUSED}
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
@@ -234,7 +235,7 @@ class HostQuery:
             return
         if session.established and self._chosen is None:
             self._choose(link, now)
-        if link is self._chosen and session.error is None and self._asked < self._options.count and now >= self._next_ask:
+        if link is self._chosen and self._may_ask(session) and now >= self._next_ask:
             session.ask(now)
             self._asked += 1
             self._next_ask = now + self._options.interval
@@ -243,6 +244,10 @@ class HostQuery:
             for sample in session.samples[self._reported :]:
                 self._on_sample(self.target, sample)
             self._reported = len(session.samples)
+
+    def _may_ask(self, session: Session) -> bool:
+        """Whether there is a sample to take, and not so many are under way that the server may have to leave some unanswered."""
+        return session.error is None and self._asked < self._options.count and session.waiting < _MOST_UNDER_WAY
 
     def _choose(self, link: Link, now: float) -> None:
         """The first address whose handshake completes serves all samples."""
@@ -280,7 +285,7 @@ class HostQuery:
         times += [link.session.deadline for link in self._links]
         if self._chosen is None and self._addresses:
             times.append(self._next_attempt)
-        if self._chosen is not None and self._asked < self._options.count:
+        if self._chosen is not None and self._may_ask(self._chosen.session):
             times.append(self._next_ask)
         return min(time for time in times if time is not None)
 

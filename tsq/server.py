@@ -11,20 +11,27 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
+from tsq._datapath import Datapath
+from tsq._fast import BATCH
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
 from tsq.metrics import Counters
-from tsq.quic import tls
-from tsq.quic.connection import Outgoing, QuicConfiguration, ServerConnection
+from tsq.quic import offload, tls
+from tsq.quic.connection import Outgoing, QuicConfiguration
 from tsq.quic.router import Limits, Router
-from tsq.quic.udp import Path, UdpSocket
+from tsq.quic.server_connection import ServerConnection
+from tsq.quic.udp import Datagram, Path, UdpSocket
 from tsq.responder import Responder
 from tsq.service import Service
+from tsq.wire.message import Mode
 from tsq.wire.signature import Signer
 
 logger = logging.getLogger(__name__)
 
+_CARE_INTERVAL = 1.0
+# How many full batches are served before the loop sees to timers and other sockets.
+_BATCHES = 16
 _CLOSE_REASON = "server is shutting down"
 
 
@@ -48,6 +55,7 @@ class Server:
         limits: Limits | None = None,
         signer: Signer | None = None,
         key_log: TextIO | None = None,
+        data_plane: bool = True,
     ) -> None:
         if not listen:
             raise ConfigError("no address to listen on", expected="at least one")
@@ -58,7 +66,11 @@ class Server:
         configuration = tls.server_configuration(certificate_file, key_file, key_log=key_log)
         self._report_expiry(configuration)
         self._router = Router(configuration, self.counters, limits or Limits())
-        self._service = Service(self._router, self.responder, self.counters, now_ns)
+        self._data_plane = data_plane
+        missing = offload.missing_names() if data_plane else []
+        if missing:
+            logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
+            self._data_plane = False
         self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
@@ -79,7 +91,9 @@ class Server:
         try:
             for target in self._listen:
                 udp = UdpSocket.listening(target.host, target.port)
-                self._endpoints.append(_Endpoint(udp, self._service))
+                datapath = Datapath() if self._data_plane else None
+                service = Service(self._router, self.responder, self.counters, now_ns, datapath)
+                self._endpoints.append(_Endpoint(udp, service, datapath))
         except ConfigError:
             self._release()
             raise
@@ -134,20 +148,30 @@ class Server:
 class _Endpoint:
     """One socket: moves datagrams between it and the service, and keeps the timers of the connections that came by it."""
 
-    def __init__(self, udp: UdpSocket, service: Service) -> None:
+    def __init__(self, udp: UdpSocket, service: Service, datapath: Datapath | None) -> None:
         self.udp = udp
         self._service = service
+        self._datapath = datapath
+        self._care: asyncio.TimerHandle | None = None
+        self._counted = (0, 0, 0, 0, 0)
+        if datapath is not None:
+            service.counters.before_reading(self._count)
         self._loop = asyncio.get_running_loop()
         self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
         self._truncated = 0
 
     def start(self) -> None:
         """Answer from now on."""
-        self._loop.add_reader(self.udp.fileno(), self._readable)
+        self._loop.add_reader(self.udp.fileno(), self._readable if self._datapath is None else self._serve)
+        if self._datapath is not None:
+            self.udp.stamp_departures()
+            self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
 
     def stop(self) -> None:
         """Stop answering."""
         self._loop.remove_reader(self.udp.fileno())
+        if self._care is not None:
+            self._care.cancel()
         for handle in self._timers.values():
             handle.cancel()
         self._timers.clear()
@@ -171,6 +195,56 @@ class _Endpoint:
             self._truncated = self.udp.truncated
         for datagram in datagrams:
             out, connection = self._service.received(datagram, self._loop.time())
+            self._send(out)
+            if connection is not None:
+                self._keep(connection)
+
+    def _serve(self) -> None:
+        """The data plane answers what it can by itself; the rest comes up."""
+        datapath = self._datapath
+        if datapath is None:
+            return
+        for _ in range(_BATCHES):
+            try:
+                count, rest = datapath.receive(self.udp.fileno())
+            except OSError as error:
+                logger.debug("socket error: %s", error)
+                return
+            now = self._loop.time()
+            for data, remote, local, received_ns, kernel in rest:
+                out, connection = self._service.received(Datagram(data, Path(remote, local), received_ns, kernel), now)
+                self._send(out)
+                if connection is not None:
+                    self._keep(connection)
+            if count < BATCH:
+                return
+
+    def _count(self) -> None:
+        """Add what the data plane counted since the last time."""
+        datapath, counters = self._datapath, self._service.counters
+        if datapath is None:
+            return
+        now = (datapath.taken, datapath.answered, datapath.held_back, datapath.unsent, datapath.truncated)
+        taken, answered, held_back, unsent, truncated = (a - b for a, b in zip(now, self._counted, strict=True))
+        self._counted = now
+        if taken:
+            counters.add("datagrams", amount=taken)
+            counters.add("taken", amount=taken)
+        if answered or held_back:
+            counters.add("requests", Mode.DATAGRAM, answered + held_back)
+        if answered:
+            counters.add("answered", amount=answered)
+        if held_back:
+            counters.add("unanswered", "congestion window or amplification limit", held_back)
+        if unsent:
+            counters.add("unsent", "no room in the socket, or unreachable", unsent)
+        if truncated:
+            counters.add("dropped", "datagram over 2048 bytes", truncated)
+
+    def _look_after(self) -> None:
+        """The coarse timer of the data plane."""
+        self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
+        for out, connection in self._service.look_after(self._loop.time()):
             self._send(out)
             if connection is not None:
                 self._keep(connection)

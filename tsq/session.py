@@ -39,6 +39,7 @@ class Session:
         self._connection = connection
         self._started = 0.0
         self._leaving: list[bytes] = []
+        self._messages: list[bytes] = []
         self._expiry: dict[bytes, float] = {}
         self._streams: dict[int, bytes] = {}
         self._early_nonces: list[bytes] = []
@@ -84,7 +85,7 @@ class Session:
         """Put one more request under way; it leaves with the next `datagrams`."""
         nonce, message = self.exchange.request()
         if self.mode is Mode.DATAGRAM:
-            self._connection.send_datagram(message)
+            self._messages.append(message)
         else:
             stream_id = self._connection.open_stream()
             self._connection.send_stream(stream_id, message)
@@ -96,7 +97,8 @@ class Session:
         """What to send now; when it holds requests, `departed` must follow."""
         if not self._leaving:
             return [data for data, _ in self._connection.flush(now)]
-        out, held_back = self._connection.transmit(now)
+        messages, self._messages = self._messages, []
+        out, held_back = self._connection.transmit(messages, now)
         if held_back:
             # Pacing or the congestion window: what cannot leave now is asked anew later, so that T1 stays true.
             for nonce in self._leaving[-held_back:]:

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tsq._datapath import Datapath
 from tsq._fast import pack_address
 from tsq.exchange import Rules
 from tsq.metrics import Counters
 from tsq.quic import tls
-from tsq.quic.connection import ClientConnection, ServerConnection
+from tsq.quic.connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
+from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Departure, Path
 from tsq.responder import Responder
 from tsq.service import Service
@@ -38,7 +40,9 @@ class World:
     that arrives; an empty list loses it. Both are to be replaced by tests.
     """
 
-    def __init__(self, certificates: CertificateFiles, *, limits: Limits | None = None, **responder: Any) -> None:
+    def __init__(
+        self, certificates: CertificateFiles, *, limits: Limits | None = None, data_plane: bool = False, **responder: Any
+    ) -> None:
         self.certificates = certificates
         self.now_ns = START_NS
         self.server_offset_ns = 0
@@ -49,12 +53,14 @@ class World:
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         self.router = Router(configuration, self.counters, limits or Limits())
         self.responder = Responder(**responder)
-        self.service = Service(self.router, self.responder, self.counters, self.server_clock)
+        self.datapath = Datapath() if data_plane else None
+        self.service = Service(self.router, self.responder, self.counters, self.server_clock, self.datapath)
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}
         self._sessions: dict[Path, Session] = {}
         self._timers: dict[int, float] = {}
+        self._look_after()
 
     @property
     def now(self) -> float:
@@ -100,9 +106,22 @@ class World:
 
     def deliver_to_server(self, data: bytes, path: Path = CLIENT) -> list[bytes]:
         """Hand a datagram to the server; what it sends at once (which also travels to the client)."""
-        out, connection = self.service.received(Datagram(data, path, self.server_clock(), True), self.now)
-        self._from_server(out, connection)
+        arrived = (data, path.remote, path.local, self.server_clock(), True)
+        answers, rest = [], [arrived]
+        if self.datapath is not None:
+            answers, rest = self.datapath.process(rest, self.now, self.server_clock())
+        out = [(answer, Path(remote, local)) for answer, remote, local in answers]
+        self._from_server(out, None)
+        for data, remote, local, received_ns, kernel in rest:
+            more, connection = self.service.received(Datagram(data, Path(remote, local), received_ns, kernel), self.now)
+            self._from_server(more, connection)
+            out += more
         return [data for data, _ in out]
+
+    def _look_after(self) -> None:
+        for out, connection in self.service.look_after(self.now):
+            self._from_server(out, connection)
+        self._at(self.now_ns + 1_000_000_000, self._look_after)
 
     def run(self, seconds: float = 1.0) -> None:
         """Let virtual time pass."""

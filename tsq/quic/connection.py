@@ -19,9 +19,8 @@ from aioquic.tls import SessionTicket
 from tsq.errors import TransportError
 from tsq.quic import internals
 from tsq.quic.outcome import why_ended
-from tsq.quic.tickets import TicketStore
 
-__all__ = ["ClientConnection", "Connection", "Message", "Outgoing", "QuicConfiguration", "ServerConnection"]
+__all__ = ["ClientConnection", "Connection", "Message", "Outgoing", "QuicConfiguration"]
 
 T = TypeVar("T")
 Outgoing = list[tuple[bytes, object]]
@@ -37,7 +36,6 @@ _FRAME_OVERHEAD = 3
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
 _SERVER_PATH = "the server"
 _CLIENT_ACK_DELAY = 0.02
-_SERVER_STREAMS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +114,12 @@ class Connection:
             self._stopped.add(stream_id)
             self.quic.stop_stream(stream_id, QuicErrorCode.NO_ERROR)
 
-    def transmit(self, now: float) -> tuple[Outgoing, int]:
-        """(datagrams to send now, how many messages of Datagram Mode could not go and are dropped)."""
+    def transmit(self, messages: list[bytes], now: float) -> tuple[Outgoing, int]:
+        """(datagrams to send now, how many of these messages could not go with them, and are dropped)."""
         if self.terminated is not None:
-            return [], 0
+            return [], len(messages)
+        for message in messages:
+            self.send_datagram(message)
         internals.acknowledge_now(self.quic)
         return self.flush(now), internals.drop_unsent_datagrams(self.quic)
 
@@ -188,35 +188,6 @@ class Connection:
             touched.pop(event.stream_id, None)
             return
         touched[event.stream_id] = event.end_stream or touched.get(event.stream_id, False)
-
-
-class ServerConnection(Connection):
-    """A connection that a client opened.
-
-    created: when, for the handshake's deadline. fresh: nothing was answered yet. ids: its connection IDs, kept by the router.
-    """
-
-    def __init__(
-        self,
-        configuration: QuicConfiguration,
-        *,
-        original_destination: bytes,
-        retry_source: bytes | None,
-        tickets: TicketStore,
-        created: float,
-    ) -> None:
-        quic = QuicConnection(
-            configuration=configuration,
-            original_destination_connection_id=original_destination,
-            retry_source_connection_id=retry_source,
-            session_ticket_fetcher=tickets.take,
-            session_ticket_handler=tickets.add,
-        )
-        super().__init__(quic)
-        internals.limit_streams(quic, _SERVER_STREAMS, 0)
-        self.created = created
-        self.fresh = True
-        self.ids: set[bytes] = set()
 
 
 class ClientConnection(Connection):

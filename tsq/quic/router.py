@@ -23,7 +23,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from tsq._fast import unpack_address
 from tsq.metrics import Counters
-from tsq.quic.connection import ServerConnection
+from tsq.quic.server_connection import ServerConnection
 from tsq.quic.tickets import TicketStore
 from tsq.quic.udp import Path
 
@@ -137,6 +137,7 @@ class Router:
         for connection_id in connection.ids:
             self._by_id.pop(connection_id, None)
         connection.ids.clear()
+        connection.drop()
         self._connections.pop(connection, None)
         if connection in self._half_open:
             del self._half_open[connection]

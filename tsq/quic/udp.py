@@ -11,7 +11,9 @@ from typing import NamedTuple
 from tsq import _fast
 from tsq.errors import ConfigError
 
-_RECEIVE_BUFFER = 1 << 20
+_RECEIVE_BUFFER = 1 << 22
+_SO_RCVBUFFORCE = 33
+_WILDCARDS = ("0.0.0.0", "::")
 # The stamp of a datagram is there when the send returns, or soon; waiting longer would delay the answer's processing.
 _STAMP_WAIT_MS = 1
 _STAMP_TRIES = 2
@@ -48,25 +50,26 @@ class Departure(NamedTuple):
 class UdpSocket:
     """One non-blocking UDP socket with timestamps on."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, *, destinations: bool = True) -> None:
         self.socket = socket.socket(family, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self._batch = _fast.ReceiveBatch()
         self._stamped = 0
         self._stamping = False
-        _fast.enable_receive_timestamps(self.socket.fileno(), family)
+        _fast.enable_receive_timestamps(self.socket.fileno(), family, destinations)
 
     @classmethod
     def listening(cls, host: str, port: int) -> "UdpSocket":
         """A socket bound to a numeric address. Raises ConfigError where that cannot be had."""
         packed = _fast.pack_address(host, port)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        udp = cls(family)
+        # Bound to one address, a socket answers from it; on all of them, it must hear which one was asked.
+        udp = cls(family, destinations=host in _WILDCARDS)
         try:
             if family == socket.AF_INET6:
                 # So that 0.0.0.0 and [::] can be listened on side by side.
                 udp.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            udp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            _enlarge(udp.socket)
             udp.socket.bind(_fast.unpack_address(packed)[:2])
         except OSError as error:
             udp.close()
@@ -76,7 +79,7 @@ class UdpSocket:
     @classmethod
     def connected(cls, family: int, address: tuple[object, ...]) -> "UdpSocket":
         """A socket connected to one peer, so that ICMP errors reach it; sent datagrams are stamped. Raises OSError."""
-        udp = cls(family)
+        udp = cls(family, destinations=False)
         try:
             udp.socket.connect(address)
             _fast.enable_transmit_timestamps(udp.fileno())
@@ -135,6 +138,10 @@ class UdpSocket:
                 return Departure(sent, left_ns, True)
         return Departure(sent, before_ns, False)
 
+    def stamp_departures(self) -> None:
+        """Let datagrams of this socket ask for the time at which they leave."""
+        _fast.enable_transmit_timestamps(self.socket.fileno())
+
     def forget_stamps(self) -> None:
         """Empty the error queue of departure times that nobody waits for."""
         _fast.transmit_times(self.socket.fileno())
@@ -151,6 +158,14 @@ class UdpSocket:
                 poller.register(fd, 0)
                 poller.poll(_STAMP_WAIT_MS)
         return None
+
+
+def _enlarge(sock: socket.socket) -> None:
+    """A receive buffer for a burst of a thousand clients; beyond the system's limit where that is allowed."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def _bind_error(host: str, port: int, error: OSError) -> ConfigError:

@@ -1,0 +1,135 @@
+"""Many client connections to one server on one socket: real handshakes through aioquic, then load through the data plane.
+
+Comes in: a server's address and CA, how many. Goes out: delays of answers, counts. What the data plane does not take (probes, key
+updates, closes) goes to aioquic, as in any client.
+"""
+
+import select
+import socket
+import time
+from types import TracebackType
+from typing import Self
+
+from aioquic.quic import events
+
+from tsq._datapath import Asker, Datapath
+from tsq.config import Target, Trust
+from tsq.quic import tls
+from tsq.quic.offload import Plane, SharedConnection
+from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
+
+_TIMEOUT = 20.0
+_ID = slice(1, 9)
+# Time for what a handshake leaves behind to be acknowledged: tickets, connection IDs, HANDSHAKE_DONE.
+_SETTLE = 0.3
+
+
+class _Member:
+    """One connection and its session."""
+
+    def __init__(self, quic: SharedConnection) -> None:
+        self.quic = quic
+        self.plane = Plane(Datapath(), quic)
+        self.confirmed = False
+
+    def hand_over(self) -> None:
+        """To the data plane, on a socket that knows its peer."""
+        self.plane.leave(connected=True)
+
+    def drain(self) -> list[bytes]:
+        """Note what happened; connection IDs that came into use."""
+        issued = []
+        while (event := self.quic.next_event()) is not None:
+            if isinstance(event, events.ConnectionTerminated):
+                raise ConnectionError(f"the server closed a connection: {event.reason_phrase!r}")
+            if isinstance(event, events.ConnectionIdIssued):
+                issued.append(event.connection_id)
+            elif isinstance(event, events.HandshakeCompleted):
+                self.confirmed = True
+        return issued
+
+
+class Fleet:
+    """`count` connections, connected when the `with` begins, closed when it ends."""
+
+    def __init__(self, target: Target, ca: str, count: int, server_name: str = "localhost") -> None:
+        self._udp = UdpSocket.connected(socket.AF_INET, (target.host, target.port))
+        self._udp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._configuration = tls.client_configuration(server_name, Trust(ca_file=ca))
+        self._members: dict[bytes, _Member] = {}
+        self._all: list[_Member] = []
+        self._count = count
+        self._poller = select.poll()
+        self._poller.register(self._udp.fileno(), select.POLLIN)
+        self.asker = Asker({})
+
+    def run(self, total: int, *, window: int = 1, rate: float = 0.0, seconds: float = 10.0, exact: bool = False) -> list[float]:
+        """Ask; the delays in seconds of the answers that came (see Asker.run; `asker` has the counts)."""
+        return self.asker.run(self._udp.fileno(), total, window, rate, seconds, exact, self._control)
+
+    def __enter__(self) -> Self:
+        for _ in range(self._count):
+            member = _Member(SharedConnection(configuration=self._configuration))
+            self._all.append(member)
+            self._members[member.quic.host_cid] = member
+            member.quic.connect(CONNECTED, time.monotonic())
+            end = time.monotonic() + _TIMEOUT
+            while not member.confirmed:
+                if time.monotonic() > end:
+                    raise TimeoutError("the handshake did not finish")
+                self._turn([member], 0.05)
+        end = time.monotonic() + _SETTLE
+        while time.monotonic() < end:
+            self._turn(self._all, 0.03)
+        sessions = {}
+        for member in self._all:
+            member.hand_over()
+            if member.plane.session is None:
+                raise RuntimeError("a connection is not fit for the data plane")
+            member.plane.session.client = True
+            sessions[member.quic.host_cid] = member.plane.session
+        self.asker = Asker(sessions)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for member in self._all:
+            member.plane.enter()
+            member.quic.close()
+            self._send(member)
+        self._udp.close()
+
+    def _turn(self, members: list[_Member], wait: float) -> None:
+        """Timers and sending of these, receiving of all."""
+        for member in members:
+            now = time.monotonic()
+            if (due := member.quic.get_timer()) is not None and due <= now:
+                member.quic.handle_timer(now)
+            self._send(member)
+        if self._poller.poll(wait * 1000):
+            for datagram in self._udp.receive():
+                self._received(datagram)
+
+    def _received(self, datagram: Datagram) -> None:
+        data = datagram.data
+        # Long headers name the length of the connection ID first (RFC 9000 §17.2).
+        member = self._members.get(data[6:14] if data[0] & 0x80 else data[_ID])
+        if member is not None:
+            member.quic.receive_datagram(data, CONNECTED, time.monotonic())
+            for connection_id in member.drain():
+                self._members[connection_id] = member
+            self._send(member)
+
+    def _send(self, member: _Member) -> None:
+        self._udp.send([(data, CONNECTED) for data, _ in member.quic.datagrams_to_send(time.monotonic())])
+        for connection_id in member.drain():
+            self._members[connection_id] = member
+
+    def _control(self, packet: bytes) -> None:
+        """A packet that the data plane does not take."""
+        member = self._members.get(packet[_ID])
+        if member is None:
+            return
+        member.plane.enter()
+        member.quic.receive_datagram(packet, CONNECTED, time.monotonic())
+        self._send(member)
+        member.hand_over()

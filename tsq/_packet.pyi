@@ -1,0 +1,13 @@
+"""Types of the compiled packet protection; see _packet.pyx."""
+
+from typing import final
+
+SUITES: tuple[int, ...]
+
+def decode_packet_number(truncated: int, size: int, expected: int) -> int: ...
+
+@final
+class PacketKeys:
+    def __new__(cls, suite: int, key: bytes, iv: bytes, protection: bytes) -> PacketKeys: ...
+    def protect(self, header: bytes, packet_number: int, payload: bytes) -> bytes: ...
+    def open(self, packet: bytes, pn_offset: int, expected: int) -> tuple[bytes, int, bytes] | None: ...

@@ -1,0 +1,291 @@
+"""The contract between aioquic and the data plane: how one connection's state is handed over and taken back.
+
+Comes in: an aioquic connection, the data plane's table. Goes out: the same connection, served by the data plane between two
+visits to the control plane. Rules: one packet-number counter and one idle deadline, which both planes see; receive state goes
+over as ranges; keys go over when they change; while aioquic waits for acknowledgments, packets that carry some are aioquic's.
+`enter` before the control plane does anything, `leave` after it has sent what it had to send. It must never let a packet number
+go back.
+
+Beside `internals`, the only module that touches aioquic's private attributes. Each stands in PRIVATE_NAMES, which a server
+compares with the installed aioquic when it starts (`missing_names`), and a test with this module; where one is missing, the data
+plane is off.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState, QuicReceiveContext
+from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp, next_key_phase
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_ack_frame
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.tls import Epoch
+
+from tsq._datapath import CONNECTION_ID_SIZE, WINDOW_SIZE, Datapath, Session
+from tsq.quic import internals
+
+PRIVATE_NAMES = {
+    "connection": (
+        "_close_at",
+        "_close_pending",
+        "_cryptos",
+        "_handle_ack_frame",
+        "_handshake_confirmed",
+        "_idle_timeout",
+        "_loss",
+        "_network_paths",
+        "_packet_number",
+        "_peer_cid",
+        "_spaces",
+        "_spin_bit",
+        "_spin_highest_pn",
+        "_state",
+        "_version",
+    ),
+    "recovery": ("_cc", "_rtt_initial", "_rtt_initialized", "_rtt_latest", "_rtt_smoothed"),
+    "window": ("_lower", "_received"),
+    "keys": ("_update_key_requested",),
+}
+_LEAST_PEER_FRAME = 128
+_TIME_THRESHOLD = 9 / 8
+_MINIMUM_WINDOW = 2400
+_MAX_RANGES = 64
+
+
+def missing_names() -> list[str]:
+    """Names of PRIVATE_NAMES that the installed aioquic lacks."""
+    connection: Any = QuicConnection(configuration=QuicConfiguration())
+    owners = {
+        "connection": connection,
+        "recovery": getattr(connection, "_loss", None),
+        "window": QuicPacketSpace().received_packets,
+        "keys": CryptoPair(),
+    }
+    return [f"{owner}.{name}" for owner, names in PRIVATE_NAMES.items() for name in names if not hasattr(owners[owner], name)]
+
+
+class SharedConnection(QuicConnection):
+    """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
+
+    session: Session | None = None
+
+    @property
+    def _packet_number(self) -> int:
+        session = self.session
+        return self.__dict__["own_packet_number"] if session is None else session.next_packet_number
+
+    @_packet_number.setter
+    def _packet_number(self, value: int) -> None:
+        if self.session is None:
+            self.__dict__["own_packet_number"] = value
+        else:
+            # Refuses to go back: a number used twice under a key gives the key away.
+            self.session.next_packet_number = value
+
+    @property
+    def _close_at(self) -> float | None:
+        stored: float | None = self.__dict__["own_close_at"]
+        session = self.session
+        if session is None or stored is None or self._state is not QuicConnectionState.CONNECTED:
+            return stored
+        # So that a timer that was set before the data plane's last packet cannot end a live connection.
+        return max(stored, session.last_receive + self._idle_timeout())
+
+    @_close_at.setter
+    def _close_at(self, value: float | None) -> None:
+        self.__dict__["own_close_at"] = value
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """RFC 9000 §13.1: an acknowledgment of a packet that was never sent ends the connection; aioquic does not look."""
+        start = buf.tell()
+        try:
+            ranges, _ = pull_ack_frame(buf)
+        except ValueError:
+            # Malformed: aioquic says so below.
+            ranges = None
+        buf.seek(start)
+        if ranges is not None and ranges.bounds().stop > self._packet_number:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="ACK of a packet that was never sent",
+            )
+        super()._handle_ack_frame(context, frame_type, buf)
+        if ranges is not None and self.session is not None and context.epoch is Epoch.ONE_RTT:
+            self.session.acknowledged([(r.start, r.stop - 1) for r in reversed(ranges)], context.time)
+
+
+class Plane:
+    """One connection's place in the data plane."""
+
+    def __init__(self, datapath: Datapath, quic: SharedConnection) -> None:
+        self._datapath = datapath
+        self._quic = quic
+        self._id = b""
+        self._secret: bytes | None = None
+        self._lost = 0
+
+    @property
+    def session(self) -> Session | None:
+        """The session, from the first time that the connection was fit for the data plane."""
+        return self._quic.session
+
+    @property
+    def active(self) -> bool:
+        """Whether the data plane serves the connection now."""
+        return self._quic.session is not None and self._quic.session.active
+
+    def seal(self, messages: list[bytes], now: float) -> tuple[bytes, object] | None:
+        """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room."""
+        if not self.active or self._quic.session is None:
+            return None
+        packet = self._quic.session.seal(messages, now)
+        return None if packet is None else (packet, self._quic.get_peer_address())
+
+    def enter(self) -> None:
+        """Give the control plane what the data plane has received and acknowledged."""
+        session = self._quic.session
+        if session is None or not session.active:
+            return
+        session.active = False
+        quic: Any = self._quic
+        space = quic._spaces[Epoch.ONE_RTT]
+        largest, largest_at, bits, ack_sent = session.received
+        if largest >= 0:
+            space.largest_received_packet = largest
+            space.largest_received_time = largest_at
+            space.expected_packet_number = max(space.expected_packet_number, largest + 1)
+            window = space.received_packets
+            window._lower = max(window._lower, largest - WINDOW_SIZE + 1)
+            window._received = {largest - d for d in range(min(WINDOW_SIZE, largest + 1)) if bits >> d & 1}
+            self._queue_acknowledgments(space, session.received)
+        if ack_sent:
+            space.ack_at = None
+        space.largest_acked_packet = max(space.largest_acked_packet, session.largest_acknowledged)
+        quic._spin_bit, quic._spin_highest_pn = session.spin
+        lost = session.counts["lost"]
+        if lost > self._lost:
+            self._lost = lost
+            control = quic._loss._cc
+            control.congestion_window = max(control.congestion_window // 2, _MINIMUM_WINDOW)
+            control.ssthresh = control.congestion_window
+
+    def leave(self, *, connected: bool = False) -> None:
+        """Hand the connection to the data plane, where it is fit for that. connected: its socket knows the one peer."""
+        quic: Any = self._quic
+        if not self._fit():
+            if quic.session is not None:
+                quic.session.active = False
+            return
+        session = quic.session or self._begin()
+        keys = quic._cryptos[Epoch.ONE_RTT]
+        if keys.recv.secret is not self._secret:
+            self._hand_keys(session, keys.recv, keys.send)
+        path = quic._network_paths[0].addr
+        remote, local = (b"", b"") if connected else (path.remote, path.local)
+        session.set_path(remote, local, quic._peer_cid.cid)
+        if quic.host_cid != self._id:
+            self._datapath.discard(self._id)
+            self._id = quic.host_cid
+            self._datapath.add(self._id, session)
+        self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
+        loss = quic._loss
+        round_trip = max(loss._rtt_latest, loss._rtt_smoothed) if loss._rtt_initialized else loss._rtt_initial
+        session.set_recovery(
+            max(0, loss.congestion_window - loss.bytes_in_flight),
+            _TIME_THRESHOLD * round_trip,
+            loss.get_probe_timeout(),
+            quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
+        )
+        session.set_spin(bool(quic._spin_bit), quic._spin_highest_pn)
+        session.active = True
+
+    def drop(self) -> None:
+        """Take the connection out of the data plane for good."""
+        if self._quic.session is not None:
+            self._quic.session.active = False
+        if self._id:
+            self._datapath.discard(self._id)
+            self._id = b""
+
+    def wants_key_update(self) -> bool:
+        """Whether so many packets were sealed under one key that it is time for the next (RFC 9001 §6.6)."""
+        session = self._quic.session
+        return session is not None and session.counts["sealed"] >= self._datapath.key_update_after
+
+    def forged_too_often(self) -> bool:
+        """Whether so many packets failed to open that the connection must end (RFC 9001 §6.6)."""
+        session = self._quic.session
+        return session is not None and session.counts["failed_opens"] >= self._datapath.failed_open_limit
+
+    def _fit(self) -> bool:
+        quic: Any = self._quic
+        return bool(
+            quic._handshake_confirmed
+            and quic._state is QuicConnectionState.CONNECTED
+            and not quic._close_pending
+            and quic._version == QuicProtocolVersion.VERSION_1
+            and quic._network_paths
+            and quic._network_paths[0].is_validated
+            and not quic._cryptos[Epoch.ONE_RTT]._update_key_requested
+            and len(quic.host_cid) == CONNECTION_ID_SIZE
+            and internals.peer_datagram_limit(quic) >= _LEAST_PEER_FRAME
+        )
+
+    def _begin(self) -> Session:
+        quic: Any = self._quic
+        keys = quic._cryptos[Epoch.ONE_RTT]
+        session = Session()
+        _, _, receive = _material(keys.recv)
+        _, _, send = _material(keys.send)
+        session.set_protection(int(keys.recv.cipher_suite), receive, send)
+        session.next_packet_number = quic._packet_number
+        self._quic.session = session
+        return session
+
+    def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext) -> None:
+        key, iv, _ = _material(receive)
+        send_key, send_iv, _ = _material(send)
+        next_key, next_iv, _ = _material(next_key_phase(receive))
+        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, next_key, next_iv)
+        self._secret = receive.secret
+
+    def _hand_received(self, session: Session, space: Any) -> None:
+        largest = space.largest_received_packet
+        window = space.received_packets
+        bits = 0
+        for distance in range(min(WINDOW_SIZE, largest + 1)):
+            # A number below the window counts as received (RFC 9000 §12.3).
+            if largest - distance in window:
+                bits |= 1 << distance
+        queue = space.ack_queue
+        floor = queue[0].start - 1 if len(queue) else largest
+        session.set_received(largest, space.largest_received_time or 0.0, bits, floor)
+
+    def _queue_acknowledgments(self, space: Any, received: tuple[int, float, int, bool]) -> None:
+        queue = space.ack_queue
+        for first, last in _runs(received[0], received[2]):
+            queue.add(first, last + 1)
+        while len(queue) > _MAX_RANGES:
+            queue.shift()
+
+
+def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
+    """Key, IV and header protection key of a direction (RFC 9001 §5.1)."""
+    if context.cipher_suite is None or context.secret is None or context.version is None:
+        raise ValueError("keys that are not there yet")
+    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)
+
+
+def _runs(largest: int, bits: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of received numbers."""
+    distance = 0
+    while distance < WINDOW_SIZE and distance <= largest:
+        if not bits >> distance & 1:
+            distance += 1
+            continue
+        last = largest - distance
+        while distance < WINDOW_SIZE and distance <= largest and bits >> distance & 1:
+            distance += 1
+        yield largest - distance + 1, last
