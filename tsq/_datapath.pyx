@@ -99,6 +99,7 @@ cdef struct KnownT3:
 cdef struct State:
     PyObject* owner
     int index
+    int listed
     Keys receive
     Keys send
     uint8_t next_key[32]
@@ -463,12 +464,21 @@ cdef void put_hex(uint8_t* out, const uint8_t* data, int size) noexcept nogil:
         out[2 * i + 1] = HEX[data[i] & 15]
 
 
+cdef void take_known(State* s, uint8_t* out) noexcept nogil:
+    """Write the oldest departure time that was not told yet (32 hex digits), and forget it. There must be one."""
+    cdef uint8_t ntp[8]
+    put_hex(out, s.known[0].nonce, 8)
+    put_u64(ntp, s.known[0].ntp)
+    put_hex(out + 16, ntp, 8)
+    s.known_count -= 1
+    memmove(&s.known[0], &s.known[1], s.known_count * sizeof(KnownT3))
+
+
 cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
     """One DATAGRAM frame with a response; its size. An earlier answer's exact T3 goes with it, once (R12)."""
     cdef bint told = request.exact and s.known_count > 0
     cdef int size = RESPONSE_SIZE + (EXACT_SIZE if told else 0)
     cdef int head = 1
-    cdef uint8_t ntp[8]
     cdef uint8_t* at
     out[0] = 0x31
     head += put_varint(out + 1, size)
@@ -484,11 +494,7 @@ cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t re
     put_u64(at + 30, ntp_of_ns(send_ns))
     if told:
         memcpy(at + RESPONSE_SIZE, T3_HEAD, 10)
-        put_hex(at + RESPONSE_SIZE + 10, s.known[0].nonce, 8)
-        put_u64(ntp, s.known[0].ntp)
-        put_hex(at + RESPONSE_SIZE + 26, ntp, 8)
-        s.known_count -= 1
-        memmove(&s.known[0], &s.known[1], s.known_count * sizeof(KnownT3))
+        take_known(s, at + RESPONSE_SIZE + 10)
     return head + size
 
 
@@ -703,6 +709,15 @@ cdef class Session:
         size = finish(s, out, end, <int> len(messages), now)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
+    def tell(self):
+        """What an answer is to tell of when an earlier one left (R12), once: 16 hex digits of nonce, 16 of NTP time; "" for nothing."""
+        cdef State* s = self.state
+        cdef uint8_t out[32]
+        if not s.known_count:
+            return ""
+        take_known(s, out)
+        return PyBytes_FromStringAndSize(<const char*> out, 32).decode("ascii")
+
     def acknowledged(self, ranges, double now):
         """Ranges (first, last) that an ACK in the control plane acknowledged, largest first; now in monotonic seconds."""
         cdef AckRanges found
@@ -835,7 +850,9 @@ cdef class Datapath:
         """Packets to this connection ID are this session's."""
         if len(connection_id) != C_CID:
             raise ConfigError(f"a connection ID of {len(connection_id)} bytes", expected="8 bytes")
+        self.discard(connection_id)
         self.sessions[connection_id] = session
+        session.state.listed += 1
         if 2 * len(self.sessions) > <Py_ssize_t> self.capacity:
             self.rebuild(2 * self.capacity)
         else:
@@ -846,6 +863,7 @@ cdef class Datapath:
         session = self.sessions.pop(connection_id, None)
         if session is None:
             return
+        (<Session> session).state.listed -= 1
         self.remove(key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)))
         self.forget_wishes((<Session> session).state)
 
@@ -957,6 +975,37 @@ cdef class Datapath:
         return count
 
     # ------------------------------------------------------------------------------------------------ exact T3 (R12)
+
+    def send_stamped(
+        self, int fd, bytes data not None, bytes remote not None, bytes local not None, Session session not None,
+        bytes nonce not None,
+    ):
+        """Send one packet of a session that the control plane made, and have its departure time told in a later answer; 1 or 0."""
+        cdef int sent
+        cdef bint wanted = False
+        if len(nonce) != 16:
+            raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
+        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), 16)
+        self.jobs[0].requests[0].exact = True
+        self.jobs[0].count = 1
+        self.jobs[0].answer = True
+        self.jobs[0].state = session.state
+        # Only what is in the table is taken out of the wishes when it ends.
+        if session.state.listed > 0:
+            wanted = self.wish(&self.jobs[0])
+        self.io.views[0].local = <const uint8_t*> PyBytes_AS_STRING(local)
+        self.io.views[0].local_size = len(local)
+        self.io.views[0].remote_size = min(<size_t> len(remote), sizeof(self.io.names[0]))
+        memcpy(&self.io.names[0], PyBytes_AS_STRING(remote), self.io.views[0].remote_size)
+        io_reply(self.io, 0, 0, <uint8_t*> PyBytes_AS_STRING(data), len(data), wanted)
+        with nogil:
+            sent = io_send(self.io, fd, 1)
+            if not sent:
+                self.next_stamp -= wanted
+            elif wanted:
+                self.collect(fd)
+        self.io.views[0].local = NULL
+        return sent
 
     cdef bint wish(self, Job* job) noexcept nogil:
         """Whether this packet's departure time is wanted; if so, remember whose it is."""

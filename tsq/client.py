@@ -36,6 +36,8 @@ from tsq.timing.sample import Reason, Sample
 _STAGGER = 0.25
 _TICKET_WAIT = 0.5
 _STOP_WAIT = 0.2
+# How long the answer is waited for that makes the last sample exact; it was good without.
+LAST_WAIT = 0.25
 _MOST_UNDER_WAY = 16
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSED = {errno.ECONNREFUSED}
@@ -154,6 +156,8 @@ class HostQuery:
         self._asked = 0
         self._next_ask = 0.0
         self._linger_until: float | None = None
+        self._last_until: float | None = None
+        self._last_asked = False
         self._reported = 0
         self._notices: list[str] = []
         self._error: TSQError | None = None
@@ -270,7 +274,14 @@ class HostQuery:
         session = self._chosen.session
         if session.error is not None:
             return True
-        if self._asked < self._options.count or session.waiting:
+        if self._asked < self._options.count or (session.waiting and not self._last_asked):
+            return False
+        if session.wants_one_more and self._last_until is None:
+            self._last_asked = True
+            self._last_until = now + LAST_WAIT
+            session.ask(now, counted=False)
+            self._chosen.pump(now)
+        if self._last_until is not None and session.waiting and now < self._last_until:
             return False
         if self._options.session_file is None or self._chosen.connection.tickets:
             return True
@@ -281,13 +292,16 @@ class HostQuery:
 
     def _deadline(self, now: float) -> float:
         # A stop that another thread asks for is seen within this time.
-        times: list[float | None] = [now + _STOP_WAIT, self._linger_until]
+        times: list[float | None] = [now + _STOP_WAIT, self._linger_until, self._last_until if self._waits_last(now) else None]
         times += [link.session.deadline for link in self._links]
         if self._chosen is None and self._addresses:
             times.append(self._next_attempt)
         if self._chosen is not None and self._may_ask(self._chosen.session):
             times.append(self._next_ask)
         return min(time for time in times if time is not None)
+
+    def _waits_last(self, now: float) -> bool:
+        return self._last_until is not None and now < self._last_until
 
     def _start_attempts(self, now: float) -> None:
         while self._addresses and self._chosen is None and (now >= self._next_attempt or not self._links):

@@ -5,17 +5,20 @@ never read a clock, and never make a sample from an answer whose nonce it did no
 """
 
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tsq._fast import ns_from_ntp
 from tsq.errors import MalformedMessage, SignatureError
 from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
-from tsq.wire.message import ErrorReply, Response, SignatureBlock, decode_response, encode_request
-from tsq.wire.tlv import NONCE_SIZE
+from tsq.wire.message import ErrorReply, Mode, Response, SignatureBlock, decode_response, encode_request
+from tsq.wire.tlv import EXACT_T3, NONCE_SIZE
 
+# What R12's metadata tells: 8 bytes of nonce and an NTP timestamp, in hex.
+_PREFIX_SIZE = 8
+_EXACT_SIZE = 32
 _REMEMBERED = 64
 _LEAST_PRECISION_NS = 1
 
@@ -31,7 +34,8 @@ class Checks(Protocol):
 class Rules:
     """What a client asks for and what it believes.
 
-    precision_ns: of the local clock, None to have it measured; offset_limit: in seconds.
+    precision_ns: of the local clock, None to have it measured; offset_limit: in seconds; exact: ask when each answer really left,
+    to be told in the next one (R12).
     """
 
     verifier: Checks | None = None
@@ -40,6 +44,14 @@ class Rules:
     precision_size: int | None = None
     precision_ns: int | None = None
     offset_limit: float = DEFAULT_OFFSET_LIMIT
+    exact: bool = True
+
+    @property
+    def wishes(self) -> Mapping[str, str] | None:
+        """The metadata of a request."""
+        if not self.exact:
+            return self.metadata
+        return {**(self.metadata or {}), EXACT_T3: ""}
 
 
 @dataclass(slots=True)
@@ -53,12 +65,18 @@ class _Asked:
 
 @dataclass(slots=True)
 class Exchange:
-    """Requests under way with one server, and what became of them. nonces: where nonces come from (a CSPRNG)."""
+    """Requests under way with one server, and what became of them.
+
+    nonces: where nonces come from (a CSPRNG). revised: (an earlier sample, the same with its exact T3), when the last answer told
+    it.
+    """
 
     rules: Rules = field(default_factory=Rules)
     nonces: Callable[[int], bytes] = os.urandom
     last_response: Response | None = None
+    revised: tuple[Sample, Sample] | None = None
     _asked: dict[bytes, _Asked] = field(default_factory=dict)
+    _inexact: OrderedDict[bytes, Sample] = field(default_factory=OrderedDict)
     _past: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     @property
@@ -66,14 +84,14 @@ class Exchange:
         """Nonces that wait for an answer, oldest first."""
         return list(self._asked)
 
-    def request(self) -> tuple[bytes, bytes]:
-        """(nonce, bytes) of a new request; `sent` is to follow."""
+    def request(self, mode: Mode = Mode.DATAGRAM) -> tuple[bytes, bytes]:
+        """(nonce, bytes) of a new request; `sent` is to follow. Exact T3 is not asked for in Stream Mode, which has none."""
         nonce = self.nonces(NONCE_SIZE)
         message = encode_request(
             nonce,
             metadata_query=self.rules.metadata_query,
             signature=self.rules.verifier is not None,
-            metadata=self.rules.metadata,
+            metadata=self.rules.wishes if mode is Mode.DATAGRAM else self.rules.metadata,
             precision_size=self.rules.precision_size,
         )
         return nonce, message
@@ -102,6 +120,7 @@ class Exchange:
         exchange that it came for, in Datagram Mode the oldest: the peer is authenticated, so a wrong answer is its fault, not an
         attacker's.
         """
+        self.revised = None
         expected = asked_nonce or next(iter(self._asked), None)
         if expected is None:
             return None
@@ -124,7 +143,41 @@ class Exchange:
             return self.give_up(expected, Reason.MALFORMED, error.found)
         self.withdraw(response.nonce)
         self.last_response = response
+        self._learn(response, sample)
         return sample
+
+    def _learn(self, response: Response, sample: Sample) -> None:
+        """Make an earlier sample exact where the answer tells when its answer left (R12), and remember this one for that."""
+        told = response.metadata.get(EXACT_T3, "")
+        if self.rules.exact and len(told) == _EXACT_SIZE:
+            self._revise(told)
+        if sample.valid:
+            self._inexact[response.nonce[:_PREFIX_SIZE]] = sample
+            while len(self._inexact) > _REMEMBERED:
+                self._inexact.popitem(last=False)
+
+    def _revise(self, told: str) -> None:
+        try:
+            prefix, ntp = bytes.fromhex(told[: 2 * _PREFIX_SIZE]), int.from_bytes(bytes.fromhex(told[2 * _PREFIX_SIZE :]), "big")
+        except ValueError:
+            return
+        early = self._inexact.pop(prefix, None)
+        if early is None or early.t2_ns is None or early.t3_ns is None or early.t4_ns is None:
+            return
+        left_ns = ns_from_ntp(ntp, early.t4_ns)
+        late = make_sample(
+            early.t1_ns,
+            early.t2_ns,
+            left_ns,
+            early.t4_ns,
+            t1_source=early.t1_source,
+            t4_source=early.t4_source or StampSource.USER,
+            precision_ns=self.rules.precision_ns or _LEAST_PRECISION_NS,
+            offset_limit=self.rules.offset_limit,
+        )
+        # An answer does not leave before it is stamped, nor later than makes sense: such a word changes nothing.
+        if left_ns >= early.t3_ns and late.valid:
+            self.revised = (early, replace(late, exact=True))
 
     def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource) -> Sample:
         return make_sample(

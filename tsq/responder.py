@@ -5,14 +5,14 @@ that happens to it, or the reason why there is no answer. It must never read a c
 its T2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tsq._fast import pack_response, pack_tlvs, unpack_message
 from tsq.errors import MessageError
-from tsq.wire.message import Mode, Request, Tlv, decode_request, encode_error, padding, tlvs_size
+from tsq.wire.message import Mode, Request, Tlv, decode_request, encode_error, metadata_tlv, padding, tlvs_size
 from tsq.wire.signature import Signer
-from tsq.wire.tlv import PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, ErrorCode, TlvType
+from tsq.wire.tlv import EXACT_T3, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, ErrorCode, TlvType
 
 
 class NoResponse(StrEnum):
@@ -33,13 +33,20 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A response that lacks its send time."""
+    """A response that lacks its send time. exact: the client wants to know when it really leaves (R12)."""
 
     nonce: bytes
     receive_ns: int
     optional: tuple[Tlv, ...] = ()
     tail: tuple[Tlv, ...] = ()
     signer: Signer | None = None
+    exact: bool = False
+
+    def telling(self, told: str) -> "Draft":
+        """The same response, with when an earlier one left; unchanged where its length is promised (R7)."""
+        if self.tail:
+            return self
+        return replace(self, optional=(*self.optional, metadata_tlv({EXACT_T3: told})))
 
     def complete(self, send_ns: int) -> bytes | Refusal:
         """The response's bytes with T3 = send_ns; refused where that would be before T2 (the clock was stepped back)."""
@@ -78,10 +85,11 @@ class Responder:
             return Refusal(NoResponse.CANNOT_SIGN, reply)
         signer = self.signer if request.signature else None
         about = self.about if request.metadata_query else ()
+        exact = request.metadata is not None and EXACT_T3 in request.metadata
         if not request.precision:
-            return Draft(request.nonce, receive_ns, about, (), signer)
+            return Draft(request.nonce, receive_ns, about, (), signer, exact)
         optional, tail = _same_length(request, list(about), signer)
-        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer)
+        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact)
 
 
 def stream_request_ready(data: bytes, finished: bool) -> bool:

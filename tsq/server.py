@@ -278,7 +278,11 @@ class _Endpoint:
             return
         sent = 0
         try:
-            sent = self.udp.send(datagrams)
+            sent = self.udp.send([item for item in datagrams if item[1].stamp is None])
+            for data, path in datagrams:
+                if path.stamp is not None and self._datapath is not None:
+                    session, nonce = path.stamp
+                    sent += self._datapath.send_stamped(self.udp.fileno(), data, path.remote, path.local, session, nonce)
         except OSError as error:
             logger.debug("send failed: %s", error)
         if sent < len(datagrams):

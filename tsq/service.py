@@ -127,7 +127,12 @@ class Service:
         out = [] if any(message.stream_id is not None for message in due) else connection.clear(now)
         send_ns = self._clock()
         datagrams: list[bytes] = []
+        stamp_for = b""
         for message, draft in drafts:
+            if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
+                told = connection.tell()
+                draft = draft.telling(told) if told else draft  # noqa: PLW2901
+                stamp_for = draft.nonce
             response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
             if isinstance(response, Refusal):
                 self.counters.add("unanswered", response.reason)
@@ -144,7 +149,7 @@ class Service:
             else:
                 self.counters.add("answered", amount=-1)
                 self.counters.add("unanswered", "peer takes no datagram of this size")
-        more, held_back = connection.transmit(datagrams, now)
+        more, held_back = connection.transmit(datagrams, now, stamp_for)
         if held_back:
             self.counters.add("answered", amount=-held_back)
             self.counters.add("unanswered", "congestion window or amplification limit", held_back)

@@ -43,6 +43,7 @@ class Session:
         self._expiry: dict[bytes, float] = {}
         self._streams: dict[int, bytes] = {}
         self._early_nonces: list[bytes] = []
+        self._uncounted: set[bytes] = set()
         self._held_back = 0
         self._closed = False
         self._ask_again_at: float | None = None
@@ -63,6 +64,15 @@ class Session:
         return len(self._expiry) + self._held_back
 
     @property
+    def wants_one_more(self) -> bool:
+        """Whether one more request, which is not counted, may make the last samples exact (R12)."""
+        valid = [sample for sample in self.samples if sample.valid]
+        if not self.exchange.rules.exact or not valid or valid[-1].exact or self.error is not None or self.mode is Mode.STREAM:
+            return False
+        # A server that told nothing with the second answer tells nothing at all.
+        return len(self.samples) == 1 or any(sample.exact for sample in valid)
+
+    @property
     def deadline(self) -> float | None:
         """When `handle_timer` is due; None when it is over."""
         if self.error is not None:
@@ -81,9 +91,11 @@ class Session:
             self.ask(now)
             self._early_nonces = list(self._leaving)
 
-    def ask(self, now: float) -> None:
-        """Put one more request under way; it leaves with the next `datagrams`."""
-        nonce, message = self.exchange.request()
+    def ask(self, now: float, *, counted: bool = True) -> None:
+        """Put one more request under way; it leaves with the next `datagrams`. counted: False for one that makes no sample."""
+        nonce, message = self.exchange.request(self.mode)
+        if not counted:
+            self._uncounted.add(nonce)
         if self.mode is Mode.DATAGRAM:
             self._messages.append(message)
         else:
@@ -199,15 +211,30 @@ class Session:
             del self._streams[message.stream_id]
             self._connection.stream_done(message.stream_id, message.finished)
             sample = self.exchange.answer(message.data, received_ns, source, nonce)
-        if sample is not None:
-            self.samples.append(sample)
+        self._keep(sample)
         waiting = set(self.exchange.under_way) | set(self._leaving)
         self._expiry = {nonce: expiry for nonce, expiry in self._expiry.items() if nonce in waiting}
 
     def _finish(self, nonce: bytes, sample: Sample | None) -> None:
         self._expiry.pop(nonce, None)
-        if sample is not None:
+        if nonce in self._uncounted:
+            self._uncounted.discard(nonce)
+        elif sample is not None:
             self.samples.append(sample)
+
+    def _keep(self, sample: Sample | None) -> None:
+        """Add a sample, where it counts, and put the exact form of an earlier one in its place."""
+        ended = self._uncounted & set(self._expiry) - set(self.exchange.under_way) - set(self._leaving)
+        self._uncounted -= ended
+        if sample is not None and not ended:
+            self.samples.append(sample)
+        if self.exchange.revised is not None:
+            early, late = self.exchange.revised
+            # From the end: it is one of the last.
+            for index in range(len(self.samples) - 1, -1, -1):
+                if self.samples[index] is early:
+                    self.samples[index] = late
+                    break
 
     def _end(self, error: TSQError) -> None:
         self.error = error

@@ -96,10 +96,10 @@ def test_a_good_server_gives_a_table_a_legend_and_a_verdict(ask, server):
     assert re.fullmatch(r"System clock wrong by [+-]\d+\.\d{6} ± \d+\.\d{6} seconds \(ignored\)", verdict)
 
 
-def test_count_is_the_number_of_requests_that_are_sent(ask, server):
+def test_count_is_the_number_of_samples_and_one_request_more_makes_the_last_exact(ask, server):
     run = ask(server.target, "--ca", server.ca, "--count", "7", "--interval", "0")
     assert " 7/7 " in run.out
-    assert server.server.counters.get("requests") == 7
+    assert server.server.counters.get("requests") == 8
 
 
 def test_stream_option_asks_on_streams_without_a_notice(ask, server):
@@ -382,9 +382,7 @@ def test_insecure_takes_any_certificate_and_warns_each_time(ask, tmp_path, autho
     with Peer(files) as peer:
         run = ask(peer.target, "--insecure", "--interval", "0")
     assert run.status == OK
-    assert run.err == (
-        "tsq-client: warning: --insecure: the servers' certificates are not checked; anybody may be answering\n"
-    )
+    assert run.err == ("tsq-client: warning: --insecure: the servers' certificates are not checked; anybody may be answering\n")
 
 
 # ------------------------------------------------------------------------------------------------ answers that are not used
@@ -580,9 +578,15 @@ def test_help_documents_every_exit_status(ask):
     assert (run.status, run.err) == (OK, "")
     words = " ".join(run.out.split())
     for status, meaning in {
-        OK: "every host gave the time", SOME_FAILED: "some hosts did", USAGE: "usage", NO_ANSWER: "no answer",
-        CERTIFICATE: "certificate refused", NAME: "name not found", REJECTED: "all answers rejected",
-        NOT_TSQ: "the server does not speak TSQ", INTERRUPTED: "interrupted",
+        OK: "every host gave the time",
+        SOME_FAILED: "some hosts did",
+        USAGE: "usage",
+        NO_ANSWER: "no answer",
+        CERTIFICATE: "certificate refused",
+        NAME: "name not found",
+        REJECTED: "all answers rejected",
+        NOT_TSQ: "the server does not speak TSQ",
+        INTERRUPTED: "interrupted",
     }.items():
         assert f"{status} {meaning}" in words
 
@@ -832,7 +836,10 @@ def test_early_data_after_a_server_restart_is_asked_again(ask, tmp_path, certifi
 def test_the_module_runs_as_a_program(server):
     run = subprocess.run(
         [sys.executable, "-m", "tsq.cli.client", str(server.target), "--ca", server.ca, "--interval", "0"],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (run.returncode, run.stderr) == (OK, "")
     assert "System clock wrong by" in run.stdout

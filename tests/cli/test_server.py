@@ -198,8 +198,8 @@ def test_signals_end_it_with_status_0_and_its_counters_in_the_log(certificates, 
         assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
         assert server.stop(number) == OK
     assert "Traceback" not in server.errors
-    assert "tsq-server: INFO: requests: datagram: 3\n" in server.errors
-    assert "tsq-server: INFO: answered: 3\n" in server.errors
+    assert "tsq-server: INFO: requests: datagram: 4\n" in server.errors
+    assert "tsq-server: INFO: answered: 4\n" in server.errors
     assert "tsq-server: INFO: handshakes: full: 1\n" in server.errors
 
 

@@ -136,12 +136,23 @@ class Plane:
         """Whether the data plane serves the connection now."""
         return self._quic.session is not None and self._quic.session.active
 
-    def seal(self, messages: list[bytes], now: float) -> tuple[bytes, object] | None:
-        """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room."""
-        if not self.active or self._quic.session is None:
+    def seal(self, messages: list[bytes], now: float, stamp_for: bytes = b"") -> tuple[bytes, object] | None:
+        """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
+
+        stamp_for: the nonce whose answer's departure time is wanted (docs/reference/protocol.md R12).
+        """
+        session = self._quic.session
+        if not self.active or session is None:
             return None
-        packet = self._quic.session.seal(messages, now)
-        return None if packet is None else (packet, self._quic.get_peer_address())
+        packet = session.seal(messages, now)
+        if packet is None:
+            return None
+        path: Any = self._quic.get_peer_address()
+        return packet, path._replace(stamp=(session, stamp_for)) if stamp_for else path
+
+    def tell(self) -> str:
+        """What is to be told of when an earlier answer left, once; "" for nothing."""
+        return self._quic.session.tell() if self.active and self._quic.session is not None else ""
 
     def enter(self) -> None:
         """Give the control plane what the data plane has received and acknowledged."""

@@ -50,18 +50,25 @@ class ServerConnection(Connection):
         """Let the data plane serve this connection once it is fit for that."""
         self.plane = Plane(datapath, self._shared)
 
-    def transmit(self, messages: list[bytes], now: float) -> tuple[Outgoing, int]:
-        """As above. Where the data plane can, it seals the messages: aioquic then waits for no acknowledgment of them."""
+    def transmit(self, messages: list[bytes], now: float, stamp_for: bytes = b"") -> tuple[Outgoing, int]:
+        """As in any connection. Where the data plane can, it seals the messages: aioquic then waits for no acknowledgment of them.
+
+        stamp_for: the nonce whose answer's departure time is wanted.
+        """
         if self.plane is None or not messages:
             return super().transmit(messages, now)
         out = self.clear(now)
-        sealed = self.plane.seal(messages, now)
+        sealed = self.plane.seal(messages, now, stamp_for)
         if sealed is not None:
             return [*out, sealed], 0
         if self.plane.active:
             return out, len(messages)
         more, held_back = super().transmit(messages, now)
         return out + more, held_back
+
+    def tell(self) -> str:
+        """What is to be told of when an earlier answer left (R12), once; "" for nothing."""
+        return "" if self.plane is None else self.plane.tell()
 
     def clear(self, now: float) -> Outgoing:
         """Let the data plane have the connection, where it can; what the control plane had to send before that."""

@@ -6,10 +6,13 @@ time at which they left. It must never block, and never decide anything about wh
 
 import select
 import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tsq import _fast
 from tsq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tsq._datapath import Session
 
 _RECEIVE_BUFFER = 1 << 22
 _SO_RCVBUFFORCE = 33
@@ -20,10 +23,14 @@ _STAMP_TRIES = 2
 
 
 class Path(NamedTuple):
-    """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`)."""
+    """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`).
+
+    stamp: on the way out, whose answer it carries that wants its departure time: a data plane session and a nonce.
+    """
 
     remote: bytes
     local: bytes
+    stamp: "tuple[Session, bytes] | None" = None
 
 
 # The path of what a connected socket sends.

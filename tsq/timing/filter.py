@@ -29,7 +29,8 @@ class Estimate:
     def stamps(self) -> str:
         """Who took T1 and T4 of the best sample, as users read it."""
         sources = {self.best.t1_source, self.best.t4_source or StampSource.USER}
-        return "/".join(sorted(source.value for source in sources))
+        taken = "/".join(sorted(source.value for source in sources))
+        return f"{taken}, exact T3" if self.best.exact else taken
 
 
 def estimate(samples: Sequence[Sample]) -> Estimate | None:

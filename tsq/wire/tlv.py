@@ -9,6 +9,8 @@ NONCE_SIZE = 16
 MAX_VALUE_SIZE = 255
 PLAIN_REQUEST_SIZE = 18
 PLAIN_RESPONSE_SIZE = 38
+# The metadata key for when an earlier answer really left (R12).
+EXACT_T3 = "tsq.t3"
 
 
 class TlvType(IntEnum):
