@@ -31,7 +31,7 @@ from tsq.client import query_all
 from tsq.config import Target, Trust
 from tsq.metrics import Counters
 from tsq.quic import tls
-from tsq.quic.connection import ClientConnection
+from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.udp import Datagram, Departure, Path
 from tsq.responder import Responder

@@ -12,7 +12,7 @@ from typing import Self
 
 from aioquic.quic import events
 
-from tsq._datapath import Asker, Datapath
+from tsq._datapath import Asker
 from tsq.config import Target, Trust
 from tsq.quic import tls
 from tsq.quic.offload import Plane, SharedConnection
@@ -29,12 +29,12 @@ class _Member:
 
     def __init__(self, quic: SharedConnection) -> None:
         self.quic = quic
-        self.plane = Plane(Datapath(), quic)
+        self.plane = Plane(None, quic)
         self.confirmed = False
 
     def hand_over(self) -> None:
         """To the data plane, on a socket that knows its peer."""
-        self.plane.leave(connected=True)
+        self.plane.leave()
 
     def drain(self) -> list[bytes]:
         """Note what happened; connection IDs that came into use."""
@@ -86,7 +86,6 @@ class Fleet:
             member.hand_over()
             if member.plane.session is None:
                 raise RuntimeError("a connection is not fit for the data plane")
-            member.plane.session.client = True
             sessions[member.quic.host_cid] = member.plane.session
         self.asker = Asker(sessions)
         return self

@@ -3,10 +3,10 @@
 Conventions of fenced blocks, by their info string:
 
     console run           each `$ command` is run by bash, in order, in the page's own directory; the lines below it must be what it
-                          prints, but for numbers and who took a timestamp. A line `...` stands for any lines, also none.
+                          prints, but for numbers and who took T1 and T4. A line `...` stands for any lines, also none.
     console run server    one `$ command`, started before all else on the page and ended (SIGTERM) after it.
     python run            run by this Python in the page's directory; it must end with 0 and print no warning.
-    hex request|response  a TSQ message; `#` is not used, white space is not looked at.
+    hex request|response  a TSQ message; `#` is not used, white space is not looked at. `told`, `told too early`: R12's answers.
     console, python, ...  not run.
 
 Replacements: 4433 becomes the port of the page's own `server` block, else that of the `server_process` fixture. time.example.com
@@ -35,18 +35,22 @@ from pathlib import Path
 import pytest
 
 import tsq
+import tsq.server as server_module
 from tests.support.processes import BIN, ServerProcess, run_client
-from tsq import errors, report
+from tsq import client, errors, report
+from tsq._datapath import Datapath
 from tsq.cli import client as client_command
 from tsq.cli import common
 from tsq.cli import server as server_command
 from tsq.config import parse_listen
+from tsq.exchange import Exchange
+from tsq.quic import offload
 from tsq.quic.router import Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.responder import NoResponse
 from tsq.timing.sample import Reason
 from tsq.wire.message import ErrorReply, Request, Response, decode_request, decode_response
-from tsq.wire.tlv import TlvType
+from tsq.wire.tlv import EXACT_T3, TlvType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -57,6 +61,9 @@ API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
 FLOW = DOCS / "explanation" / "request-flow.md"
+PLANES = DOCS / "explanation" / "two-planes.md"
+PICTURE = DOCS / "explanation" / "microseconds.png"
+NEAR_NS = 1_795_399_200_000_000_000
 RULINGS = {f"R{number}" for number in range(1, 13)}
 
 
@@ -172,13 +179,13 @@ def free_port() -> int:
 
 
 def shape(line: str) -> str:
-    """A line of output without what differs from run to run: numbers, their signs and units, who took timestamps, temporary names,
+    """A line of output without what differs from run to run: numbers, their signs and units, who took T1 and T4, temporary names,
     column widths. Exit statuses and counts of samples stay.
     """
     line = re.sub(r"tsq-demo-\w+", "tsq-demo", line)
     line = re.sub(r"\b(kernel/user|kernel|user)\b", "stamp", line)
     number = r"[+-]?\d+(?:\.\d+)*(?:e-?\d+)?(?: (?:s|ms|µs)\b)?"
-    line = re.sub(rf"(exit status \d+|\d+/\d+|0-RTT|tsq/1|::1)|{number}", lambda match: match[1] or "0", line)
+    line = re.sub(rf"(exit status \d+|\d+/\d+|0-RTT|exact T3|tsq/1|::1)|{number}", lambda match: match[1] or "0", line)
     return re.sub(r"\s+", " ", line).strip()
 
 
@@ -384,7 +391,7 @@ def test_json_of_a_sample_without_an_answer_has_the_documented_types() -> None:
 def test_documented_counters_are_those_that_are_counted() -> None:
     table = {code(row[0])[0]: set(code(row[2])) for row in rows(section(CLI, "### The server's log"))}
     text = "".join(path.read_text() for path in SOURCES)
-    counted = set(re.findall(r"[cC]ounters\.add\(\s*\"(\w+)\"", text))
+    counted = set(re.findall(r"[cC]ounters\.add\(\s*\"([^\"]+)\"", text))
     assert table.keys() == counted
     reasons: dict[str, set[str]] = {"dropped": {drop.value for drop in Drop}, "unanswered": {reason.value for reason in NoResponse}}
     for kind, reason in re.findall(r"[cC]ounters\.add\(\s*\"(\w+)\", \"([^\"]+)\"", text):
@@ -393,6 +400,26 @@ def test_documented_counters_are_those_that_are_counted() -> None:
         assert table[kind] == reasons[kind], kind
     assert table["requests"] == {"datagram", "stream"}
     assert table["handshakes"] == {"full", "resumed", "failed"}
+
+
+def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:
+    with ServerProcess(["--listen", "127.0.0.1:0", "--self-signed", tmp_path / "lab"]) as server:
+        assert run_client(str(server.target), "--ca", tmp_path / "lab" / "ca.pem", "--count", "3").returncode == 0
+        server.stop()
+    logged = {name: int(count) for name, count in re.findall(r"INFO: (\w[\w -]*?)(?:: .+)?: (\d+)$", server.errors, re.MULTILINE)}
+    documented = {code(row[0])[0] for row in rows(section(CLI, "### The server's log"))}
+    assert logged.keys() <= documented
+    # The first request comes with the end of the handshake; one more than --count is sent.
+    assert logged["answered"] == 3 + 1
+    assert 3 <= logged["taken"] < logged["datagrams"]
+
+
+def test_the_client_s_one_request_more_is_what_the_page_says(server_process: ServerProcess, certificates: CertificateFiles) -> None:
+    text = section(CLI, "### One request more")
+    assert f"{client.LAST_WAIT:g} s at\nmost" in text
+    done = run_client(str(server_process.target), "--ca", certificates.authority, "--count", "2", "--json")
+    (host,) = json.loads(done.stdout)["hosts"]
+    assert [sample["exact"] for sample in host["samples"]] == [True, True]
 
 
 # ------------------------------------------------------------------------------------------- reference: Python interface
@@ -441,7 +468,7 @@ def shown_default(field: dataclasses.Field) -> str:
     return repr(field.default).replace("''", '""')
 
 
-@pytest.mark.parametrize("call", re.findall(r"^\| `tsq\.(\w+\([^`]*\))`", API.read_text(), re.MULTILINE))
+@pytest.mark.parametrize("call", re.findall(r"^(?:\| )?`tsq\.(\w+\([^`]*\))`", API.read_text(), re.MULTILINE))
 def test_documented_signatures_are_those_of_the_source(call: str) -> None:
     function, _, documented = call[:-1].partition("(")
     parameters = inspect.signature(getattr(tsq, function)).parameters.values()
@@ -483,6 +510,11 @@ def test_the_tlv_table_is_that_of_the_source() -> None:
     assert [int(row[0]) for row in table] == [int(kind) for kind in TlvType]
 
 
+def test_every_hex_block_is_looked_at() -> None:
+    kinds = {"hex request", "hex response", "hex response told", "hex response told too early"}
+    assert {block.info for page in PAGES for block in blocks(page) if block.info.startswith("hex")} == kinds
+
+
 @pytest.mark.parametrize("block", blocks(PROTOCOL, "hex request", "hex response"), ids=lambda block: f"line-{block.line}")
 def test_the_messages_in_hex_are_what_they_are_said_to_be(block: Block) -> None:
     data = bytes.fromhex(block.text)
@@ -494,8 +526,67 @@ def test_the_messages_in_hex_are_what_they_are_said_to_be(block: Block) -> None:
         assert (response.code, response.reason) == (1, "x")
         return
     assert isinstance(response, Response)
-    t2, t3 = (tsq._fast.ns_from_ntp(ntp, 1_795_399_200_000_000_000) for ntp in (response.receive_ntp, response.send_ntp))
-    assert (t2, t3 - t2) == (1_795_399_200_123_456_789, 250_000)
+    t2, t3 = (tsq._fast.ns_from_ntp(ntp, NEAR_NS) for ntp in (response.receive_ntp, response.send_ntp))
+    assert (t2, t3 - t2) == (NEAR_NS + 123_456_789, 250_000)
+
+
+def r12_messages() -> dict[str, list[bytes]]:
+    """The messages of R12's section, by their info strings."""
+    first = PROTOCOL.read_text().partition('<a id="r12">')[0].count("\n")
+    found: dict[str, list[bytes]] = {}
+    for block in blocks(PROTOCOL):
+        if block.line > first and block.info.startswith("hex"):
+            found.setdefault(block.info, []).append(bytes.fromhex(block.text))
+    return found
+
+
+def test_the_sizes_that_r12_names_are_those_of_its_examples() -> None:
+    messages = r12_messages()
+    assert [len(message) for message in messages["hex request"]] == [28, 28]
+    assert [len(message) for message in messages["hex response"]] == [38]
+    assert len(messages["hex response told"][0]) == len(messages["hex response told too early"][0]) == 80
+    assert all(decode_request(message).metadata == {EXACT_T3: ""} for message in messages["hex request"])
+
+
+def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
+    """R12's two exchanges, as a client has them with this last answer: (exchange, first sample, second sample)."""
+    messages = r12_messages()
+    nonces = [message[2:18] for message in messages["hex request"]]
+    exchange = Exchange(nonces=lambda _: nonces.pop(0))
+    samples = []
+    for wanted, answer, second in zip(messages["hex request"], (messages["hex response"][0], last), (123, 223), strict=True):
+        nonce, request = exchange.request()
+        assert request == wanted
+        # On a machine with the server's clock, 20 µs away.
+        exchange.sent(nonce, NEAR_NS + second * 1_000_000 + 436_789, tsq.StampSource.KERNEL)
+        sample = exchange.answer(answer, NEAR_NS + second * 1_000_000 + 728_989, tsq.StampSource.KERNEL)
+        assert sample is not None
+        assert sample.valid
+        samples.append(sample)
+    return exchange, *samples
+
+
+def test_what_r12_s_example_tells_is_believed_and_is_what_the_text_says() -> None:
+    (told,) = r12_messages()["hex response told"]
+    exchange, first, second = exchanged(told)
+    assert exchange.revised is not None
+    early, late = exchange.revised
+    assert early is first
+    assert (late.exact, late.valid, second.exact) == (True, True, False)
+    assert (early.t3_ns, late.t3_ns) == (NEAR_NS + 123_706_789, NEAR_NS + 123_708_989)
+    text = section(PROTOCOL, "### R12: no new TLV types; exact T3")
+    assert "02:00:00.123708989, 2.2 µs after" in text
+    response = decode_response(told)
+    assert f"`{response.metadata[EXACT_T3][16:]}`" in text
+    assert response.metadata[EXACT_T3][:16] == "0001020304050607"
+
+
+def test_what_r12_s_other_example_tells_is_not_believed() -> None:
+    (told,) = r12_messages()["hex response told too early"]
+    exchange, first, _ = exchanged(told)
+    assert exchange.revised is None
+    left = tsq._fast.ns_from_ntp(int(decode_response(told).metadata[EXACT_T3][16:], 16), NEAR_NS)
+    assert first.t3_ns - left == 1000
 
 
 # ---------------------------------------------------------------------------------------------- references to and fro
@@ -540,6 +631,39 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert (ROOT / file).exists(), f"{name(page)}: {file}"
 
 
+def test_the_picture_is_there_and_is_shown_with_the_program_that_makes_it() -> None:
+    text = PLANES.read_text()
+    assert re.search(rf"^!\[[^\]]{{20,}}\]\({re.escape(PICTURE.name)}\)$", text, re.MULTILINE)
+    data = PICTURE.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n")
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    assert 600 <= width <= 2000
+    assert 400 <= height <= 2000
+    (program,) = re.findall(rf"`python -m ([\w.]+) {re.escape(name(PICTURE))}`", text)
+    source = (ROOT / f"{program.replace('.', '/')}.py").read_text()
+    assert f"python -m {program}" in source
+    assert "Needs matplotlib" in source
+
+
+def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
+    source = (ROOT / "tsq" / "_datapath.pyx").read_text()
+    constants = dict(re.findall(r"^    (\w+) = (\d+)$", source, re.MULTILINE))
+    table = {row[0]: row[1] for row in rows(section(PLANES, "## Limits"))}
+    assert table["requests in one packet"] == constants["MAX_REQUESTS"]
+    assert table["packet numbers that are remembered"] == constants["C_WINDOW"]
+    assert table["packets with answers that nobody has acknowledged"].startswith(constants["RING"])
+    ranges = f"{constants['MAX_ACK_RANGES']}; {int(constants['SENT_ACK_RANGES']) + 1}"
+    assert table["ranges in a received ACK; in a sent one"] == ranges
+    assert table["departure times kept for a connection"] == constants["KNOWN_T3"]
+    assert table["departure times under way for a socket"] == constants["STAMP_RING"]
+    batches = f"{constants['SERVED_AT_ONCE']}; {server_module._BATCHES}."
+    assert table["datagrams in a batch; batches before timers get their turn"].startswith(batches)
+    datapath = Datapath()
+    assert (datapath.key_update_after, datapath.failed_open_limit) == (1 << 22, 1 << 36)
+    names = sum(map(len, offload.PRIVATE_NAMES.values()))
+    assert f"needs {names} private names" in PLANES.read_text()
+
+
 def test_the_layout_names_every_module() -> None:
     documented = {code(row[0])[0] for row in rows(section(ARCHITECTURE, "## Layout"))}
     modules = {name(path) for path in SOURCES if path.suffix in {".py", ".pyx"} and path.name != "__init__.py"}
@@ -567,7 +691,7 @@ def defined() -> tuple[dict[str, set[str]], set[str]]:
             text = path.read_text()
             names |= set(re.findall(r"^(?:cdef|def) .*?(\w+)\(", text, re.MULTILINE))
             for found in re.finditer(r"^cdef class (\w+):\n((?:(?: .*)?\n)+)", text, re.MULTILINE):
-                classes[found[1]] = set(re.findall(r"def (\w+)\(", found[2]))
+                classes[found[1]] = set(re.findall(r"^    (?:def|cdef .*?) ?(\w+)\(", found[2], re.MULTILINE))
         elif path.suffix == ".py":
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ClassDef):
@@ -611,5 +735,8 @@ def test_every_name_in_the_flow_exists_in_the_source() -> None:
     assert len(in_diagram) > 20
     unknown = [span for span in [*spans, *in_diagram] if not exists(span, classes, names)]
     assert not unknown
-    inventions = ["Session.nothing", "nothing_at_all", "ClientConnection.route", "aioquic.quic.connection.QuicConnection.nothing"]
+    inventions = [
+        "Datapath.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
+        "aioquic.quic.connection.QuicConnection.nothing",
+    ]
     assert not any(exists(invention, classes, names) for invention in inventions)

@@ -5,6 +5,7 @@ from typing import final
 
 CONNECTION_ID_SIZE: int
 WINDOW_SIZE: int
+BATCH: int
 
 @final
 class Session:
@@ -39,6 +40,12 @@ class Session:
     @property
     def last_receive(self) -> float: ...
     @property
+    def last_activity(self) -> float: ...
+    @property
+    def probe_at(self) -> float | None: ...
+    @property
+    def ack_wanted(self) -> bool: ...
+    @property
     def in_flight(self) -> tuple[int, int]: ...
     @property
     def counts(self) -> dict[str, int]: ...
@@ -49,6 +56,8 @@ class Datapath:
     taken: int
     answered: int
     held_back: int
+    stepped_back: int
+    unstamped: int
     unsent: int
     truncated: int
     exact: int
@@ -61,7 +70,9 @@ class Datapath:
     def process(
         self, datagrams: list[tuple[bytes, bytes, bytes, int, bool]], now: float, clock_ns: int
     ) -> tuple[list[tuple[bytes, bytes, bytes]], list[tuple[bytes, bytes, bytes, int, bool]]]: ...
-    def send_stamped(self, fd: int, data: bytes, remote: bytes, local: bytes, session: Session, nonce: bytes) -> int: ...
+    def send_stamped(
+        self, fd: int, data: bytes, remote: bytes, local: bytes, session: Session, nonce: bytes, send_ns: int
+    ) -> int: ...
     def due(self, now: float) -> list[Session]: ...
 
 @final

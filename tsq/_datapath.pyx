@@ -14,11 +14,11 @@ from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from tsq._fast cimport (
     C_BATCH, MSG_DONTWAIT, BatchIO, Departed, View, clock_gettime, drain_departures, io_free, io_item, io_new, io_receive, io_reply,
-    io_send, io_view, ntp_of_ns,
+    io_send, io_view, ntp_of_ns, restart_stamps,
     iovec, mmsghdr, put_u64, realtime_ns, sendmmsg, timespec,
 )
 from tsq._packet cimport (
@@ -43,6 +43,7 @@ cdef extern from "<poll.h>" nogil:
 
 
 CONNECTION_ID_SIZE = 8
+BATCH = 32
 WINDOW_SIZE = 128
 
 cdef enum:
@@ -57,6 +58,9 @@ cdef enum:
     MAX_SEALED = 1200
     KNOWN_T3 = 4
     STAMP_RING = 4096
+    # What is sealed behind a packet delays it, and its T3 has been taken by then: batches stay small.
+    SERVED_AT_ONCE = 32
+    STAMP_PATIENCE_NS = 1000000000
     REQUEST_SIZE = 18
     EXACT_REQUEST_SIZE = 28
     RESPONSE_SIZE = 38
@@ -136,10 +140,11 @@ cdef struct State:
     bint spin
     int64_t spin_pn
     double last_receive
+    double first_sent
+    int64_t key_first_pn
     KnownT3 known[KNOWN_T3]
     int known_count
-    # Counts of one session; AEAD limits are per key (RFC 9001 §6.6), and `sealed` starts anew with each.
-    uint64_t sealed
+    # Counts of one session.
     uint64_t failed_opens
     uint64_t answered
     uint64_t taken
@@ -155,8 +160,10 @@ cdef struct Job:
     State* state
     int message
     int64_t received_ns
+    int64_t send_ns
     int count
     bint answer
+    bint stepped_back
     Request requests[MAX_REQUESTS]
 
 
@@ -191,6 +198,7 @@ cdef struct AckRanges:
 
 cdef struct StampWish:
     uint32_t id
+    int64_t send_ns
     State* state
     uint8_t nonce[8]
 
@@ -254,7 +262,8 @@ cdef void on_ack(State* s, const AckRanges* ranges, double now) noexcept nogil:
             if s.ring[i].at > s.recovery_start:
                 # One reduction for each round trip (RFC 9002 §7.3.2).
                 s.recovery_start = now
-                s.window = s.window / 2 if s.window / 2 > MINIMUM_WINDOW else MINIMUM_WINDOW
+                if s.window > MINIMUM_WINDOW:
+                    s.window = s.window / 2 if s.window / 2 > MINIMUM_WINDOW else MINIMUM_WINDOW
         if gone:
             s.in_flight -= s.ring[i].size
         else:
@@ -362,6 +371,11 @@ cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, 
     return 0
 
 
+cdef bint is_short(const uint8_t* packet) noexcept nogil:
+    """Whether the packet has a short header (RFC 9000 §17.3)."""
+    return not packet[0] & 0x80
+
+
 cdef int open_packet(State* s, Keys* scratch, const View* view, Opened* opened) noexcept nogil:
     """Open one short-header packet, changing nothing but counters; NOT_TAKEN, CONSUMED or OPENED."""
     cdef uint64_t truncated = 0
@@ -369,10 +383,13 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, Opened* opened) 
     cdef Keys* keys = &s.receive
     if not s.active or view.remote_size != s.remote_size or view.local_size != s.local_size:
         return NOT_TAKEN
-    if memcmp(view.remote, s.remote, s.remote_size) != 0 or memcmp(view.local, s.local, s.local_size) != 0:
+    if memcmp(view.remote, s.remote, s.remote_size) != 0:
+        return NOT_TAKEN
+    if s.local_size and memcmp(view.local, s.local, s.local_size) != 0:
         return NOT_TAKEN
     pn_size = unprotect(&s.receive, view.data, view.size, 1 + C_CID, opened.header, &truncated)
-    if pn_size < 0:
+    # Without the fixed bit it is no packet of this version (RFC 9000 §17.3.1).
+    if pn_size < 0 or not view.data[0] & 0x40:
         return CONSUMED
     header_size = 1 + C_CID + pn_size
     opened.pn = decode_pn(truncated, pn_size, s.largest + 1)
@@ -439,7 +456,7 @@ cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
         while distance < C_WINDOW and distance <= s.largest and not bit(s, distance):
             distance += 1
             gap += 1
-        if distance >= C_WINDOW or s.largest - distance <= s.ack_floor:
+        if distance >= C_WINDOW or distance > s.largest or s.largest - distance <= s.ack_floor:
             break
         run = 0
         while distance < C_WINDOW and distance <= s.largest and bit(s, distance):
@@ -506,7 +523,7 @@ cdef Py_ssize_t begin(const State* s, uint8_t* out, double now) noexcept nogil:
     memcpy(out + 1, s.peer_id, s.peer_id_size)
     for i in range(PN_SIZE):
         out[1 + s.peer_id_size + i] = <uint8_t> (s.next_pn >> (8 * (PN_SIZE - 1 - i)))
-    return size + put_ack(s, out + size, now)
+    return size + (put_ack(s, out + size, now) if s.largest >= 0 else 0)
 
 
 cdef bint has_room(const State* s, Py_ssize_t size) noexcept nogil:
@@ -521,13 +538,15 @@ cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers
     cdef Py_ssize_t size
     # Counted before it is used: whatever happens below, this number is never used again.
     s.next_pn = pn + 1
-    s.sealed += 1
     size = seal(&s.send, out, header_size, pn, plain_end - header_size)
     if size < 0:
         return 0
     s.ack_sent = True
     s.ack_wanted = False
     if answers:
+        # The first one sent since the last receipt restarts the idle timer (RFC 9000 §10.1).
+        if s.first_sent <= s.last_receive:
+            s.first_sent = now
         s.ring[s.in_flight_count].pn = pn
         s.ring[s.in_flight_count].at = now
         s.ring[s.in_flight_count].size = <uint16_t> size
@@ -546,11 +565,14 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
     cdef int64_t send_ns
     cdef int i
     # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
+    job.stepped_back = False
     job.answer = has_room(s, end + job.count * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
         job.answer = send_ns >= job.received_ns
+        job.stepped_back = not job.answer
+        job.send_ns = send_ns
     if job.answer:
         for i in range(job.count):
             end += put_response(s, out + end, &job.requests[i], job.received_ns, send_ns)
@@ -615,7 +637,7 @@ cdef class Session:
         memcpy(s.next_key, PyBytes_AS_STRING(next_receive), len(next_receive))
         memcpy(s.next_iv, PyBytes_AS_STRING(next_receive_iv), IV_SIZE)
         s.phase = phase & 1
-        s.sealed = 0
+        s.key_first_pn = s.next_pn
 
     def set_path(self, bytes remote not None, bytes local not None, bytes peer_id not None):
         """Packed addresses of the active path, and the peer's connection ID to send to (0 to 20 bytes)."""
@@ -637,7 +659,8 @@ cdef class Session:
         s.low_bits = bits & 0xFFFFFFFFFFFFFFFF
         s.high_bits = (bits >> 64) & 0xFFFFFFFFFFFFFFFF
         s.ack_floor = ack_floor
-        s.ack_sent = False
+        # From here on it is the control plane's to acknowledge what came before.
+        s.ack_sent = s.ack_wanted = False
 
     def set_recovery(self, int64_t window, double loss_delay, double probe_timeout, bint defer_acks):
         """Room in the congestion window (bytes), time threshold and probe timeout (s); whether ACKs are the control plane's."""
@@ -671,7 +694,7 @@ cdef class Session:
         view.data, view.size = <const uint8_t*> PyBytes_AS_STRING(packet), len(packet)
         view.remote_size = view.local_size = 0
         view.remote = view.local = view.data
-        if view.size < 1 + C_CID or view.data[0] & 0x80:
+        if view.size < 1 + C_CID or not is_short(view.data):
             return None
         outcome = open_packet(self.state, &self.scratch, &view, &opened)
         if outcome == NOT_TAKEN:
@@ -710,7 +733,7 @@ cdef class Session:
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
     def tell(self):
-        """What an answer is to tell of when an earlier one left (R12), once: 16 hex digits of nonce, 16 of NTP time; "" for nothing."""
+        """When an earlier answer left (R12), told once: 16 hex digits of nonce, 16 of NTP time; "" for nothing to tell."""
         cdef State* s = self.state
         cdef uint8_t out[32]
         if not s.known_count:
@@ -737,7 +760,10 @@ cdef class Session:
 
     @active.setter
     def active(self, bint value):
-        self.state.active = value
+        cdef State* s = self.state
+        if value and (s.receive.aead == NULL or s.send.aead == NULL or s.receive.protection == NULL or s.send.protection == NULL):
+            raise ConfigError("a session without keys", expected="set_protection and set_keys first")
+        s.active = value
 
     @property
     def next_packet_number(self):
@@ -775,6 +801,23 @@ cdef class Session:
         return self.state.last_receive
 
     @property
+    def last_activity(self):
+        """From when the idle timeout runs (RFC 9000 §10.1), monotonic seconds."""
+        cdef State* s = self.state
+        return s.first_sent if s.first_sent > s.last_receive else s.last_receive
+
+    @property
+    def probe_at(self):
+        """When the peer is to be probed for an acknowledgment (RFC 9002 §6.2), monotonic seconds; None for not at all."""
+        cdef State* s = self.state
+        return s.ring[0].at + s.probe_timeout if s.in_flight_count and not s.defer_acks else None
+
+    @property
+    def ack_wanted(self):
+        """Whether something was taken by `open` that no packet has acknowledged yet."""
+        return self.state.ack_wanted
+
+    @property
     def in_flight(self):
         """(packets, bytes) that were answered here and not acknowledged."""
         return self.state.in_flight_count, self.state.in_flight
@@ -784,7 +827,9 @@ cdef class Session:
         """{"taken", "answered", "lost", "sealed", "failed_opens"}: packets and answers of this session."""
         cdef State* s = self.state
         return {
-            "taken": s.taken, "answered": s.answered, "lost": s.lost, "sealed": s.sealed, "failed_opens": s.failed_opens,
+            "taken": s.taken, "answered": s.answered, "lost": s.lost, "failed_opens": s.failed_opens,
+            # Packet numbers used under this key, by both planes (RFC 9001 §6.6).
+            "sealed": s.next_pn - s.key_first_pn,
         }
 
 
@@ -817,8 +862,7 @@ cdef class Datapath:
     cdef StampWish* wishes
     cdef uint32_t next_stamp
     cdef uint32_t stamps_back
-    cdef uint8_t wanted[C_BATCH]
-    cdef readonly unsigned long long received, taken, answered, held_back, unsent, truncated, exact
+    cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
     cdef public unsigned long long key_update_after, failed_open_limit
 
     def __cinit__(self):
@@ -868,7 +912,7 @@ cdef class Datapath:
         self.forget_wishes((<Session> session).state)
 
     def receive(self, int fd):
-        """Serve what waits at the socket, at most 64 datagrams; (how many came, those that were not taken, as by ReceiveBatch).
+        """Serve what waits at the socket, at most 32 datagrams; (how many came, those that were not taken, as by ReceiveBatch).
 
         Answers have left when it returns. Raises OSError as ReceiveBatch.receive does.
         """
@@ -910,7 +954,7 @@ cdef class Datapath:
             view.local, view.local_size = <const uint8_t*> PyBytes_AS_STRING(local), len(local)
             self.received += 1
             state = NULL
-            if view.size >= 1 + C_CID and not view.data[0] & 0x80:
+            if view.size >= 1 + C_CID and is_short(view.data):
                 state = self.find(key_of(view.data + 1))
             self.jobs[0].received_ns = view.received_ns
             taken = NOT_TAKEN if state == NULL else take(state, &self.scratch, &view, now, &self.jobs[0])
@@ -920,17 +964,14 @@ cdef class Datapath:
             self.taken += 1
             if taken == ANSWER:
                 size = build(state, &self.jobs[0], self.out, now, clock_ns)
-                if self.jobs[0].answer:
-                    self.answered += self.jobs[0].count
-                else:
-                    self.held_back += self.jobs[0].count
+                self.count_answers(&self.jobs[0])
                 if size:
                     answers.append((PyBytes_FromStringAndSize(<const char*> self.out, size), remote, local))
         return answers, rest
 
     cdef int serve(self, int fd, int* error) noexcept nogil:
         """One batch: receive, open all, then stamp, seal and send all."""
-        cdef int count = io_receive(self.io, fd, error)
+        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
         cdef int jobs = 0, packets = 0, sent, i, k
         cdef double now
         cdef View view
@@ -938,12 +979,15 @@ cdef class Datapath:
         cdef Py_ssize_t size
         cdef uint8_t* out
         if count <= 0:
+            # Departure times that came late wake the loop as well; left there, they would do so for ever.
+            if error[0] == EAGAIN or error[0] == EINTR:
+                self.collect(fd)
             return count
         self.received += count
         now = monotonic()
         for i in range(count):
             self.io.taken[i] = 0
-            if not io_view(self.io, i, &view) or view.size < 1 + C_CID or view.data[0] & 0x80:
+            if not io_view(self.io, i, &view) or view.size < 1 + C_CID or not is_short(view.data):
                 continue
             state = self.find(key_of(view.data + 1))
             if state == NULL:
@@ -952,35 +996,56 @@ cdef class Datapath:
             self.jobs[jobs].received_ns = view.received_ns
             k = take(state, &self.scratch, &view, now, &self.jobs[jobs])
             self.io.taken[i] = k != NOT_TAKEN
+            self.unstamped += k != NOT_TAKEN and not view.kernel
             self.taken += k != NOT_TAKEN
             jobs += k == ANSWER
         for i in range(jobs):
             out = self.out + packets * OUT_CAPACITY
             size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)
-            if not self.jobs[i].answer:
-                self.held_back += self.jobs[i].count
+            self.count_answers(&self.jobs[i])
             if size:
-                self.answered += self.jobs[i].count if self.jobs[i].answer else 0
-                self.wanted[packets] = self.wish(&self.jobs[i])
-                io_reply(self.io, packets, self.jobs[i].message, out, size, self.wanted[packets])
+                io_reply(self.io, packets, self.jobs[i].message, out, size, self.wish(&self.jobs[i]))
                 packets += 1
         if packets:
             sent = io_send(self.io, fd, packets)
             self.unsent += packets - sent
-            for i in range(sent, packets):
-                # The kernel counts those that it took.
-                self.next_stamp -= self.wanted[i]
+            if sent < packets:
+                self.resynchronize(fd)
         if self.next_stamp != self.stamps_back:
             self.collect(fd)
         return count
 
+    cdef void count_answers(self, Job* job) noexcept nogil:
+        if job.answer:
+            self.answered += job.count
+        elif job.stepped_back:
+            self.stepped_back += job.count
+        else:
+            self.held_back += job.count
+
     # ------------------------------------------------------------------------------------------------ exact T3 (R12)
+
+    cdef void resynchronize(self, int fd) noexcept nogil:
+        """After a send that failed: the kernel may have counted it or not, so both begin to count from 0 again."""
+        cdef Departed departed[C_BATCH]
+        cdef int i
+        if self.next_stamp == 0:
+            return
+        restart_stamps(fd)
+        while drain_departures(fd, departed, C_BATCH) == C_BATCH:
+            pass
+        for i in range(STAMP_RING):
+            self.wishes[i].state = NULL
+        self.next_stamp = self.stamps_back = 0
 
     def send_stamped(
         self, int fd, bytes data not None, bytes remote not None, bytes local not None, Session session not None,
-        bytes nonce not None,
+        bytes nonce not None, int64_t send_ns,
     ):
-        """Send one packet of a session that the control plane made, and have its departure time told in a later answer; 1 or 0."""
+        """Send one packet of a session that the control plane made, and have its departure time told in a later answer; 1 or 0.
+
+        send_ns: the T3 in it, before which it cannot have left.
+        """
         cdef int sent
         cdef bint wanted = False
         if len(nonce) != 16:
@@ -990,6 +1055,7 @@ cdef class Datapath:
         self.jobs[0].count = 1
         self.jobs[0].answer = True
         self.jobs[0].state = session.state
+        self.jobs[0].send_ns = send_ns
         # Only what is in the table is taken out of the wishes when it ends.
         if session.state.listed > 0:
             wanted = self.wish(&self.jobs[0])
@@ -1001,7 +1067,7 @@ cdef class Datapath:
         with nogil:
             sent = io_send(self.io, fd, 1)
             if not sent:
-                self.next_stamp -= wanted
+                self.resynchronize(fd)
             elif wanted:
                 self.collect(fd)
         self.io.views[0].local = NULL
@@ -1018,6 +1084,7 @@ cdef class Datapath:
                 wish = &self.wishes[self.next_stamp % STAMP_RING]
                 wish.id = self.next_stamp
                 wish.state = job.state
+                wish.send_ns = job.send_ns
                 memcpy(wish.nonce, job.requests[i].nonce, 8)
                 self.next_stamp += 1
                 return True
@@ -1038,6 +1105,9 @@ cdef class Datapath:
                     continue
                 s = wish.state
                 wish.state = NULL
+                # Not before it was stamped, and not long after: anything else is another packet's.
+                if departed[i].at_ns < wish.send_ns or departed[i].at_ns - wish.send_ns > STAMP_PATIENCE_NS:
+                    continue
                 if s.known_count == KNOWN_T3:
                     memmove(&s.known[0], &s.known[1], (KNOWN_T3 - 1) * sizeof(KnownT3))
                     s.known_count -= 1
@@ -1117,7 +1187,7 @@ cdef class Datapath:
             s = (<Session> session).state
             if (
                 (s.in_flight_count and not s.defer_acks and s.ring[0].at + s.probe_timeout <= now)
-                or s.sealed >= self.key_update_after or s.failed_opens >= self.failed_open_limit
+                or s.next_pn - s.key_first_pn >= <int64_t> self.key_update_after or s.failed_opens >= self.failed_open_limit
             ):
                 out.append(session)
         return out
@@ -1213,6 +1283,7 @@ cdef class Asker:
         free(self.sent_at)
         free(self.delays)
         self.sent = self.answered = self.lost = self.exact = 0
+        memset(self.waiting, 0, self.count * sizeof(int))
         self.sent_at = <double*> calloc(total, sizeof(double))
         self.delays = <double*> calloc(total, sizeof(double))
         if self.sent_at == NULL or self.delays == NULL:
@@ -1297,7 +1368,7 @@ cdef class Asker:
     cdef int collect(self, int fd) noexcept nogil:
         """Take what has come; how many answers."""
         cdef int error = 0
-        cdef int count = io_receive(self.io, fd, &error)
+        cdef int count = io_receive(self.io, fd, C_BATCH, &error)
         cdef int answers = 0, i, k
         cdef double now = monotonic()
         cdef View view
@@ -1308,7 +1379,7 @@ cdef class Asker:
         cdef size_t at
         for i in range(count):
             self.io.taken[i] = CONSUMED
-            if not io_view(self.io, i, &view) or view.size < 1 + C_CID or view.data[0] & 0x80:
+            if not io_view(self.io, i, &view) or view.size < 1 + C_CID or not is_short(view.data):
                 continue
             at = key_of(view.data + 1) & (self.capacity - 1)
             while self.slots[at].state != NULL and self.slots[at].key != key_of(view.data + 1):

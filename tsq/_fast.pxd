@@ -87,11 +87,12 @@ cdef struct Departed:
 
 cdef BatchIO* io_new() noexcept
 cdef void io_free(BatchIO* io) noexcept
-cdef int io_receive(BatchIO* io, int fd, int* error) noexcept nogil
+cdef int io_receive(BatchIO* io, int fd, int most, int* error) noexcept nogil
 cdef bint io_view(BatchIO* io, int i, View* view) noexcept nogil
 cdef object io_item(BatchIO* io, int i)
 cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil
+cdef int restart_stamps(int fd) noexcept nogil
 cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil
 
 

@@ -6,7 +6,7 @@ bytes it was given. System calls run without the interpreter lock.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -387,12 +387,23 @@ def enable_receive_timestamps(int fd, int family, bint destinations=True):
         set_option(fd, IPPROTO_IP, IP_PKTINFO, 1)
 
 
+cdef int restart_stamps(int fd) noexcept nogil:
+    """Let single datagrams ask for the time at which they left, and have the kernel count them from 0; 0, or -1."""
+    cdef int off = 0
+    cdef int on = SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_OPT_ID | SOF_TIMESTAMPING_OPT_TSONLY
+    # The kernel's counter starts anew when the option comes on.
+    if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &off, sizeof(off)) != 0:
+        return -1
+    return setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &on, sizeof(on))
+
+
 def enable_transmit_timestamps(int fd):
-    """Let single datagrams ask for the time at which they left (SO_TIMESTAMPING); see `send` and `transmit_times`."""
-    set_option(
-        fd, SOL_SOCKET, SO_TIMESTAMPING,
-        SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_OPT_ID | SOF_TIMESTAMPING_OPT_TSONLY,
-    )
+    """Let single datagrams ask for the time at which they left (SO_TIMESTAMPING); see `send` and `transmit_times`.
+
+    Called again, it has the kernel count from 0 again: a send that failed may or may not have been counted.
+    """
+    if restart_stamps(fd) != 0:
+        raise OSError(errno, "setsockopt(SO_TIMESTAMPING) failed")
 
 
 cdef BatchIO* io_new() noexcept:
@@ -426,8 +437,11 @@ cdef void io_free(BatchIO* io) noexcept:
         free(io)
 
 
-cdef int io_receive(BatchIO* io, int fd, int* error) noexcept nogil:
-    """One recvmmsg without blocking, and what its control messages tell; how many datagrams, or -1 with the error's number."""
+cdef int io_receive(BatchIO* io, int fd, int most, int* error) noexcept nogil:
+    """One recvmmsg of at most `most` datagrams, without blocking, and what its control messages tell.
+
+    How many datagrams came, or -1 with the error's number.
+    """
     cdef int count, i
     cdef int64_t now
     for i in range(io.used):
@@ -435,7 +449,7 @@ cdef int io_receive(BatchIO* io, int fd, int* error) noexcept nogil:
         io.messages[i].msg_hdr.msg_controllen = CONTROL_CAPACITY
         io.messages[i].msg_hdr.msg_flags = 0
     io.used = 0
-    count = recvmmsg(fd, io.messages, C_BATCH, MSG_DONTWAIT, NULL)
+    count = recvmmsg(fd, io.messages, most, MSG_DONTWAIT, NULL)
     if count < 0:
         error[0] = errno
         return -1
@@ -509,9 +523,23 @@ cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t
 
 
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil:
-    """One sendmmsg without blocking; how many went. What does not go at once is lost: late time is wrong time."""
-    cdef int sent = sendmmsg(fd, io.replies, count, MSG_DONTWAIT)
-    return sent if sent > 0 else 0
+    """Send the first `count` replies without blocking; how many went. What does not go at once is lost.
+
+    One call, unless a reply cannot be sent at all (a firewall, a lost route): it is stepped over, so that those behind it go.
+    """
+    cdef int at = 0
+    cdef int went = 0
+    cdef int sent
+    while at < count:
+        sent = sendmmsg(fd, io.replies + at, count - at, MSG_DONTWAIT)
+        if sent > 0:
+            at += sent
+            went += sent
+        elif errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+            break
+        else:
+            at += 1
+    return went
 
 
 @cython.final
@@ -540,7 +568,7 @@ cdef class ReceiveBatch:
         cdef int count, i
         cdef int error = 0
         with nogil:
-            count = io_receive(self.io, fd, &error)
+            count = io_receive(self.io, fd, C_BATCH, &error)
         if count < 0:
             if error == EAGAIN or error == EINTR:
                 return []
@@ -660,7 +688,7 @@ cdef bint read_departure(msghdr* message, Departed* out) noexcept nogil:
 
 
 cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil:
-    """Read the error queue once, at most 64 entries, without blocking; how many departure times there were, or -1 for an error."""
+    """Read the error queue once, at most 64 entries, without blocking; how many departure times it had, or -1 for an error."""
     cdef mmsghdr messages[C_BATCH]
     cdef uint8_t control[C_BATCH][CONTROL_CAPACITY]
     cdef int count, i

@@ -287,7 +287,9 @@ cdef class PacketKeys:
         """The protected packet. header: plain, its last bytes the packet number, whose size its first byte tells."""
         cdef uint8_t packet[MAX_PACKET + 64]
         cdef Py_ssize_t header_size = len(header), size = len(payload)
-        if header_size < 2 or header_size > MAX_HEADER_SIZE or size > MAX_PACKET - TAG_SIZE or packet_number < 0:
+        if header_size < 2 or header_size < 2 + (header[0] & 0x03):
+            raise ConfigError(f"a header of {header_size} bytes", expected="one that holds its packet number")
+        if header_size > MAX_HEADER_SIZE or size > MAX_PACKET - TAG_SIZE or packet_number < 0:
             raise ConfigError(f"header of {header_size} and payload of {size} bytes", expected="a packet of at most 2048 bytes")
         memcpy(packet, PyBytes_AS_STRING(header), header_size)
         memcpy(packet + header_size, PyBytes_AS_STRING(payload), size)

@@ -26,7 +26,7 @@ from tsq.errors import (
 from tsq.exchange import Rules
 from tsq.host.clock import precision_ns
 from tsq.quic import tls
-from tsq.quic.connection import ClientConnection
+from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import SessionFile, SessionTicket
 from tsq.quic.udp import CONNECTED, UdpSocket
 from tsq.result import HostResult

@@ -19,6 +19,7 @@ from tsq.wire.tlv import EXACT_T3, NONCE_SIZE
 # What R12's metadata tells: 8 bytes of nonce and an NTP timestamp, in hex.
 _PREFIX_SIZE = 8
 _EXACT_SIZE = 32
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _REMEMBERED = 64
 _LEAST_PRECISION_NS = 1
 
@@ -149,7 +150,7 @@ class Exchange:
     def _learn(self, response: Response, sample: Sample) -> None:
         """Make an earlier sample exact where the answer tells when its answer left (R12), and remember this one for that."""
         told = response.metadata.get(EXACT_T3, "")
-        if self.rules.exact and len(told) == _EXACT_SIZE:
+        if self.rules.exact and len(told) == _EXACT_SIZE and set(told) <= _HEX_DIGITS:
             self._revise(told)
         if sample.valid:
             self._inexact[response.nonce[:_PREFIX_SIZE]] = sample
@@ -157,10 +158,7 @@ class Exchange:
                 self._inexact.popitem(last=False)
 
     def _revise(self, told: str) -> None:
-        try:
-            prefix, ntp = bytes.fromhex(told[: 2 * _PREFIX_SIZE]), int.from_bytes(bytes.fromhex(told[2 * _PREFIX_SIZE :]), "big")
-        except ValueError:
-            return
+        prefix, ntp = bytes.fromhex(told[: 2 * _PREFIX_SIZE]), int(told[2 * _PREFIX_SIZE :], 16)
         early = self._inexact.pop(prefix, None)
         if early is None or early.t2_ns is None or early.t3_ns is None or early.t4_ns is None:
             return

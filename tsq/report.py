@@ -98,7 +98,7 @@ def _sample(sample: Sample) -> str:
     stamps = (
         f"T1 {sample.t1_ns} ({sample.t1_source})",
         f"T2 {_number(sample.t2_ns)}",
-        f"T3 {_number(sample.t3_ns)}",
+        f"T3 {_number(sample.t3_ns)}" + (" (exact)" if sample.exact else ""),
         f"T4 {_number(sample.t4_ns)}" + (f" ({sample.t4_source})" if sample.t4_source else ""),
     )
     text = "  ".join(stamps)

@@ -43,9 +43,7 @@ class Draft:
     exact: bool = False
 
     def telling(self, told: str) -> "Draft":
-        """The same response, with when an earlier one left; unchanged where its length is promised (R7)."""
-        if self.tail:
-            return self
+        """The same response, with when an earlier one left."""
         return replace(self, optional=(*self.optional, metadata_tlv({EXACT_T3: told})))
 
     def complete(self, send_ns: int) -> bytes | Refusal:
@@ -85,11 +83,12 @@ class Responder:
             return Refusal(NoResponse.CANNOT_SIGN, reply)
         signer = self.signer if request.signature else None
         about = self.about if request.metadata_query else ()
-        exact = request.metadata is not None and EXACT_T3 in request.metadata
+        exact = request.metadata is not None and request.metadata.get(EXACT_T3) == ""
         if not request.precision:
             return Draft(request.nonce, receive_ns, about, (), signer, exact)
         optional, tail = _same_length(request, list(about), signer)
-        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact)
+        # Where the length is promised (R7), nothing can be told.
+        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
 
 
 def stream_request_ready(data: bytes, finished: bool) -> bool:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
-from tsq._datapath import Datapath
-from tsq._fast import BATCH
+from tsq._datapath import BATCH, Datapath
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
@@ -22,7 +21,7 @@ from tsq.quic.connection import Outgoing, QuicConfiguration
 from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Path, UdpSocket
-from tsq.responder import Responder
+from tsq.responder import NoResponse, Responder
 from tsq.service import Service
 from tsq.wire.message import Mode
 from tsq.wire.signature import Signer
@@ -153,7 +152,7 @@ class _Endpoint:
         self._service = service
         self._datapath = datapath
         self._care: asyncio.TimerHandle | None = None
-        self._counted = (0, 0, 0, 0, 0)
+        self._counted = (0,) * 7
         if datapath is not None:
             service.counters.before_reading(self._count)
         self._loop = asyncio.get_running_loop()
@@ -224,14 +223,28 @@ class _Endpoint:
         datapath, counters = self._datapath, self._service.counters
         if datapath is None:
             return
-        now = (datapath.taken, datapath.answered, datapath.held_back, datapath.unsent, datapath.truncated)
-        taken, answered, held_back, unsent, truncated = (a - b for a, b in zip(now, self._counted, strict=True))
+        now = (
+            datapath.taken,
+            datapath.answered,
+            datapath.held_back,
+            datapath.unsent,
+            datapath.truncated,
+            datapath.stepped_back,
+            datapath.unstamped,
+        )
+        taken, answered, held_back, unsent, truncated, stepped_back, unstamped = (
+            a - b for a, b in zip(now, self._counted, strict=True)
+        )
         self._counted = now
         if taken:
             counters.add("datagrams", amount=taken)
             counters.add("taken", amount=taken)
-        if answered or held_back:
-            counters.add("requests", Mode.DATAGRAM, answered + held_back)
+        if answered or held_back or stepped_back:
+            counters.add("requests", Mode.DATAGRAM, answered + held_back + stepped_back)
+        if stepped_back:
+            counters.add("unanswered", NoResponse.CLOCK_WENT_BACK, stepped_back)
+        if unstamped:
+            counters.add("user-space receive times", amount=unstamped)
         if answered:
             counters.add("answered", amount=answered)
         if held_back:
@@ -281,8 +294,7 @@ class _Endpoint:
             sent = self.udp.send([item for item in datagrams if item[1].stamp is None])
             for data, path in datagrams:
                 if path.stamp is not None and self._datapath is not None:
-                    session, nonce = path.stamp
-                    sent += self._datapath.send_stamped(self.udp.fileno(), data, path.remote, path.local, session, nonce)
+                    sent += self._datapath.send_stamped(self.udp.fileno(), data, path.remote, path.local, *path.stamp)
         except OSError as error:
             logger.debug("send failed: %s", error)
         if sent < len(datagrams):

@@ -19,6 +19,8 @@ from tsq.wire.message import Mode
 
 logger = logging.getLogger(__name__)
 
+_MOST_LOOKED_AFTER = 100
+
 
 class Outcome(NamedTuple):
     """What to send at once, and the connection whose deadline may have changed (None where there is none)."""
@@ -98,7 +100,9 @@ class Service:
             return []
         due = set(self._datapath.due(now))
         outcomes = []
-        for connection in [c for c in self.router.connections if c.plane is not None and c.plane.session in due]:
+        all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
+        # A few at a time, so that answers do not wait behind them.
+        for connection in all_due[:_MOST_LOOKED_AFTER]:
             connection.enter()
             connection.look_after()
             out = connection.flush(now)
@@ -127,12 +131,12 @@ class Service:
         out = [] if any(message.stream_id is not None for message in due) else connection.clear(now)
         send_ns = self._clock()
         datagrams: list[bytes] = []
-        stamp_for = b""
+        stamp: tuple[bytes, int] | None = None
         for message, draft in drafts:
             if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
                 told = connection.tell()
                 draft = draft.telling(told) if told else draft  # noqa: PLW2901
-                stamp_for = draft.nonce
+                stamp = (draft.nonce, send_ns)
             response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
             if isinstance(response, Refusal):
                 self.counters.add("unanswered", response.reason)
@@ -149,7 +153,7 @@ class Service:
             else:
                 self.counters.add("answered", amount=-1)
                 self.counters.add("unanswered", "peer takes no datagram of this size")
-        more, held_back = connection.transmit(datagrams, now, stamp_for)
+        more, held_back = connection.transmit(datagrams, now, stamp)
         if held_back:
             self.counters.add("answered", amount=-held_back)
             self.counters.add("unanswered", "congestion window or amplification limit", held_back)

@@ -6,7 +6,8 @@ error when it is over. It must never read a clock or touch a socket; whoever dri
 
 from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.exchange import Exchange, Rules
-from tsq.quic.connection import ClientConnection, Message
+from tsq.quic.client_connection import ClientConnection
+from tsq.quic.connection import Message
 from tsq.quic.udp import Datagram, Departure
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response

@@ -145,7 +145,7 @@ def test_verbose_shows_all_four_timestamps_and_who_took_ours(ask, server):
     lines = run.out.splitlines()
     assert lines[0] == f"{server.target} (127.0.0.1)"
     stamp, source = r"(\d{19})", r"\((?:kernel|user)\)"
-    pattern = rf"  sample \d: T1 {stamp} {source}  T2 {stamp}  T3 {stamp}  T4 {stamp} {source}  offset \S+ \S+ ± "
+    pattern = rf"  sample \d: T1 {stamp} {source}  T2 {stamp}  T3 {stamp} \(exact\)  T4 {stamp} {source}  offset \S+ \S+ ± "
     for line in lines[1:3]:
         t1, t2, t3, t4 = map(int, re.match(pattern, line).groups())
         # One machine, one clock.

@@ -1,5 +1,6 @@
 """Wireshark's dissector sees what TSQ sends: the commands of docs/howto/decrypt-with-wireshark.md, run as they stand there."""
 
+import itertools
 import os
 import re
 import shlex
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.foreign
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "decrypt-with-wireshark.md"
 PORT = "4433"
 SAMPLES = 3
+# One more, which makes no sample: its answer tells when the last one left (docs/reference/protocol.md R12).
+EXCHANGES = SAMPLES + 1
 ACK, DATAGRAM = 2, {0x30, 0x31}
 
 
@@ -139,28 +142,34 @@ def test_either_side_s_secrets_show_requests_and_answers_in_datagram_frames(capt
     packets = table(capture, keys)
     requests = [message for packet in packets if not packet.from_server for message in packet.messages]
     answers = [message for packet in packets if packet.from_server for message in packet.messages]
-    assert len(requests) == len(answers) == SAMPLES
+    assert len(requests) == len(answers) == EXCHANGES
     for request, answer in zip(requests, answers, strict=True):
         assert request[:2] == b"\x01\x10"
-        assert len(request) == 18
-        assert answer[:18] == request
+        assert request[18:] == b"\xfd\x08\x06tsq.t3\x00"
+        assert answer[:18] == request[:18]
         assert answer[18:20] == b"\x02\x08"
         assert answer[28:30] == b"\x03\x08"
-        assert len(answer) == 38
+    assert [len(answer) for answer in answers] == [38] + [80] * SAMPLES
+    for earlier, told in itertools.pairwise(answers):
+        assert told[38:48] == b"\xfd\x28\x06tsq.t3\x20"
+        left = bytes.fromhex(told[48:].decode("ascii"))
+        assert left[:8] == earlier[2:10]
+        # It left after it was stamped, in less than a second.
+        assert 0 <= int.from_bytes(left[8:], "big") - int.from_bytes(earlier[30:38], "big") < 1 << 32
     assert all(DATAGRAM & set(packet.frames) for packet in packets if packet.messages)
 
 
 def test_acknowledgment_travels_in_the_answer_s_packet(capture):
     answers = [packet for packet in table(capture) if packet.from_server and packet.messages]
-    assert len(answers) == SAMPLES
+    assert len(answers) == EXCHANGES
     for packet in answers:
         assert ACK in packet.frames
         assert DATAGRAM & set(packet.frames)
 
 
 def test_page_s_display_filters_find_requests_and_answers(capture):
-    assert len(capture.look(2)) == SAMPLES
-    assert len(capture.look(3)) == SAMPLES
+    assert len(capture.look(2)) == EXCHANGES
+    assert len(capture.look(3)) == EXCHANGES
     assert len(capture.readers) == 4
 
 

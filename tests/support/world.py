@@ -13,7 +13,7 @@ from tsq._fast import pack_address
 from tsq.exchange import Rules
 from tsq.metrics import Counters
 from tsq.quic import tls
-from tsq.quic.connection import ClientConnection
+from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.server_connection import ServerConnection

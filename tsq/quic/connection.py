@@ -1,4 +1,4 @@
-"""One QUIC connection that carries TSQ messages, without I/O (RFC 9000, RFC 9221; docs/reference/protocol.md, Transport).
+"""One QUIC connection that carries TSQ messages, on both planes, without I/O (RFC 9000, RFC 9221; docs/reference/protocol.md).
 
 Comes in: received datagrams, messages to send, the time for timers. Goes out: received messages, datagrams to send, the next
 deadline. It must never keep a message that cannot leave at once, never raise anything but our own errors for what the network sent,
@@ -12,15 +12,14 @@ from typing import TypeVar
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicErrorCode
-from aioquic.tls import SessionTicket
 
+from tsq._datapath import Datapath
 from tsq.errors import TransportError
 from tsq.quic import internals
-from tsq.quic.outcome import why_ended
+from tsq.quic.offload import Plane, SharedConnection
 
-__all__ = ["ClientConnection", "Connection", "Message", "Outgoing", "QuicConfiguration"]
+__all__ = ["Connection", "Message", "Outgoing", "QuicConfiguration"]
 
 T = TypeVar("T")
 Outgoing = list[tuple[bytes, object]]
@@ -29,13 +28,12 @@ logger = logging.getLogger(__name__)
 
 # The largest message: fits the smallest QUIC packet (1200 bytes) beside the longest header, an ACK and the AEAD's tag.
 MAX_MESSAGE_SIZE = 1100
+# What the data plane puts into one packet: fits beside the longest header and ACK frame that it makes.
+_MOST_SEALED = 900
 # The most that is kept of one stream's request or response.
 MAX_STREAM_SIZE = 2048
 # RFC 9221 §4: type and a two-byte length in front of a message of up to 16383 bytes, one byte of length up to 63.
 _FRAME_OVERHEAD = 3
-# A client's socket is connected: it has one peer, and aioquic never looks into the path.
-_SERVER_PATH = "the server"
-_CLIENT_ACK_DELAY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,15 @@ class Message:
 
 
 class Connection:
-    """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams."""
+    """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams.
 
-    def __init__(self, quic: QuicConnection) -> None:
+    `enter` comes before anything that is done through aioquic, `leave` after everything: the planes never work at the same time.
+    """
+
+    def __init__(self, quic: SharedConnection) -> None:
         internals.check(quic)
         self.quic = quic
+        self.plane: Plane | None = None
         self.handshake: events.HandshakeCompleted | None = None
         self.terminated: events.ConnectionTerminated | None = None
         self.alpn: str | None = None
@@ -114,14 +116,67 @@ class Connection:
             self._stopped.add(stream_id)
             self.quic.stop_stream(stream_id, QuicErrorCode.NO_ERROR)
 
-    def transmit(self, messages: list[bytes], now: float) -> tuple[Outgoing, int]:
-        """(datagrams to send now, how many of these messages could not go with them, and are dropped)."""
+    def _transmit(self, messages: list[bytes], now: float) -> tuple[Outgoing, int]:
+        """As `transmit`, through aioquic alone."""
         if self.terminated is not None:
             return [], len(messages)
         for message in messages:
             self.send_datagram(message)
         internals.acknowledge_now(self.quic)
         return self.flush(now), internals.drop_unsent_datagrams(self.quic)
+
+    def attach(self, datapath: Datapath | None) -> None:
+        """Let the data plane serve this connection once it is fit for that. datapath: the server's table; None for a client."""
+        self.plane = Plane(datapath, self.quic)
+
+    def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
+        """(datagrams to send now, how many of these messages could not go with them, and are dropped).
+
+        Where the data plane can, it seals the messages: aioquic then waits for no acknowledgment of them. stamp: (nonce, T3) of the
+        answer whose departure time is wanted.
+        """
+        if self.plane is None or not messages or any(len(message) > _MOST_SEALED for message in messages):
+            self.enter()
+            return self._transmit(messages, now)
+        out = self.clear(now)
+        if not self.plane.active:
+            more, held_back = self._transmit(messages, now)
+            return out + more, held_back
+        groups = _packets(messages)
+        for number, group in enumerate(groups):
+            # Where several packets go, none of them is known to hold the answer whose departure is wanted.
+            sealed = self.plane.seal(group, now, stamp if len(groups) == 1 else None)
+            if sealed is None:
+                return out, sum(map(len, groups[number:]))
+            out.append(sealed)
+        return out, 0
+
+    def tell(self) -> str:
+        """What is to be told of when an earlier answer left (R12), once; "" for nothing."""
+        return "" if self.plane is None else self.plane.tell()
+
+    def clear(self, now: float) -> Outgoing:
+        """Let the data plane have the connection, where it can; what the control plane had to send before that."""
+        if self.plane is None or self.plane.active or self.terminated is not None:
+            return []
+        out = self.flush(now)
+        self.leave()
+        return out
+
+    def enter(self) -> None:
+        """To be called before anything is done with the connection: what the data plane knows becomes known here."""
+        if self.plane is not None:
+            self.plane.enter()
+
+    def leave(self) -> None:
+        """To be called when everything is done and sent: the data plane may serve the connection again."""
+        if self.plane is not None and self.terminated is None and not self.plane.active:
+            self.plane.leave()
+
+    def drop(self) -> None:
+        """To be called when the connection is forgotten."""
+        if self.plane is not None:
+            self.plane.drop()
 
     def flush(self, now: float) -> Outgoing:
         """Datagrams to send when there is no message to send: acknowledgments wait for their time."""
@@ -190,60 +245,15 @@ class Connection:
         touched[event.stream_id] = event.end_stream or touched.get(event.stream_id, False)
 
 
-class ClientConnection(Connection):
-    """A connection to a server. on_ticket: what to do with session tickets."""
-
-    def __init__(self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None) -> None:
-        self._on_ticket = on_ticket
-        self.tickets = 0
-        quic = QuicConnection(configuration=configuration, session_ticket_handler=self._ticket)
-        super().__init__(quic)
-        internals.limit_streams(quic, 0, 0)
-        internals.delay_acknowledgments(quic, _CLIENT_ACK_DELAY)
-
-    @property
-    def early_possible(self) -> bool:
-        """Whether a session ticket allows a message before the handshake (0-RTT); known once `connect` was called."""
-        ticket = self.quic.configuration.session_ticket
-        return ticket is not None and bool(ticket.max_early_data_size) and self.peer_takes_datagrams
-
-    @property
-    def early_accepted(self) -> bool:
-        """Whether the server accepted 0-RTT."""
-        return self.handshake is not None and self.handshake.early_data_accepted
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the TLS session was resumed."""
-        return self.handshake is not None and self.handshake.session_resumed
-
-    @property
-    def certificates_expire(self) -> float | None:
-        """When the first of the server's certificates expires, Unix seconds; None where it showed none (a resumed session)."""
-        certificates = internals.peer_certificates(self.quic)
-        return min((c.not_valid_after_utc.timestamp() for c in certificates), default=None)
-
-    def connect(self, now: float) -> None:
-        """Begin the handshake; `flush` gives its first datagram."""
-        self.quic.connect(_SERVER_PATH, now)
-
-    def receive(self, data: bytes, now: float) -> list[Message]:
-        """Feed one UDP datagram from the server; the messages that it brought."""
-        return self.receive_on(_SERVER_PATH, data, now)
-
-    def open_stream(self) -> int:
-        """The stream for one more request."""
-        return self.quic.get_next_available_stream_id()
-
-    def failure(self) -> TransportError | None:
-        """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
-        end = self.terminated or internals.closing(self.quic)
-        if end is None:
-            return None
-        name = self.quic.configuration.server_name or ""
-        return why_ended(end, self.handshake is not None, internals.peer_certificates(self.quic), name)
-
-    def _ticket(self, ticket: SessionTicket) -> None:
-        self.tickets += 1
-        if self._on_ticket is not None:
-            self._on_ticket(ticket)
+def _packets(messages: list[bytes]) -> list[list[bytes]]:
+    """The messages in groups that fit a packet each, in order."""
+    groups: list[list[bytes]] = []
+    room = 0
+    for message in messages:
+        size = len(message) + 1 + _FRAME_OVERHEAD
+        if size > room:
+            groups.append([])
+            room = _MOST_SEALED
+        groups[-1].append(message)
+        room -= size
+    return groups

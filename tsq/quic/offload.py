@@ -12,6 +12,7 @@ plane is off.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
@@ -24,7 +25,11 @@ from aioquic.tls import Epoch
 
 from tsq._datapath import CONNECTION_ID_SIZE, WINDOW_SIZE, Datapath, Session
 from tsq.quic import internals
+from tsq.quic.udp import Path
 
+# As in tsq._datapath.Datapath (RFC 9001 §6.6).
+KEY_UPDATE_AFTER = 1 << 22
+FAILED_OPEN_LIMIT = 1 << 36
 PRIVATE_NAMES = {
     "connection": (
         "_close_at",
@@ -65,6 +70,12 @@ def missing_names() -> list[str]:
     return [f"{owner}.{name}" for owner, names in PRIVATE_NAMES.items() for name in names if not hasattr(owners[owner], name)]
 
 
+@cache
+def offload_is_possible() -> bool:
+    """Whether the installed aioquic has all that the data plane needs of it."""
+    return not missing_names()
+
+
 class SharedConnection(QuicConnection):
     """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
 
@@ -90,7 +101,7 @@ class SharedConnection(QuicConnection):
         if session is None or stored is None or self._state is not QuicConnectionState.CONNECTED:
             return stored
         # So that a timer that was set before the data plane's last packet cannot end a live connection.
-        return max(stored, session.last_receive + self._idle_timeout())
+        return max(stored, session.last_activity + self._idle_timeout())
 
     @_close_at.setter
     def _close_at(self, value: float | None) -> None:
@@ -117,9 +128,12 @@ class SharedConnection(QuicConnection):
 
 
 class Plane:
-    """One connection's place in the data plane."""
+    """One connection's place in the data plane.
 
-    def __init__(self, datapath: Datapath, quic: SharedConnection) -> None:
+    datapath: the table of the server's socket; None for a client, whose socket is connected and has one connection.
+    """
+
+    def __init__(self, datapath: Datapath | None, quic: SharedConnection) -> None:
         self._datapath = datapath
         self._quic = quic
         self._id = b""
@@ -136,10 +150,10 @@ class Plane:
         """Whether the data plane serves the connection now."""
         return self._quic.session is not None and self._quic.session.active
 
-    def seal(self, messages: list[bytes], now: float, stamp_for: bytes = b"") -> tuple[bytes, object] | None:
+    def seal(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[bytes, object] | None:
         """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
 
-        stamp_for: the nonce whose answer's departure time is wanted (docs/reference/protocol.md R12).
+        stamp: (nonce, T3) of the answer whose departure time is wanted (docs/reference/protocol.md R12).
         """
         session = self._quic.session
         if not self.active or session is None:
@@ -148,7 +162,26 @@ class Plane:
         if packet is None:
             return None
         path: Any = self._quic.get_peer_address()
-        return packet, path._replace(stamp=(session, stamp_for)) if stamp_for else path
+        return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
+
+    def open(self, packet: bytes, now: float) -> list[bytes] | None:
+        """The messages in a packet from the connected peer; None where it is the control plane's, as it came."""
+        session = self._quic.session
+        if session is None or not session.active or packet[1 : 1 + CONNECTION_ID_SIZE] != self._quic.host_cid:
+            return None
+        return session.open(packet, now)
+
+    @property
+    def probe_at(self) -> float | None:
+        """When the peer is to be probed for an acknowledgment, monotonic seconds."""
+        session = self._quic.session
+        return session.probe_at if session is not None and session.active else None
+
+    @property
+    def waits_to_acknowledge(self) -> float | None:
+        """Since when the data plane has something to acknowledge that no packet has taken along yet, monotonic seconds."""
+        session = self._quic.session
+        return session.last_receive if session is not None and session.active and session.ack_wanted else None
 
     def tell(self) -> str:
         """What is to be told of when an earlier answer left, once; "" for nothing."""
@@ -173,7 +206,13 @@ class Plane:
             self._queue_acknowledgments(space, session.received)
         if ack_sent:
             space.ack_at = None
+        if session.ack_wanted:
+            # Its time has come, or something is to be sent anyway.
+            space.ack_at = 0.0
         space.largest_acked_packet = max(space.largest_acked_packet, session.largest_acknowledged)
+        # aioquic forgets its own ACK-only packets when it sees them acknowledged, which the data plane saw.
+        for number in [n for n, packet in space.sent_packets.items() if not packet.in_flight and n <= session.largest_acknowledged]:
+            del space.sent_packets[number]
         quic._spin_bit, quic._spin_highest_pn = session.spin
         lost = session.counts["lost"]
         if lost > self._lost:
@@ -182,21 +221,21 @@ class Plane:
             control.congestion_window = max(control.congestion_window // 2, _MINIMUM_WINDOW)
             control.ssthresh = control.congestion_window
 
-    def leave(self, *, connected: bool = False) -> None:
-        """Hand the connection to the data plane, where it is fit for that. connected: its socket knows the one peer."""
+    def leave(self) -> None:
+        """Hand the connection to the data plane, where it is fit for that."""
         quic: Any = self._quic
         if not self._fit():
             if quic.session is not None:
                 quic.session.active = False
             return
-        session = quic.session or self._begin()
+        session: Session = quic.session or self._begin()
         keys = quic._cryptos[Epoch.ONE_RTT]
         if keys.recv.secret is not self._secret:
             self._hand_keys(session, keys.recv, keys.send)
         path = quic._network_paths[0].addr
-        remote, local = (b"", b"") if connected else (path.remote, path.local)
+        remote, local = (b"", b"") if self._datapath is None else (path.remote, path.local)
         session.set_path(remote, local, quic._peer_cid.cid)
-        if quic.host_cid != self._id:
+        if self._datapath is not None and quic.host_cid != self._id:
             self._datapath.discard(self._id)
             self._id = quic.host_cid
             self._datapath.add(self._id, session)
@@ -216,19 +255,21 @@ class Plane:
         """Take the connection out of the data plane for good."""
         if self._quic.session is not None:
             self._quic.session.active = False
-        if self._id:
+        if self._datapath is not None and self._id:
             self._datapath.discard(self._id)
             self._id = b""
 
     def wants_key_update(self) -> bool:
         """Whether so many packets were sealed under one key that it is time for the next (RFC 9001 §6.6)."""
         session = self._quic.session
-        return session is not None and session.counts["sealed"] >= self._datapath.key_update_after
+        limit = KEY_UPDATE_AFTER if self._datapath is None else self._datapath.key_update_after
+        return session is not None and session.counts["sealed"] >= limit
 
     def forged_too_often(self) -> bool:
         """Whether so many packets failed to open that the connection must end (RFC 9001 §6.6)."""
         session = self._quic.session
-        return session is not None and session.counts["failed_opens"] >= self._datapath.failed_open_limit
+        limit = FAILED_OPEN_LIMIT if self._datapath is None else self._datapath.failed_open_limit
+        return session is not None and session.counts["failed_opens"] >= limit
 
     def _fit(self) -> bool:
         quic: Any = self._quic
@@ -252,6 +293,7 @@ class Plane:
         _, _, send = _material(keys.send)
         session.set_protection(int(keys.recv.cipher_suite), receive, send)
         session.next_packet_number = quic._packet_number
+        session.client = quic.configuration.is_client
         self._quic.session = session
         return session
 

@@ -7,10 +7,9 @@ and `leave` after everything. It must never let the two planes work at the same 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
-from tsq._datapath import Datapath
 from tsq.quic import internals
-from tsq.quic.connection import Connection, Outgoing
-from tsq.quic.offload import Plane, SharedConnection
+from tsq.quic.connection import Connection
+from tsq.quic.offload import SharedConnection
 from tsq.quic.tickets import TicketStore
 
 _SERVER_STREAMS = 16
@@ -43,55 +42,6 @@ class ServerConnection(Connection):
         self.created = created
         self.fresh = True
         self.ids: set[bytes] = set()
-        self.plane: Plane | None = None
-        self._shared = quic
-
-    def attach(self, datapath: Datapath) -> None:
-        """Let the data plane serve this connection once it is fit for that."""
-        self.plane = Plane(datapath, self._shared)
-
-    def transmit(self, messages: list[bytes], now: float, stamp_for: bytes = b"") -> tuple[Outgoing, int]:
-        """As in any connection. Where the data plane can, it seals the messages: aioquic then waits for no acknowledgment of them.
-
-        stamp_for: the nonce whose answer's departure time is wanted.
-        """
-        if self.plane is None or not messages:
-            return super().transmit(messages, now)
-        out = self.clear(now)
-        sealed = self.plane.seal(messages, now, stamp_for)
-        if sealed is not None:
-            return [*out, sealed], 0
-        if self.plane.active:
-            return out, len(messages)
-        more, held_back = super().transmit(messages, now)
-        return out + more, held_back
-
-    def tell(self) -> str:
-        """What is to be told of when an earlier answer left (R12), once; "" for nothing."""
-        return "" if self.plane is None else self.plane.tell()
-
-    def clear(self, now: float) -> Outgoing:
-        """Let the data plane have the connection, where it can; what the control plane had to send before that."""
-        if self.plane is None or self.plane.active or self.terminated is not None:
-            return []
-        out = self.flush(now)
-        self.plane.leave()
-        return out
-
-    def enter(self) -> None:
-        """To be called before anything is done with the connection: what the data plane knows becomes known here."""
-        if self.plane is not None:
-            self.plane.enter()
-
-    def leave(self) -> None:
-        """To be called when everything is done and sent: the data plane may serve the connection again."""
-        if self.plane is not None and self.terminated is None and not self.plane.active:
-            self.plane.leave()
-
-    def drop(self) -> None:
-        """To be called when the connection is forgotten."""
-        if self.plane is not None:
-            self.plane.drop()
 
     def look_after(self) -> None:
         """What only a look from time to time can tell: answers that nobody acknowledged, keys that are used up (after `enter`)."""

@@ -25,12 +25,12 @@ _STAMP_TRIES = 2
 class Path(NamedTuple):
     """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`).
 
-    stamp: on the way out, whose answer it carries that wants its departure time: a data plane session and a nonce.
+    stamp: on the way out, whose answer it carries that wants its departure time: session of the data plane, nonce, T3.
     """
 
     remote: bytes
     local: bytes
-    stamp: "tuple[Session, bytes] | None" = None
+    stamp: "tuple[Session, bytes, int] | None" = None
 
 
 # The path of what a connected socket sends.
@@ -137,9 +137,18 @@ class UdpSocket:
         if not self._stamping or len(datagrams) > _fast.BATCH:
             raise ConfigError("a batch that cannot be stamped", expected="a connected socket and at most 64 datagrams")
         first_id = self._stamped
-        sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
-        self._stamped = (self._stamped + sent) % 2**32
-        if sent:
+        sent, before_ns = 0, 0
+        try:
+            sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
+        finally:
+            if sent < len(datagrams):
+                # Whether the kernel counted what failed is not known.
+                _fast.enable_transmit_timestamps(fd)
+                _fast.transmit_times(fd)
+                self._stamped = 0
+            else:
+                self._stamped = (self._stamped + sent) % 2**32
+        if sent == len(datagrams):
             left_ns = self._departure_of(first_id, before_ns)
             if left_ns is not None:
                 return Departure(sent, left_ns, True)

@@ -1,0 +1,130 @@
+"""A connection to a server, without I/O.
+
+Comes in: as in `connection`; session tickets, what the server's certificate must say. Goes out: as there, and why it ended. It must
+never open the data plane to a peer that is not the one that the socket is connected to.
+"""
+
+from collections.abc import Callable
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import SessionTicket
+
+from tsq.errors import TransportError
+from tsq.quic import internals
+from tsq.quic.connection import Connection, Message, Outgoing
+from tsq.quic.offload import SharedConnection, offload_is_possible
+from tsq.quic.outcome import why_ended
+
+# A client's socket is connected: it has one peer, and aioquic never looks into the path.
+_SERVER_PATH = "the server"
+_CLIENT_ACK_DELAY = 0.02
+
+
+class ClientConnection(Connection):
+    """A connection to a server. on_ticket: what to do with session tickets."""
+
+    def __init__(self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None) -> None:
+        self._on_ticket = on_ticket
+        self._asked = False
+        self.tickets = 0
+        quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket)
+        super().__init__(quic)
+        internals.limit_streams(quic, 0, 0)
+        internals.delay_acknowledgments(quic, _CLIENT_ACK_DELAY)
+
+    @property
+    def early_possible(self) -> bool:
+        """Whether a session ticket allows a message before the handshake (0-RTT); known once `connect` was called."""
+        ticket = self.quic.configuration.session_ticket
+        return ticket is not None and bool(ticket.max_early_data_size) and self.peer_takes_datagrams
+
+    @property
+    def early_accepted(self) -> bool:
+        """Whether the server accepted 0-RTT."""
+        return self.handshake is not None and self.handshake.early_data_accepted
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the TLS session was resumed."""
+        return self.handshake is not None and self.handshake.session_resumed
+
+    @property
+    def certificates_expire(self) -> float | None:
+        """When the first of the server's certificates expires, Unix seconds; None where it showed none (a resumed session)."""
+        certificates = internals.peer_certificates(self.quic)
+        return min((c.not_valid_after_utc.timestamp() for c in certificates), default=None)
+
+    def connect(self, now: float) -> None:
+        """Begin the handshake; `flush` gives its first datagram."""
+        self.quic.connect(_SERVER_PATH, now)
+
+    @property
+    def timer(self) -> float | None:
+        """When `handle_timer` is due: aioquic's timer, or the data plane's for an acknowledgment or a probe."""
+        times = [super().timer]
+        if self.plane is not None:
+            since = self.plane.waits_to_acknowledge
+            times += [self.plane.probe_at, None if since is None else since + _CLIENT_ACK_DELAY]
+        return None if times[0] is None else min(time for time in times if time is not None)
+
+    def receive(self, data: bytes, now: float) -> list[Message]:
+        """Feed one UDP datagram from the server; the messages that it brought."""
+        if self.plane is not None:
+            messages = self.plane.open(data, now)
+            if messages is not None:
+                return [Message(message) for message in messages]
+            self.enter()
+        return self.receive_on(_SERVER_PATH, data, now)
+
+    def handle_timer(self, now: float) -> list[Message]:
+        """Let deadlines that have passed take effect."""
+        probe_at = None if self.plane is None else self.plane.probe_at
+        self.enter()
+        if self.plane is not None and self.plane.wants_key_update():
+            self.quic.request_key_update()
+        if probe_at is not None and probe_at <= now:
+            self.quic.send_ping(0)
+        return super().handle_timer(now)
+
+    def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
+        """As in any connection. From the second request on, the data plane serves: one request is not worth its set-up."""
+        if self.plane is None and self._asked and self.handshake is not None and offload_is_possible():
+            self.attach(None)
+        self._asked = self._asked or bool(messages)
+        return super().transmit(messages, now, stamp)
+
+    def flush(self, now: float) -> Outgoing:
+        """Datagrams to send when there is no message to send; while the data plane serves, aioquic has none."""
+        if self.plane is not None and self.plane.active:
+            return []
+        out = super().flush(now)
+        self.leave()
+        return out
+
+    def send_stream(self, stream_id: int, data: bytes) -> None:
+        """Send a whole message, and FIN, on a stream."""
+        self.enter()
+        super().send_stream(stream_id, data)
+
+    def close(self, error_code: int = QuicErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Close; `flush` gives the last datagram."""
+        self.enter()
+        super().close(error_code, reason)
+
+    def open_stream(self) -> int:
+        """The stream for one more request."""
+        return self.quic.get_next_available_stream_id()
+
+    def failure(self) -> TransportError | None:
+        """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
+        end = self.terminated or internals.closing(self.quic)
+        if end is None:
+            return None
+        name = self.quic.configuration.server_name or ""
+        return why_ended(end, self.handshake is not None, internals.peer_certificates(self.quic), name)
+
+    def _ticket(self, ticket: SessionTicket) -> None:
+        self.tickets += 1
+        if self._on_ticket is not None:
+            self._on_ticket(ticket)
