@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test build lint fuzz bench clean
+.PHONY: demo test build lint fuzz sanitize bench clean
 
 demo: build
 	@$(BIN)/python scripts/demo.py
@@ -36,7 +36,13 @@ lint: build
 	@$(BIN)/python -m mypy.stubtest tsq._fast tsq._packet tsq._datapath --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
 fuzz: build
-	@$(BIN)/python -m tests.fuzz --seconds 300
+	@$(BIN)/python -m tests.fuzz --seconds 120
+	@$(BIN)/python -m tests.fuzz_packets --seconds 120
+	@TSQ_SEEDS=1000 $(BIN)/python -m pytest tests/datapath/test_differential.py
+
+# The compiled parts under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: build
+	@PYTHON=$(CURDIR)/$(BIN)/python sh scripts/sanitize.sh
 
 bench: build
 	@$(BIN)/python -m pytest --benchmark-only benchmarks

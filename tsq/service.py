@@ -19,7 +19,7 @@ from tsq.wire.message import Mode
 
 logger = logging.getLogger(__name__)
 
-_MOST_LOOKED_AFTER = 100
+_MOST_LOOKED_AFTER = 1000
 
 
 class Outcome(NamedTuple):
@@ -103,9 +103,7 @@ class Service:
         all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
         # A few at a time, so that answers do not wait behind them.
         for connection in all_due[:_MOST_LOOKED_AFTER]:
-            connection.enter()
-            connection.look_after()
-            out = connection.flush(now)
+            out = connection.look_after(now)
             self.router.refresh(connection)
             connection.leave()
             outcomes.append(Outcome(out, connection))

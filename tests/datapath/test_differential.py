@@ -1,11 +1,16 @@
-"""The two planes together behave as aioquic alone does, whatever the traffic and the link."""
+"""The two planes together behave as aioquic alone does, whatever the traffic and the link.
+
+TSQ_SEEDS in the environment: how many seeds, where it is to be more than the usual 40.
+"""
+
+import os
 
 import pytest
 from aioquic.tls import CipherSuite
 
 from tests.datapath.arena import Arena
 
-SEEDS = range(40)
+SEEDS = range(int(os.environ.get("TSQ_SEEDS", "40")))
 STEPS = 120
 SUITES = (CipherSuite.AES_128_GCM_SHA256, CipherSuite.AES_256_GCM_SHA384, CipherSuite.CHACHA20_POLY1305_SHA256)
 

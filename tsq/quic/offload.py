@@ -164,6 +164,12 @@ class Plane:
         path: Any = self._quic.get_peer_address()
         return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
 
+    def probe(self, now: float) -> tuple[bytes, object] | None:
+        """(a packet that asks for an acknowledgment, path to send it on); None where the data plane does not serve."""
+        session = self._quic.session
+        packet = session.probe(now) if self.active and session is not None else None
+        return None if packet is None else (packet, self._quic.get_peer_address())
+
     def open(self, packet: bytes, now: float) -> list[bytes] | None:
         """The messages in a packet from the connected peer; None where it is the control plane's, as it came."""
         session = self._quic.session

@@ -8,7 +8,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
 from tsq.quic import internals
-from tsq.quic.connection import Connection
+from tsq.quic.connection import Connection, Outgoing
 from tsq.quic.offload import SharedConnection
 from tsq.quic.tickets import TicketStore
 
@@ -43,12 +43,19 @@ class ServerConnection(Connection):
         self.fresh = True
         self.ids: set[bytes] = set()
 
-    def look_after(self) -> None:
-        """What only a look from time to time can tell: answers that nobody acknowledged, keys that are used up (after `enter`)."""
-        if self.plane is None or self.plane.session is None:
-            return
+    def look_after(self, now: float) -> Outgoing:
+        """What only a look from time to time can tell: answers that nobody acknowledged, keys that are used up; what to send."""
+        if self.plane is None:
+            return []
         if self.plane.forged_too_often():
+            self.enter()
             self.close(QuicErrorCode.AEAD_LIMIT_REACHED, "too many packets that do not open")
         elif self.plane.wants_key_update():
+            self.enter()
             self.quic.request_key_update()
-        self.quic.send_ping(0)
+            self.quic.send_ping(0)
+        else:
+            # By the data plane itself: a thousand silent clients must not all end up in the control plane.
+            probe = self.plane.probe(now)
+            return [] if probe is None else [probe]
+        return self.flush(now)

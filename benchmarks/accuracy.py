@@ -1,0 +1,321 @@
+"""|offset| between two network namespaces that share one clock, so that the truth is 0: TSQ beside chronyd, rounds interleaved.
+
+    python -m benchmarks.accuracy [--quick] [--png accuracy.png] [--json accuracy.json]
+
+tsq-server and a chronyd server are at one end of a veth pair, the asking client at the other: `benchmarks.probe` (TSQ's own link
+and session), or a chronyd with `noselect`, whose raw measurements are read from its log. Idle, and with a busy loop on each core.
+"warm" sends a request just before each one that counts, on the same connection: a path that rested sends its first packet late.
+Every figure says which stamps made it: T1/T2/T3/T4, U user space, K kernel. Medians, p95, p99 are of all samples of all rounds;
+the quartiles are of the single rounds' medians. chronyd never touches the clock (-x), and nothing here asserts an accuracy.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.measure import Spread, machine
+from benchmarks.namespaces import Namespaces
+from benchmarks.processes import WITH_PARENT, Chronyd, Process, TsqServer, have
+from tsq.config import Target
+from tsq.quic.selfsigned import self_signed
+
+LOADS = ("idle", "both cores loaded")
+XLEAVE, BASIC = "chronyd xleave, 64/s", "chronyd basic, 64/s"
+EXACT, WARM = "TSQ exact T3, {}/s", "TSQ exact T3, {}/s, warm"
+PLAIN, PLAIN_WARM = "TSQ, {}/s", "TSQ, {}/s, warm"
+_PORT = 11123
+# The first samples of a client: of a connection, and of a chronyd that is still starting.
+_SKIPPED = 16
+_START = 2.0
+_OURS, _THEIRS = 1, 0
+_COLORS = {"TSQ exact": ("#0b7a3b", "#5fbf7f"), "TSQ": ("#1f4e9c", "#7fa8e0"), "chronyd": ("#b5460f", "#e0a070")}
+
+
+@dataclass(slots=True)
+class Found:
+    """Samples of one side under one load, all rounds. Offsets in µs."""
+
+    offsets: list[float] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    stamps: set[str] = field(default_factory=set)
+    wanted: int = 0
+
+    def add(self, offsets: Sequence[float], stamps: set[str], wanted: int, gaps: Sequence[float] = ()) -> None:
+        self.offsets += offsets
+        self.stamps |= stamps
+        self.wanted += wanted
+        self.gaps += gaps
+        if offsets:
+            self.medians.append(statistics.median(map(abs, offsets)))
+
+    def quantiles(self) -> tuple[float, float, float]:
+        """Median, p95, p99 of |offset|."""
+        if len(self.offsets) < 2:
+            return (float("nan"),) * 3
+        cuts = statistics.quantiles(map(abs, self.offsets), n=200, method="inclusive")
+        return cuts[99], cuts[189], cuts[197]
+
+
+class Measure(Protocol):
+    def __call__(self, seconds: float, found: Found) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """At most this much µs, or no more than another side."""
+
+    side: str
+    median: float | None = None
+    p99: float | None = None
+    no_more_than: str | None = None
+
+
+GOALS = [
+    *(Goal(EXACT.format(rate), 0.6, 1.3, XLEAVE) for rate in (64, 1000)),
+    Goal(WARM.format(64), 0.6, 1.3, XLEAVE),
+    *(Goal(PLAIN.format(rate), no_more_than=BASIC) for rate in (64, 1000)),
+    Goal(PLAIN_WARM.format(64), no_more_than=BASIC),
+]
+
+
+class World:
+    """Servers at one end; what asks them from the other."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._network = Namespaces()
+        self._ca = ""
+        self._target = Target("")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[dict[str, Measure]]:
+        """Everything is up; the sides."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._network)
+            address = self._network.addresses[_THEIRS]
+            files = self_signed(str(self._directory), ["localhost", address])
+            self._ca = str(files.authority)
+            server = TsqServer(files.certificate, files.key, host=address, prefix=self._network.prefix(_THEIRS))
+            self._target = stack.enter_context(server).target
+            sides: dict[str, Measure] = {}
+            for rate in (64, 1000):
+                sides[EXACT.format(rate)] = partial(self._tsq, rate, True, False)
+                sides[PLAIN.format(rate)] = partial(self._tsq, rate, False, False)
+            sides[WARM.format(64)] = partial(self._tsq, 64, True, True)
+            sides[PLAIN_WARM.format(64)] = partial(self._tsq, 64, False, True)
+            if have("chronyd"):
+                configuration = [f"port {_PORT}", f"bindaddress {address}", "allow", "local stratum 1"]
+                stack.enter_context(
+                    Chronyd(self._directory / "server", configuration, prefix=self._network.prefix(_THEIRS))
+                )
+                sides[XLEAVE] = partial(self._chronyd, "xleave")
+                sides[BASIC] = partial(self._chronyd, "")
+            yield sides
+
+    def _tsq(self, rate: int, exact: bool, warm: bool, seconds: float, found: Found) -> None:
+        command = [
+            *WITH_PARENT, *self._network.prefix(_OURS), sys.executable, "-m", "benchmarks.probe", str(self._target),
+            "--ca", self._ca, "--rate", str(rate), "--seconds", str(seconds),
+            *(["--exact"] if exact else []), *(["--warm"] if warm else []),
+        ]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, timeout=seconds + 30, check=True, cwd=Path(__file__).parent.parent
+        )
+        rows = json.loads(done.stdout)[_SKIPPED:]
+        offsets, gaps, stamps = [], [], set()
+        for t1, t2, t3, t4, left, t1_source, t4_source in rows:
+            if left is not None:
+                gaps.append((left - t3) / 1e3)
+            if exact and left is None:
+                continue
+            offsets.append(((t2 - t1) + ((left if exact else t3) - t4)) / 2e3)
+            stamps.add(f"{t1_source[0]}k{'k' if exact else 'u'}{t4_source[0]}".upper())
+        found.add(offsets, stamps, int(rate * seconds) - _SKIPPED, gaps)
+
+    def _chronyd(self, mode: str, seconds: float, found: Found) -> None:
+        with tempfile.TemporaryDirectory(dir=self._directory) as place:
+            directory = Path(place)
+            server = f"server {self._network.addresses[_THEIRS]} port {_PORT} noselect minpoll -6 maxpoll -6 {mode}"
+            client = Chronyd(directory, ["port 0", server, "log rawmeasurements"], prefix=self._network.prefix(_OURS))
+            with client:
+                time.sleep(_START + seconds)
+            logs = [file for name in ("rawmeasurements.log", "measurements.log") if (file := directory / name).exists()]
+            lines = logs[0].read_text().splitlines() if logs else []
+        rows = [line.split() for line in lines if line[:1].isdigit()]
+        wanted = int(64 * seconds)
+        # At the end: mode ("4B": basic, "4I": interleaved), who took T1 and T4 ("D": the daemon). T2 is the server's kernel's, and
+        # so is T3 in interleaved mode; in basic mode it is in the packet, so the daemon's.
+        rows = [row for row in rows if len(row) >= 20 and row[-3][-1] == ("I" if mode else "B")][-wanted:]
+        stamps = {f"{row[-2]}K{'K' if mode else 'U'}{row[-1]}".replace("D", "U") for row in rows}
+        found.add([float(row[11]) * 1e6 for row in rows], stamps, wanted)
+
+
+def busy_share() -> tuple[float, float]:
+    """(busy, all) CPU seconds of this machine so far."""
+    ticks = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
+    return float(sum(ticks) - ticks[3] - ticks[4]), float(sum(ticks))
+
+
+@contextlib.contextmanager
+def loaded(load: str, seconds: float) -> Iterator[None]:
+    """With a busy loop for each core, unless idle is wanted."""
+    loop = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+    with contextlib.ExitStack() as stack:
+        if load != LOADS[0]:
+            for _ in range(os.cpu_count() or 1):
+                stack.enter_context(Process([sys.executable, "-c", loop]))
+        yield
+
+
+def measure(directory: Path, rounds: int, seconds: float) -> tuple[dict[tuple[str, str], Found], dict[str, float]]:
+    """(side, load) -> what was found; load -> median share of the cores that was busy."""
+    found: dict[tuple[str, str], Found] = {}
+    busy: dict[str, list[float]] = {load: [] for load in LOADS}
+    with World(directory).running() as sides:
+        for number in range(rounds):
+            names = list(sides) if number % 2 == 0 else list(sides)[::-1]
+            for load in LOADS:
+                with loaded(load, (seconds + 10) * len(sides) + 60):
+                    for name in names:
+                        before = busy_share()
+                        sides[name](seconds, found.setdefault((name, load), Found()))
+                        after = busy_share()
+                        busy[load].append((after[0] - before[0]) / max(1.0, after[1] - before[1]))
+    return found, {load: statistics.median(shares) for load, shares in busy.items()}
+
+
+def table(found: Mapping[tuple[str, str], Found]) -> list[str]:
+    """A line for each side and load."""
+    rows = [("|offset| in µs", "", "median", "(of rounds)", "p95", "p99", "signed median", "T3 to wire", "samples", "T1-T4")]
+    for load in LOADS:
+        first = load
+        for (side, under), one in found.items():
+            if under != load:
+                continue
+            median, p95, p99 = one.quantiles()
+            each = Spread.of(one.medians or [float("nan")])
+            rows.append((
+                first, side, f"{median:.2f}", f"({each.q1:.2f} - {each.q3:.2f})", f"{p95:.2f}", f"{p99:.2f}",
+                f"{statistics.median(one.offsets):+.2f}" if one.offsets else "-",
+                f"{statistics.median(one.gaps):.2f}" if one.gaps else "-",
+                f"{len(one.offsets)} of {one.wanted}", " ".join(sorted(one.stamps)),
+            ))
+            first = ""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def verdicts(found: Mapping[tuple[str, str], Found]) -> list[str]:
+    """A line for each goal and load."""
+    lines = []
+    for goal in GOALS:
+        for load in LOADS:
+            one, other = found.get((goal.side, load)), found.get((goal.no_more_than or "", load))
+            if one is None or not one.offsets:
+                continue
+            median, _, p99 = one.quantiles()
+            parts = [
+                f"{name} {value:.2f} (goal {most:g}) {'met' if value <= most else 'MISSED'}"
+                for name, value, most in (("median", median, goal.median), ("p99", p99, goal.p99)) if most is not None
+            ]
+            if other is not None and other.offsets:
+                theirs = other.quantiles()
+                verdict = "met" if median <= theirs[0] else "MISSED"
+                parts.append(
+                    f"{goal.no_more_than}: median x{median / theirs[0]:.2f} {verdict}, p99 x{p99 / theirs[2]:.2f} "
+                    f"{'met' if p99 <= theirs[2] else 'MISSED'}"
+                )
+            lines.append(f"{goal.side}, {load}: {'; '.join(parts)}")
+    return lines
+
+
+def draw(found: Mapping[tuple[str, str], Found], file: str) -> str:
+    """The distributions as a picture; what to say of it."""
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 - only where it is wanted, and there
+    except ImportError:
+        return "no picture: matplotlib is not installed"
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(1, 2, figsize=(13, 6.4), sharey=True)
+    for axis, load in zip(axes, LOADS, strict=True):
+        for (side, under), one in found.items():
+            if under == load and one.offsets:
+                values = sorted(max(0.01, abs(offset)) for offset in one.offsets)
+                shares = [(n + 1) / len(values) * 100 for n in range(len(values))]
+                stamps = " ".join(sorted(one.stamps))
+                axis.plot(values, shares, label=f"{side} ({stamps})", **_style(side))
+        axis.set_xscale("log")
+        axis.set_xlim(0.01, 100)
+        axis.set_xticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
+        axis.set_xlabel("|offset| in µs (truth is 0)")
+        axis.set_title(load)
+        axis.grid(True, which="major", alpha=0.35)
+    axes[0].set_ylabel("% of samples at or below")
+    handles, labels = axes[0].get_legend_handles_labels()
+    title = "in brackets who took T1 T2 T3 T4: U user space, K kernel"
+    figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False, fontsize=9, title=title)
+    figure.suptitle("Offset between two network namespaces that share one clock")
+    figure.tight_layout(rect=(0, 0.21, 1, 1))
+    figure.savefig(file, dpi=110, facecolor="white")
+    return f"distributions: {file}"
+
+
+def _style(side: str) -> dict[str, object]:
+    family = next(name for name in _COLORS if side.startswith(name))
+    dark = "1000/s" in side or "xleave" in side or ("64/s" in side and "warm" not in side and family != "chronyd")
+    line = "-" if "warm" not in side else ":"
+    return {
+        "color": _COLORS[family][0 if dark else 1],
+        "linestyle": "--" if "1000/s" in side else line,
+        "linewidth": 2.2 if "exact" in side or "xleave" in side else 1.5,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser("python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each side in each round (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="1 round of 2 seconds")
+    parser.add_argument("--png", metavar="FILE", help="draw the distributions")
+    parser.add_argument("--json", metavar="FILE", help="keep all offsets")
+    values = parser.parse_args(arguments)
+    if os.geteuid() or not have("ip", "nsenter", "unshare", "setpriv"):
+        print("network namespaces need root, iproute2 and util-linux")
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    rounds, seconds = (1, 2.0) if values.quick else (values.rounds, min(60.0, values.seconds))
+    with tempfile.TemporaryDirectory(prefix="tsq-accuracy-") as directory:
+        found, busy = measure(Path(directory), rounds, seconds)
+    print(machine())
+    print(
+        f"{rounds} interleaved rounds of {seconds:g} s for each side and load; cores busy: "
+        + ", ".join(f"{load} {share:.0%}" for load, share in busy.items())
+        + "; stamps of T1 T2 T3 T4: U user space, K kernel\n"
+    )
+    for line in [*table(found), "", *verdicts(found)]:
+        print(line)
+    if values.json:
+        Path(values.json).write_text(json.dumps({f"{side}, {load}": one.offsets for (side, load), one in found.items()}))
+    if values.png:
+        print(draw(found, values.png))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Exchanges with one server at a fixed rate, each with all that is known of its times: the client's half of `benchmarks.accuracy`.
+
+    python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm]
+
+Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 that a later answer told (null where none did), who
+took T1 and T4. It asks through `tsq.client`'s own link and session, so with its stamps; but it writes its requests itself, and
+reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
+"""
+
+import argparse
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tsq._fast import ns_from_ntp
+from tsq.client import Link, open_link
+from tsq.config import ClientOptions, Target, Trust, parse_target
+from tsq.exchange import Exchange, Rules
+from tsq.timing.sample import Sample, StampSource
+from tsq.wire.message import Response, decode_response, encode_request
+
+_WISH = "tsq.t3"
+_PREFIX = 8
+_SETTLE = 0.3
+_ANSWER_WAIT = 0.05
+
+
+@dataclass(slots=True)
+class Times:
+    """One exchange's."""
+
+    t1_ns: int
+    t1_source: str
+    t2_ns: int = 0
+    t3_ns: int = 0
+    t4_ns: int = 0
+    t4_source: str = ""
+    exact_ns: int | None = None
+
+
+class RecordingExchange(Exchange):
+    """An Exchange that keeps the raw times of each nonce."""
+
+    def __init__(self, rules: Rules, exact: bool) -> None:
+        super().__init__(rules)
+        self.exact = exact
+        self.times: dict[bytes, Times] = {}
+
+    def request(self, *_: object) -> tuple[bytes, bytes]:
+        nonce = os.urandom(16)
+        return nonce, encode_request(nonce, metadata={_WISH: ""} if self.exact else None)
+
+    def sent(self, nonce: bytes, t1_ns: int, source: StampSource, *more: object) -> None:
+        self.times[nonce] = Times(t1_ns, str(source))
+        super().sent(nonce, t1_ns, source, *more)
+
+    def answer(self, data: bytes, t4_ns: int, source: StampSource, *more: object) -> Sample | None:
+        response = decode_response(data)
+        if isinstance(response, Response) and (times := self.times.get(response.nonce)) is not None:
+            times.t2_ns, times.t3_ns = ns_from_ntp(response.receive_ntp, t4_ns), ns_from_ntp(response.send_ntp, t4_ns)
+            times.t4_ns, times.t4_source = t4_ns, str(source)
+            self._earlier((response.metadata or {}).get(_WISH), t4_ns)
+        return super().answer(data, t4_ns, source, *more)
+
+    def _earlier(self, told: str | None, pivot_ns: int) -> None:
+        """16 hex digits of an earlier nonce, 16 of the time at which its answer left."""
+        if not told:
+            return
+        prefix, left = bytes.fromhex(told[: 2 * _PREFIX]), int(told[2 * _PREFIX :], 16)
+        for nonce in reversed(self.times):
+            if nonce[:_PREFIX] == prefix:
+                self.times[nonce].exact_ns = ns_from_ntp(left, pivot_ns)
+                return
+
+
+class Probe:
+    """One connection."""
+
+    def __init__(self, target: Target, ca: str, exact: bool) -> None:
+        options = ClientOptions(trust=Trust(ca_file=ca), server_name="localhost")
+        rules = Rules(precision_ns=1)
+        self._link: Link = open_link(target, socket.AF_INET, (target.host, target.port), options, rules, [])
+        self._session = self._link.session
+        self.exchange = self._session.exchange = RecordingExchange(rules, exact)
+        self._session.start(time.monotonic())
+        end = time.monotonic() + 10
+        while not self._session.established:
+            if time.monotonic() > end:
+                raise TimeoutError("the handshake did not finish")
+            self._turn(time.monotonic() + 0.1)
+        self.rest(time.monotonic() + _SETTLE)
+
+    def ask(self) -> None:
+        self._session.ask(time.monotonic())
+        self._link.pump(time.monotonic())
+
+    def ask_and_wait(self) -> bytes:
+        """Ask, and wait for the answer; the nonce."""
+        self.ask()
+        nonce = next(reversed(self.exchange.times))
+        end = time.monotonic() + _ANSWER_WAIT
+        while not self.exchange.times[nonce].t4_ns and time.monotonic() < end:
+            self._turn(end)
+        return nonce
+
+    def rest(self, until: float) -> None:
+        """Look after the connection."""
+        while time.monotonic() < until:
+            self._turn(until)
+
+    def close(self) -> None:
+        self._link.finish(time.monotonic())
+
+    def _turn(self, until: float) -> None:
+        session = self._session
+        now = time.monotonic()
+        if session.deadline is not None and session.deadline <= now:
+            session.handle_timer(now)
+        if session.error is not None:
+            raise session.error
+        self._link.pump(now)
+        due = until if session.deadline is None else min(until, session.deadline)
+        # select waits to the microsecond, epoll only to the millisecond.
+        if select.select([self._link.udp.fileno()], [], [], max(0.0, due - time.monotonic()))[0]:
+            self._link.readable(time.monotonic(), stamps=True)
+
+
+def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, warm: bool) -> list[Times]:
+    """warm: ask once just before each exchange that counts, so that its path has not rested."""
+    probe = Probe(target, ca, exact)
+    warmed = set()
+    start = due = time.monotonic()
+    while due < start + seconds:
+        probe.rest(due)
+        if warm:
+            warmed.add(probe.ask_and_wait())
+        probe.ask()
+        # A client that comes too late leaves polls out.
+        due = max(due + 1 / rate, time.monotonic())
+    probe.rest(time.monotonic() + _ANSWER_WAIT)
+    if exact:
+        # The last answer's time comes with one more, which does not count.
+        warmed.add(probe.ask_and_wait())
+    probe.close()
+    return [times for nonce, times in probe.exchange.times.items() if nonce not in warmed and times.t4_ns]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser("python -m benchmarks.probe", description=__doc__.splitlines()[0])
+    parser.add_argument("server", type=parse_target)
+    parser.add_argument("--ca", required=True)
+    parser.add_argument("--rate", type=float, default=64.0)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--warm", action="store_true")
+    values = parser.parse_args(arguments)
+    found = run(values.server, values.ca, rate=values.rate, seconds=min(60.0, values.seconds), exact=values.exact, warm=values.warm)
+    print(json.dumps([[t.t1_ns, t.t2_ns, t.t3_ns, t.t4_ns, t.exact_ns, t.t1_source, t.t4_source] for t in found]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Programs that benchmarks run beside TSQ's server: the C echo and its load, chronyd, TSQ's server with or without its data plane.
+
+Comes in: a directory for files, a prefix to run them elsewhere (a network namespace). Goes out: processes with their ports. Each
+ends by its process id when its `with` ends, and with its parent when that is killed. It must never touch the system clock: chronyd
+runs with -x, its own configuration, no command port and no socket outside the directory.
+"""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tsq.config import Target, parse_target
+
+HERE = Path(__file__).parent
+HOST = "127.0.0.1"
+# The kernel ends it when its parent is gone, however that ended.
+WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+
+
+class Process:
+    """A program until the end of the `with`."""
+
+    def __init__(self, command: Sequence[str | Path], *, prefix: Sequence[str] = (), output: Path | None = None) -> None:
+        self._command = [*WITH_PARENT, *prefix, *map(str, command)]
+        self._errors = output
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.communicate(timeout=10)
+
+    def __enter__(self) -> Self:
+        errors = self._errors.open("a") if self._errors is not None else None
+        try:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent
+            )
+        finally:
+            if errors is not None:
+                errors.close()
+        try:
+            self.ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def ready(self) -> None:
+        """Wait until it serves."""
+
+
+class TsqServer(Process):
+    """tsq-server, or with data_plane=False the same through aioquic alone."""
+
+    def __init__(
+        self, certificate: Path, key: Path, *, host: str = HOST, data_plane: bool = True, prefix: Sequence[str] = ()
+    ) -> None:
+        module = "tsq.cli.server" if data_plane else "benchmarks.alone"
+        files = ["--cert", certificate, "--key", key]
+        command = [sys.executable, "-m", module, "--listen", f"{host}:0", *files, "--log-level", "error"]
+        super().__init__(command, prefix=prefix)
+        self.target = Target(host)
+
+    def ready(self) -> None:
+        line = self.line()
+        if "listening on" not in line:
+            raise RuntimeError(f"the server did not start: {line!r}")
+        self.target = parse_target(line.split()[3])
+
+
+class Programs:
+    """The C programs of this directory, compiled."""
+
+    def __init__(self, directory: Path) -> None:
+        self.echo, self.volley = (self._compile(name, directory) for name in ("echo", "volley"))
+
+    def _compile(self, name: str, directory: Path) -> Path:
+        program = directory / name
+        subprocess.run(["cc", "-O2", "-o", program, HERE / f"{name}.c"], check=True, timeout=60)
+        return program
+
+
+class Echo(Process):
+    """The C echo, with batches of 32."""
+
+    def __init__(self, programs: Programs) -> None:
+        super().__init__([programs.echo, "32"])
+        self.port = 0
+
+    def ready(self) -> None:
+        self.port = int(self.line())
+
+
+@dataclass(frozen=True, slots=True)
+class Volley:
+    """What one run of the C load brought."""
+
+    sent: int
+    answered: int
+    seconds: float
+    cpu: float
+    answer_size: int
+
+
+def volley(programs: Programs, port: int, flight: int, seconds: float, datagram: bytes) -> Volley:
+    """Run the C load: always so many datagrams under way."""
+    command = [*WITH_PARENT, programs.volley, str(port), str(flight), str(seconds), datagram.hex()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
+    sent, answered, spent, cpu, size = done.stdout.split()
+    return Volley(int(sent), int(answered), float(spent), float(cpu), int(size))
+
+
+class Chronyd(Process):
+    """chronyd in the foreground with this configuration, its files in a directory of its own."""
+
+    def __init__(self, directory: Path, configuration: Sequence[str], *, prefix: Sequence[str] = ()) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        own = [
+            "user root", f"pidfile {directory}/chronyd.pid", "bindcmdaddress /", "cmdport 0", f"logdir {directory}",
+            f"driftfile {directory}/drift",
+        ]
+        file = directory / "chrony.conf"
+        file.write_text("\n".join([*own, *configuration]) + "\n")
+        super().__init__(["chronyd", "-x", "-d", "-f", file], prefix=prefix, output=directory / "messages")
+        self._messages = directory / "messages"
+
+    def ready(self) -> None:
+        end = time.monotonic() + 5
+        while "Disabled control of system clock" not in self._said():
+            if time.monotonic() > end or self.process is None or self.process.poll() is not None:
+                raise RuntimeError(f"chronyd did not start: {self._said()}")
+            time.sleep(0.02)
+        time.sleep(0.2)
+
+    def _said(self) -> str:
+        return self._messages.read_text() if self._messages.exists() else ""
+
+
+def have(*programs: str) -> bool:
+    """Whether all these can be run."""
+    return all(shutil.which(program) for program in programs)
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
+    """A loopback port that nobody has now."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
