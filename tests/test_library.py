@@ -538,9 +538,10 @@ def test_errors_of_the_library_are_all_one_kind():
     assert all(issubclass(kind, tsq.TSQError) for kind in kinds)
 
 
-def test_a_package_without_its_compiled_part_says_how_to_build_it(tmp_path):
+@pytest.mark.parametrize("missing", ["*.so", "_fast*.so", "_packet*.so", "_datapath*.so"])
+def test_a_package_without_its_compiled_part_says_how_to_build_it(tmp_path, missing):
     package = Path(tsq.__file__).parent
-    shutil.copytree(package, tmp_path / "tsq", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(package, tmp_path / "tsq", ignore=shutil.ignore_patterns(missing, "__pycache__"))
     process = subprocess.run(
         # Without the site's packages: an editable install would find the part that is to be missing.
         [sys.executable, "-S", "-c", "import tsq"],
@@ -552,7 +553,7 @@ def test_a_package_without_its_compiled_part_says_how_to_build_it(tmp_path):
     )
     assert process.returncode != 0
     message = process.stderr.splitlines()[-1]
-    assert message.startswith("ImportError: TSQ's compiled part, tsq._fast, cannot be loaded for this Python")
+    assert message.startswith("ImportError: TSQ's compiled part cannot be loaded for this Python")
     assert "`pip install .`" in message
     assert "`make build`" in message
     assert "C compiler" in message

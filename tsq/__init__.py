@@ -12,11 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 try:
-    import tsq._fast  # noqa: F401
+    import tsq._datapath
+    import tsq._fast
+    import tsq._packet  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f"TSQ's compiled part, tsq._fast, cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's "
-        "source tree, or `make build` for a checkout; it needs a C compiler and Python's development files."
+        f"TSQ's compiled part cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's source tree, or "
+        "`make build` for a checkout; it needs a C compiler and the development files of Python and OpenSSL 3."
     ) from error
 
 if TYPE_CHECKING:

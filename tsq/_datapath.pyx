@@ -10,7 +10,6 @@ RFC 9000 §12.3, §13, §19.3; RFC 9001 §5, §6; RFC 9002 §6; RFC 9221 §5.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -152,7 +151,6 @@ cdef struct State:
     int suite
     uint8_t next_key[32]
     uint8_t next_iv[IV_SIZE]
-    PyObject* owner
     int index
     int listed
 
@@ -608,7 +606,6 @@ cdef class Session:
         self.state = <State*> calloc(1, sizeof(State))
         if self.state == NULL:
             raise MemoryError()
-        self.state.owner = <PyObject*> self
         self.state.largest = -1
         self.state.ack_floor = -1
         self.state.largest_acked = -1

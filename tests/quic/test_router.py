@@ -10,8 +10,10 @@ from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic
 from tests.foreign import ForeignClient, PacketLog, path
 from tests.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import CLIENT, World
+from tsq._fast import pack_tlvs
 from tsq.quic import internals
 from tsq.quic.router import CONNECTION_ID_SIZE, Drop, Limits, RetryPolicy
+from tsq.wire.message import padding
 
 UNKNOWN = 0x1A2A3A4A
 V1 = QuicProtocolVersion.VERSION_1
@@ -408,3 +410,19 @@ def test_the_answer_is_the_one_of_the_connection_that_asked(world):
         (answer,) = client.ask(b"\x01\x10" + nonce)
         assert answer[2:18] == nonce != NONCE
     assert [len(client.datagram_messages) for client in clients] == [1] * 4
+
+
+@pytest.mark.parametrize("data_plane", [False, True])
+@pytest.mark.parametrize("size", [1200, 1350, 1450])
+def test_packets_as_large_as_path_mtu_probes_are_answered(certificates, size, data_plane):
+    """Peers look for the path MTU with padded packets; a request may travel in one (RFC 9000 §14.3)."""
+    world = World(certificates, data_plane=data_plane)
+    client = ForeignClient(world, max_datagram_size=size)
+    message = PLAIN_REQUEST + pack_tlvs(padding(size - 100))
+    client.quic.send_ping(1)
+    client.quic.send_datagram_frame(message)
+    before = len(world.sent)
+    world.pump(client)
+    assert max(len(data) for side, data in world.sent[before:] if side == "client") > size - 60
+    world.run(0.2)
+    assert [answer[:18] for answer in client.datagram_messages] == [message[:18]]
