@@ -3,11 +3,12 @@
 import pytest
 
 from tests.support.threads import ServerThread
+from tests.support.world import World
 from tsq._fast import ntp_from_ns, pack_tlvs
 from tsq.client import query
 from tsq.config import ClientOptions, Trust
 from tsq.exchange import Exchange, Rules
-from tsq.timing.sample import StampSource
+from tsq.timing.sample import Reason, StampSource
 from tsq.wire.message import metadata_tlv
 
 T1 = 1_800_000_000_000_000_000
@@ -108,3 +109,43 @@ def test_every_sample_of_a_run_is_exact_where_the_server_has_a_data_plane(certif
             assert sample.t2_ns <= sample.t3_ns <= sample.t4_ns
         # One request makes no sample; a server that tells nothing with the second answer is not asked in vain.
         assert server.server.counters.get("answered") == count + (data_plane or count == 1)
+
+
+def test_a_long_run_on_a_short_path_warms_it_before_each_sample(certificates):
+    with ServerThread(["127.0.0.1:0"], certificates) as server:
+        trust = Trust(ca_file=server.ca)
+        result = query(server.target, ClientOptions(count=8, interval=0.02, trust=trust))
+        assert (len(result.samples), result.good) == (8, 8)
+        assert all(sample.exact for sample in result.samples)
+        # As many as two requests for each sample but the first, and one at the end; on a loaded machine a first sample may be slow.
+        answered = server.server.counters.get("answered")
+        assert 9 <= answered <= 16
+        quick = query(server.target, ClientOptions(count=4, interval=0.02, trust=trust))
+        assert len(quick.samples) == 4
+        assert server.server.counters.get("answered") == answered + 5
+
+
+@pytest.mark.parametrize(("delay_ns", "gains"), [(900_000, True), (1_100_000, False)])
+def test_only_a_short_path_gains_by_warmth(certificates, delay_ns, gains):
+    world = World(certificates)
+    world.to_server = world.to_client = lambda data, number: [delay_ns // 2]
+    session = world.session()
+    world.run(0.5)
+    assert not session.gains_by_warmth
+    world.exchange(session)
+    assert session.gains_by_warmth is gains
+
+
+def test_a_wrong_answer_to_a_request_that_makes_no_sample_is_still_seen(certificates):
+    world = World(certificates)
+    session = world.session()
+    world.run(0.5)
+    session.ask(world.now, counted=False)
+    world.pump(session)
+    world.run(0.1)
+    assert session.samples == []
+    session.ask(world.now, counted=False)
+    [nonce] = session.exchange.under_way or [session._leaving[0]]
+    world.pump(session)
+    session._keep(session.exchange.answer(b"\x01\x10" + nonce, world.now_ns + 1000, StampSource.KERNEL))
+    assert [sample.reason for sample in session.samples] == [Reason.MALFORMED]

@@ -6,6 +6,7 @@ and waits. Every address of a host is tried, the next one as soon as one fails o
 
 import errno
 import select
+import signal
 import socket
 import threading
 import time
@@ -36,9 +37,15 @@ from tsq.timing.sample import Reason, Sample
 _STAGGER = 0.25
 _TICKET_WAIT = 0.5
 _STOP_WAIT = 0.2
+_END_WAIT = 5.0
 # How long the answer is waited for that makes the last sample exact; it was good without.
 LAST_WAIT = 0.25
 _MOST_UNDER_WAY = 16
+# A path that has had so long a rest is slower for its first packet; how long the answer to that packet is waited for; from how
+# many samples on that is worth twice the requests (a few are a quick look).
+_REST = 0.01
+_WARM_WAIT = 0.05
+_WARM_FROM = 5
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSED = {errno.ECONNREFUSED}
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
@@ -76,8 +83,13 @@ def query_all(
         return [queries[0].run()]
     threads = [threading.Thread(target=query.run, name=str(query.target), daemon=True) for query in queries]
     try:
-        for thread in threads:
-            thread.start()
+        # An interrupt inside `start` could leave threading's own lock taken, and everything waiting for it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for thread in threads:
+                thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
@@ -85,7 +97,7 @@ def query_all(
             query.stop()
         for thread in threads:
             if thread.ident is not None:
-                thread.join(options.timeout)
+                thread.join(_END_WAIT)
     return [query.result() for query in queries]
 
 
@@ -158,6 +170,7 @@ class HostQuery:
         self._linger_until: float | None = None
         self._last_until: float | None = None
         self._last_asked = False
+        self._warmed_at: float | None = None
         self._reported = 0
         self._notices: list[str] = []
         self._error: TSQError | None = None
@@ -239,15 +252,28 @@ class HostQuery:
             return
         if session.established and self._chosen is None:
             self._choose(link, now)
-        if link is self._chosen and self._may_ask(session) and now >= self._next_ask:
-            session.ask(now)
-            self._asked += 1
-            self._next_ask = now + self._options.interval
+        if link is self._chosen and self._may_ask(session):
+            self._take_sample(session, now)
         link.pump(now)
         if self._on_sample is not None and link is self._chosen:
             for sample in session.samples[self._reported :]:
                 self._on_sample(self.target, sample)
             self._reported = len(session.samples)
+
+    def _take_sample(self, session: Session, now: float) -> None:
+        """Ask when it is time; after a rest, first a request that makes no sample, to warm the path for the one that does."""
+        if self._warmed_at is None and now < self._next_ask:
+            return
+        long_run = self._options.count >= _WARM_FROM and self._options.interval >= _REST
+        rested = long_run and session.gains_by_warmth
+        if rested and self._warmed_at is None:
+            session.ask(now, counted=False)
+            self._warmed_at, self._next_ask = now, now + _WARM_WAIT
+        elif self._warmed_at is None or not session.warming or now >= self._next_ask:
+            session.ask(now)
+            self._asked += 1
+            started = now if self._warmed_at is None else self._warmed_at
+            self._warmed_at, self._next_ask = None, started + self._options.interval
 
     def _may_ask(self, session: Session) -> bool:
         """Whether there is a sample to take, and not so many are under way that the server may have to leave some unanswered."""

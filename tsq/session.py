@@ -15,6 +15,7 @@ from tsq.wire.message import Mode, is_response
 # How long an answer to a 0-RTT request may come after the handshake is complete, at least.
 _EARLY_GRACE = 0.02
 _HELD_BACK_PAUSE = 0.005
+_SHORT_DELAY = 0.001
 
 
 class Session:
@@ -63,6 +64,20 @@ class Session:
     def waiting(self) -> int:
         """How many requests have no sample yet."""
         return len(self._expiry) + self._held_back
+
+    @property
+    def warming(self) -> bool:
+        """Whether a request that makes no sample has no answer yet."""
+        return bool(self._uncounted)
+
+    @property
+    def gains_by_warmth(self) -> bool:
+        """Whether a request sent just before makes the next sample better.
+
+        A path that has rested takes longer one way than the other, some microseconds: only where the delay is short does that show.
+        """
+        delays = [sample.delay for sample in self.samples if sample.valid and sample.delay is not None]
+        return self.exchange.rules.exact and self.mode is Mode.DATAGRAM and bool(delays) and min(delays) < _SHORT_DELAY
 
     @property
     def wants_one_more(self) -> bool:
@@ -227,7 +242,8 @@ class Session:
         """Add a sample, where it counts, and put the exact form of an earlier one in its place."""
         ended = self._uncounted & set(self._expiry) - set(self.exchange.under_way) - set(self._leaving)
         self._uncounted -= ended
-        if sample is not None and not ended:
+        # A wrong answer is a server's fault that a user must see, whatever was asked for.
+        if sample is not None and (not ended or not sample.valid):
             self.samples.append(sample)
         if self.exchange.revised is not None:
             early, late = self.exchange.revised
