@@ -4,21 +4,17 @@ Valid messages are changed at random and given to unpack_tlvs, unpack_message, d
 Anything but the oracle's answer, or another exception than MalformedMessage, ends it with exit status 1 and that input.
 """
 
-import argparse
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tests import messages, oracle
+from tests.support.fuzzing import first_difference, options
 from tsq._fast import ns_from_ntp, ntp_from_ns, pack_tlvs, unpack_message, unpack_tlvs
 from tsq.errors import MalformedMessage
 from tsq.wire.message import decode_request, decode_response
-
-# How many inputs between two looks at the clock.
-_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -93,29 +89,17 @@ def inputs(seed: int) -> Iterator[Difference | None]:
 
 def run(seed: int, *, count: int | None = None, seconds: float | None = None) -> tuple[int, Difference | None]:
     """(how many inputs, the first difference) until `count` inputs or `seconds` have passed."""
-    stop_at = None if seconds is None else time.monotonic() + seconds
-    number = 0
-    for number, difference in enumerate(inputs(seed), 1):
-        if difference is not None or number == count:
-            return number, difference
-        if stop_at is not None and number % _BATCH == 0 and time.monotonic() >= stop_at:
-            break
-    return number, None
+    return first_difference(inputs(seed), count, seconds)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, help="how long (default: 10, where --inputs is not given)")
-    parser.add_argument("--inputs", type=int, help="how many inputs")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    seconds = 10.0 if options.seconds is None and options.inputs is None else options.seconds
-    number, difference = run(options.seed, count=options.inputs, seconds=seconds)
+    values = options("python -m tests.fuzz", __doc__.partition("\n")[0], arguments)
+    number, difference = run(values.seed, count=values.inputs, seconds=values.seconds)
     if difference is not None:
-        sys.stdout.write(f"seed {options.seed}, input {number}: {difference}\n")
+        sys.stdout.write(f"seed {values.seed}, input {number}: {difference}\n")
         return 1
-    sys.stdout.write(f"seed {options.seed}: {number} inputs, all as the oracle says\n")
+    sys.stdout.write(f"seed {values.seed}: {number} inputs, all as the oracle says\n")
     return 0
 
 

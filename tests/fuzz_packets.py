@@ -11,11 +11,9 @@ the same frames go, under keys of its own, to a server connection of aioquic alo
 Anything else ends it with exit status 1 and that input.
 """
 
-import argparse
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +26,11 @@ from aioquic.quic.packet import pull_ack_frame
 from aioquic.tls import Epoch
 
 from tests.datapath.peer import PADDING, PING, SUITES, WISH, Peer, ack, datagram, varint
+from tests.support.fuzzing import first_difference, options
 from tsq.quic import tls
 from tsq.quic.offload import SharedConnection
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 
-_BATCH = 50
 _NOW = 1000.0
 _SERVER, _CLIENT = "the server", "the client"
 _MOST = 1150
@@ -307,32 +305,20 @@ def inputs(fuzzer: Fuzzer) -> Iterator[Difference | None]:
 
 def run(fuzzer: Fuzzer, *, count: int | None = None, seconds: float | None = None) -> tuple[int, Difference | None]:
     """(how many inputs, the first difference) until `count` inputs or `seconds` have passed."""
-    stop_at = None if seconds is None else time.monotonic() + seconds
-    number = 0
-    for number, difference in enumerate(inputs(fuzzer), 1):
-        if difference is not None or number == count:
-            return number, difference
-        if stop_at is not None and number % _BATCH == 0 and time.monotonic() >= stop_at:
-            break
-    return number, None
+    return first_difference(inputs(fuzzer), count, seconds)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz_packets", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, help="how long (default: 10, where --inputs is not given)")
-    parser.add_argument("--inputs", type=int, help="how many inputs")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    seconds = 10.0 if options.seconds is None and options.inputs is None else options.seconds
+    values = options("python -m tests.fuzz_packets", __doc__.partition("\n")[0], arguments)
     with tempfile.TemporaryDirectory() as directory:
-        fuzzer = Fuzzer(options.seed, self_signed(directory, ["localhost"]))
-        number, difference = run(fuzzer, count=options.inputs, seconds=seconds)
+        fuzzer = Fuzzer(values.seed, self_signed(directory, ["localhost"]))
+        number, difference = run(fuzzer, count=values.inputs, seconds=values.seconds)
     if difference is not None:
-        sys.stdout.write(f"seed {options.seed}, input {number}: {difference}\n")
+        sys.stdout.write(f"seed {values.seed}, input {number}: {difference}\n")
         return 1
     sys.stdout.write(
-        f"seed {options.seed}: {number} packets as they should be: {fuzzer.taken} taken, {fuzzer.refused} not, "
+        f"seed {values.seed}: {number} packets as they should be: {fuzzer.taken} taken, {fuzzer.refused} not, "
         f"{fuzzer.ended} of them protocol errors\n"
     )
     return 0
