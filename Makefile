@@ -13,7 +13,7 @@ test: build peers
 
 build: $(VENV)/.built
 
-$(VENV)/.built: pyproject.toml setup.py $(wildcard tsq/*.pyx tsq/*.pxd) scripts/prerequisites.sh
+$(VENV)/.built: pyproject.toml setup.py $(wildcard tsq/*.pyx tsq/*.pxd tsq/*.h) scripts/prerequisites.sh
 	@PYTHON=$(PYTHON) sh scripts/prerequisites.sh build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "make: installing TSQ and its tools into $(VENV) (once; a minute or two)"

@@ -16,13 +16,20 @@ DIRECTIVES = {
     "embedsignature": True,
     "linetrace": DEBUG,
 }
+HEADERS = ["tsq/aesgcm.h"]
 MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
 
 
 def extension(name: str, *libraries: str) -> Extension:
     """One extension of the package."""
     return Extension(
-        f"tsq.{name}", [f"tsq/{name}.pyx"], libraries=list(libraries), extra_compile_args=COMPILE, define_macros=MACROS
+        f"tsq.{name}",
+        [f"tsq/{name}.pyx"],
+        depends=HEADERS,
+        include_dirs=["tsq"],
+        libraries=list(libraries),
+        extra_compile_args=COMPILE,
+        define_macros=MACROS,
     )
 
 

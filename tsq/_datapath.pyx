@@ -21,8 +21,8 @@ from tsq._fast cimport (
     iovec, mmsghdr, put_u64, realtime_ns, sendmmsg, timespec,
 )
 from tsq._packet cimport (
-    IV_SIZE, MAX_CID_SIZE, MAX_HEADER_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, keys_free, keys_set_aead,
-    keys_set_protection, put_varint, seal, unprotect,
+    IV_SIZE, MAX_CID_SIZE, MAX_HEADER_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, keys_complete, keys_free,
+    keys_set_aead, keys_set_protection, put_varint, seal, unprotect,
 )
 
 from tsq.errors import ConfigError
@@ -791,7 +791,7 @@ cdef class Session:
     @active.setter
     def active(self, bint value):
         cdef State* s = self.state
-        if value and (s.receive.aead == NULL or s.send.aead == NULL or s.receive.protection == NULL or s.send.protection == NULL):
+        if value and not (keys_complete(&s.receive) and keys_complete(&s.send)):
             raise ConfigError("a session without keys", expected="set_protection and set_keys first")
         s.active = value
 

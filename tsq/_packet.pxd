@@ -2,6 +2,24 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 
+cdef extern from "aesgcm.h" nogil:
+    ctypedef struct AesKey "tsq_aes_key":
+        int rounds
+    ctypedef struct GcmKey "tsq_gcm_key":
+        AesKey aes
+    int aes_available "tsq_aes_available"()
+    void aes_set "tsq_aes_set"(AesKey* out, const uint8_t* data, int size)
+    void aes_block "tsq_aes_block"(const AesKey* key, const uint8_t* data, uint8_t* out)
+    void gcm_set "tsq_gcm_set"(GcmKey* out, const uint8_t* data, int size)
+    void gcm_seal "tsq_gcm_seal"(
+        const GcmKey* key, const uint8_t* nonce, const uint8_t* header, size_t header_size, uint8_t* text, size_t size
+    )
+    int gcm_open "tsq_gcm_open"(
+        const GcmKey* key, const uint8_t* nonce, const uint8_t* header, size_t header_size, const uint8_t* text, size_t size,
+        uint8_t* out
+    )
+
+
 cdef extern from "<openssl/evp.h>" nogil:
     ctypedef struct EVP_CIPHER_CTX:
         pass
@@ -17,13 +35,17 @@ cdef enum:
     MAX_HEADER_SIZE = 32
 
 
+# One direction's keys. What has rounds lies here, and is used by aesgcm.h; the rest is in libcrypto's contexts.
 cdef struct Keys:
-    EVP_CIPHER_CTX* aead
-    EVP_CIPHER_CTX* protection
     uint8_t iv[IV_SIZE]
     bint chacha
+    EVP_CIPHER_CTX* aead
+    EVP_CIPHER_CTX* protection
+    GcmKey gcm
+    AesKey block
 
 
+cdef bint keys_complete(const Keys* keys) noexcept nogil
 cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t* iv, bint sealing) noexcept nogil
 cdef int keys_set_protection(Keys* keys, int suite, const uint8_t* key) noexcept nogil
 cdef void keys_free(Keys* keys) noexcept nogil

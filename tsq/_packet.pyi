@@ -4,6 +4,7 @@ from typing import final
 
 SUITES: tuple[int, ...]
 
+def use_own_aes(wanted: bool) -> bool: ...
 def decode_packet_number(truncated: int, size: int, expected: int) -> int: ...
 
 @final

@@ -1,7 +1,9 @@
 """Compiled packet protection (RFC 9001 §5), packet numbers (RFC 9000 §17.1, A.3) and variable-length integers (RFC 9000 §16).
 
 Comes in: keys, packets, headers. Goes out: plain payloads, protected packets. Everything works on the caller's buffers, without the
-interpreter lock and without allocation. It must never know connections, choose a packet number, or tell why a packet does not open.
+interpreter lock and without allocation. AES is done by aesgcm.h where the processor has the instructions, and by libcrypto where it
+has not; ChaCha20-Poly1305 is libcrypto's. It must never know connections, choose a packet number, or tell why a packet does not
+open.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -23,6 +25,10 @@ cdef extern from *:
     #  error "TSQ needs OpenSSL 3; an older version was found"
     #endif
     """
+
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    void OPENSSL_cleanse(void* at, size_t size)
 
 
 cdef extern from "<openssl/evp.h>" nogil:
@@ -58,13 +64,35 @@ cdef enum:
     MAX_PACKET = 2048
 
 
+# Whether new keys are for aesgcm.h. Only tests ever turn it off.
+cdef bint own_aes = aes_available()
+
+
+def use_own_aes(bint wanted):
+    """Whether keys that are set from now on are used by aesgcm.h, as far as the processor can; the answer before. For tests."""
+    global own_aes
+    before = own_aes
+    own_aes = wanted and aes_available()
+    return before
+
+
 cdef int key_size(int suite) noexcept nogil:
     return 16 if suite == AES_128_GCM else 32
+
+
+cdef bint keys_complete(const Keys* keys) noexcept nogil:
+    """Whether both keys of a direction are there."""
+    return (keys.gcm.aes.rounds or keys.aead != NULL) and (keys.block.rounds or keys.protection != NULL)
 
 
 cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t* iv, bint sealing) noexcept nogil:
     """Key and IV for opening, or for sealing; 0, or -1 where OpenSSL fails. The context is made at the first call."""
     cdef const EVP_CIPHER* cipher
+    memcpy(keys.iv, iv, IV_SIZE)
+    keys.gcm.aes.rounds = 0
+    if suite != CHACHA20_POLY1305 and own_aes:
+        gcm_set(&keys.gcm, key, key_size(suite))
+        return 0
     if suite == AES_128_GCM:
         cipher = EVP_aes_128_gcm()
     elif suite == AES_256_GCM:
@@ -75,7 +103,6 @@ cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t*
         keys.aead = EVP_CIPHER_CTX_new()
         if keys.aead == NULL:
             return -1
-    memcpy(keys.iv, iv, IV_SIZE)
     if sealing:
         return 0 if EVP_EncryptInit_ex(keys.aead, cipher, NULL, key, NULL) == 1 else -1
     return 0 if EVP_DecryptInit_ex(keys.aead, cipher, NULL, key, NULL) == 1 else -1
@@ -84,13 +111,17 @@ cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t*
 cdef int keys_set_protection(Keys* keys, int suite, const uint8_t* key) noexcept nogil:
     """The header protection key, which a key update does not change (RFC 9001 §5.4); 0 or -1."""
     cdef const EVP_CIPHER* cipher
+    keys.block.rounds = 0
+    keys.chacha = suite == CHACHA20_POLY1305
+    if not keys.chacha and own_aes:
+        aes_set(&keys.block, key, key_size(suite))
+        return 0
     if suite == AES_128_GCM:
         cipher = EVP_aes_128_ecb()
     elif suite == AES_256_GCM:
         cipher = EVP_aes_256_ecb()
     else:
         cipher = EVP_chacha20()
-    keys.chacha = suite == CHACHA20_POLY1305
     if keys.protection == NULL:
         keys.protection = EVP_CIPHER_CTX_new()
         if keys.protection == NULL:
@@ -104,14 +135,17 @@ cdef int keys_set_protection(Keys* keys, int suite, const uint8_t* key) noexcept
 cdef void keys_free(Keys* keys) noexcept nogil:
     EVP_CIPHER_CTX_free(keys.aead)
     EVP_CIPHER_CTX_free(keys.protection)
-    keys.aead = NULL
-    keys.protection = NULL
+    # Nothing of a key stays behind in memory.
+    OPENSSL_cleanse(keys, sizeof(Keys))
 
 
 cdef int protection_mask(Keys* keys, const uint8_t* sample, uint8_t* mask) noexcept nogil:
     """The mask of RFC 9001 §5.4.3 (AES) or §5.4.4 (ChaCha20): 16 bytes of room, 5 of use; 0 or -1."""
     cdef int written
     cdef uint8_t zeros[5]
+    if keys.block.rounds:
+        aes_block(&keys.block, sample, mask)
+        return 0
     if keys.chacha:
         zeros[0] = zeros[1] = zeros[2] = zeros[3] = zeros[4] = 0
         # OpenSSL's ChaCha20 takes counter and nonce as one 16-byte IV, in the order of the sample.
@@ -175,6 +209,8 @@ cdef Py_ssize_t aead_open(
     if size < 0 or size > MAX_PACKET:
         return -1
     nonce_of(keys, pn, nonce)
+    if keys.gcm.aes.rounds:
+        return size if gcm_open(&keys.gcm, nonce, header, header_size, sealed, size, plain) else -1
     if EVP_DecryptInit_ex(keys.aead, NULL, NULL, NULL, nonce) != 1:
         return -1
     if EVP_CIPHER_CTX_ctrl(keys.aead, EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, <void*> (sealed + size)) != 1:
@@ -186,6 +222,22 @@ cdef Py_ssize_t aead_open(
     return size if EVP_DecryptFinal_ex(keys.aead, plain + size, &rest) == 1 else -1
 
 
+cdef int evp_seal(
+    Keys* keys, const uint8_t* nonce, const uint8_t* header, Py_ssize_t header_size, uint8_t* payload, Py_ssize_t size
+) noexcept nogil:
+    """Encrypt a payload in place through libcrypto, and write the tag behind it; 0 or -1."""
+    cdef int written
+    if EVP_EncryptInit_ex(keys.aead, NULL, NULL, NULL, nonce) != 1:
+        return -1
+    if EVP_EncryptUpdate(keys.aead, NULL, &written, header, <int> header_size) != 1:
+        return -1
+    if EVP_EncryptUpdate(keys.aead, payload, &written, payload, <int> size) != 1:
+        return -1
+    if EVP_EncryptFinal_ex(keys.aead, payload + size, &written) != 1:
+        return -1
+    return 0 if EVP_CIPHER_CTX_ctrl(keys.aead, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, payload + size) == 1 else -1
+
+
 cdef Py_ssize_t seal(Keys* keys, uint8_t* packet, Py_ssize_t header_size, int64_t pn, Py_ssize_t plain_size) noexcept nogil:
     """Protect a packet in place: header (its last bytes the packet number), payload; room for the tag. Its whole size, or -1.
 
@@ -193,22 +245,16 @@ cdef Py_ssize_t seal(Keys* keys, uint8_t* packet, Py_ssize_t header_size, int64_
     """
     cdef uint8_t nonce[IV_SIZE]
     cdef uint8_t mask[32]
-    cdef int written, i
+    cdef int i
     cdef int pn_size = (packet[0] & 0x03) + 1
     cdef uint8_t* payload = packet + header_size
     cdef uint8_t* number = payload - pn_size
     if pn_size + plain_size < MAX_PN_SIZE:
         return -1
     nonce_of(keys, pn, nonce)
-    if EVP_EncryptInit_ex(keys.aead, NULL, NULL, NULL, nonce) != 1:
-        return -1
-    if EVP_EncryptUpdate(keys.aead, NULL, &written, packet, <int> header_size) != 1:
-        return -1
-    if EVP_EncryptUpdate(keys.aead, payload, &written, payload, <int> plain_size) != 1:
-        return -1
-    if EVP_EncryptFinal_ex(keys.aead, payload + plain_size, &written) != 1:
-        return -1
-    if EVP_CIPHER_CTX_ctrl(keys.aead, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, payload + plain_size) != 1:
+    if keys.gcm.aes.rounds:
+        gcm_seal(&keys.gcm, nonce, packet, header_size, payload, plain_size)
+    elif evp_seal(keys, nonce, packet, header_size, payload, plain_size):
         return -1
     if protection_mask(keys, number + MAX_PN_SIZE, mask):
         return -1
