@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPILED := $(patsubst tsq/%.pyx,tsq.%,$(wildcard tsq/*.pyx))
 
 .PHONY: demo test build lint fuzz sanitize bench clean
 
@@ -33,7 +34,7 @@ lint: build
 	@$(BIN)/ruff format --check tsq scripts setup.py
 	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
 	@$(BIN)/mypy
-	@$(BIN)/python -m mypy.stubtest tsq._fast tsq._packet tsq._datapath --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
+	@$(BIN)/python -m mypy.stubtest $(COMPILED) --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120

@@ -33,5 +33,7 @@ def extension(name: str, *libraries: str) -> Extension:
     )
 
 
-extensions = [extension("_fast"), extension("_packet", "crypto"), extension("_datapath", "crypto")]
+LIBRARIES = {"_packet": ["crypto"], "_session": ["crypto"]}
+NAMES = ("_fast", "_packet", "_recovery", "_session", "_table", "_datapath", "_asker")
+extensions = [extension(name, *LIBRARIES.get(name, [])) for name in NAMES]
 setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))

@@ -12,7 +12,7 @@ from typing import Self
 
 from aioquic.quic import events
 
-from tsq._datapath import Asker
+from tsq._asker import Asker
 from tsq.config import Target, Trust
 from tsq.quic import tls
 from tsq.quic.offload import Plane, SharedConnection
@@ -34,7 +34,7 @@ class _Member:
 
     def hand_over(self) -> None:
         """To the data plane, on a socket that knows its peer."""
-        self.plane.leave()
+        self.plane.leave(time.monotonic())
 
     def drain(self) -> list[bytes]:
         """Note what happened; connection IDs that came into use."""

@@ -8,7 +8,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,9 +79,6 @@ int main(int count, char **arguments)
         } else if (time - progress > 0.02) {
             under_way = 0;
             progress = time;
-        } else if (under_way >= flight || went <= 0) {
-            struct pollfd waiter = {.fd = fd, .events = POLLIN};
-            poll(&waiter, 1, 1);
         }
     }
     printf("%ld %ld %.6f %.6f %u\n", sent, answered, time - start, now(CLOCK_PROCESS_CPUTIME_ID), answer_size);

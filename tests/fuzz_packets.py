@@ -218,7 +218,7 @@ class Fuzzer:
     def _refresh(self) -> None:
         """What the control plane does now and then; and all is acknowledged."""
         self._defer = self.rng.random() < 0.1
-        self.peer.session.set_recovery(self.rng.choice((2000, 1 << 20)), 0.1, 0.3, self._defer)
+        self.peer.recover(self.rng.choice((2000, 1 << 20)), 0.1, 0.3, defer=self._defer)
         if self.peer.session.next_packet_number:
             self.peer.session.acknowledged([(0, self.peer.session.next_packet_number - 1)], self.peer.now)
 

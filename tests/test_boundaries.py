@@ -36,7 +36,10 @@ FLOORS = (
     ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.report"),
     ("tsq.result",),
     ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
-    ("tsq._fast", "tsq._packet", "tsq._datapath", "tsq.errors", "tsq.metrics"),
+    (
+        "tsq._fast", "tsq._packet", "tsq._recovery", "tsq._session", "tsq._table", "tsq._datapath", "tsq._asker", "tsq.errors",
+        "tsq.metrics",
+    ),
 )
 SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|adjtime|settimeofday|stime|ctypes|cffi|CDLL")
 

@@ -646,17 +646,18 @@ def test_the_picture_is_there_and_is_shown_with_the_program_that_makes_it() -> N
 
 
 def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
-    source = (ROOT / "tsq" / "_datapath.pyx").read_text()
+    places = ("_state.pxd", "_recovery.pyx", "_session.pxd", "_datapath.pyx")
+    source = "\n".join((ROOT / "tsq" / place).read_text() for place in places)
     constants = dict(re.findall(r"^    (\w+) = (\d+)$", source, re.MULTILINE))
     table = {row[0]: row[1] for row in rows(section(PLANES, "## Limits"))}
-    assert table["requests in one packet"] == constants["MAX_REQUESTS"]
+    assert table["requests in one packet"] == constants["MAX_FRAMES"]
     assert table["packet numbers that are remembered"] == constants["C_WINDOW"]
     assert table["packets with answers that nobody has acknowledged"].startswith(constants["RING"])
     ranges = f"{constants['MAX_ACK_RANGES']}; {int(constants['SENT_ACK_RANGES']) + 1}"
     assert table["ranges in a received ACK; in a sent one"] == ranges
     assert table["departure times kept for a connection"] == constants["KNOWN_T3"]
     assert table["departure times under way for a socket"] == constants["STAMP_RING"]
-    batches = f"{constants['SERVED_AT_ONCE']}; {server_module._BATCHES}."
+    batches = f"{constants['SERVED_AT_ONCE']}; {constants['BATCHES']}."
     assert table["datagrams in a batch; batches before timers get their turn"].startswith(batches)
     datapath = Datapath()
     assert (datapath.key_update_after, datapath.failed_open_limit) == (1 << 22, 1 << 36)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import tsq._datapath
-    import tsq._fast
-    import tsq._packet  # noqa: F401
+    import tsq._fast  # noqa: F401
 except ImportError as error:
     raise ImportError(
         f"TSQ's compiled part cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's source tree, or "

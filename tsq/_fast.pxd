@@ -6,7 +6,7 @@ cdef extern from "<time.h>" nogil:
     cdef struct timespec:
         long tv_sec
         long tv_nsec
-    int CLOCK_REALTIME
+    int CLOCK_REALTIME, CLOCK_MONOTONIC
     int clock_gettime(int clock, timespec* out)
 
 
@@ -51,8 +51,11 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     C_CAPACITY = 2048
+    # Between the starts of two buffers: a power of two would put all of them into the same few sets of the cache.
+    C_STRIDE = 2048 + 192
     C_BATCH = 64
     CONTROL_CAPACITY = 256
+    CONTROL_STRIDE = 256 + 64
 
 
 cdef struct View:
@@ -113,3 +116,4 @@ cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil
 cdef int ns_of_ntp(uint64_t ntp, int64_t pivot_ns, int64_t* out) noexcept nogil
 cdef void put_u64(uint8_t* out, uint64_t value) noexcept nogil
 cdef int64_t realtime_ns() noexcept nogil
+cdef double monotonic() noexcept nogil

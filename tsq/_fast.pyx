@@ -70,11 +70,14 @@ cdef extern from *:
     /* |seconds| up to here: seconds * 10^9 plus a fraction fits in 64 bits. */
     #define TSQ_SECONDS_MAX INT64_C(9223372035)
     #define TSQ_ERA_SECONDS INT64_C(0x100000000)
+    /* SOF_TIMESTAMPING_OPT_RX_FILTER, which headers before Linux 6.12 lack. */
+    #define TSQ_RX_FILTER (1 << 17)
     """
     const int64_t C_NS_PER_S "TSQ_NS_PER_S"
     const int64_t C_NTP_UNIX "TSQ_NTP_UNIX"
     const int64_t C_SECONDS_MAX "TSQ_SECONDS_MAX"
     const int64_t C_ERA_SECONDS "TSQ_ERA_SECONDS"
+    const int C_RX_FILTER "TSQ_RX_FILTER"
 
 
 # A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
@@ -156,6 +159,13 @@ cdef int64_t realtime_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_REALTIME, &now)
     return <int64_t> now.tv_sec * C_NS_PER_S + now.tv_nsec
+
+
+cdef double monotonic() noexcept nogil:
+    """CLOCK_MONOTONIC in seconds, as time.monotonic."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double> now.tv_sec + <double> now.tv_nsec * 1e-9
 
 
 def clock_ns():
@@ -391,9 +401,13 @@ cdef int restart_stamps(int fd) noexcept nogil:
     """Let single datagrams ask for the time at which they left, and have the kernel count them from 0; 0, or -1."""
     cdef int off = 0
     cdef int on = SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_OPT_ID | SOF_TIMESTAMPING_OPT_TSONLY
+    # Else the kernel tells each receive time twice, as SO_TIMESTAMPNS does already. Linux 6.12 and newer know it.
+    cdef int once = on | C_RX_FILTER
     # The kernel's counter starts anew when the option comes on.
     if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &off, sizeof(off)) != 0:
         return -1
+    if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &once, sizeof(once)) == 0:
+        return 0
     return setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &on, sizeof(on))
 
 
@@ -412,18 +426,18 @@ cdef BatchIO* io_new() noexcept:
     cdef int i
     if io == NULL:
         return NULL
-    io.data = <uint8_t*> calloc(C_BATCH, C_CAPACITY)
-    io.control = <uint8_t*> calloc(C_BATCH, CONTROL_CAPACITY)
+    io.data = <uint8_t*> calloc(C_BATCH, C_STRIDE)
+    io.control = <uint8_t*> calloc(C_BATCH, CONTROL_STRIDE)
     if io.data == NULL or io.control == NULL:
         io_free(io)
         return NULL
     for i in range(C_BATCH):
-        io.vectors[i].iov_base = io.data + i * C_CAPACITY
+        io.vectors[i].iov_base = io.data + i * C_STRIDE
         io.vectors[i].iov_len = C_CAPACITY
         io.messages[i].msg_hdr.msg_name = &io.names[i]
         io.messages[i].msg_hdr.msg_iov = &io.vectors[i]
         io.messages[i].msg_hdr.msg_iovlen = 1
-        io.messages[i].msg_hdr.msg_control = io.control + i * CONTROL_CAPACITY
+        io.messages[i].msg_hdr.msg_control = io.control + i * CONTROL_STRIDE
         io.replies[i].msg_hdr.msg_iov = &io.reply_vectors[i]
         io.replies[i].msg_hdr.msg_iovlen = 1
     io.used = C_BATCH

@@ -15,13 +15,13 @@
 
 enum { TSQ_MOST_ROUNDS = 14, TSQ_POWERS = 4, TSQ_LANES = 8 };
 
-/* Round keys; rounds is 10 or 14, and 0 for a key that is not there. */
+/* Round keys; rounds is 10 or 14, and 0 for a key that is not there. What a short key leaves unused comes last. */
 typedef struct {
-    uint8_t keys[TSQ_MOST_ROUNDS + 1][16];
     int rounds;
+    uint8_t keys[TSQ_MOST_ROUNDS + 1][16];
 } tsq_aes_key;
 
-/* powers[i]: H^(4-i) times x, bytes reversed, as multiply() takes it. */
+/* powers[i]: H^(4-i) times x, bytes reversed, as tsq_multiply() takes it. */
 typedef struct {
     uint8_t powers[TSQ_POWERS][16];
     tsq_aes_key aes;

@@ -29,8 +29,8 @@ from tsq.wire.signature import Signer
 logger = logging.getLogger(__name__)
 
 _CARE_INTERVAL = 1.0
-# How many full batches are served before the loop sees to timers and other sockets.
-_BATCHES = 16
+# How many batches that held something for the control plane are served before the loop sees to timers and other sockets.
+_TURNS = 16
 _CLOSE_REASON = "server is shutting down"
 
 
@@ -203,7 +203,7 @@ class _Endpoint:
         datapath = self._datapath
         if datapath is None:
             return
-        for _ in range(_BATCHES):
+        for _ in range(_TURNS):
             try:
                 count, rest = datapath.receive(self.udp.fileno())
             except OSError as error:
@@ -215,7 +215,8 @@ class _Endpoint:
                 self._send(out)
                 if connection is not None:
                     self._keep(connection)
-            if count < BATCH:
+            if not rest or count % BATCH:
+                # Nothing waits any more, or it has had its turn.
                 return
 
     def _count(self) -> None:

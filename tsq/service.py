@@ -78,7 +78,7 @@ class Service:
             return Outcome(out, None)
         connection.fresh = False
         router.refresh(connection)
-        connection.leave()
+        connection.leave(now)
         return Outcome(out, connection)
 
     def expired(self, connection: ServerConnection, now: float) -> Outcome:
@@ -91,7 +91,7 @@ class Service:
         connection.handle_timer(now)
         out = connection.flush(now)
         self.router.refresh(connection)
-        connection.leave()
+        connection.leave(now)
         return Outcome(out, connection)
 
     def look_after(self, now: float) -> list[Outcome]:
@@ -105,7 +105,7 @@ class Service:
         for connection in all_due[:_MOST_LOOKED_AFTER]:
             out = connection.look_after(now)
             self.router.refresh(connection)
-            connection.leave()
+            connection.leave(now)
             outcomes.append(Outcome(out, connection))
         return outcomes
 

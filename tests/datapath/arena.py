@@ -203,7 +203,7 @@ class Arena:
         connection.quic.request_key_update()
         connection.quic.send_ping(0)
         out = connection.flush(self.now)
-        connection.leave()
+        connection.leave(self.now)
         self._from_server(out)
 
     def _copies(self) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import pull_ack_frame
 
-from tsq._datapath import Datapath, Session
+from tsq._datapath import Datapath
 from tsq._fast import pack_address
 from tsq._packet import PacketKeys
+from tsq._session import Session
 
 CLOCK_NS = 1_800_000_000_000_000_000
 ID = b"server01"
@@ -22,6 +23,7 @@ REMOTE = pack_address("192.0.2.2", 40000)
 LOCAL = b"\xc0\x00\x02\x01"
 KEY_SIZES = {0x1301: 16, 0x1302: 32, 0x1303: 32}
 SUITES = tuple(KEY_SIZES)
+MAX_ACK_DELAY = 0.025
 WISH = b"\xfd\x08\x06tsq.t3\x00"
 PING = b"\x01"
 PADDING = b"\x00"
@@ -106,11 +108,19 @@ class Peer:
         self._hand_keys()
         self.session.set_path(remote, local, peer_id)
         self.session.set_received(-1, 0.0, 0, -1)
-        self.session.set_recovery(window, loss_delay, probe_timeout, False)
+        self.recover(window, loss_delay, probe_timeout)
         self.session.active = True
         self.datapath.add(connection_id, self.session)
         self.taken = False
         self.packets: list[Packet] = []
+
+    def recover(self, window: int, loss_delay: float = 0.1, probe_timeout: float = 0.3, *, defer: bool = False) -> None:
+        """Hand over a congestion window, and a round trip from which these two times follow."""
+        round_trip = loss_delay / 1.125
+        spread = probe_timeout - round_trip - MAX_ACK_DELAY
+        assert spread >= 0.001
+        self.session.set_recovery(window, 0, 1 << 62, defer)
+        self.session.set_round_trip(True, round_trip, round_trip, spread / 4, round_trip, MAX_ACK_DELAY, 3)
 
     # ------------------------------------------------------------------------------------------------------------- keys
 
@@ -126,7 +136,7 @@ class Peer:
 
     def _hand_keys(self) -> None:
         received, sent = self._phase_keys
-        self.session.set_keys(self.phase, *received, *sent, *self._next)
+        self.session.set_keys(self.phase, *received, *sent, *self._next, self.now)
         self.sealer = PacketKeys(self.suite, *received, self._in_protection)
         self.next_sealer = PacketKeys(self.suite, *self._next, self._in_protection)
         self.opener = PacketKeys(self.suite, *sent, self._out_protection)

@@ -129,7 +129,7 @@ def test_what_is_not_for_the_data_plane_reaches_the_control_plane(certificates):
     connection.enter()
     connection.quic.send_ping(7)
     out = connection.flush(world.now)
-    connection.leave()
+    connection.leave(world.now)
     for data, path in out:
         session.receive(Datagram(data, path, world.now_ns, True), world.now)
     world.pump(session)

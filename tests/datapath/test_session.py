@@ -21,8 +21,9 @@ from tests.datapath.peer import (
 )
 from tests.foreign import ForeignClient
 from tests.support.world import CLIENT, World
-from tsq._datapath import Datapath, Session
+from tsq._datapath import Datapath
 from tsq._fast import ns_from_ntp, pack_address
+from tsq._session import Session
 from tsq.errors import ConfigError
 
 
@@ -394,7 +395,7 @@ def test_two_acks_in_a_packet_are_not_taken():
 
 def test_an_ack_is_the_control_planes_while_that_waits_for_one():
     peer = answered(10)
-    peer.session.set_recovery(1 << 20, 0.1, 0.3, True)
+    peer.recover(1 << 20, 0.1, 0.3, defer=True)
     not_taken(peer, ack(9, 9))
     not_taken(peer, ack(9, 9) + datagram(request(1)))
     assert peer.ask(1)
@@ -720,7 +721,7 @@ OTHER_PATHS = {
     "another address": (pack_address("192.0.2.3", 40000), LOCAL),
     "another family": (pack_address("2001:db8::1", 40000), LOCAL),
     "another address of ours": (REMOTE, b"\xc0\x00\x02\x02"),
-    "no address of ours": (REMOTE, b""),
+    "no address of ours": (REMOTE, b"", 0.0),
     "no remote address": (b"", LOCAL),
 }
 
@@ -765,12 +766,12 @@ def test_an_inactive_session_takes_nothing(peer):
         lambda s: s.set_protection(0x1304, bytes(16), bytes(16)),
         lambda s: s.set_protection(0x1301, bytes(15), bytes(16)),
         lambda s: s.set_protection(0x1302, bytes(32), bytes(16)),
-        lambda s: s.set_keys(0, bytes(32), bytes(12), bytes(16), bytes(12), bytes(16), bytes(12)),
-        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(15), bytes(12), bytes(16), bytes(12)),
-        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(16), bytes(12), bytes(32), bytes(12)),
-        lambda s: s.set_keys(0, bytes(16), bytes(11), bytes(16), bytes(12), bytes(16), bytes(12)),
-        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(16), bytes(13), bytes(16), bytes(12)),
-        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(16), bytes(12), bytes(16), b""),
+        lambda s: s.set_keys(0, bytes(32), bytes(12), bytes(16), bytes(12), bytes(16), bytes(12), 0.0),
+        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(15), bytes(12), bytes(16), bytes(12), 0.0),
+        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(16), bytes(12), bytes(32), bytes(12), 0.0),
+        lambda s: s.set_keys(0, bytes(16), bytes(11), bytes(16), bytes(12), bytes(16), bytes(12), 0.0),
+        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(16), bytes(13), bytes(16), bytes(12), 0.0),
+        lambda s: s.set_keys(0, bytes(16), bytes(12), bytes(16), bytes(12), bytes(16), b"", 0.0),
         lambda s: s.set_path(bytes(29), b"", b""),
         lambda s: s.set_path(b"", bytes(21), b""),
         lambda s: s.set_path(b"", b"", bytes(21)),
@@ -797,7 +798,7 @@ def test_a_session_without_keys_does_not_become_active():
 
 def test_keys_without_header_protection_are_refused():
     with pytest.raises(ConfigError):
-        Session().set_keys(0, bytes(16), bytes(12), bytes(16), bytes(12), bytes(16), bytes(12))
+        Session().set_keys(0, bytes(16), bytes(12), bytes(16), bytes(12), bytes(16), bytes(12), 0.0)
 
 
 # ----------------------------------------------------------------------------------------------------------- T3 and T2

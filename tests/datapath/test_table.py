@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.datapath.peer import Peer, ack, datagram, request
-from tsq._datapath import Datapath, Session
+from tsq._datapath import Datapath
+from tsq._session import Session
 from tsq.errors import ConfigError
 
 # The place in the table comes from the first bytes: such IDs all want the same one, others its neighbours.
@@ -213,9 +214,9 @@ def test_who_was_probed_is_not_due_again():
     peer.ask(1)
     assert peer.datapath.due(peer.now + 1) == [peer.session]
     # aioquic has a PING in flight: acknowledgments are its own until that is acknowledged.
-    peer.session.set_recovery(1 << 20, 0.1, 0.25, True)
+    peer.recover(1 << 20, 0.1, 0.25, defer=True)
     assert peer.datapath.due(peer.now + 100) == []
-    peer.session.set_recovery(1 << 20, 0.1, 0.25, False)
+    peer.recover(1 << 20, 0.1, 0.25, defer=False)
     assert peer.datapath.due(peer.now + 100) == [peer.session]
 
 

@@ -99,7 +99,7 @@ class ClientConnection(Connection):
         if self.plane is not None and self.plane.active:
             return []
         out = super().flush(now)
-        self.leave()
+        self.leave(now)
         return out
 
     def send_stream(self, stream_id: int, data: bytes) -> None:

@@ -81,6 +81,8 @@ class Connection:
     def receive_on(self, path: object, data: bytes, now: float) -> list[Message]:
         """Feed one UDP datagram that came on this path; the messages that it brought."""
         self._guarded(lambda: self.quic.receive_datagram(data, path, now), None)
+        if self.plane is not None and self.plane.rekeyed_too_often(now):
+            self.quic.close(error_code=QuicErrorCode.KEY_UPDATE_ERROR, reason_phrase="too many key updates")
         return self._drain()
 
     def handle_timer(self, now: float) -> list[Message]:
@@ -160,7 +162,7 @@ class Connection:
         if self.plane is None or self.plane.active or self.terminated is not None:
             return []
         out = self.flush(now)
-        self.leave()
+        self.leave(now)
         return out
 
     def enter(self) -> None:
@@ -168,10 +170,10 @@ class Connection:
         if self.plane is not None:
             self.plane.enter()
 
-    def leave(self) -> None:
+    def leave(self, now: float) -> None:
         """To be called when everything is done and sent: the data plane may serve the connection again."""
         if self.plane is not None and self.terminated is None and not self.plane.active:
-            self.plane.leave()
+            self.plane.leave(now)
 
     def drop(self) -> None:
         """To be called when the connection is forgotten."""

@@ -23,7 +23,8 @@ from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_ack_fra
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
-from tsq._datapath import CONNECTION_ID_SIZE, WINDOW_SIZE, Datapath, Session
+from tsq._datapath import Datapath
+from tsq._session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.quic import internals
 from tsq.quic.udp import Path
 
@@ -42,20 +43,31 @@ PRIVATE_NAMES = {
         "_network_paths",
         "_packet_number",
         "_peer_cid",
+        "_remote_ack_delay_exponent",
         "_spaces",
         "_spin_bit",
         "_spin_highest_pn",
         "_state",
         "_version",
     ),
-    "recovery": ("_cc", "_rtt_initial", "_rtt_initialized", "_rtt_latest", "_rtt_smoothed"),
+    "recovery": (
+        "_cc",
+        "_rtt_initial",
+        "_rtt_initialized",
+        "_rtt_latest",
+        "_rtt_min",
+        "_rtt_smoothed",
+        "_rtt_variance",
+    ),
     "window": ("_lower", "_received"),
     "keys": ("_update_key_requested",),
 }
 _LEAST_PEER_FRAME = 128
-_TIME_THRESHOLD = 9 / 8
-_MINIMUM_WINDOW = 2400
 _MAX_RANGES = 64
+_NO_THRESHOLD = 1 << 62
+# How many key updates a peer may make at once, and one more in how many seconds: each costs the control plane a millisecond.
+_MOST_KEY_UPDATES = 16
+_KEY_UPDATE_INTERVAL = 1.0
 
 
 def missing_names() -> list[str]:
@@ -138,7 +150,9 @@ class Plane:
         self._quic = quic
         self._id = b""
         self._secret: bytes | None = None
-        self._lost = 0
+        self._secret_seen: bytes | None = None
+        self._key_updates_left = float(_MOST_KEY_UPDATES)
+        self._key_updated_at = 0.0
 
     @property
     def session(self) -> Session | None:
@@ -220,14 +234,9 @@ class Plane:
         for number in [n for n, packet in space.sent_packets.items() if not packet.in_flight and n <= session.largest_acknowledged]:
             del space.sent_packets[number]
         quic._spin_bit, quic._spin_highest_pn = session.spin
-        lost = session.counts["lost"]
-        if lost > self._lost:
-            self._lost = lost
-            control = quic._loss._cc
-            control.congestion_window = max(control.congestion_window // 2, _MINIMUM_WINDOW)
-            control.ssthresh = control.congestion_window
+        self._take_back_recovery(quic._loss, session)
 
-    def leave(self) -> None:
+    def leave(self, now: float) -> None:
         """Hand the connection to the data plane, where it is fit for that."""
         quic: Any = self._quic
         if not self._fit():
@@ -237,7 +246,7 @@ class Plane:
         session: Session = quic.session or self._begin()
         keys = quic._cryptos[Epoch.ONE_RTT]
         if keys.recv.secret is not self._secret:
-            self._hand_keys(session, keys.recv, keys.send)
+            self._hand_keys(session, keys.recv, keys.send, now)
         path = quic._network_paths[0].addr
         remote, local = (b"", b"") if self._datapath is None else (path.remote, path.local)
         session.set_path(remote, local, quic._peer_cid.cid)
@@ -246,14 +255,7 @@ class Plane:
             self._id = quic.host_cid
             self._datapath.add(self._id, session)
         self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
-        loss = quic._loss
-        round_trip = max(loss._rtt_latest, loss._rtt_smoothed) if loss._rtt_initialized else loss._rtt_initial
-        session.set_recovery(
-            max(0, loss.congestion_window - loss.bytes_in_flight),
-            _TIME_THRESHOLD * round_trip,
-            loss.get_probe_timeout(),
-            quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
-        )
+        self._hand_recovery(session)
         session.set_spin(bool(quic._spin_bit), quic._spin_highest_pn)
         session.active = True
 
@@ -270,6 +272,23 @@ class Plane:
         session = self._quic.session
         limit = KEY_UPDATE_AFTER if self._datapath is None else self._datapath.key_update_after
         return session is not None and session.counts["sealed"] >= limit
+
+    def rekeyed_too_often(self, now: float) -> bool:
+        """Whether the peer updates its keys faster than makes sense; to be asked after each packet of the control plane's.
+
+        RFC 9001 §6.2 has it wait for the other end's confirmation; one that does may still keep the control plane busy.
+        """
+        keys = self._quic._cryptos.get(Epoch.ONE_RTT)  # type: ignore[attr-defined]
+        secret = None if keys is None else keys.recv.secret
+        if secret is None or secret is self._secret_seen:
+            return False
+        first, self._secret_seen = self._secret_seen is None, secret
+        if first:
+            return False
+        regained = (now - self._key_updated_at) / _KEY_UPDATE_INTERVAL
+        self._key_updates_left = min(self._key_updates_left + regained, _MOST_KEY_UPDATES) - 1
+        self._key_updated_at = now
+        return self._key_updates_left < 0
 
     def forged_too_often(self) -> bool:
         """Whether so many packets failed to open that the connection must end (RFC 9001 §6.6)."""
@@ -303,12 +322,43 @@ class Plane:
         self._quic.session = session
         return session
 
-    def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext) -> None:
+    def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext, now: float) -> None:
         key, iv, _ = _material(receive)
         send_key, send_iv, _ = _material(send)
         next_key, next_iv, _ = _material(next_key_phase(receive))
-        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, next_key, next_iv)
+        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, next_key, next_iv, now)
         self._secret = receive.secret
+
+    def _hand_recovery(self, session: Session) -> None:
+        quic: Any = self._quic
+        loss = quic._loss
+        session.set_recovery(
+            loss.congestion_window,
+            loss.bytes_in_flight,
+            _NO_THRESHOLD if loss._cc.ssthresh is None else loss._cc.ssthresh,
+            quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
+        )
+        known = loss._rtt_initialized
+        guess = loss._rtt_initial
+        session.set_round_trip(
+            known,
+            loss._rtt_latest if known else guess,
+            loss._rtt_smoothed if known else guess,
+            # So that a probe waits for twice the guess (RFC 9002 §6.2.2).
+            loss._rtt_variance if known else guess / 4,
+            loss._rtt_min if known else 0.0,
+            loss.max_ack_delay,
+            quic._remote_ack_delay_exponent,
+        )
+
+    def _take_back_recovery(self, loss: Any, session: Session) -> None:
+        window, threshold = session.congestion
+        loss._cc.congestion_window = window
+        loss._cc.ssthresh = None if threshold == _NO_THRESHOLD else threshold
+        known, latest, smoothed, variance, minimum = session.round_trip
+        if known:
+            loss._rtt_initialized = True
+            loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = latest, smoothed, variance, minimum
 
     def _hand_received(self, session: Session, space: Any) -> None:
         largest = space.largest_received_packet

@@ -12,7 +12,7 @@ from tsq import _fast
 from tsq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tsq._datapath import Session
+    from tsq._session import Session
 
 _RECEIVE_BUFFER = 1 << 22
 _SO_RCVBUFFORCE = 33
