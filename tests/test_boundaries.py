@@ -24,7 +24,7 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-COMPILED = {f"tsq.{path.stem}": path for path in sorted(PACKAGE.rglob("*.pyx"))}
+COMPILED = {f"tsq.{path.stem}": path for path in sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])}
 PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
 WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service"]
 # From the top. A room may use lower floors, and rooms of its own floor as long as no circle comes of it.
@@ -37,8 +37,8 @@ FLOORS = (
     ("tsq.result",),
     ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
     (
-        "tsq._fast", "tsq._packet", "tsq._recovery", "tsq._session", "tsq._table", "tsq._datapath", "tsq._asker", "tsq.errors",
-        "tsq.metrics",
+        "tsq._fast", "tsq._packet", "tsq._state", "tsq._recovery", "tsq._session", "tsq._table", "tsq._datapath", "tsq._asker",
+        "tsq.errors", "tsq.metrics",
     ),
 )
 SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|adjtime|settimeofday|stime|ctypes|cffi|CDLL")
@@ -65,7 +65,9 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 def compiled_imports(path: Path) -> Iterator[str]:
     """The same for a .pyx, whose syntax ast does not know; cimports of the project's own modules are uses, too."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # What it has of its own in a .pxd beside it is the same module.
+    texts = [part.read_text(encoding="utf-8") for part in {path, path.with_suffix(".pxd")} if part.exists()]
+    for line in "\n".join(texts).splitlines():
         if match := re.match(r"\s*from (\S+) c?import (.+)", line):
             yield from (f"{match[1]}.{name.strip()}" for name in match[2].split(","))
         elif match := re.match(r"\s*c?import (\S+)", line):

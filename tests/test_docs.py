@@ -35,7 +35,6 @@ from pathlib import Path
 import pytest
 
 import tsq
-import tsq.server as server_module
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import client, errors, report
 from tsq._datapath import Datapath
@@ -55,7 +54,7 @@ from tsq.wire.tlv import EXACT_T3, TlvType
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
-SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd"})
+SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
 API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
@@ -667,7 +666,9 @@ def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
 
 def test_the_layout_names_every_module() -> None:
     documented = {code(row[0])[0] for row in rows(section(ARCHITECTURE, "## Layout"))}
-    modules = {name(path) for path in SOURCES if path.suffix in {".py", ".pyx"} and path.name != "__init__.py"}
+    modules = {name(path) for path in SOURCES if path.suffix in {".py", ".pyx", ".h"} and path.name != "__init__.py"}
+    # A .pxd without a module of its own.
+    modules |= {name(path) for path in (ROOT / "tsq").glob("*.pxd") if not path.with_suffix(".pyx").exists()}
     assert documented == modules
 
 

@@ -107,8 +107,31 @@ def test_every_sample_of_a_run_is_exact_where_the_server_has_a_data_plane(certif
         for sample in result.samples:
             assert sample.valid
             assert sample.t2_ns <= sample.t3_ns <= sample.t4_ns
-        # One request makes no sample; a server that tells nothing with the second answer is not asked in vain.
-        assert server.server.counters.get("answered") == count + (data_plane or count == 1)
+        # One request makes no sample, or more where samples were asked for together, which happens on a busy machine; a server
+        # that tells nothing with the second answer is not asked in vain.
+        more = server.server.counters.get("answered") - count
+        assert 1 <= more <= 4 if data_plane else more == (count == 1)
+
+
+def test_samples_that_were_asked_for_together_all_become_exact(certificates):
+    with ServerThread(["127.0.0.1:0"], certificates) as server:
+        for _ in range(20):
+            result = query(server.target, ClientOptions(count=3, interval=0.0, trust=Trust(ca_file=server.ca)))
+            assert [sample.exact for sample in result.samples] == [True] * 3
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sample_of_the_first_flight_is_exact_too(certificates, tmp_path, count):
+    with ServerThread(["127.0.0.1:0"], certificates) as server:
+        options = ClientOptions(
+            count=count, interval=0.001, trust=Trust(ca_file=server.ca), session_file=str(tmp_path / "tickets")
+        )
+        assert not query(server.target, options).zero_rtt
+        result = query(server.target, options)
+        assert result.zero_rtt
+        assert [sample.exact for sample in result.samples] == [True] * count
+        # Its claimed T3 was far from the wire: the whole first flight is made after it.
+        assert all(sample.t2_ns < sample.t3_ns < sample.t4_ns for sample in result.samples)
 
 
 def test_a_long_run_on_a_short_path_warms_it_before_each_sample(certificates):

@@ -1,8 +1,8 @@
 """The table of sessions by connection ID, and the batches of a server: requests are answered here, in C.
 
 Comes in: a socket's file descriptor, sessions. Goes out: answers on the same socket, and every datagram that is not taken, with its
-bytes as they came. A packet is taken when it is authentic, in order of the rules, and holds nothing but PADDING, PING, ACK and requests
-that have nothing to decide (docs/reference/protocol.md R4, R12). It must never call Python for a packet, keep an answer that cannot
+bytes as they came. A packet is taken when it is authentic and holds nothing but PADDING, PING, ACK and requests that have nothing
+to decide (docs/reference/protocol.md R4, R12). It must never call Python for a packet, keep an answer that cannot
 leave at once, or answer with T3 before T2.
 """
 cimport cython

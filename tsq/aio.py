@@ -73,7 +73,7 @@ class Client:
             places.append(self._taken - 1)
         link = self._open_link()
         session = link.session
-        if session.wants_one_more:
+        while session.wants_one_more:
             await self._one_more(session)
         samples = [session.samples[place] for place in places]
         error = why_nothing(samples, session.error)
@@ -93,7 +93,7 @@ class Client:
         """A request that makes no sample, and the last one exact; it is good without, so this never fails."""
         async with self._one_at_a_time:
             link = self._open_link()
-            session.ask(self._now(), counted=False)
+            session.ask_last(self._now())
             self._tend(link)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WAIT):

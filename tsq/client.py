@@ -302,10 +302,10 @@ class HostQuery:
             return True
         if self._asked < self._options.count or (session.waiting and not self._last_asked):
             return False
-        if session.wants_one_more and self._last_until is None:
+        if session.wants_one_more and not session.waiting and (self._last_until is None or self._waits_last(now)):
             self._last_asked = True
-            self._last_until = now + LAST_WAIT
-            session.ask(now, counted=False)
+            self._last_until = self._last_until or now + LAST_WAIT
+            session.ask_last(now)
             self._chosen.pump(now)
         if self._last_until is not None and session.waiting and now < self._last_until:
             return False

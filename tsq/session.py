@@ -16,6 +16,8 @@ from tsq.wire.message import Mode, is_response
 _EARLY_GRACE = 0.02
 _HELD_BACK_PAUSE = 0.005
 _SHORT_DELAY = 0.001
+# So many of its answers a server remembers (docs/reference/protocol.md R12).
+_MOST_TOLD = 4
 
 
 class Session:
@@ -48,6 +50,8 @@ class Session:
         self._uncounted: set[bytes] = set()
         self._held_back = 0
         self._closed = False
+        self._last_asked = 0
+        self._told_by_last = False
         self._ask_again_at: float | None = None
 
     @property
@@ -81,10 +85,17 @@ class Session:
 
     @property
     def wants_one_more(self) -> bool:
-        """Whether one more request, which is not counted, may make the last samples exact (R12)."""
+        """Whether one more request, which is not counted, may make one of the last samples exact (R12): see `ask_last`.
+
+        An answer tells of one earlier answer only, so samples that were asked for together take several.
+        """
         valid = [sample for sample in self.samples if sample.valid]
-        if not self.exchange.rules.exact or not valid or valid[-1].exact or self.error is not None or self.mode is Mode.STREAM:
+        if not self.exchange.rules.exact or self.error is not None or self.mode is Mode.STREAM:
             return False
+        if all(sample.exact for sample in valid[-_MOST_TOLD:]):
+            return False
+        if self._last_asked:
+            return self._told_by_last and self._last_asked < _MOST_TOLD
         # A server that told nothing with the second answer tells nothing at all.
         return len(self.samples) == 1 or any(sample.exact for sample in valid)
 
@@ -110,7 +121,9 @@ class Session:
     def ask(self, now: float, *, counted: bool = True) -> None:
         """Put one more request under way; it leaves with the next `datagrams`. counted: False for one that makes no sample."""
         nonce, message = self.exchange.request(self.mode)
-        if not counted:
+        if counted:
+            self._last_asked = 0
+        else:
             self._uncounted.add(nonce)
         if self.mode is Mode.DATAGRAM:
             self._messages.append(message)
@@ -120,6 +133,12 @@ class Session:
             self._streams[stream_id] = nonce
         self._leaving.append(nonce)
         self._expiry[nonce] = now + self._timeout
+
+    def ask_last(self, now: float) -> None:
+        """Ask once more only to hear when earlier answers left; where `wants_one_more`."""
+        self._told_by_last = False
+        self._last_asked += 1
+        self.ask(now, counted=False)
 
     def datagrams(self, now: float) -> list[bytes]:
         """What to send now; when it holds requests, `departed` must follow."""
@@ -247,6 +266,7 @@ class Session:
             self.samples.append(sample)
         if self.exchange.revised is not None:
             early, late = self.exchange.revised
+            self._told_by_last = True
             # From the end: it is one of the last.
             for index in range(len(self.samples) - 1, -1, -1):
                 if self.samples[index] is early:

@@ -1,6 +1,7 @@
 """Packet protection against RFC 9001's own vectors and against aioquic; packet numbers against RFC 9000's."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 from aioquic.quic.crypto import CryptoContext, derive_key_iv_hp
@@ -15,8 +16,17 @@ from hypothesis import strategies as st
 
 from tests.datapath.peer import KEY_SIZES, SUITES
 from tsq._packet import SUITES as OFFERED
-from tsq._packet import PacketKeys, decode_packet_number
+from tsq._packet import PacketKeys, decode_packet_number, use_own_aes
 from tsq.errors import ConfigError
+
+
+@pytest.fixture(params=["own AES", "libcrypto"], autouse=True)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything here holds whoever does the arithmetic (aesgcm.h needs the processor's instructions)."""
+    before = use_own_aes(request.param == "own AES")
+    yield request.param
+    use_own_aes(before)
+
 
 # RFC 9001 §5.2.
 INITIAL_SALT = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
@@ -115,6 +125,52 @@ def test_chacha20_short_header_of_rfc_9001_a_5():
     # Any number near enough is good enough to find it by.
     assert keys.open(packet, 1, 654360564 - 1000) == (header, 654360564, b"\x01")
     assert keys.open(packet, 1, 0) is None
+
+
+# McGrew and Viega, The Galois/Counter Mode of Operation, test cases 4 and 16: one text, one header, two keys.
+GCM_KEY = "feffe9928665731c6d6a8f9467308308"
+GCM_TEXT = (
+    "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+)
+GCM_HEADER = "feedfacedeadbeeffeedfacedeadbeefabaddad2"
+GCM_SEALED = {
+    0x1301: "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d"
+    "58e0915bc94fbc3221a5db94fae95ae7121a47",
+    0x1302: "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abc"
+    "c9f66276fc6ece0f4e1768cddf8853bb2d551b",
+}
+
+
+@pytest.mark.parametrize("suite", GCM_SEALED)
+def test_gcm_is_that_of_its_own_test_cases(suite):
+    size = KEY_SIZES[suite]
+    keys = PacketKeys(suite, bytes.fromhex(GCM_KEY * (size // 16)), bytes.fromhex("cafebabefacedbaddecaf888"), bytes(size))
+    # Packet number 0: the nonce is the IV. The header is protected, what comes after it is as in the test case.
+    packet = keys.protect(bytes.fromhex(GCM_HEADER), 0, bytes.fromhex(GCM_TEXT))
+    assert packet[20:].hex() == GCM_SEALED[suite]
+
+
+@pytest.mark.parametrize("suite", GCM_SEALED)
+def test_packets_of_every_size_are_the_same_whoever_does_the_arithmetic(suite):
+    rng = random.Random(suite)
+    size = KEY_SIZES[suite]
+    for length in (*range(4, 300), *range(300, 2033, 7), 2031, 2032):
+        material = [rng.randbytes(size), rng.randbytes(12), rng.randbytes(size)]
+        number, text = rng.getrandbits(62), rng.randbytes(length)
+        header = bytes([0x40 | rng.getrandbits(2)]) + rng.randbytes(rng.randint(4, 31))
+        packets, keys = [], []
+        for own in (True, False):
+            use_own_aes(own)
+            keys.append(PacketKeys(suite, *material))
+            packets.append(keys[-1].protect(header, number, text))
+        assert packets[0] == packets[1]
+        offset = len(header) - (header[0] & 3) - 1
+        if offset <= 28 and len(packets[0]) <= 2048:
+            opened = [each.open(packets[0], offset, number) for each in keys]
+            assert opened[0] == opened[1]
+            forged = bytearray(packets[0])
+            forged[rng.randrange(len(header), len(forged))] ^= 1 << rng.randrange(8)
+            assert [each.open(bytes(forged), offset, number) for each in keys] == [None, None]
 
 
 # ------------------------------------------------------------------------------------------------------- against aioquic

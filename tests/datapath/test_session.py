@@ -613,6 +613,127 @@ def test_packet_numbers_strictly_increase_under_any_interleaving(acts, window):
     assert peer.session.next_packet_number == last + 1
 
 
+# ---------------------------------------------------------------------------------------------- round trip and window
+
+def test_the_round_trip_is_measured_as_rfc_9002_has_it(peer):
+    peer.session.set_round_trip(False, 0.1, 0.1, 0.025, 0.0, 0.025, 3)
+    peer.ask(1)
+    peer.now += 0.04
+    peer.give(ack(0))
+    assert peer.session.round_trip == pytest.approx((True, 0.04, 0.04, 0.02, 0.04))
+    [packet] = peer.ask(2)
+    peer.now += 0.1
+    # 20 ms of it were the peer's, in units of 8 µs.
+    peer.give(ack(packet.number, delay=2500))
+    assert peer.session.round_trip == pytest.approx((True, 0.08, 0.045, 0.025, 0.04))
+    [packet] = peer.ask(3)
+    peer.now += 0.1
+    # No more than the peer's max_ack_delay is believed.
+    peer.give(ack(packet.number, delay=1 << 40))
+    assert peer.session.round_trip[1] == pytest.approx(0.075)
+    [packet] = peer.ask(4)
+    peer.now += 0.041
+    # It cannot have been less than the least.
+    peer.give(ack(packet.number, delay=2500))
+    assert peer.session.round_trip[1] == pytest.approx(0.041)
+
+
+def test_an_ack_whose_largest_is_known_measures_nothing(peer):
+    first, second = peer.ask(1), peer.ask(2)
+    assert [packet.number for packet in first + second] == [0, 1]
+    peer.now += 0.02
+    peer.give(ack(1))
+    before = peer.session.round_trip
+    peer.now += 5
+    peer.give(ack(1, 1))
+    assert peer.session.in_flight == (0, 0)
+    assert peer.session.round_trip == before
+
+
+def test_the_probe_waits_for_the_measured_round_trip(peer):
+    peer.session.set_round_trip(False, 0.1, 0.1, 0.025, 0.0, 0.025, 3)
+    peer.ask(1)
+    assert peer.session.probe_at == pytest.approx(peer.now + 0.1 + 4 * 0.025 + 0.025)
+    peer.now += 0.01
+    peer.give(ack(0))
+    peer.ask(2)
+    assert peer.session.probe_at == pytest.approx(peer.now + 0.01 + 4 * 0.005 + 0.025)
+
+
+def limited(window: int, threshold: int) -> Peer:
+    """A peer whose answers fill the window."""
+    peer = Peer()
+    peer.session.set_recovery(window, 0, threshold, False)
+    while peer.ask(1)[0].messages:
+        pass
+    return peer
+
+
+def acknowledge_all(peer: Peer) -> int:
+    """How many bytes that makes."""
+    _, size = peer.session.in_flight
+    peer.give(ack(peer.session.next_packet_number - 1, peer.session.next_packet_number - 1))
+    assert peer.session.in_flight == (0, 0)
+    return size
+
+
+def test_a_window_that_was_full_grows_by_what_is_acknowledged_in_slow_start():
+    peer = limited(1500, 1 << 62)
+    # Each acknowledged packet counts while half of the window or more is in use (RFC 9002 §7.8).
+    size = acknowledge_all(peer)
+    grown = peer.session.congestion[0] - 1500
+    assert size // 3 < grown <= size
+
+
+def test_a_window_beyond_slow_start_grows_by_a_datagram_for_each_window_acknowledged():
+    peer = limited(1500, 1000)
+    windows = 0
+    for _ in range(40):
+        before = peer.session.congestion[0]
+        acknowledge_all(peer)
+        assert peer.session.congestion[0] - before in (0, 1200)
+        windows += peer.session.congestion[0] - before == 1200
+        if windows == 2:
+            break
+        while peer.ask(1)[0].messages:
+            pass
+    assert windows >= 1
+
+
+def test_a_window_that_was_no_limit_does_not_grow():
+    peer = Peer(window=12000)
+    for n in range(30):
+        peer.ask(n)
+        acknowledge_all(peer)
+    assert peer.session.congestion == (12000, 1 << 62)
+
+
+def test_what_the_control_plane_has_in_flight_takes_up_the_window():
+    peer = Peer()
+    peer.session.set_recovery(12000, 11950, 1 << 62, False)
+    assert peer.ask(1)[0].messages == []
+    peer.session.set_recovery(12000, 10000, 1 << 62, False)
+    assert peer.ask(2)[0].nonces == [2]
+
+
+@pytest.mark.parametrize(("pause", "window"), [(0.5, 2400), (0.2, 1 << 19)])
+def test_all_lost_for_three_probe_timeouts_is_persistent_congestion(pause, window):
+    peer = Peer(probe_timeout=0.3)
+    for n in range(4):
+        peer.now += pause
+        peer.ask(n)
+    peer.now += 0.09
+    peer.give(ack(3))
+    assert peer.session.counts["lost"] == 3
+    assert peer.session.congestion[0] == window
+
+
+@pytest.mark.parametrize("exponent", [-1, 21])
+def test_ack_delay_exponents_that_cannot_be_are_refused(peer, exponent):
+    with pytest.raises(ConfigError):
+        peer.session.set_round_trip(True, 0.1, 0.1, 0.1, 0.1, 0.025, exponent)
+
+
 # -------------------------------------------------------------------------------------------------- header bits and keys
 
 def test_the_spin_bit_of_the_largest_number_is_reflected(peer):
@@ -663,6 +784,60 @@ def test_the_next_phases_keys_under_the_old_phase_bit_do_not_open(peer):
     assert peer.taken
     assert peer.packets == []
     assert peer.session.counts["failed_opens"] == 1
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_packet_of_the_last_phase_that_was_overtaken_is_answered(suite):
+    peer = Peer(suite)
+    peer.ask(1, number=5)
+    last = peer.sealer
+    peer.update_keys()
+    # None of the new phase came yet: any number may be the last phase's (RFC 9001 §6.5).
+    [packet] = peer.give(datagram(request(2)), 9, phase=0, sealer=last)
+    assert (packet.nonces, packet.phase) == ([2], 1)
+    peer.ask(3, number=12)
+    [packet] = peer.give(datagram(request(4)), 10, phase=0, sealer=last)
+    assert packet.nonces == [4]
+    assert peer.session.counts["failed_opens"] == 0
+    # One that is newer than a packet of the new phase cannot be sealed with the old keys.
+    assert peer.give(datagram(request(5)), 13, phase=0, sealer=last) == []
+    assert peer.taken
+    assert peer.session.counts["failed_opens"] == 1
+
+
+def test_the_keys_of_the_last_phase_are_kept_for_three_probe_timeouts(peer):
+    peer.recover(1 << 20, probe_timeout=0.4)
+    last = peer.sealer
+    peer.update_keys()
+    peer.now += 1.19
+    assert peer.give(datagram(request(1)), 1, phase=0, sealer=last)
+    peer.now += 0.02
+    assert peer.give(datagram(request(2)), 2, phase=0, sealer=last) == []
+    assert peer.session.counts["failed_opens"] == 1
+
+
+def test_the_next_phase_is_seen_while_the_last_ones_keys_are_kept(peer):
+    peer.update_keys()
+    not_taken(peer, datagram(request(1)), phase=0, sealer=peer.next_sealer)
+    assert peer.ask(2)
+    not_taken(peer, datagram(request(3)), phase=0, sealer=peer.next_sealer)
+
+
+def test_a_forged_packet_from_anywhere_is_dropped_and_counted(peer):
+    data = bytearray(peer.seal(datagram(request(1))))
+    data[-1] ^= 1
+    for count, remote in enumerate((peer.remote, pack_address("192.0.2.9", 9)), 1):
+        assert peer.deliver(bytes(data), remote=remote) == []
+        assert peer.taken
+        assert peer.session.counts["failed_opens"] == count
+
+
+def test_a_copy_of_an_old_packet_from_elsewhere_proves_nothing(peer):
+    data = peer.seal(datagram(request(1)))
+    assert peer.deliver(data)
+    assert peer.deliver(data, remote=pack_address("192.0.2.9", 9)) == []
+    assert peer.taken
+    assert peer.session.counts["failed_opens"] == 0
 
 
 def test_sealed_packets_are_counted_for_each_key(peer):

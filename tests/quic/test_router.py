@@ -40,10 +40,12 @@ def long_header(version: int, destination: bytes = b"somebody", source: bytes = 
     return head + bytes(max(0, size - len(head)))
 
 
-def assert_dropped(world, data: bytes, reason: Drop | None = None) -> None:
-    """No reply, no state, counted."""
+def assert_dropped(world, data: bytes, reason: Drop | None = None, *, resets: int = 0) -> None:
+    """No reply, or a stateless reset smaller than what caused it; no state, counted."""
     before, connections, known = world.counters.get("dropped"), world.router.connections, len(world.router._by_id)
-    assert world.deliver_to_server(data, NOBODY) == []
+    replies = world.deliver_to_server(data, NOBODY)
+    assert len(replies) == resets
+    assert all(21 <= len(reply) < len(data) and reply[0] & 0xC0 == 0x40 for reply in replies)
     assert world.router.connections == connections
     assert len(world.router._by_id) == known
     assert world.router.half_open == 0
@@ -70,7 +72,7 @@ def test_a_datagram_too_short_for_a_packet_is_dropped(world, size):
 
 @pytest.mark.parametrize("size", [9, 20, 21, 64, 1199, 1200, 1500, 2048])
 def test_a_short_header_of_no_connection_is_dropped(world, size):
-    assert_dropped(world, b"\x40" + bytes(size - 1), Drop.UNKNOWN_CONNECTION)
+    assert_dropped(world, b"\x40" + bytes(size - 1), Drop.UNKNOWN_CONNECTION, resets=int(size > 21))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -78,7 +80,8 @@ def test_garbage_is_dropped(world, seed):
     rng = random.Random(seed)
     for _ in range(100):
         data = rng.randbytes(rng.randint(0, 1199))
-        assert_dropped(world, data)
+        world.now_ns += 10_000_000
+        assert_dropped(world, data, resets=int(len(data) > 21 and not data[0] & 0x80))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,6 +7,7 @@ never open the data plane to a peer that is not the one that the socket is conne
 from collections.abc import Callable
 
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import SessionTicket
 
@@ -14,7 +15,8 @@ from tsq.errors import TransportError
 from tsq.quic import internals
 from tsq.quic.connection import Connection, Message, Outgoing
 from tsq.quic.offload import SharedConnection, offload_is_possible
-from tsq.quic.outcome import why_ended
+from tsq.quic.outcome import STATELESS_RESET, why_ended
+from tsq.quic.resets import is_reset
 
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
 _SERVER_PATH = "the server"
@@ -75,6 +77,9 @@ class ClientConnection(Connection):
             if messages is not None:
                 return [Message(message) for message in messages]
             self.enter()
+        if self.handshake is not None and is_reset(data, internals.peer_reset_token(self.quic)):
+            self.terminated = ConnectionTerminated(QuicErrorCode.NO_ERROR, None, STATELESS_RESET)
+            return []
         return self.receive_on(_SERVER_PATH, data, now)
 
     def handle_timer(self, now: float) -> list[Message]:

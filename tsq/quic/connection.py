@@ -143,6 +143,10 @@ class Connection:
         out = self.clear(now)
         if not self.plane.active:
             more, held_back = self._transmit(messages, now)
+            if stamp is not None and len(messages) == len(more) == 1:
+                # All else is sent by now: this datagram holds the answer.
+                [(data, path)] = more
+                more = [(data, self.plane.stamped(path, stamp))]
             return out + more, held_back
         groups = _packets(messages)
         for number, group in enumerate(groups):

@@ -19,6 +19,7 @@ PRIVATE_NAMES = (
     "_datagrams_pending",
     "_local_max_streams_bidi",
     "_local_max_streams_uni",
+    "_peer_cid",
     "_remote_max_datagram_frame_size",
     "_remote_max_streams_bidi",
     "_spaces",
@@ -63,6 +64,12 @@ def acknowledge_now(connection: QuicConnection) -> None:
     space = quic._spaces.get(Epoch.ONE_RTT)
     if space is not None and space.ack_at is not None:
         space.ack_at = 0.0
+
+
+def peer_reset_token(connection: QuicConnection) -> bytes:
+    """The token with which the peer may end the connection without a state (RFC 9000 §10.3); empty where it told none."""
+    quic: Any = connection
+    return quic._peer_cid.stateless_reset_token or b""
 
 
 def peer_datagram_limit(connection: QuicConnection) -> int:

@@ -11,7 +11,7 @@ compares with the installed aioquic when it starts (`missing_names`), and a test
 plane is off.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -38,6 +38,7 @@ PRIVATE_NAMES = {
         "_cryptos",
         "_handle_ack_frame",
         "_handshake_confirmed",
+        "_host_cids",
         "_idle_timeout",
         "_loss",
         "_network_paths",
@@ -49,6 +50,7 @@ PRIVATE_NAMES = {
         "_spin_highest_pn",
         "_state",
         "_version",
+        "_write_new_connection_id_frame",
     ),
     "recovery": (
         "_cc",
@@ -92,6 +94,19 @@ class SharedConnection(QuicConnection):
     """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
 
     session: Session | None = None
+    # Makes the stateless reset token of a connection ID; None leaves them to chance, which no later process can repeat.
+    reset_token: Callable[[bytes], bytes] | None = None
+
+    def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
+        """Have the tokens of this end's connection IDs made so; to be called before the first packet."""
+        self.reset_token = reset_token
+        for known in self._host_cids:
+            known.stateless_reset_token = reset_token(known.cid)
+
+    def _write_new_connection_id_frame(self, builder: Any, connection_id: Any) -> None:
+        if self.reset_token is not None:
+            connection_id.stateless_reset_token = self.reset_token(connection_id.cid)
+        super()._write_new_connection_id_frame(builder, connection_id)
 
     @property
     def _packet_number(self) -> int:
@@ -178,6 +193,14 @@ class Plane:
         path: Any = self._quic.get_peer_address()
         return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
 
+    def stamped(self, path: object, stamp: tuple[bytes, int]) -> object:
+        """The path for a datagram of the control plane's whose departure time is wanted, as of the first answer (0-RTT)."""
+        if self._datapath is None or not isinstance(path, Path):
+            return path
+        session = self._session()
+        self._list(session)
+        return Path(path.remote, path.local, (session, *stamp))
+
     def probe(self, now: float) -> tuple[bytes, object] | None:
         """(a packet that asks for an acknowledgment, path to send it on); None where the data plane does not serve."""
         session = self._quic.session
@@ -243,17 +266,16 @@ class Plane:
             if quic.session is not None:
                 quic.session.active = False
             return
-        session: Session = quic.session or self._begin()
+        session = self._session()
         keys = quic._cryptos[Epoch.ONE_RTT]
+        if self._secret is None:
+            self._protect(session, keys.recv, keys.send)
         if keys.recv.secret is not self._secret:
             self._hand_keys(session, keys.recv, keys.send, now)
         path = quic._network_paths[0].addr
         remote, local = (b"", b"") if self._datapath is None else (path.remote, path.local)
         session.set_path(remote, local, quic._peer_cid.cid)
-        if self._datapath is not None and quic.host_cid != self._id:
-            self._datapath.discard(self._id)
-            self._id = quic.host_cid
-            self._datapath.add(self._id, session)
+        self._list(session)
         self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
         self._hand_recovery(session)
         session.set_spin(bool(quic._spin_bit), quic._spin_highest_pn)
@@ -278,7 +300,7 @@ class Plane:
 
         RFC 9001 §6.2 has it wait for the other end's confirmation; one that does may still keep the control plane busy.
         """
-        keys = self._quic._cryptos.get(Epoch.ONE_RTT)  # type: ignore[attr-defined]
+        keys = self._quic._cryptos.get(Epoch.ONE_RTT)
         secret = None if keys is None else keys.recv.secret
         if secret is None or secret is self._secret_seen:
             return False
@@ -310,17 +332,28 @@ class Plane:
             and internals.peer_datagram_limit(quic) >= _LEAST_PEER_FRAME
         )
 
-    def _begin(self) -> Session:
+    def _session(self) -> Session:
+        """The connection's session, made at the first call: from then on both planes count packet numbers in it."""
         quic: Any = self._quic
-        keys = quic._cryptos[Epoch.ONE_RTT]
-        session = Session()
-        _, _, receive = _material(keys.recv)
-        _, _, send = _material(keys.send)
-        session.set_protection(int(keys.recv.cipher_suite), receive, send)
-        session.next_packet_number = quic._packet_number
-        session.client = quic.configuration.is_client
-        self._quic.session = session
-        return session
+        if quic.session is None:
+            session = Session()
+            session.next_packet_number = quic._packet_number
+            session.client = quic.configuration.is_client
+            quic.session = session
+        found: Session = quic.session
+        return found
+
+    def _list(self, session: Session) -> None:
+        """See that the table has the session, under the connection ID that the peer uses."""
+        if self._datapath is not None and self._quic.host_cid != self._id:
+            self._datapath.discard(self._id)
+            self._id = self._quic.host_cid
+            self._datapath.add(self._id, session)
+
+    def _protect(self, session: Session, receive: CryptoContext, send: CryptoContext) -> None:
+        _, _, receive_protection = _material(receive)
+        _, _, send_protection = _material(send)
+        session.set_protection(int(receive.cipher_suite), receive_protection, send_protection)  # type: ignore[arg-type]
 
     def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext, now: float) -> None:
         key, iv, _ = _material(receive)

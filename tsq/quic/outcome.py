@@ -22,6 +22,7 @@ _CERTIFICATE_ALERTS = frozenset(
     }
 )
 _MAX_ALERT = 0xFF
+STATELESS_RESET = "stateless reset"
 
 
 def why_ended(end: ConnectionTerminated, established: bool, certificates: list[Certificate], server_name: str) -> TransportError:
@@ -43,6 +44,8 @@ def why_ended(end: ConnectionTerminated, established: bool, certificates: list[C
     if end.error_code == QuicErrorCode.APPLICATION_ERROR and not established:
         # What RFC 9000 §10.2.3 makes of a close that comes before the handshake is confirmed.
         return ConnectionLost("the server closed the connection during the handshake", advice="it may be shutting down: try again")
+    if end.frame_type is None and reason == STATELESS_RESET:
+        return ConnectionLost("the server does not know this connection any more", advice="it may have been restarted: try again")
     if reason == "Idle timeout":
         return ConnectionLost("the connection went silent", advice="the server or the network may be down: try again")
     state = "the connection was closed" if established else "the handshake failed"

@@ -1,9 +1,8 @@
 """The server's connection router: which connection a datagram belongs to, and what happens to one that belongs to none.
 
-Comes in: datagrams with their path, the time. Goes out: a connection, or stateless replies (Version Negotiation, Retry), or a
-counted drop. Nothing is kept, allocated or answered for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply
-is larger than the datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others
-are.
+Comes in: datagrams with their path, the time. Goes out: a connection, stateless replies (Version Negotiation, Retry, reset), or a
+counted drop. Nothing is kept for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply is larger than the
+datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others are.
 """
 
 import os
@@ -23,6 +22,8 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from tsq._fast import unpack_address
 from tsq.metrics import Counters
+from tsq.quic import tls
+from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.tickets import TicketStore
 from tsq.quic.udp import Path
@@ -70,6 +71,8 @@ class Router:
         self.limits = limits
         self.replies: list[tuple[bytes, Path]] = []
         self._counters = counters
+        # A certificate that is renewed in mid-run changes nothing here: connections that are there keep their tokens.
+        self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration)))
         self._tickets = TicketStore()
         self._tokens = QuicRetryTokenHandler()
         self._by_id: dict[bytes, ServerConnection] = {}
@@ -91,7 +94,8 @@ class Router:
         if len(data) < 1 + CONNECTION_ID_SIZE:
             return self._drop(Drop.TOO_SHORT)
         if not data[0] & 0x80:
-            return self._by_id.get(data[1 : 1 + CONNECTION_ID_SIZE]) or self._drop(Drop.UNKNOWN_CONNECTION)
+            connection_id = data[1 : 1 + CONNECTION_ID_SIZE]
+            return self._by_id.get(connection_id) or self._unknown(data, connection_id, path, now)
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_SIZE)
         except ValueError:
@@ -142,6 +146,14 @@ class Router:
         if connection in self._half_open:
             del self._half_open[connection]
             self._counters.add("handshakes", "failed")
+
+    def _unknown(self, data: bytes, connection_id: bytes, path: Path, now: float) -> ServerConnection | None:
+        """A packet of a connection that is not there any more, or never was: its sender is told, if it can tell."""
+        reset = self._resets.answer(data, connection_id, now)
+        if reset is not None:
+            self.replies.append((reset, path))
+            self._counters.add("stateless resets")
+        return self._drop(Drop.UNKNOWN_CONNECTION)
 
     def _stranger(self, header: QuicHeader, size: int, path: Path, now: float) -> ServerConnection | None:
         """A long header whose connection ID is nobody's."""
@@ -208,6 +220,7 @@ class Router:
             retry_source=retry_source,
             tickets=self._tickets,
             created=now,
+            reset_token=self._resets.token,
         )
         connection.ids = {connection.quic.host_cid, *ids}
         for connection_id in connection.ids:

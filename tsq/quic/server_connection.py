@@ -4,6 +4,8 @@ Comes in: as in `connection`, and the data plane's table. Goes out: as there. `e
 and `leave` after everything. It must never let the two planes work at the same time.
 """
 
+from collections.abc import Callable
+
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
@@ -18,7 +20,8 @@ _SERVER_STREAMS = 16
 class ServerConnection(Connection):
     """A connection that a client opened.
 
-    created: when, for the handshake's deadline. fresh: nothing was answered yet. ids: its connection IDs, kept by the router.
+    created: when, for the handshake's deadline. reset_token: makes the tokens of its connection IDs (`resets`). fresh: nothing was
+    answered yet. ids: its connection IDs, kept by the router.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class ServerConnection(Connection):
         retry_source: bytes | None,
         tickets: TicketStore,
         created: float,
+        reset_token: Callable[[bytes], bytes],
     ) -> None:
         quic = SharedConnection(
             configuration=configuration,
@@ -38,6 +42,7 @@ class ServerConnection(Connection):
             session_ticket_handler=tickets.add,
         )
         super().__init__(quic)
+        quic.issue_reset_tokens(reset_token)
         internals.limit_streams(quic, _SERVER_STREAMS, 0)
         self.created = created
         self.fresh = True

@@ -14,6 +14,7 @@ from typing import TextIO
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite, SessionTicket, load_pem_x509_certificates
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 from tsq.config import Trust
@@ -102,6 +103,12 @@ def server_configuration(certificate_file: str, key_file: str, *, key_log: TextI
             advice="give the key that the certificate was issued for",
         )
     return configuration
+
+
+def private_key_bytes(configuration: QuicConfiguration) -> bytes:
+    """The server's private key (PKCS #8): a secret that is the same after a restart."""
+    encoded: bytes = configuration.private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return encoded
 
 
 def certificate_expiry(configuration: QuicConfiguration) -> datetime.datetime:
