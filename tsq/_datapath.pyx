@@ -13,8 +13,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send, io_view, monotonic,
-    ntp_of_ns, put_u64, realtime_ns, restart_stamps,
+    C_BATCH, BatchIO, Departed, View, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send, io_view, io_warm,
+    monotonic, ntp_of_ns, put_u64, realtime_ns, restart_stamps,
 )
 from tsq._packet cimport TAG_SIZE, Keys, keys_free, put_varint
 from tsq._recovery cimport has_room, probe_timeout
@@ -41,6 +41,9 @@ cdef enum:
     STAMP_PATIENCE_NS = 1000000000
 
 BATCH = SERVED_AT_ONCE
+
+# Seconds after which the way out of the machine is not in the caches any more.
+cdef double REST = 0.001
 
 cdef extern from *:
     """
@@ -199,10 +202,14 @@ cdef class Datapath:
     cdef State* found[C_BATCH]
     cdef uint32_t next_stamp
     cdef uint32_t stamps_back
+    cdef double sent_at
+    cdef int sink
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
     cdef public unsigned long long key_update_after, failed_open_limit
 
-    def __cinit__(self):
+    def __cinit__(self, int sink=-1):
+        """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the way out after a rest; -1: do without."""
+        self.sink = sink
         # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
         self.key_update_after = 1 << 22
         self.failed_open_limit = (<unsigned long long> 1) << 36
@@ -354,6 +361,9 @@ cdef class Datapath:
             self.taken += k != NOT_TAKEN
             handed_up[0] += k == NOT_TAKEN
             jobs += k == ANSWER
+        if jobs and self.sink >= 0 and now - self.sent_at > REST:
+            # Else the first answer after a rest leaves some microseconds later after its T3 than others.
+            io_warm(self.io, fd, self.jobs[0].message, self.sink)
         for i in range(jobs):
             out = self.out + packets * OUT_CAPACITY
             size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)
@@ -363,6 +373,7 @@ cdef class Datapath:
                 packets += 1
         if packets:
             sent = io_send(self.io, fd, packets)
+            self.sent_at = now
             self.unsent += packets - sent
             if sent < packets:
                 self.resynchronize(fd)

@@ -6,6 +6,7 @@ what one peer sent, and never send an answer later than at once.
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -20,7 +21,7 @@ from tsq.quic import offload, tls
 from tsq.quic.connection import Outgoing, QuicConfiguration
 from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
-from tsq.quic.udp import Datagram, Path, UdpSocket
+from tsq.quic.udp import Datagram, Path, UdpSocket, sink
 from tsq.responder import NoResponse, Responder
 from tsq.service import Service
 from tsq.wire.message import Mode
@@ -90,9 +91,10 @@ class Server:
         try:
             for target in self._listen:
                 udp = UdpSocket.listening(target.host, target.port)
-                datapath = Datapath() if self._data_plane else None
+                spare = sink() if self._data_plane else None
+                datapath = None if not self._data_plane else Datapath() if spare is None else Datapath(spare.fileno())
                 service = Service(self._router, self.responder, self.counters, now_ns, datapath)
-                self._endpoints.append(_Endpoint(udp, service, datapath))
+                self._endpoints.append(_Endpoint(udp, service, datapath, spare))
         except ConfigError:
             self._release()
             raise
@@ -147,8 +149,9 @@ class Server:
 class _Endpoint:
     """One socket: moves datagrams between it and the service, and keeps the timers of the connections that came by it."""
 
-    def __init__(self, udp: UdpSocket, service: Service, datapath: Datapath | None) -> None:
+    def __init__(self, udp: UdpSocket, service: Service, datapath: Datapath | None, sink: socket.socket | None) -> None:
         self.udp = udp
+        self._sink = sink
         self._service = service
         self._datapath = datapath
         self._care: asyncio.TimerHandle | None = None
@@ -175,6 +178,8 @@ class _Endpoint:
             handle.cancel()
         self._timers.clear()
         self.udp.close()
+        if self._sink is not None:
+            self._sink.close()
 
     def close_connections(self, reason: str) -> None:
         """Say goodbye on all connections of this socket."""

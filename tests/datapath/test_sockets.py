@@ -21,13 +21,14 @@ from tests.integration.peers import aioquic_client
 from tests.support.threads import ServerThread
 from tests.support.world import World
 from tsq import _fast
-from tsq._datapath import BATCH
+from tsq._datapath import BATCH, Datapath
 from tsq._fast import ns_from_ntp, pack_address
 from tsq.client import query
 from tsq.config import ClientOptions, Target, Trust
 from tsq.errors import ConfigError
 from tsq.quic import offload
 from tsq.quic.selfsigned import CertificateFiles
+from tsq.quic.udp import sink
 from tsq.server import Server
 
 FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
@@ -749,3 +750,41 @@ def test_many_clients_share_a_table(world):
     assert world.datapath.answered - before == 60
     assert len(world.datapath) == 12
 
+
+
+# -------------------------------------------------------------------------------------------------- the way out, warmed
+
+def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_nobody():
+    with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
+        spare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        warmed = Datapath(spare.fileno())
+        warmed.add(wire.peer.id, wire.peer.session)
+        wire.peer.datapath = warmed
+        assert wire.ask(1)[0].nonces == [1]
+        assert len(spare.recv(1 << 12)) == 80
+        # Several requests of one batch, and one that follows at once, are one burst.
+        for n in range(2, 6):
+            wire.send(datagram(request(n)))
+        assert wire.serve() == (4, [])
+        assert [packet.nonces for packet, _ in wire.read()] == [[2], [3], [4], [5]]
+
+
+def test_what_is_not_answered_warms_nothing():
+    with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
+        wire.peer.datapath = Datapath(spare.fileno())
+        wire.send(datagram(request(1)))
+        count, rest = wire.serve()
+        assert (count, len(rest)) == (1, 1)
+        with pytest.raises(BlockingIOError):
+            spare.recv(100)
+
+
+def test_a_full_sink_stops_nothing():
+    with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(10_000):
+                spare.send(bytes(80))
+        warmed = Datapath(spare.fileno())
+        warmed.add(wire.peer.id, wire.peer.session)
+        wire.peer.datapath = warmed
+        assert wire.ask(1)[0].nonces == [1]

@@ -176,6 +176,20 @@ class UdpSocket:
         return None
 
 
+def sink() -> socket.socket | None:
+    """A socket that sends to itself and that nobody reads, to go a datagram's way in vain; None on a machine without loopback."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
 def _enlarge(sock: socket.socket) -> None:
     """A receive buffer for a burst of a thousand clients; beyond the system's limit where that is allowed."""
     try:
