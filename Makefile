@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := $(patsubst tsq/%.pyx,tsq.%,$(wildcard tsq/*.pyx))
 
-.PHONY: demo test build lint fuzz sanitize bench clean
+.PHONY: demo test build lint sim fuzz sanitize bench clean
 
 demo: build
 	@$(BIN)/python scripts/demo.py
@@ -35,6 +35,10 @@ lint: build
 	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
 	@$(BIN)/mypy
 	@$(BIN)/python -m mypy.stubtest $(COMPILED) --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
+
+# A million exchanges with servers of which some lie, in virtual time: some minutes, and a table.
+sim: build
+	@$(BIN)/python -m tests.simulation $(SIM)
 
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120

@@ -33,7 +33,8 @@ FLOORS = (
     ("tsq.daemon",),
     ("tsq.client", "tsq.aio", "tsq.server"),
     ("tsq.session", "tsq.service"),
-    ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.report"),
+    ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot"),
+    ("tsq.report",),
     ("tsq.result",),
     ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
     (

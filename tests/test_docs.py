@@ -35,6 +35,7 @@ from pathlib import Path
 import pytest
 
 import tsq
+from benchmarks import error_budget
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import client, errors, report
 from tsq._datapath import Datapath
@@ -42,14 +43,18 @@ from tsq.cli import client as client_command
 from tsq.cli import common
 from tsq.cli import server as server_command
 from tsq.config import parse_listen
-from tsq.exchange import Exchange
+from tsq.exchange import STATE_INTERVAL, Exchange, Rules
 from tsq.quic import offload
 from tsq.quic.router import Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.responder import NoResponse
+from tsq.timing import filter as filter_module
+from tsq.timing.filter import DEFAULT_SERVER_ERROR
+from tsq.timing.intersection import Interval, agreed, majority
 from tsq.timing.sample import Reason
+from tsq.timing.selection import MAX_DISTANCE, Mark, NoTime, Unused
 from tsq.wire.message import ErrorReply, Request, Response, decode_request, decode_response
-from tsq.wire.tlv import EXACT_T3, TlvType
+from tsq.wire.tlv import EXACT_T3, STATE_KEYS, TlvType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -61,9 +66,11 @@ PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
 FLOW = DOCS / "explanation" / "request-flow.md"
 PLANES = DOCS / "explanation" / "two-planes.md"
-PICTURE = DOCS / "explanation" / "microseconds.png"
+BOUNDS = DOCS / "explanation" / "error-bounds.md"
+PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
+ROUND_NUMBERS = {8: "The newest eight are looked at"}
 NEAR_NS = 1_795_399_200_000_000_000
-RULINGS = {f"R{number}" for number in range(1, 13)}
+RULINGS = {f"R{number}" for number in range(1, 14)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,6 +339,16 @@ def test_documented_columns_are_those_of_the_table() -> None:
     assert [code(row[0])[0] for row in rows((DOCS / "tutorial" / "first-exchange.md").read_text())] == list(report._HEADER)
 
 
+def test_documented_marks_and_reasons_are_those_of_the_selection() -> None:
+    table = rows(section(CLI, "### The selection"))
+    marks = {code(row[0])[0]: code(row[1])[0] for row in table if len(row) == 3}
+    assert marks == {mark.name: mark.value for mark in Mark}
+    words = {code(row[0])[0]: row[1].replace(f" ({MAX_DISTANCE:g} s)", "") for row in table if len(row) == 2}
+    assert words == {reason.name: reason.value for reason in Unused}
+    problems = next(row for row in rows(section(CLI, "### JSON")) if row[0] == "`problem`")
+    assert code(problems[2]) == [problem.name for problem in NoTime]
+
+
 def test_documented_signals_are_those_that_are_handled() -> None:
     documented = {text for row in rows(section(CLI, "### Signals")) for text in row[0].split(", ")}
     handled = set(re.findall(r"signal\.(SIG\w+)", inspect.getsource(server_command)))
@@ -347,7 +364,7 @@ def test_documented_environment_is_read() -> None:
 
 TYPES = {
     "string": str, "integer": int, "number": (int, float), "boolean": bool, "array of objects": list, "array of strings": list,
-    "null": type(None),
+    "null": type(None), "object": dict,
 }
 
 
@@ -369,6 +386,7 @@ def test_json_has_the_documented_keys_and_types(server_process: ServerProcess, c
     done = run_client(str(server_process.target), "nowhere.invalid", "127.0.0.1:9", "--ca", certificates.authority, "--json")
     printed = json.loads(done.stdout)
     check_json("Top level", printed)
+    check_json("`selection`", printed["selection"])
     good, nowhere, _ = printed["hosts"]
     for host in printed["hosts"]:
         check_json("Each host", host)
@@ -500,7 +518,7 @@ def test_the_error_tree_is_that_of_the_source() -> None:
 def test_every_ruling_has_a_heading_and_an_anchor() -> None:
     text = PROTOCOL.read_text()
     pairs = re.findall(r"^<a id=\"r(\d+)\"></a>\n### (R\d+): ", text, re.MULTILINE)
-    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 13)]
+    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 14)]
     assert all(heading == f"R{anchor}" for anchor, heading in pairs)
 
 
@@ -531,10 +549,11 @@ def test_the_messages_in_hex_are_what_they_are_said_to_be(block: Block) -> None:
 
 def r12_messages() -> dict[str, list[bytes]]:
     """The messages of R12's section, by their info strings."""
-    first = PROTOCOL.read_text().partition('<a id="r12">')[0].count("\n")
+    text = PROTOCOL.read_text()
+    first, end = (text.partition(f'<a id="r{number}">')[0].count("\n") for number in (12, 13))
     found: dict[str, list[bytes]] = {}
     for block in blocks(PROTOCOL):
-        if block.line > first and block.info.startswith("hex"):
+        if first < block.line < end and block.info.startswith("hex"):
             found.setdefault(block.info, []).append(bytes.fromhex(block.text))
     return found
 
@@ -551,7 +570,7 @@ def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
     """R12's two exchanges, as a client has them with this last answer: (exchange, first sample, second sample)."""
     messages = r12_messages()
     nonces = [message[2:18] for message in messages["hex request"]]
-    exchange = Exchange(nonces=lambda _: nonces.pop(0))
+    exchange = Exchange(Rules(state_interval=None), nonces=lambda _: nonces.pop(0))
     samples = []
     for wanted, answer, second in zip(messages["hex request"], (messages["hex response"][0], last), (123, 223), strict=True):
         nonce, request = exchange.request()
@@ -586,6 +605,15 @@ def test_what_r12_s_other_example_tells_is_not_believed() -> None:
     assert exchange.revised is None
     left = tsq._fast.ns_from_ntp(int(decode_response(told).metadata[EXACT_T3][16:], 16), NEAR_NS)
     assert first.t3_ns - left == 1000
+
+
+def test_r13_s_example_is_the_first_request_of_a_client() -> None:
+    text = section(PROTOCOL, "### R13: what a server says about its clock")
+    (request,) = (bytes.fromhex(block.text) for block in blocks(PROTOCOL) if f"```hex request\n{block.text}\n```" in text)
+    exchange = Exchange(nonces=lambda _: bytes(range(16)))
+    assert exchange.request()[1] == request
+    assert {code(row[0])[0] for row in rows(text)} == set(STATE_KEYS)
+    assert f"about every {STATE_INTERVAL:g} seconds" in text
 
 
 # ---------------------------------------------------------------------------------------------- references to and fro
@@ -630,18 +658,43 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert (ROOT / file).exists(), f"{name(page)}: {file}"
 
 
-def test_the_picture_is_there_and_is_shown_with_the_program_that_makes_it() -> None:
-    text = PLANES.read_text()
-    assert re.search(rf"^!\[[^\]]{{20,}}\]\({re.escape(PICTURE.name)}\)$", text, re.MULTILINE)
-    data = PICTURE.read_bytes()
+@pytest.mark.parametrize(("page", "picture"), PICTURES, ids=["planes", "bounds"])
+def test_the_picture_is_there_and_is_shown_with_the_program_that_makes_it(page: Path, picture: Path) -> None:
+    text = page.read_text()
+    assert re.search(rf"^!\[[^\]]{{20,}}\]\({re.escape(picture.name)}\)$", text, re.MULTILINE)
+    data = picture.read_bytes()
     assert data.startswith(b"\x89PNG\r\n")
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     assert 600 <= width <= 2000
     assert 400 <= height <= 2000
-    (program,) = re.findall(rf"`python -m ([\w.]+) {re.escape(name(PICTURE))}`", text)
+    (program,) = re.findall(rf"`python -m ([\w.]+) {re.escape(name(picture))}`", text)
     source = (ROOT / f"{program.replace('.', '/')}.py").read_text()
     assert f"python -m {program}" in source
     assert "Needs matplotlib" in source
+
+
+def test_the_picture_of_bounds_shows_what_the_page_says() -> None:
+    chosen = error_budget.selection()
+    assert "".join(verdict.mark for verdict in chosen.verdicts) == "*++-x"
+    assert chosen.agreed is not None
+    truth = error_budget._TRUTH
+    assert chosen.agreed.interval.low <= truth <= chosen.agreed.interval.high
+    for example, verdict in zip(error_budget._EXAMPLES, chosen.verdicts, strict=True):
+        assert verdict.interval is not None
+        assert (verdict.interval.low <= truth <= verdict.interval.high) == ("liar" not in example.name)
+        parts = error_budget.parts(verdict.source.estimate)
+        assert sum(parts) == pytest.approx((verdict.interval.high - verdict.interval.low) / 2)
+        assert parts[1] < 1e-6
+
+
+def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
+    text = " ".join(BOUNDS.read_text().split())
+    assert f"takes {DEFAULT_SERVER_ERROR * 1000:g} ms for it" in text
+    assert ROUND_NUMBERS[filter_module._STAGES] in text
+    assert filter_module._WINDOW_NS == 10 * 10**9
+    for row in rows(section(BOUNDS, "## Several servers")):
+        assert int(row[1]) == int(row[0]) - majority(int(row[0]))
+    assert agreed([Interval(0, 10), Interval(8, 20), Interval(9.5, 11)]) == Interval(8, 11)
 
 
 def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:

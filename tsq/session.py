@@ -16,6 +16,7 @@ from tsq.wire.message import Mode, is_response
 _EARLY_GRACE = 0.02
 _HELD_BACK_PAUSE = 0.005
 _SHORT_DELAY = 0.001
+_LATELY = 64
 # So many of its answers a server remembers (docs/reference/protocol.md R12).
 _MOST_TOLD = 4
 
@@ -80,7 +81,7 @@ class Session:
 
         A path that has rested takes longer one way than the other, some microseconds: only where the delay is short does that show.
         """
-        delays = [sample.delay for sample in self.samples if sample.valid and sample.delay is not None]
+        delays = [sample.delay for sample in self.samples[-_LATELY:] if sample.valid and sample.delay is not None]
         return self.exchange.rules.exact and self.mode is Mode.DATAGRAM and bool(delays) and min(delays) < _SHORT_DELAY
 
     @property
@@ -120,7 +121,7 @@ class Session:
 
     def ask(self, now: float, *, counted: bool = True) -> None:
         """Put one more request under way; it leaves with the next `datagrams`. counted: False for one that makes no sample."""
-        nonce, message = self.exchange.request(self.mode)
+        nonce, message = self.exchange.request(self.mode, now)
         if counted:
             self._last_asked = 0
         else:
@@ -150,6 +151,7 @@ class Session:
             # Pacing or the congestion window: what cannot leave now is asked anew later, so that T1 stays true.
             for nonce in self._leaving[-held_back:]:
                 self._expiry.pop(nonce, None)
+                self.exchange.withdraw(nonce)
             del self._leaving[-held_back:]
             self._held_back += held_back
             self._ask_again_at = now + _HELD_BACK_PAUSE
