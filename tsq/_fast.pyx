@@ -567,15 +567,25 @@ cdef void io_warm(BatchIO* io, int fd, int message, int sink) noexcept nogil:
     MSG_PROBE has the kernel look up route and neighbour for an empty datagram, and stop there; `sink`, a socket that may be sent to
     at will, goes the rest of the way.
     """
+    go_in_vain(fd, &io.names[message], <socklen_t> io.views[message].remote_size, sink)
+
+
+cdef void go_in_vain(int fd, sockaddr_storage* name, socklen_t name_size, int sink) noexcept nogil:
     cdef msghdr probe
     cdef uint8_t nothing[WARM_SIZE]
     memset(&probe, 0, sizeof(probe))
-    probe.msg_name = &io.names[message]
-    probe.msg_namelen = <socklen_t> io.views[message].remote_size
+    probe.msg_name = name
+    probe.msg_namelen = name_size
     sendmsg(fd, &probe, MSG_PROBE | MSG_CONFIRM | MSG_DONTWAIT)
     memset(nothing, 0, WARM_SIZE)
     # Full or not, it has gone the way.
     send_bytes(sink, nothing, WARM_SIZE, MSG_DONTWAIT)
+
+
+def warm(int fd, int sink):
+    """Go the way of a datagram to the peer of a connected socket without sending one, by way of `sink`: see `io_warm`."""
+    with nogil:
+        go_in_vain(fd, NULL, 0, sink)
 
 
 @cython.final

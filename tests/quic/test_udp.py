@@ -1,11 +1,14 @@
 """The UDP socket that knows when datagrams came and went, and on which of our addresses."""
 
+import contextlib
 import select
 import socket
+import time
 from pathlib import Path as FilePath
 
 import pytest
 
+import tsq.quic.udp as udp_module
 from tsq import _fast
 from tsq.errors import ConfigError
 from tsq.quic.udp import CONNECTED, Path, UdpSocket
@@ -188,3 +191,25 @@ def test_a_socket_is_non_blocking_and_closes_its_file():
     udp.close()
     udp.close()
     assert open_files() == before
+
+
+def test_a_request_after_a_rest_is_preceded_by_a_datagram_to_nobody():
+    with contextlib.closing(UdpSocket.listening("127.0.0.1", 0)) as server:
+        client = UdpSocket.connected(socket.AF_INET, server.address)
+        with contextlib.closing(client):
+            client._sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            assert client.send_stamped([b"request"]).kernel
+            assert len(client._sink.recv(1 << 12)) == 80
+            # The server sees the request alone.
+            assert [datagram.data for datagram in server.receive()] == [b"request"]
+            client._sent_at = time.monotonic() + 10
+            client.send_stamped([b"at once"])
+            with pytest.raises(BlockingIOError):
+                client._sink.recv(1 << 12)
+
+
+def test_without_loopback_requests_go_all_the_same(monkeypatch):
+    monkeypatch.setattr(udp_module, "sink", lambda: None)
+    with contextlib.closing(UdpSocket.listening("127.0.0.1", 0)) as server:
+        with contextlib.closing(UdpSocket.connected(socket.AF_INET, server.address)) as client:
+            assert client.send_stamped([b"request"]).kernel

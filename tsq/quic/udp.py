@@ -6,6 +6,7 @@ time at which they left. It must never block, and never decide anything about wh
 
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tsq import _fast
@@ -20,6 +21,8 @@ _WILDCARDS = ("0.0.0.0", "::")
 # The stamp of a datagram is there when the send returns, or soon; waiting longer would delay the answer's processing.
 _STAMP_WAIT_MS = 1
 _STAMP_TRIES = 2
+# Seconds after which the way out of the machine is not in the processor's caches any more.
+_REST = 0.001
 
 
 class Path(NamedTuple):
@@ -63,6 +66,8 @@ class UdpSocket:
         self._batch = _fast.ReceiveBatch()
         self._stamped = 0
         self._stamping = False
+        self._sink: socket.socket | None = None
+        self._sent_at = 0.0
         _fast.enable_receive_timestamps(self.socket.fileno(), family, destinations)
 
     @classmethod
@@ -94,6 +99,7 @@ class UdpSocket:
             udp.close()
             raise
         udp._stamping = True
+        udp._sink = sink()
         return udp
 
     @property
@@ -114,6 +120,8 @@ class UdpSocket:
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
+        if self._sink is not None:
+            self._sink.close()
 
     def receive(self) -> list[Datagram]:
         """What waits, at most 64 datagrams. Raises OSError where ICMP told of an error."""
@@ -136,6 +144,7 @@ class UdpSocket:
         fd = self.socket.fileno()
         if not self._stamping or len(datagrams) > _fast.BATCH:
             raise ConfigError("a batch that cannot be stamped", expected="a connected socket and at most 64 datagrams")
+        self._warm()
         first_id = self._stamped
         sent, before_ns = 0, 0
         try:
@@ -153,6 +162,13 @@ class UdpSocket:
             if left_ns is not None:
                 return Departure(sent, left_ns, True)
         return Departure(sent, before_ns, False)
+
+    def _warm(self) -> None:
+        """After a rest, go the way out in vain first: a datagram that is late after its stamp looks like a long path."""
+        now = time.monotonic()
+        if self._sink is not None and now - self._sent_at > _REST:
+            _fast.warm(self.fileno(), self._sink.fileno())
+        self._sent_at = now
 
     def stamp_departures(self) -> None:
         """Let datagrams of this socket ask for the time at which they leave."""
