@@ -303,9 +303,11 @@ def compare_servers(peers: Peers, rounds: int) -> Comparison:
 
     def handshakes() -> Round:
         before = cpu_of_family(peers.tsq.pid)
-        clients = [BlockingClient(target.port, peers.options()) for _ in range(VISITS)]
-        for client in clients:
+        clients = []
+        for _ in range(VISITS):
+            client = BlockingClient(target.port, peers.options(), rest=0)
             client.exchange()
+            clients.append(client)
         spent = cpu_of_family(peers.tsq.pid) - before
         for client in clients:
             client.close()

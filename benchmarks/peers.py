@@ -88,14 +88,14 @@ class Peers:
 class BlockingClient:
     """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer."""
 
-    def __init__(self, port: int, options: ClientOptions) -> None:
+    def __init__(self, port: int, options: ClientOptions, *, rest: float = 0.05) -> None:
         self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, Rules(), [])
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
         self._link.session.start(time.monotonic())
         self._until(lambda: self._link.session.established)
         # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
-        self.rest(0.05)
+        self.rest(rest)
 
     def exchange(self) -> Sample:
         session = self._link.session

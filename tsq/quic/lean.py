@@ -161,7 +161,7 @@ class LeanConnection(QuicConnection):
         self._initialize_base(peer_cid)
         if self._is_client:
             tls: Any = self.tls
-            tls._supported_groups = list(_KEY_SHARES)
+            tls._supported_groups = [group for group in _KEY_SHARES if group in tls._supported_groups]
 
     def _replenish_connection_ids(self) -> None:
         self._remote_active_connection_id_limit = min(_CONNECTION_IDS, self._remote_active_connection_id_limit)
