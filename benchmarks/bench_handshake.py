@@ -303,11 +303,7 @@ def compare_servers(peers: Peers, rounds: int) -> Comparison:
 
     def handshakes() -> Round:
         before = cpu_of_family(peers.tsq.pid)
-        clients = []
-        for _ in range(VISITS):
-            client = BlockingClient(target.port, peers.options(), rest=0)
-            client.exchange()
-            clients.append(client)
+        clients = [BlockingClient(target.port, peers.options(), at_once=True) for _ in range(VISITS)]
         spent = cpu_of_family(peers.tsq.pid) - before
         for client in clients:
             client.close()
