@@ -4,6 +4,10 @@ Without I/O: both ends in this process, nothing between them, CPU time of either
 QuicConnection used plainly. Over loopback: wall time of a client in this process whose modules are loaded; each server in a process
 of its own; with 0-RTT TSQ's client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are
 ECDSA P-256 by a throw-away authority, and verified.
+
+"server CPU for each client" is what a server's process spends, user and kernel, on clients that come one after another; plain is
+chronyd's NTS-KE, from TCP's first packet to its last. "handshake": the handshake and one answer, the connection stays. "visit" and
+"0-RTT": as `tsq-client --count 1` asks, two requests and the close. "aioquic": the same of the plain program, one request.
 """
 
 import asyncio
@@ -22,10 +26,12 @@ from aioquic.quic.packet import pull_quic_header
 from aioquic.tls import SessionTicket
 
 from benchmarks.conftest import Show
-from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, alternate
-from benchmarks.peers import HOST, Peers
+from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, Side, alternate, cpu_of_family
+from benchmarks.nts import establish
+from benchmarks.peers import HOST, BlockingClient, Peers
 from benchmarks.plain import pack_tlvs
 from benchmarks.plain_aioquic import TimeClient, answer, client_configuration
+from benchmarks.processes import NtsServer, have
 from tsq._fast import clock_ns, pack_address
 from tsq.client import query_all
 from tsq.config import Target, Trust
@@ -39,6 +45,11 @@ from tsq.service import Service
 from tsq.session import Session
 
 ROUNDS = 30
+VISIT_ROUNDS = 9
+VISITS = 25
+# Time for what a visit leaves behind: closing, timers.
+_SETTLE = 0.3
+HANDSHAKE, VISIT, EARLY, AIOQUIC = "handshake", "visit", "0-RTT", "aioquic"
 KINDS = ("full", "resumed", "0-RTT")
 CLIENT_PATH = Path(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
 CLIENT_ADDRESS = ("192.0.2.2", 40000)
@@ -265,3 +276,59 @@ def test_handshake_without_io(side: str, kind: str, peers: Peers, show: Show) ->
 @pytest.mark.parametrize("kind", ["full", "0-RTT"])
 def test_handshake_over_loopback(side: str, kind: str, peers: Peers, show: Show) -> None:
     show(f"handshake to first answer, loopback: {kind}", side, ROUNDS, lambda rounds: compare_over_loopback(peers, kind, rounds))
+
+
+def compare_servers(peers: Peers, rounds: int) -> Comparison:
+    target = Target(HOST, peers.tsq.target.port)
+    session_file = str(peers.directory / "visits.json")
+
+    def ask(**more: object) -> None:
+        result = query_all([target], peers.options(count=1, **more))[0]
+        assert result.error is None, result.error
+
+    async def ask_plain() -> None:
+        configuration = client_configuration(peers.ca, None)
+        async with connect(HOST, peers.plain.port, configuration=configuration, create_protocol=TimeClient) as client:
+            assert isinstance(client, TimeClient)
+            await client.ask()
+
+    def measured(pid: int, act: Callable[[], None]) -> Side:
+        def run() -> Round:
+            before = cpu_of_family(pid)
+            act()
+            time.sleep(_SETTLE)
+            return {"CPU": (cpu_of_family(pid) - before) / VISITS}
+
+        return run
+
+    def handshakes() -> Round:
+        before = cpu_of_family(peers.tsq.pid)
+        clients = [BlockingClient(target.port, peers.options(), at_once=True) for _ in range(VISITS)]
+        spent = cpu_of_family(peers.tsq.pid) - before
+        for client in clients:
+            client.close()
+        time.sleep(_SETTLE)
+        return {"CPU": spent / VISITS}
+
+    def repeat(act: Callable[[], object]) -> Callable[[], None]:
+        return lambda: [act() for _ in range(VISITS)] and None
+
+    files = peers.certificates
+    with NtsServer(peers.directory / "nts", files.certificate, files.key) as nts, asyncio.Runner() as runner:
+        # Earns the first ticket.
+        ask(session_file=session_file)
+        sides = {
+            HANDSHAKE: handshakes,
+            VISIT: measured(peers.tsq.pid, repeat(ask)),
+            EARLY: measured(peers.tsq.pid, repeat(lambda: ask(session_file=session_file))),
+            AIOQUIC: measured(peers.plain.pid, repeat(lambda: runner.run(ask_plain()))),
+            PLAIN: measured(nts.pid, repeat(lambda: establish(nts.establishment))),
+        }
+        return alternate(sides, rounds)
+
+
+@pytest.mark.skipif(not have("chronyd", "setpriv"), reason="needs chronyd and setpriv: apt-get install chrony util-linux")
+@pytest.mark.parametrize("side", [HANDSHAKE, VISIT, EARLY, AIOQUIC, PLAIN])
+def test_server_cpu_for_each_client(side: str, peers: Peers, show: Show) -> None:
+    group = "server CPU for each client (plain: chronyd's NTS-KE; goal: handshake/plain <= 2)"
+    show(group, side, VISIT_ROUNDS, lambda rounds: compare_servers(peers, rounds))

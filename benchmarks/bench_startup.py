@@ -1,11 +1,16 @@
-"""One-shot start-up: `tsq-client --count 1` over loopback, whole processes, beside the import that none can do without.
+"""One-shot start-up: `tsq-client --count 1` over loopback, whole processes, beside the import that none can do without and chronyd.
 
 plain is `python -c "import aioquic.quic.connection"` with the same interpreter, from start to exit, whatever it is set against.
 Ours: "start to answer" is from before the process is started until the kernel received the answer (T4, printed by -v), "start to
 exit" until it has ended; CPU is that of the whole process, user and system. "plain aioquic client" is plain_aioquic.py, which asks
-the plain server once and waits until its connection is closed. Processes alternate round by round.
+the plain server once and waits until its connection is closed. Processes alternate round by round. Python's byte code is cached, as
+in an installed package, also where the environment says otherwise.
+
+"one shot" sets the same two, start to answer, against `chronyd -Q` from start to exit: with plain NTP (most of it a pause that
+chronyd makes) and with NTS.
 """
 
+import os
 import re
 import resource
 import subprocess
@@ -19,8 +24,11 @@ import pytest
 from benchmarks.conftest import Show
 from benchmarks.measure import PLAIN, TSQ, Comparison, Round, Side, alternate
 from benchmarks.peers import HOST, ROOT, Peers
+from benchmarks.processes import NtsServer, chronyd_once, have
 
 ROUNDS = 21
+SHOT_ROUNDS = 9
+NTS_ROUNDS = 5
 ZERO_RTT = "0-RTT"
 PROGRAM = "plain aioquic client"
 SIDES = (TSQ, ZERO_RTT, PROGRAM, PLAIN)
@@ -28,28 +36,40 @@ TSQ_CLIENT = str(Path(sys.executable).parent / "tsq-client")
 TO_ANSWER, TO_EXIT, CPU = "start to answer", "start to exit", "CPU"
 
 
-def run(command: Sequence[str]) -> tuple[dict[str, float], int, str]:
+def environment(directory: Path) -> dict[str, str]:
+    """One in which modules are compiled once."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(directory / "byte code")}
+
+
+def run(command: Sequence[str], directory: Path) -> tuple[dict[str, float], int, str]:
     """(wall and CPU seconds of a process, Unix ns before it was started, its output)."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started_ns, start = time.time_ns(), time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(directory), capture_output=True, text=True, timeout=30, check=True
+    )
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {TO_EXIT: wall, CPU: cpu}, started_ns, done.stdout
 
 
-def imports() -> Round:
-    seconds, _, _ = run([sys.executable, "-c", "import aioquic.quic.connection"])
-    # There is no answer to wait for: its end is what the others' answer is measured by.
-    return {TO_ANSWER: seconds[TO_EXIT], **seconds}
+def to_its_end(peers: Peers, *command: str) -> Side:
+    """Of a program whose answer is not told apart: its end is what the others' answer is measured by."""
+
+    def measure() -> Round:
+        seconds, _, _ = run(command, peers.directory)
+        return {TO_ANSWER: seconds[TO_EXIT], **seconds}
+
+    return measure
 
 
 def tsq_client(peers: Peers, *arguments: str) -> Side:
     command = [TSQ_CLIENT, f"{HOST}:{peers.tsq.target.port}", "--ca", peers.ca, "--count", "1", "-v", *arguments]
 
     def measure() -> Round:
-        seconds, started_ns, output = run(command)
+        seconds, started_ns, output = run(command, peers.directory)
         answered = re.search(r"T4 (\d+)", output)
         assert answered is not None, output
         assert ("0-RTT" in output) == ("--session-file" in arguments), output
@@ -62,25 +82,49 @@ def plain_client(peers: Peers) -> Side:
     command = [sys.executable, "-m", "benchmarks.plain_aioquic", "ask", str(peers.plain.port), peers.ca]
 
     def measure() -> Round:
-        seconds, started_ns, output = run(command)
+        seconds, started_ns, output = run(command, peers.directory)
         return {TO_ANSWER: (int(output.split()[3]) - started_ns) / 1e9, **seconds}
 
     return measure
 
 
 def compare(peers: Peers, rounds: int) -> Comparison:
-    session_file = str(peers.directory / "startup-sessions.json")
-    # The first run earns the ticket.
-    run([TSQ_CLIENT, f"{HOST}:{peers.tsq.target.port}", "--ca", peers.ca, "--count", "1", "--session-file", session_file])
     sides = {
-        TSQ: tsq_client(peers),
-        ZERO_RTT: tsq_client(peers, "--session-file", session_file),
+        **tsq_clients(peers),
         PROGRAM: plain_client(peers),
-        PLAIN: imports,
+        PLAIN: to_its_end(peers, sys.executable, "-c", "import aioquic.quic.connection"),
     }
     return alternate(sides, rounds, warmup=2)
+
+
+def tsq_clients(peers: Peers) -> dict[str, Side]:
+    session_file = str(peers.directory / "startup-sessions.json")
+    # The first run earns the ticket.
+    command = [TSQ_CLIENT, f"{HOST}:{peers.tsq.target.port}", "--ca", peers.ca, "--count", "1", "--session-file", session_file]
+    run(command, peers.directory)
+    return {TSQ: tsq_client(peers), ZERO_RTT: tsq_client(peers, "--session-file", session_file)}
+
+
+def compare_chronyd(peers: Peers, rounds: int, nts: bool) -> Comparison:
+    files = peers.certificates
+    directory = peers.directory / "chronyd"
+    with NtsServer(directory, files.certificate, files.key) as server:
+        if nts:
+            source = f"server localhost port {server.port} ntsport {server.establishment} nts iburst maxsamples 1"
+            once = chronyd_once(directory, source, f"ntstrustedcerts {peers.ca}")
+        else:
+            once = chronyd_once(directory, f"server {HOST} port {server.port} iburst maxsamples 1")
+        return alternate({**tsq_clients(peers), PLAIN: to_its_end(peers, *once)}, rounds)
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_start_up(side: str, peers: Peers, show: Show) -> None:
     show("start-up: tsq-client --count 1", side, ROUNDS, lambda rounds: compare(peers, rounds))
+
+
+@pytest.mark.skipif(not have("chronyd", "setpriv"), reason="needs chronyd and setpriv: apt-get install chrony util-linux")
+@pytest.mark.parametrize("side", [TSQ, ZERO_RTT, PLAIN])
+@pytest.mark.parametrize("nts", [False, True], ids=["NTP", "NTS"])
+def test_one_shot(nts: bool, side: str, peers: Peers, show: Show) -> None:
+    group = f"one shot (plain: chronyd -Q, {'NTS; goal: ratio < 0.1' if nts else 'NTP; goal: ratio < 1'})"
+    show(group, side, NTS_ROUNDS if nts else SHOT_ROUNDS, lambda rounds: compare_chronyd(peers, rounds, nts))

@@ -121,6 +121,12 @@ def cpu_of(pid: int) -> float:
     return total / 1e9
 
 
+def cpu_of_family(pid: int) -> float:
+    """The same of a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return cpu_of(pid) + sum(cpu_of_family(int(child)) for child in children)
+
+
 def machine() -> str:
     """One line on what the figures were measured on."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]

@@ -26,20 +26,21 @@ def ntp_request() -> bytes:
 
 def nts_request(port: int) -> bytes:
     """An NTP request under a cookie of the server whose key establishment is at this port."""
-    key, cookie = _establish(port)
+    key, cookie = establish(port)
     packet = ntp_request() + _field(_UNIQUE_ID, os.urandom(32)) + _field(_COOKIE_FIELD, cookie)
     nonce = os.urandom(16)
     sealed = AESSIV(key).encrypt(b"", [packet, nonce])
     return packet + _field(_AUTHENTICATOR, struct.pack("!HH", len(nonce), len(sealed)) + nonce + sealed)
 
 
-def _establish(port: int) -> tuple[bytes, bytes]:
-    """(key from client to server, first cookie)."""
+def establish(port: int) -> tuple[bytes, bytes]:
+    """One key establishment: (key from client to server, first cookie)."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_alpn_protos([b"ntske/1"])
     with socket.create_connection((HOST, port), timeout=5) as plain:
         plain.settimeout(None)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@qq", 5, 0))
         connection = SSL.Connection(context, plain)
         connection.set_tlsext_host_name(b"localhost")

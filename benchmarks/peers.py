@@ -86,16 +86,23 @@ class Peers:
 
 
 class BlockingClient:
-    """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer."""
+    """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer.
 
-    def __init__(self, port: int, options: ClientOptions) -> None:
-        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, Rules(state_interval=None), [])
+    at_once: ask with what ends the handshake, as tsq-client does, and have the answer when all is made.
+    """
+
+    def __init__(self, port: int, options: ClientOptions, *, at_once: bool = False) -> None:
+        rules = Rules() if at_once else Rules(state_interval=None)
+        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, rules, [])
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
-        self._link.session.start(time.monotonic())
-        self._until(lambda: self._link.session.established)
-        # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
-        self.rest(0.05)
+        session = self._link.session
+        session.start(time.monotonic())
+        self._to_ask = at_once
+        self._until(lambda: bool(session.samples) if at_once else session.established)
+        if not at_once:
+            # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
+            self.rest(0.05)
 
     def exchange(self) -> Sample:
         session = self._link.session
@@ -125,6 +132,9 @@ class BlockingClient:
                 session.handle_timer(now)
             if session.error is not None:
                 raise session.error
+            if self._to_ask and session.established:
+                self._to_ask = False
+                session.ask(now)
             self._link.pump(now)
             if done():
                 return

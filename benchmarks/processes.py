@@ -162,6 +162,24 @@ class Chronyd(Process):
         return self._messages.read_text() if self._messages.exists() else ""
 
 
+class NtsServer(Chronyd):
+    """chronyd as a server of NTP and NTS on loopback. port: NTP's, UDP; establishment: NTS-KE's, TCP."""
+
+    def __init__(self, directory: Path, certificate: Path, key: Path) -> None:
+        self.port, self.establishment = free_port(), free_port(socket.SOCK_STREAM)
+        configuration = [
+            f"port {self.port}", f"bindaddress {HOST}", f"allow {HOST}", "local stratum 1", f"ntsport {self.establishment}",
+            f"ntsservercert {certificate}", f"ntsserverkey {key}", f"ntsdumpdir {directory}", "maxntsconnections 1000",
+        ]
+        super().__init__(directory, configuration)
+
+
+def chronyd_once(directory: Path, *directives: str) -> list[str]:
+    """The command that asks once, prints the offset, and never sets a clock."""
+    own = ["user root", f"pidfile {directory}/once.pid", "cmdport 0", "bindcmdaddress /"]
+    return ["chronyd", "-x", "-Q", "-t", "10", "-f", "/dev/null", *own, *directives]
+
+
 def have(*programs: str) -> bool:
     """Whether all these can be run."""
     return all(shutil.which(program) for program in programs)

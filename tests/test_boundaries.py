@@ -16,7 +16,7 @@ from aioquic.tls import Context
 
 import tsq
 from tsq.errors import ConfigError
-from tsq.quic import internals, offload
+from tsq.quic import internals, lean, offload
 
 PACKAGE = Path(tsq.__file__).parent
 SOURCES = {
@@ -25,6 +25,7 @@ SOURCES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 COMPILED = {f"tsq.{path.stem}": path for path in sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])}
+TOUCHING = ("tsq.quic.internals", "tsq.quic.lean", "tsq.quic.offload")
 PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
 WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service"]
 # From the top. A room may use lower floors, and rooms of its own floor as long as no circle comes of it.
@@ -152,8 +153,8 @@ def test_only_quic_imports_aioquic(name):
     assert not [used for used in IMPORTS[name] if within(used, "aioquic")]
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name not in ("tsq.quic.internals", "tsq.quic.offload")])
-def test_only_internals_and_offload_touch_private_attributes_of_others(name):
+@pytest.mark.parametrize("name", [name for name in TREES if name not in TOUCHING])
+def test_only_internals_lean_and_offload_touch_private_attributes_of_others(name):
     tree = TREES[name]
     own = own_private_names(tree)
     aioquics = {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
@@ -190,6 +191,24 @@ def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
     used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own_private_names(plane)
     used |= {node.name for node in shared.body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
     assert used == {name for names in offload.PRIVATE_NAMES.values() for name in names}
+
+
+def test_the_tables_of_lean_name_what_lean_touches_and_nothing_else():
+    tree = TREES["tsq.quic.lean"]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    own = {"_initialize_base", "_holds_handshake"}
+    for name in ("_InitialContext", "_FrameHandlers"):
+        own |= own_private_names(classes[name])
+    used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own
+    used |= {node.name for node in classes["LeanConnection"].body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
+    assert used == {name for names in lean.PRIVATE_NAMES.values() for name in names}
+    replaced = {
+        (node.args[0].value, keyword.arg)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "_with_names" and isinstance(node.args[0], ast.Constant)
+        for keyword in node.keywords
+    }
+    assert replaced == {(method, name) for method, names in lean.REPLACED_NAMES.items() for name in names}
 
 
 def test_the_installed_aioquic_has_every_name_that_the_data_plane_needs(monkeypatch):
@@ -303,6 +322,14 @@ def test_check_refuses_a_connection_that_lacks_a_private_name(name):
         internals.check(connection)
     assert name in str(caught.value)
     assert "install aioquic" in str(caught.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_check_refuses_an_aioquic_that_cannot_be_made_lean(monkeypatch):
+    monkeypatch.setitem(lean.PRIVATE_NAMES, "tls", ("_no_such_name",))
+    with pytest.raises(ConfigError) as caught:
+        internals.check(QuicConnection(configuration=QuicConfiguration(is_client=True)))
+    assert "tls._no_such_name" in str(caught.value)
 
 
 @pytest.mark.usefixtures("unchecked")

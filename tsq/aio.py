@@ -12,10 +12,13 @@ from tsq.client import LAST_WAIT, Link, network_error, open_link, resolve, why_n
 from tsq.config import ClientOptions, Target, parse_target
 from tsq.errors import ConnectionLost, TSQError
 from tsq.exchange import Rules
-from tsq.quic import tls
+from tsq.quic import later, tls
 from tsq.result import HostResult
 from tsq.session import Session
 from tsq.timing.sample import Reason, Sample
+
+# Before an event loop runs, which would stand still for it.
+later.load_rest()
 
 
 class Client:

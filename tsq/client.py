@@ -26,7 +26,7 @@ from tsq.errors import (
 )
 from tsq.exchange import Rules
 from tsq.host.clock import precision_ns
-from tsq.quic import tls
+from tsq.quic import later, tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import SessionFile, SessionTicket
 from tsq.quic.udp import CONNECTED, UdpSocket
@@ -185,6 +185,8 @@ class HostQuery:
         self._notices: list[str] = []
         self._error: TSQError | None = None
         self._stopped = False
+        # Whether what checks a certificate is loaded, or not needed.
+        self._can_check = options.trust.insecure
         self._last: Link | None = None
         self._poll = select.epoll()
 
@@ -250,6 +252,10 @@ class HostQuery:
                 self._tend(link, now)
         if self._stopped or self._done(now):
             return False
+        if not self._can_check and not any(link.session.early for link in self._links):
+            # While the server works on its answer.
+            self._can_check = True
+            later.load_rest()
         ready = dict(self._poll.poll(max(0.0, self._deadline(now) - now)))
         now = time.monotonic()
         for link in self._links:

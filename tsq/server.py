@@ -270,7 +270,13 @@ class _Endpoint:
 
     def _expired(self, connection: ServerConnection) -> None:
         del self._timers[connection]
-        out, kept = self._service.expired(connection, self._loop.time())
+        now = self._loop.time()
+        due = self._service.router.deadline(connection)
+        if due is not None and due > now:
+            # The deadline has moved away since.
+            self._keep(connection)
+            return
+        out, kept = self._service.expired(connection, now)
         self._send(out)
         if kept is not None:
             self._keep(kept)

@@ -210,6 +210,7 @@ def test_a_request_after_a_rest_is_preceded_by_a_datagram_to_nobody():
 
 def test_without_loopback_requests_go_all_the_same(monkeypatch):
     monkeypatch.setattr(udp_module, "sink", lambda: None)
-    with contextlib.closing(UdpSocket.listening("127.0.0.1", 0)) as server:
-        with contextlib.closing(UdpSocket.connected(socket.AF_INET, server.address)) as client:
-            assert client.send_stamped([b"request"]).kernel
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(contextlib.closing(UdpSocket.listening("127.0.0.1", 0)))
+        client = stack.enter_context(contextlib.closing(UdpSocket.connected(socket.AF_INET, server.address)))
+        assert client.send_stamped([b"request"]).kernel

@@ -1,9 +1,12 @@
 """UDP datagrams with timestamps <-> TSQ messages on QUIC connections. Never interprets a timestamp.
 
-The only place that imports aioquic; and in it, only `internals` touches aioquic's private attributes.
+The only place that imports aioquic; and in it, only `internals`, `lean` and `offload` touch aioquic's private attributes.
 """
 
 import logging
 
+from tsq.quic.later import load_aioquic
+
+load_aioquic()
 # aioquic reports what each peer does wrong. A program that configures logging gets that; one that does not is left in peace.
 logging.getLogger("quic").addHandler(logging.NullHandler())

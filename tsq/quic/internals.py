@@ -1,4 +1,4 @@
-"""What TSQ needs of aioquic beyond its public interface: the only module that touches aioquic's private attributes.
+"""What TSQ needs of aioquic beyond its public interface: with `lean` and `offload`, all that touches its private attributes.
 
 Comes in: aioquic objects. Goes out: plain values. Every private name stands in PRIVATE_NAMES, which `check` (run once, on the first
 connection) and a test compare with the installed aioquic; an aioquic that lacks one is refused, never worked around silently.
@@ -12,6 +12,7 @@ from aioquic.tls import Context, Epoch
 from cryptography.x509 import Certificate
 
 from tsq.errors import ConfigError
+from tsq.quic import lean
 
 PRIVATE_NAMES = (
     "_ack_delay",
@@ -33,13 +34,14 @@ class _Checked:
 
 
 def check(connection: QuicConnection) -> None:
-    """Compare the names above with this connection, once a process. Raises ConfigError where one is missing."""
+    """Compare the names above and those of `lean` with this connection, once a process. Raises ConfigError where one is missing."""
     if _Checked.done:
         return
     missing = [name for name in PRIVATE_NAMES if not hasattr(connection, name)]
     # A throw-away context costs 30 µs, once.
     context = Context(is_client=True)
     missing += [f"tls.{name}" for name in PRIVATE_TLS_NAMES if not hasattr(context, name)]
+    missing += lean.missing_names()
     if missing:
         raise ConfigError(f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8")
     _Checked.done = True

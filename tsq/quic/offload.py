@@ -6,7 +6,7 @@ over as ranges; keys go over when they change; while aioquic waits for acknowled
 `enter` before the control plane does anything, `leave` after it has sent what it had to send. It must never let a packet number
 go back.
 
-Beside `internals`, the only module that touches aioquic's private attributes. Each stands in PRIVATE_NAMES, which a server
+With `internals` and `lean`, the only module that touches aioquic's private attributes. Each stands in PRIVATE_NAMES, which a server
 compares with the installed aioquic when it starts (`missing_names`), and a test with this module; where one is missing, the data
 plane is off.
 """
@@ -26,6 +26,7 @@ from aioquic.tls import Epoch
 from tsq._datapath import Datapath
 from tsq._session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.quic import internals
+from tsq.quic.lean import LeanConnection
 from tsq.quic.udp import Path
 
 # As in tsq._datapath.Datapath (RFC 9001 §6.6).
@@ -90,7 +91,7 @@ def offload_is_possible() -> bool:
     return not missing_names()
 
 
-class SharedConnection(QuicConnection):
+class SharedConnection(LeanConnection):
     """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
 
     session: Session | None = None

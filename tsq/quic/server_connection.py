@@ -11,6 +11,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from tsq.quic import internals
 from tsq.quic.connection import Connection, Outgoing
+from tsq.quic.lean import release
 from tsq.quic.offload import SharedConnection
 from tsq.quic.tickets import TicketStore
 
@@ -47,6 +48,11 @@ class ServerConnection(Connection):
         self.created = created
         self.fresh = True
         self.ids: set[bytes] = set()
+
+    def drop(self) -> None:
+        """To be called when the connection is forgotten; nothing else may be asked of it after that."""
+        super().drop()
+        release(self.quic)
 
     def look_after(self, now: float) -> Outgoing:
         """What only a look from time to time can tell: answers that nobody acknowledged, keys that are used up; what to send."""

@@ -1,0 +1,66 @@
+"""What checks certificates is loaded when one is checked, and then it is the real thing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.world import World
+from tsq.quic import later
+
+CHECKS = {"service_identity", "OpenSSL", "OpenSSL.crypto", "certifi"}
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+def test_loading_the_client_loads_nothing_that_only_checks_certificates():
+    (loaded,) = run("import tsq.cli.client\nprint(*sorted(sys.modules))")
+    assert "aioquic.tls" in loaded.split()
+    assert not CHECKS & set(loaded.split())
+
+
+@pytest.mark.parametrize("name", ["service_identity.CertificateError", "certifi.where", "crypto.X509Store"])
+def test_what_aioquic_finds_is_the_real_thing(name):
+    module, attribute = name.split(".")
+    home = "OpenSSL.crypto" if module == "crypto" else module
+    same, again, stands_in = run(
+        f"import tsq.quic, aioquic.tls\nfound = aioquic.tls.{name}\nimport {home}\n"
+        f"print(found is {home}.{attribute})\nprint(aioquic.tls.{name} is found)\n"
+        f"print(isinstance(sys.modules['{home}'], tsq.quic.later._Later))"
+    )
+    assert (same, again, stands_in) == ("True", "True", "False")
+
+
+@pytest.mark.parametrize("first", [*sorted(CHECKS), "aioquic.tls"])
+def test_modules_that_are_loaded_already_stay_what_they_are(first):
+    (line,) = run(f"import {first}\nbefore = sys.modules['{first}']\nimport tsq.quic\nprint(sys.modules['{first}'] is before)")
+    assert line == "True"
+    # And the rest can still be loaded by whoever wants it.
+    rest = "import OpenSSL.SSL, service_identity.pyopenssl, certifi"
+    (line,) = run(f"import {first}, tsq.quic\n{rest}\nprint(OpenSSL.SSL.Context.__name__)")
+    assert line == "Context"
+
+
+def test_loading_the_rest_loads_all_of_it():
+    (loaded,) = run("from tsq.quic import later\nlater.load_rest()\nprint(*sorted(sys.modules))")
+    assert set(loaded.split()) >= CHECKS
+
+
+def test_a_check_that_cannot_be_loaded_fails_the_handshake(certificates, monkeypatch):
+    def broken(*_):
+        raise ImportError("no such module")
+
+    class Missing:
+        __getattr__ = broken
+
+    world = World(certificates)
+    monkeypatch.setattr("aioquic.tls.service_identity", Missing())
+    session = world.session()
+    world.run(3)
+    assert not session.established
+    assert session.error is not None
+    assert session.samples == []
+    assert later._NAMES[0] == "service_identity"

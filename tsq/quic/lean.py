@@ -1,0 +1,227 @@
+"""aioquic's connection with less to do in its handshake, and less to hold after it (RFC 9000, RFC 9001).
+
+Comes in: what comes into a QuicConnection. Goes out: the same packets, but for two things: fewer spare connection IDs, and (a
+client) fewer key shares. It must never change what is accepted, what is verified, or which keys protect what: a key may be derived
+later than aioquic would, never differently, and what is let go of is what aioquic itself has discarded the keys of.
+
+Where a method of aioquic must run with something else in place of a global name, a copy of it runs (`_with_names`): other users of
+aioquic in the same process are not touched.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
+from aioquic.quic import connection as aioquic_connection
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicReceiveContext
+from aioquic.quic.crypto import CryptoContext, CryptoPair
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.tls import Context, Epoch, Group
+
+PRIVATE_NAMES = {
+    "connection": (
+        "_QuicConnection__frame_handlers",
+        "_crypto_buffers",
+        "_crypto_streams",
+        "_cryptos",
+        "_cryptos_initial",
+        "_handle_padding_frame",
+        "_handshake_confirmed",
+        "_initialize",
+        "_is_client",
+        "_local_active_connection_id_limit",
+        "_loss",
+        "_remote_active_connection_id_limit",
+        "_replenish_connection_ids",
+        "_spaces",
+    ),
+    "recovery": ("_send_probe",),
+    # Of the TLS context, all of them used up when the handshake is over.
+    "tls": (
+        "_dec_key",
+        "_ec_private_keys",
+        "_enc_key",
+        "_key_schedule_proxy",
+        "_key_schedule_psk",
+        "_new_session_ticket",
+        "_supported_groups",
+        "_x25519_private_key",
+        "_x448_private_key",
+    ),
+}
+# method of QuicConnection -> global names that it finds something else under.
+REPLACED_NAMES = {"__init__": ("EPOCHS",), "_initialize": ("CryptoPair",)}
+
+# RFC 9000 §5.1.1: the one in use, and one for the next path. aioquic would have eight.
+_CONNECTION_IDS = 2
+# The two cheap ones of aioquic's four; every TLS library has one of them. A group without a share is of no use: aioquic knows no
+# HelloRetryRequest.
+_KEY_SHARES = [Group.X25519, Group.SECP256R1]
+
+
+def missing_names() -> list[str]:
+    """Names of PRIVATE_NAMES and REPLACED_NAMES that the installed aioquic lacks."""
+    connection: Any = QuicConnection(configuration=QuicConfiguration())
+    owners = {"connection": connection, "recovery": getattr(connection, "_loss", None), "tls": Context(is_client=True)}
+    missing = [f"{owner}.{name}" for owner, names in PRIVATE_NAMES.items() for name in names if not hasattr(owners[owner], name)]
+    for method, names in REPLACED_NAMES.items():
+        code = getattr(QuicConnection, method).__code__
+        known = {*code.co_names, *(name for inner in code.co_consts if hasattr(inner, "co_names") for name in inner.co_names)}
+        missing += [f"QuicConnection.{method}: {name}" for name in names if name not in known]
+    return missing
+
+
+def _with_names(method: str, **names: object) -> Callable[..., None]:
+    """This method of QuicConnection, with these global names for something else."""
+    original = getattr(QuicConnection, method)
+    copy = FunctionType(original.__code__, original.__globals__ | names, method, original.__defaults__, original.__closure__)
+    copy.__kwdefaults__ = original.__kwdefaults__
+    return copy
+
+
+class _InitialContext(CryptoContext):
+    """Initial keys of one direction (RFC 9001 §5.2), derived when they are first needed: a peer speaks one QUIC version."""
+
+    def __init__(self, derive: Callable[[], None]) -> None:
+        super().__init__()
+        self._derive: Callable[[], None] | None = derive
+
+    def take(self, keys: CryptoContext) -> None:
+        """Have these keys from now on, unless the time for any is over."""
+        if self._derive is not None:
+            self._derive = None
+            self.aead, self.hp, self.secret = keys.aead, keys.hp, keys.secret
+            self.cipher_suite, self.version = keys.cipher_suite, keys.version
+
+    def decrypt_packet(self, packet: bytes, encrypted_offset: int, expected_packet_number: int) -> tuple[bytes, bytes, int, bool]:
+        if self._derive is not None:
+            self._derive()
+        return super().decrypt_packet(packet, encrypted_offset, expected_packet_number)
+
+    def encrypt_packet(self, plain_header: bytes, plain_payload: bytes, packet_number: int) -> bytes:
+        if self._derive is not None:
+            self._derive()
+        return super().encrypt_packet(plain_header, plain_payload, packet_number)
+
+    def is_valid(self) -> bool:
+        return self._derive is not None or super().is_valid()
+
+    def teardown(self) -> None:
+        self._derive = None
+        super().teardown()
+
+
+class _Pair(CryptoPair):
+    """A CryptoPair whose Initial keys wait until they are needed."""
+
+    def setup_initial(self, cid: bytes, is_client: bool, version: int) -> None:
+        def derive() -> None:
+            pair = CryptoPair()
+            pair.setup_initial(cid=cid, is_client=is_client, version=version)
+            receive.take(pair.recv)
+            send.take(pair.send)
+
+        self.recv = receive = _InitialContext(derive)
+        self.send = send = _InitialContext(derive)
+
+
+class _FrameHandlers:
+    """What aioquic keeps as a table of its own for each connection: the method for a frame type, and the epochs it may come in."""
+
+    __slots__ = ("_connection", "_names")
+
+    def __init__(self, connection: QuicConnection, names: Mapping[int, tuple[str, frozenset[Epoch]]]) -> None:
+        self._connection = connection
+        self._names = names
+
+    def __getitem__(self, frame_type: int) -> tuple[Callable[..., None], frozenset[Epoch]]:
+        name, epochs = self._names[frame_type]
+        return getattr(self._connection, name), epochs
+
+
+# For epochs that are over. They hold no keys, so that late packets fail to open as they do with aioquic's own.
+_SPENT_KEYS = CryptoPair()
+_SPENT_SPACE = QuicPacketSpace()
+_SPENT_SPACE.discarded = True
+
+
+class LeanConnection(QuicConnection):
+    """A QuicConnection with less to do, and less to hold once its handshake is confirmed."""
+
+    __init__ = _with_names("__init__", EPOCHS=cache(aioquic_connection.EPOCHS))
+    _initialize_base = _with_names("_initialize", CryptoPair=_Pair)
+    _holds_handshake = True
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        # Told to the peer in the transport parameters (RFC 9000 §18.2).
+        self._local_active_connection_id_limit = _CONNECTION_IDS
+        self._initialize_base(peer_cid)
+        if self._is_client:
+            tls: Any = self.tls
+            tls._supported_groups = [group for group in _KEY_SHARES if group in tls._supported_groups]
+
+    def _replenish_connection_ids(self) -> None:
+        self._remote_active_connection_id_limit = min(_CONNECTION_IDS, self._remote_active_connection_id_limit)
+        super()._replenish_connection_ids()
+
+    def _handle_padding_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        # aioquic looks at each byte by itself, of the thousand that an Initial has.
+        start = buf.tell()
+        rest = buf.data_slice(start, buf.capacity)
+        buf.seek(start + len(rest) - len(rest.lstrip(b"\0")))
+        super()._handle_padding_frame(context, frame_type, buf)
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """As aioquic's; then let go of what the handshake needed, when it is confirmed (RFC 9001 §4.1.2)."""
+        super().receive_datagram(data, addr, now)
+        if self._holds_handshake and self._handshake_confirmed and not self._is_client:
+            self._holds_handshake = False
+            _let_go_of_handshake(self)
+
+
+@cache
+def _frame_handler_names() -> Mapping[int, tuple[str, frozenset[Epoch]]]:
+    """Frame type -> name of the method, epochs."""
+    connection: Any = LeanConnection(configuration=QuicConfiguration())
+    handlers = connection._QuicConnection__frame_handlers
+    return {frame_type: (handler.__name__, epochs) for frame_type, (handler, epochs) in handlers.items()}
+
+
+def _let_go_of_handshake(connection: QuicConnection) -> None:
+    """Of a server's connection whose Initial and Handshake keys are discarded (RFC 9001 §4.9): let go of what only they needed."""
+    quic: Any = connection
+    # A server takes no TLS message any more (RFC 8446 §4.6), so nothing is ever written into these: 48 KiB.
+    quic._crypto_buffers = {}
+    quic._crypto_streams = {Epoch.ONE_RTT: quic._crypto_streams[Epoch.ONE_RTT]}
+    for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+        quic._cryptos[epoch] = _SPENT_KEYS
+        quic._spaces[epoch] = _SPENT_SPACE
+    if not quic._cryptos[Epoch.ZERO_RTT].recv.is_valid():
+        quic._cryptos[Epoch.ZERO_RTT] = _SPENT_KEYS
+    quic._cryptos_initial = dict.fromkeys(quic._cryptos_initial, _SPENT_KEYS)
+    quic._loss.spaces = [quic._spaces[Epoch.ONE_RTT]]
+    quic._QuicConnection__frame_handlers = _FrameHandlers(connection, _frame_handler_names())
+    tls = quic.tls
+    tls._ec_private_keys = []
+    tls._x25519_private_key = tls._x448_private_key = None
+    tls._key_schedule_psk = tls._key_schedule_proxy = tls._new_session_ticket = None
+    tls._enc_key = tls._dec_key = None
+    tls.key_schedule = tls.received_extensions = None
+
+
+def release(connection: QuicConnection) -> None:
+    """Of a connection that is forgotten: cut what ties it to itself, so that it goes at once, without the garbage collector."""
+    quic: Any = connection
+    quic._QuicConnection__frame_handlers = {}
+    quic._crypto_buffers = quic._crypto_streams = {}
+    quic._cryptos = dict.fromkeys(Epoch, _SPENT_KEYS)
+    quic._cryptos_initial = {}
+    quic._spaces = dict.fromkeys(Epoch, _SPENT_SPACE)
+    quic._loss.spaces = []
+    quic._loss._send_probe = None
+    tls: Any = getattr(connection, "tls", None)
+    if tls is not None:
+        tls.alpn_cb = tls.get_session_ticket_cb = tls.new_session_ticket_cb = tls.update_traffic_key_cb = None
