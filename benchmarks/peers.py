@@ -24,13 +24,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class PlainServer:
-    """`plain_aioquic.py serve` as a process."""
+    """`benchmarks.compare.newcomer serve` as a process."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((HOST, 0))
             self.port: int = probe.getsockname()[1]
-        command = [sys.executable, "-m", "benchmarks.plain_aioquic", "serve", str(self.port), str(certificate), str(key)]
+        command = [sys.executable, "-m", "benchmarks.compare.newcomer", "serve", HOST, str(self.port), str(certificate), str(key)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         assert self._process.stdout is not None
