@@ -1,0 +1,167 @@
+"""Many client connections to one server that ask in Stream Mode, through qh3, whose core is compiled: a load for streams.
+
+Comes in: a server's address and CA. Goes out: answers, delays. Each request is a stream of its own, closed with it; each connection
+has a socket of its own. Without qh3 there is no load of streams: `why_not` says so.
+"""
+
+import importlib
+import importlib.util
+import os
+import select
+import socket
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from tsq.config import Target
+
+_TIMEOUT = 20.0
+_LOST = 0.5
+_AT_ONCE = 6
+_TLV_NONCE = bytes([1, 16])
+
+
+def why_not() -> str | None:
+    """What is missing; None where it runs."""
+    return None if importlib.util.find_spec("qh3") else "qh3 is not installed (pip install --group test)"
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """One connection."""
+
+    quic: Any
+    socket: socket.socket
+    connected: bool = False
+    asked_at: float | None = None
+    delays: list[float] = field(default_factory=list)
+
+
+class StreamFleet:
+    """Connections until the end of the `with`."""
+
+    def __init__(self, target: Target, ca: str, server_name: str = "localhost") -> None:
+        self._peer = (target.host, target.port)
+        configuration = importlib.import_module("qh3.quic.configuration").QuicConfiguration(
+            is_client=True, alpn_protocols=["tsq/1"], server_name=server_name, max_datagram_frame_size=65535
+        )
+        configuration.load_verify_locations(cafile=ca)
+        self._connection = importlib.import_module("qh3.quic.connection").QuicConnection
+        self._configuration = configuration
+        self._members: dict[int, _Member] = {}
+        self._poll = select.epoll()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for member in self._members.values():
+            member.quic.close()
+            self._send(member)
+            member.socket.close()
+        self._poll.close()
+
+    def grow(self, count: int) -> None:
+        """Connect until there are so many."""
+        pending: list[_Member] = []
+        end = time.monotonic() + _TIMEOUT + count * 0.01
+        while pending or len(self._members) < count:
+            while len(pending) < _AT_ONCE and len(self._members) < count:
+                pending.append(self._connect())
+            self._turn(0.05)
+            for member in pending:
+                self._timer(member)
+            pending = [member for member in pending if not member.connected]
+            if time.monotonic() > end:
+                raise TimeoutError("the handshake did not finish")
+
+    def run(self, seconds: float, at_once: int) -> list[float]:
+        """Ask on all connections in turn, at most so many at once; the delays in seconds."""
+        members = list(self._members.values())
+        for member in members:
+            member.delays.clear()
+        position, start = 0, time.monotonic()
+        waiting: set[_Member] = set()
+        while time.monotonic() - start < seconds:
+            while len(waiting) < min(at_once, len(members)):
+                member = members[position % len(members)]
+                position += 1
+                if member.asked_at is None:
+                    self._ask(member)
+                    waiting.add(member)
+            self._turn(0.02)
+            late = time.monotonic() - _LOST
+            for member in list(waiting):
+                self._timer(member)
+                if member.asked_at is not None and member.asked_at < late:
+                    member.asked_at = None
+                if member.asked_at is None:
+                    waiting.discard(member)
+        self._drain(waiting)
+        return [delay for member in members for delay in member.delays]
+
+    def _drain(self, waiting: set[_Member]) -> None:
+        """Answers that are still under way do not count."""
+        end = time.monotonic() + _LOST
+        while time.monotonic() < end and any(member.asked_at is not None for member in waiting):
+            counts = {member: len(member.delays) for member in waiting}
+            self._turn(0.02)
+            for member, count in counts.items():
+                del member.delays[count:]
+        for member in waiting:
+            member.asked_at = None
+
+    def _connect(self) -> _Member:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.setblocking(False)
+        udp.connect(self._peer)
+        member = _Member(self._connection(configuration=self._configuration), udp)
+        member.quic.connect(self._peer, time.monotonic())
+        self._members[udp.fileno()] = member
+        self._poll.register(udp.fileno(), select.EPOLLIN)
+        self._send(member)
+        return member
+
+    def _ask(self, member: _Member) -> None:
+        stream = member.quic.get_next_available_stream_id()
+        member.quic.send_stream_data(stream, _TLV_NONCE + os.urandom(16), end_stream=True)
+        member.asked_at = time.monotonic()
+        self._send(member)
+
+    def _turn(self, wait: float) -> None:
+        for fd, _ in self._poll.poll(wait):
+            member = self._members[fd]
+            self._receive(member)
+            self._events(member)
+            self._send(member)
+
+    def _receive(self, member: _Member) -> None:
+        while True:
+            try:
+                data = member.socket.recv(2048)
+            except BlockingIOError:
+                return
+            member.quic.receive_datagram(data, self._peer, time.monotonic())
+
+    def _events(self, member: _Member) -> None:
+        while (event := member.quic.next_event()) is not None:
+            kind = type(event).__name__
+            if kind == "HandshakeCompleted":
+                member.connected = True
+            elif kind == "ConnectionTerminated":
+                raise ConnectionError(f"the server closed a connection: {event.reason_phrase!r}")
+            elif kind == "StreamDataReceived" and event.end_stream and member.asked_at is not None:
+                member.delays.append(time.monotonic() - member.asked_at)
+                member.asked_at = None
+
+    def _timer(self, member: _Member) -> None:
+        due, now = member.quic.get_timer(), time.monotonic()
+        if due is not None and due <= now:
+            member.quic.handle_timer(now)
+            self._events(member)
+            self._send(member)
+
+    def _send(self, member: _Member) -> None:
+        for data, _ in member.quic.datagrams_to_send(time.monotonic()):
+            member.socket.send(data)
