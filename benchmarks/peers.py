@@ -17,6 +17,7 @@ from tsq.client import Link, open_link
 from tsq.config import ClientOptions, Target, Trust
 from tsq.exchange import Rules
 from tsq.quic.selfsigned import self_signed
+from tsq.session import Session
 from tsq.timing.sample import Sample
 
 HOST = "127.0.0.1"
@@ -88,14 +89,18 @@ class Peers:
 class BlockingClient:
     """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer."""
 
-    def __init__(self, port: int, options: ClientOptions) -> None:
-        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, Rules(), [])
+    def __init__(self, port: int, options: ClientOptions, rules: Rules | None = None) -> None:
+        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, rules or Rules(), [])
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
         self._link.session.start(time.monotonic())
         self._until(lambda: self._link.session.established)
         # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
         self.rest(0.05)
+
+    @property
+    def session(self) -> Session:
+        return self._link.session
 
     def exchange(self) -> Sample:
         session = self._link.session

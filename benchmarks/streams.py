@@ -1,7 +1,7 @@
 """Many client connections to one server that ask in Stream Mode, through qh3, whose core is compiled: a load for streams.
 
-Comes in: a server's address and CA. Goes out: answers, delays. Each request is a stream of its own, closed with it; each connection
-has a socket of its own. Without qh3 there is no load of streams: `why_not` says so.
+Comes in: a server's address and CA. Goes out: answers, delays. Each request is a stream of its own, closed with it (or a DATAGRAM
+frame, where that is wanted); each connection has a socket of its own. Without qh3 there is no load of streams: `why_not` says so.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,8 @@ from tsq.config import Target
 
 _TIMEOUT = 20.0
 _LOST = 0.5
+# How often timers and losses are looked for.
+_LOOK = 0.05
 _AT_ONCE = 6
 _TLV_NONCE = bytes([1, 16])
 
@@ -41,7 +44,8 @@ class _Member:
 class StreamFleet:
     """Connections until the end of the `with`."""
 
-    def __init__(self, target: Target, ca: str, server_name: str = "localhost") -> None:
+    def __init__(self, target: Target, ca: str, server_name: str = "localhost", *, datagrams: bool = False) -> None:
+        self._datagrams = datagrams
         self._peer = (target.host, target.port)
         configuration = importlib.import_module("qh3.quic.configuration").QuicConfiguration(
             is_client=True, alpn_protocols=["tsq/1"], server_name=server_name, max_datagram_frame_size=65535
@@ -50,6 +54,7 @@ class StreamFleet:
         self._connection = importlib.import_module("qh3.quic.connection").QuicConnection
         self._configuration = configuration
         self._members: dict[int, _Member] = {}
+        self._position = 0
         self._poll = select.epoll()
 
     def __enter__(self) -> Self:
@@ -77,40 +82,39 @@ class StreamFleet:
                 raise TimeoutError("the handshake did not finish")
 
     def run(self, seconds: float, at_once: int) -> list[float]:
-        """Ask on all connections in turn, at most so many at once; the delays in seconds."""
+        """Ask on all connections in turn, at most so many at once, for so long; the delays in seconds."""
+        end = time.monotonic() + seconds
+        return self._ask_until(lambda _: time.monotonic() >= end, at_once)
+
+    def touch(self, at_once: int) -> None:
+        """Ask once on each connection."""
+        self._ask_until(lambda asked: asked >= len(self._members), at_once)
+
+    def _ask_until(self, over: Callable[[int], bool], at_once: int) -> list[float]:
         members = list(self._members.values())
         for member in members:
             member.delays.clear()
-        position, start = 0, time.monotonic()
         waiting: set[_Member] = set()
-        while time.monotonic() - start < seconds:
-            while len(waiting) < min(at_once, len(members)):
-                member = members[position % len(members)]
-                position += 1
+        asked, look = 0, time.monotonic()
+        while waiting or not over(asked):
+            while len(waiting) < min(at_once, len(members)) and not over(asked):
+                member = members[self._position % len(members)]
+                self._position += 1
+                asked += 1
                 if member.asked_at is None:
                     self._ask(member)
                     waiting.add(member)
             self._turn(0.02)
-            late = time.monotonic() - _LOST
-            for member in list(waiting):
-                self._timer(member)
-                if member.asked_at is not None and member.asked_at < late:
-                    member.asked_at = None
-                if member.asked_at is None:
-                    waiting.discard(member)
-        self._drain(waiting)
+            now = time.monotonic()
+            if now > look + _LOOK:
+                look = now
+                for member in members:
+                    self._timer(member)
+                for member in waiting:
+                    if member.asked_at is not None and member.asked_at < now - _LOST:
+                        member.asked_at = None
+            waiting = {member for member in waiting if member.asked_at is not None}
         return [delay for member in members for delay in member.delays]
-
-    def _drain(self, waiting: set[_Member]) -> None:
-        """Answers that are still under way do not count."""
-        end = time.monotonic() + _LOST
-        while time.monotonic() < end and any(member.asked_at is not None for member in waiting):
-            counts = {member: len(member.delays) for member in waiting}
-            self._turn(0.02)
-            for member, count in counts.items():
-                del member.delays[count:]
-        for member in waiting:
-            member.asked_at = None
 
     def _connect(self) -> _Member:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -124,8 +128,11 @@ class StreamFleet:
         return member
 
     def _ask(self, member: _Member) -> None:
-        stream = member.quic.get_next_available_stream_id()
-        member.quic.send_stream_data(stream, _TLV_NONCE + os.urandom(16), end_stream=True)
+        request = _TLV_NONCE + os.urandom(16)
+        if self._datagrams:
+            member.quic.send_datagram_frame(request)
+        else:
+            member.quic.send_stream_data(member.quic.get_next_available_stream_id(), request, end_stream=True)
         member.asked_at = time.monotonic()
         self._send(member)
 
@@ -151,7 +158,7 @@ class StreamFleet:
                 member.connected = True
             elif kind == "ConnectionTerminated":
                 raise ConnectionError(f"the server closed a connection: {event.reason_phrase!r}")
-            elif kind == "StreamDataReceived" and event.end_stream and member.asked_at is not None:
+            elif (kind == "DatagramFrameReceived" or (kind == "StreamDataReceived" and event.end_stream)) and member.asked_at is not None:
                 member.delays.append(time.monotonic() - member.asked_at)
                 member.asked_at = None
 

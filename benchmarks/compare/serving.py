@@ -40,9 +40,9 @@ _AT_ONCE = 100
 _MOST_AT_ONCE = 1000
 _BOUND = 5.0
 _WARM_UP = 0.1
-# What fetches the memory of all clients is measured with all of them connected and each having asked.
+# Connections live 30 s without a packet.
+_TOUCH = 8.0
 _ROWS = (ECHO, NTP, NTS, STREAM, DATAGRAM, EXACT, ALONE, NEWCOMER, QUICHE, NODE_ECHO)
-_STATELESS = (ECHO, NTP, NTS)
 
 Say = Callable[[str], None]
 
@@ -63,6 +63,9 @@ class Load(Protocol):
 
     def run(self, seconds: float) -> Done: ...
 
+    def touch(self) -> None:
+        """Let each connection ask, so that none times out."""
+
 
 class Volleys:
     """The C load: prepared datagrams from as many addresses as there are clients."""
@@ -79,12 +82,15 @@ class Volleys:
         done = volley(self._programs, self._port, flight, seconds, self._datagrams, self._clients)
         return Done(done.answered, done.seconds, done.cpu)
 
+    def touch(self) -> None:
+        """There is no connection."""
+
 
 class Fleets:
     """Connections that ask through the client's data plane. slow: the server cannot take more than some requests at once."""
 
-    def __init__(self, fleet: Fleet, *, exact: bool = False, slow: bool = False) -> None:
-        self._fleet, self._exact, self._slow = fleet, exact, slow
+    def __init__(self, fleet: Fleet, *, slow: bool = False) -> None:
+        self._fleet, self._slow = fleet, slow
         self._askers = fleet.askers()
         self._at = 0
 
@@ -93,19 +99,22 @@ class Fleets:
             # Those that are there must not time out while others come.
             if len(self._fleet):
                 self._askers = self._fleet.askers(_AT_ONCE if self._slow else _MOST_AT_ONCE)
-                for _ in self._askers:
-                    self._turn()
+                self.touch()
             self._fleet.grow(min(clients, len(self._fleet) + 1000))
         self._askers = self._fleet.askers(_AT_ONCE if self._slow else _MOST_AT_ONCE)
         self._at = 0
 
-    def run(self, seconds: float) -> Done:
+    def run(self, seconds: float, exact: bool = False) -> Done:
         before, start, answered = time.process_time(), time.monotonic(), 0
         while (spent := time.monotonic() - start) < seconds:
-            answered += self._turn()
+            answered += self._turn(exact)
         return Done(answered, spent, time.process_time() - before)
 
-    def _turn(self) -> int:
+    def touch(self) -> None:
+        for _ in self._askers:
+            self._turn(False)
+
+    def _turn(self, exact: bool) -> int:
         asker = self._askers[self._at % len(self._askers)]
         self._at += 1
         clients = len(self._fleet)
@@ -115,7 +124,23 @@ class Fleets:
             return len(self._fleet.ask_through(asker, size * window * (4 if clients == 1 else 1), window=window, seconds=_BOUND))
         window = window_of(clients)
         total = _CHUNK if len(self._askers) == 1 else _MOST_AT_ONCE
-        return len(self._fleet.ask_through(asker, total, window=window, seconds=_BOUND, exact=self._exact))
+        return len(self._fleet.ask_through(asker, total, window=window, seconds=_BOUND, exact=exact))
+
+
+class Exacts:
+    """The same connections, and every request asks for exact T3."""
+
+    def __init__(self, fleets: Fleets) -> None:
+        self._fleets = fleets
+
+    def grow(self, clients: int) -> None:
+        self._fleets.grow(clients)
+
+    def run(self, seconds: float) -> Done:
+        return self._fleets.run(seconds, exact=True)
+
+    def touch(self) -> None:
+        self._fleets.touch()
 
 
 class Streams:
@@ -131,6 +156,9 @@ class Streams:
         before, start = time.process_time(), time.monotonic()
         delays = self._fleet.run(seconds, _AT_ONCE)
         return Done(len(delays), time.monotonic() - start, time.process_time() - before)
+
+    def touch(self) -> None:
+        self._fleet.touch(_AT_ONCE)
 
 
 def window_of(clients: int) -> int:
@@ -149,7 +177,7 @@ def load_for(row: str, server: Server, files: CertificateFiles, programs: Progra
     if row == STREAM:
         return Streams(stack.enter_context(StreamFleet(server.target, authority)))
     fleet = stack.enter_context(Fleet(server.target, authority, 0))
-    return Fleets(fleet, exact=row == EXACT, slow=row not in (DATAGRAM, EXACT))
+    return Fleets(fleet, slow=row != DATAGRAM)
 
 
 class Bench:
@@ -168,7 +196,11 @@ class Bench:
                 stack.callback(os.sched_setaffinity, 0, self._cores)
                 os.sched_setaffinity(0, {self._cores[1]})
             with contextlib.ExitStack() as together:
-                sides = {row: side for row in rows if (side := self._side(row, together)) is not None}
+                sides: dict[str, tuple[Server, Load]] = {}
+                for row in rows:
+                    side = self._exact(sides) if row == EXACT else self._side(row, together)
+                    if side is not None:
+                        sides[row] = side
                 for clients in self._plan.clients:
                     self._step(sides, clients)
             if self._plan.most_clients:
@@ -190,16 +222,25 @@ class Bench:
             self._run.skipped[row] = f"did not start: {error}"
             return None
 
+    def _exact(self, sides: Mapping[str, tuple[Server, Load]]) -> tuple[Server, Load] | None:
+        """On the connections of the row without."""
+        server, load = sides.get(DATAGRAM, (None, None))
+        return (server, Exacts(load)) if server is not None and isinstance(load, Fleets) else None
+
     def _step(self, sides: Mapping[str, tuple[Server, Load]], clients: int) -> None:
         there: list[Load] = []
+        touched = time.monotonic()
         for row, (server, load) in sides.items():
             self._say(f"{clients} clients: {row}")
             load.grow(clients)
+            load.touch()
             load.run(_WARM_UP)
-            # Those that are there already must not time out meanwhile.
-            for other in there:
-                other.run(0.01)
             there.append(load)
+            # Those that are there already must not time out meanwhile.
+            if time.monotonic() > touched + _TOUCH:
+                touched = time.monotonic()
+                for other in there:
+                    other.touch()
             self._memory(row, server, clients)
         self._say(f"{clients} clients: {self._plan.serving_rounds} rounds of {len(sides)} rows")
         self._cells({row: self._round(*side) for row, side in sides.items()}, clients, sides)
@@ -215,18 +256,19 @@ class Bench:
             server, load = side
             if row in (ALONE, NEWCOMER, QUICHE):
                 # Only their memory, by a client whose handshakes are quick.
-                load = Streams(stack.enter_context(StreamFleet(server.target, str(self._files.authority))))
+                load = Streams(stack.enter_context(StreamFleet(server.target, str(self._files.authority), datagrams=True)))
                 load.grow(1)
                 self._base[row] = memory_of(server.process.pid)
                 load.grow(clients)
+                load.touch()
                 self._memory(row, server, clients)
                 return
             load.grow(1)
             load.run(_WARM_UP)
             self._base[row] = memory_of(server.process.pid)
             load.grow(clients)
-            # So that each connection has asked.
-            load.run(0.5 if row in _STATELESS else 1.0)
+            load.touch()
+            load.run(0.5)
             self._memory(row, server, clients)
             sides = {row: side}
             if floor is not None:
@@ -236,6 +278,7 @@ class Bench:
 
     def _round(self, server: Server, load: Load) -> Callable[[], Round]:
         def measured() -> Round:
+            load.touch()
             load.run(_WARM_UP)
             before = cpu_of(server.process.pid)
             done = load.run(self._plan.serving_seconds)
@@ -258,6 +301,8 @@ class Bench:
                 self._run.add("serving", row, _clients(clients), quantity, unit, values)
 
     def _memory(self, row: str, server: Server, clients: int) -> None:
+        if row == EXACT:
+            return
         size = memory_of(server.process.pid)
         base = self._base.setdefault(row, size)
         self._run.add("memory", row, _clients(clients), "memory", "bytes", [[size]])
