@@ -35,7 +35,7 @@ LOADS = ("idle", "both cores loaded")
 XLEAVE, BASIC = "chronyd xleave, 64/s", "chronyd basic, 64/s"
 EXACT, WARM = "TSQ exact T3, {}/s", "TSQ exact T3, {}/s, warm"
 PLAIN, PLAIN_WARM = "TSQ, {}/s", "TSQ, {}/s, warm"
-_PORT, _NTS_PORT = 11123, 14460
+NTP_PORT, NTS_PORT = 11123, 14460
 # The first samples of a client do not count: of a connection, and of a chronyd that is still starting.
 _SKIPPED = 16
 _START = 1.5
@@ -117,7 +117,7 @@ class World:
             self.target = stack.enter_context(server).target
             if have("chronyd"):
                 configuration = [
-                    f"port {_PORT}", f"bindaddress {self.address}", "allow", "local stratum 1", f"ntsport {_NTS_PORT}",
+                    f"port {NTP_PORT}", f"bindaddress {self.address}", "allow", "local stratum 1", f"ntsport {NTS_PORT}",
                     f"ntsservercert {self.files.certificate}", f"ntsserverkey {self.files.key}",
                 ]
                 stack.enter_context(Chronyd(self._directory / "server", configuration, prefix=there))
@@ -166,7 +166,7 @@ class World:
         """A chronyd asks every 2**poll seconds; the last samples of its log."""
         with tempfile.TemporaryDirectory(dir=self._directory) as place:
             directory = Path(place)
-            secured = [f"nts ntsport {_NTS_PORT}"] if nts else [f"port {_PORT}"]
+            secured = [f"nts ntsport {NTS_PORT}"] if nts else [f"port {NTP_PORT}"]
             server = " ".join([f"server {self.address}", *secured, f"noselect minpoll {poll} maxpoll {poll}", mode])
             trust = ["nosystemcert", f"ntstrustedcerts {self.files.authority}", f"ntsdumpdir {directory}"] if nts else []
             client = Chronyd(directory, ["port 0", server, *trust, "log rawmeasurements"], prefix=self.network.prefix(_OURS))

@@ -60,6 +60,9 @@ class StreamFleet:
     def __enter__(self) -> Self:
         return self
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for member in self._members.values():
             member.quic.close()
@@ -158,7 +161,7 @@ class StreamFleet:
                 member.connected = True
             elif kind == "ConnectionTerminated":
                 raise ConnectionError(f"the server closed a connection: {event.reason_phrase!r}")
-            elif (kind == "DatagramFrameReceived" or (kind == "StreamDataReceived" and event.end_stream)) and member.asked_at is not None:
+            elif member.asked_at is not None and _answers(event, kind):
                 member.delays.append(time.monotonic() - member.asked_at)
                 member.asked_at = None
 
@@ -172,3 +175,7 @@ class StreamFleet:
     def _send(self, member: _Member) -> None:
         for data, _ in member.quic.datagrams_to_send(time.monotonic()):
             member.socket.send(data)
+
+
+def _answers(event: Any, kind: str) -> bool:
+    return kind == "DatagramFrameReceived" or (kind == "StreamDataReceived" and bool(event.end_stream))

@@ -30,8 +30,8 @@ class Plan:
 
 
 FULL = Plan(
-    mode="full", clients=(1, 10, 100, 1000), most_clients=10_000, serving_rounds=5, serving_seconds=0.6,
-    delay_rounds=5, delay_exchanges=400, accuracy_rates=(1, 64, 1000), accuracy_rounds=3, accuracy_seconds=2.5, slow_seconds=40.0,
+    mode="full", clients=(1, 10, 100, 1000), most_clients=10_000, serving_rounds=4, serving_seconds=0.5,
+    delay_rounds=5, delay_exchanges=400, accuracy_rates=(1, 64, 1000), accuracy_rounds=3, accuracy_seconds=2.0, slow_seconds=30.0,
     loads=("idle", "both cores loaded"), shots=7, handshake_rounds=5, handshakes=20,
 )
 QUICK = replace(

@@ -39,6 +39,8 @@ _CHUNK = 4000
 _AT_ONCE = 100
 _MOST_AT_ONCE = 1000
 _BOUND = 5.0
+# New connections in one go.
+_BLOCK = 1000
 _WARM_UP = 0.1
 # Connections live 30 s without a packet.
 _TOUCH = 8.0
@@ -95,14 +97,15 @@ class Fleets:
         self._at = 0
 
     def grow(self, clients: int) -> None:
+        touched = time.monotonic()
         while len(self._fleet) < clients:
+            self._fleet.grow(min(clients, len(self._fleet) + _BLOCK))
+            self._askers = self._fleet.askers(_AT_ONCE if self._slow else _MOST_AT_ONCE)
+            self._at = 0
             # Those that are there must not time out while others come.
-            if len(self._fleet):
-                self._askers = self._fleet.askers(_AT_ONCE if self._slow else _MOST_AT_ONCE)
+            if time.monotonic() > touched + _TOUCH:
+                touched = time.monotonic()
                 self.touch()
-            self._fleet.grow(min(clients, len(self._fleet) + 1000))
-        self._askers = self._fleet.askers(_AT_ONCE if self._slow else _MOST_AT_ONCE)
-        self._at = 0
 
     def run(self, seconds: float, exact: bool = False) -> Done:
         before, start, answered = time.process_time(), time.monotonic(), 0
@@ -150,7 +153,12 @@ class Streams:
         self._fleet = fleet
 
     def grow(self, clients: int) -> None:
-        self._fleet.grow(clients)
+        touched = time.monotonic()
+        while len(self._fleet) < clients:
+            self._fleet.grow(min(clients, len(self._fleet) + _BLOCK))
+            if time.monotonic() > touched + _TOUCH:
+                touched = time.monotonic()
+                self.touch()
 
     def run(self, seconds: float) -> Done:
         before, start = time.process_time(), time.monotonic()
