@@ -21,11 +21,11 @@ from aioquic.quic.events import DatagramFrameReceived, HandshakeCompleted
 from aioquic.quic.packet import pull_quic_header
 from aioquic.tls import SessionTicket
 
+from benchmarks.compare.newcomer import TimeClient, answer, client_configuration
 from benchmarks.conftest import Show
 from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, alternate
 from benchmarks.peers import HOST, Peers
 from benchmarks.plain import pack_tlvs
-from benchmarks.compare.newcomer import TimeClient, answer, client_configuration
 from tsq._fast import clock_ns, pack_address
 from tsq.client import query_all
 from tsq.config import Target, Trust

@@ -2,8 +2,8 @@
 
 plain is `python -c "import aioquic.quic.connection"` with the same interpreter, from start to exit, whatever it is set against.
 Ours: "start to answer" is from before the process is started until the kernel received the answer (T4, printed by -v), "start to
-exit" until it has ended; CPU is that of the whole process, user and system. "plain aioquic client" is compare/newcomer.py, which asks
-the plain server once and waits until its connection is closed. Processes alternate round by round.
+exit" until it has ended; CPU is that of the whole process, user and system. "plain aioquic client" is compare/newcomer.py, which
+asks the plain server once and waits until its connection is closed. Processes alternate round by round.
 """
 
 import re

@@ -107,8 +107,10 @@ class StreamFleet:
                 if member.asked_at is None:
                     self._ask(member)
                     waiting.add(member)
-            self._turn(0.02)
+            self._turn(0.002)
             now = time.monotonic()
+            for member in waiting:
+                self._timer(member)
             if now > look + _LOOK:
                 look = now
                 for member in members:

@@ -18,7 +18,7 @@ from benchmarks.accuracy import Found, Measure, World, loaded
 from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTP, NTS, QUICHE, STREAM, start, started
-from benchmarks.processes import WITH_PARENT
+from benchmarks.processes import WITH_PARENT, have
 from tsq.config import Target
 
 BASIC, EXACT, WARM = "basic", "interleaved or exact", "exact, warm"
@@ -77,8 +77,8 @@ class Bench:
         tsq: Callable[..., Measure] = lambda **more: partial(world.tsq, rate, skipped=skipped, **more)  # noqa: E731
         sides: dict[Key, Measure] = {(DATAGRAM, BASIC): tsq(), (DATAGRAM, EXACT): tsq(exact=True)}
         if rate >= 1000:
-            return sides
-        if NTP not in self._run.skipped:
+            return self._wanted(sides)
+        if have("chronyd"):
             poll = -(rate.bit_length() - 1)
             for row in (NTP, NTS):
                 sides[row, BASIC] = partial(world.chronyd, "", nts=row == NTS, poll=poll)
@@ -87,14 +87,26 @@ class Bench:
         sides[STREAM, BASIC] = tsq(stream=True)
         for row, target in self._targets.items():
             sides[row, BASIC] = partial(self._newcomer, rate, target) if row == NEWCOMER else tsq(target=target)
-        return sides
+        return self._wanted(sides)
+
+    def _wanted(self, sides: dict[Key, Measure]) -> dict[Key, Measure]:
+        return {key: side for key, side in sides.items() if key[0] not in self._run.skipped}
 
     def _newcomer(self, rate: int, target: Target, seconds: float, found: Found) -> None:
         """The plain program's own client."""
         count = max(3, int(rate * seconds))
         command = [
-            *WITH_PARENT, *self._world.network.prefix(_OURS), sys.executable, "-m", "benchmarks.compare.newcomer", "ask", target.host,
-            str(target.port), str(self._world.files.authority), str(count), str(1 / rate),
+            *WITH_PARENT,
+            *self._world.network.prefix(_OURS),
+            sys.executable,
+            "-m",
+            "benchmarks.compare.newcomer",
+            "ask",
+            target.host,
+            str(target.port),
+            str(self._world.files.authority),
+            str(count),
+            str(1 / rate),
         ]
         done = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, timeout=seconds * 3 + 30, check=True, cwd=Path(__file__).parents[2]

@@ -23,7 +23,7 @@ _BITS = 2048
 
 def make(kind: str, directory: Path) -> CertificateFiles:
     """The files for localhost and 127.0.0.1."""
-    place = directory / kind.split()[0].lower().replace("-2048", "")
+    place = directory / kind.split(maxsplit=1)[0].lower().replace("-2048", "")
     place.mkdir(parents=True, exist_ok=True)
     return self_signed(str(place), ["localhost", HOST]) if kind == ECDSA else _rsa(place)
 

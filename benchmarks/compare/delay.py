@@ -1,9 +1,9 @@
 """What one exchange takes, one after another: as the program that asks sees it, and as its timestamps say.
 
-Comes in: running servers. Goes out, for one core that both ends share and for a core each: the wall time of a compiled client and of a
-Python client that blocks; (T4 - T1) - (T3 - T2) and its parts. With a core each, a blocking end sleeps and has to be woken up, which
-takes longer than any server here works; on one core the ends take turns. T1 and T4 are the kernel's, but for the plain program,
-which has its own client and takes them itself. Answers to NTP and NTS requests are not checked by these clients.
+Comes in: running servers. Goes out, for one core that both ends share and for a core each: the wall time of a compiled client and
+of a Python client that blocks; (T4 - T1) - (T3 - T2) and its parts. With a core each, a blocking end sleeps and has to be woken up,
+which takes longer than any server here works; on one core the ends take turns. T1 and T4 are the kernel's, but for the plain
+program, which has its own client and takes them itself. Answers to NTP and NTS requests are not checked by these clients.
 """
 
 import asyncio
@@ -22,7 +22,19 @@ from benchmarks.compare.newcomer import TimeClient, client_configuration
 from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import (
-    DATAGRAM, ECHO, EXACT, NEWCOMER, NODE_ECHO, NTP, NTS, ROWS, STREAM, Server, pin, start, started,
+    DATAGRAM,
+    ECHO,
+    EXACT,
+    NEWCOMER,
+    NODE_ECHO,
+    NTP,
+    NTS,
+    ROWS,
+    STREAM,
+    Server,
+    pin,
+    start,
+    started,
 )
 from benchmarks.fleet import Fleet
 from benchmarks.nts import ntp_request, nts_requests
@@ -168,14 +180,14 @@ def python_client(row: str, server: Server, files: CertificateFiles) -> tuple[As
 
 
 @contextlib.contextmanager
-def compiled_client(row: str, server: Server, files: CertificateFiles, programs: Programs | None) -> Iterator[Callable[[int], list[float]]]:
+def compiled_client(
+    row: str, server: Server, files: CertificateFiles, programs: Programs | None
+) -> Iterator[Callable[[int], list[float]]]:
     """The compiled client of a row: gives delays. For streams it is qh3's, driven by Python."""
     authority = str(files.authority)
     if row in (ECHO, NODE_ECHO, NTP, NTS):
         assert programs is not None
-        found = {NTP: [ntp_request()]}.get(row) or (
-            nts_requests(server.establishment, 8) if row == NTS else [bytes(_ECHO_SIZE)]
-        )
+        found = {NTP: [ntp_request()]}.get(row) or (nts_requests(server.establishment, 8) if row == NTS else [bytes(_ECHO_SIZE)])
         yield lambda count: list(volley(programs, server.target.port, 1, max(0.03, count * 4e-5), found).delays)
     elif row == STREAM:
         with StreamFleet(server.target, authority) as streams:
@@ -186,7 +198,9 @@ def compiled_client(row: str, server: Server, files: CertificateFiles, programs:
             yield lambda count: fleet.run(count, seconds=_BOUND, exact=row == EXACT)
 
 
-def measure(run: Run, plan: Plan, files: CertificateFiles, directory: Path, programs: Programs | None, say: Callable[[str], None]) -> None:
+def measure(
+    run: Run, plan: Plan, files: CertificateFiles, directory: Path, programs: Programs | None, say: Callable[[str], None]
+) -> None:
     """Both columns of both loads."""
     cores = sorted(os.sched_getaffinity(0))
     loads = {ONE: cores[0], TWO: cores[-1]} if len(cores) > 1 else {ONE: cores[0]}

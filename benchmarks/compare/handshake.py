@@ -1,8 +1,8 @@
 """What a handshake costs either end, up to and with the first answer: full, resumed, 0-RTT, with ECDSA P-256 and RSA-2048.
 
-Comes in: servers, each with a certificate of either kind. Goes out: CPU time of the server (its own, with its helpers) and of the client
-(this process) for each handshake, and the wall time. Certificates are verified. For NTS it is key establishment (NTS-KE over TCP) and
-one protected exchange; chronyd offers no resumption. The servers have one core, the client the other.
+Comes in: servers, each with a certificate of either kind. Goes out: CPU time of the server (its own, with its helpers) and of the
+client (this process) for each handshake, and the wall time. Certificates are verified. For NTS it is key establishment (NTS-KE over
+TCP) and one protected exchange; chronyd offers no resumption. The servers have one core, the client the other.
 """
 
 import contextlib

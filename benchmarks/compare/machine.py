@@ -25,9 +25,10 @@ def describe() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": _memory(),
-        "kernel": f"{platform.system()} {platform.release()}",
-        "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "OpenSSL": f"{ssl.OPENSSL_VERSION}; in cryptography: {backend.openssl_version_text()}",
+        "kernel": f"{platform.system()} {re.findall(r'^[0-9.]+', platform.release())[0]}",
+        "interpreter": f"{platform.python_implementation()} {platform.python_version()}",
+        "its library": ssl.OPENSSL_VERSION,
+        "cryptography's": backend.openssl_version_text(),
     }
     for package in _PACKAGES:
         try:

@@ -1,8 +1,8 @@
 """One question by a program that starts for it: time to the answer, CPU time, packets and bytes on the wire until then.
 
-Comes in: servers in one namespace. Goes out, for a client that is started in another: seconds from before it is started to the first
-answer's arrival and to its end, the CPU time of the whole process, IP packets and bytes both ways until that arrival, counted on the
-interface. chronyd asks once (-Q, maxsamples 1); it never touches the clock (-x).
+Comes in: servers in one namespace. Goes out, for a client that is started in another: seconds from before it is started to the
+first answer's arrival and to its end, the CPU time of the whole process, IP packets and bytes both ways until that arrival, counted
+on the interface. chronyd asks once (-Q, maxsamples 1); it never touches the clock (-x).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTP, NTS, QUICHE, STREAM, start, started
 from benchmarks.compare.sniffer import Packet
-from benchmarks.processes import WITH_PARENT, Process
+from benchmarks.processes import WITH_PARENT, Process, have
 from tsq.config import Target
 
 COLD, TICKET = "cold", "with a saved ticket, 0-RTT"
@@ -96,11 +96,16 @@ class Bench:
         """(row, load) -> command, whether it prints T4."""
         world, address = self._world, self._world.address
         commands: dict[tuple[str, str], tuple[Sequence[str], bool]] = {}
-        if NTP not in self._run.skipped:
+        if have("chronyd"):
             commands[NTP, COLD] = self._chronyd(f"server {address} port {NTP_PORT} iburst maxsamples 1"), False
-            commands[NTS, COLD] = self._chronyd(
-                f"server {address} nts ntsport {NTS_PORT} iburst maxsamples 1", "nosystemcert", f"ntstrustedcerts {world.files.authority}"
-            ), False
+            commands[NTS, COLD] = (
+                self._chronyd(
+                    f"server {address} nts ntsport {NTS_PORT} iburst maxsamples 1",
+                    "nosystemcert",
+                    f"ntstrustedcerts {world.files.authority}",
+                ),
+                False,
+            )
         commands[DATAGRAM, COLD] = self._tsq(world.target), True
         commands[DATAGRAM, TICKET] = self._tsq(world.target, "--session-file", str(self._session)), True
         commands[STREAM, COLD] = self._tsq(world.target, "--stream"), True
@@ -111,7 +116,7 @@ class Bench:
             stack.enter_context(server.process)
             target = started(server).target
             commands[row, COLD] = self._newcomer(target) if row == NEWCOMER else self._tsq(target), True
-        return commands
+        return {key: command for key, command in commands.items() if key[0] not in self._run.skipped}
 
     def _tsq(self, target: Target, *more: str) -> Sequence[str]:
         client = str(Path(sys.executable).parent / "tsq-client")
@@ -132,7 +137,12 @@ class Bench:
         with tempfile.TemporaryFile("w+") as errors:
             begin_ns, begin = time.time_ns(), time.perf_counter()
             done = subprocess.run(
-                [*WITH_PARENT, *self._ours(_OURS), *command], stdout=subprocess.PIPE, stderr=errors, text=True, timeout=30, check=False,
+                [*WITH_PARENT, *self._ours(_OURS), *command],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                timeout=30,
+                check=False,
                 cwd=Path(__file__).parents[2],
             )
             wall, end_ns = time.perf_counter() - begin, time.time_ns()

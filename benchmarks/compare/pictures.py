@@ -20,17 +20,31 @@ from benchmarks.compare.table import amount
 WITHOUT = "no pictures: matplotlib is not installed (pip install --group plots)"
 OFFSETS, CPU, GROWTH, EXCHANGE = "offsets.png", "cpu.png", "growth.png", "exchange.png"
 _COLOURS = {
-    ECHO: "#7f7f7f", NTP: "#e6a15c", NTS: "#b5460f", STREAM: "#8c6bb1", DATAGRAM: "#0b7a3b", EXACT_ROW: "#5fbf7f",
-    ALONE: "#1f4e9c", NEWCOMER: "#7fa8e0", QUICHE: "#c2185b", NODE_ECHO: "#e79bb8",
+    ECHO: "#7f7f7f",
+    NTP: "#e6a15c",
+    NTS: "#b5460f",
+    STREAM: "#8c6bb1",
+    DATAGRAM: "#0b7a3b",
+    EXACT_ROW: "#5fbf7f",
+    ALONE: "#1f4e9c",
+    NEWCOMER: "#7fa8e0",
+    QUICHE: "#c2185b",
+    NODE_ECHO: "#e79bb8",
 }
 _MARKS = dict(zip(ROWS, "oosDsv^<>P", strict=True))
 _SPAN_COLOURS = ("#9ecae1", "#4292c6", "#d94801", "#d9d9d9")
 _SPAN_NAMES = (
-    "T1 to T2: the kernel carries the request", "T2 to T3: the server wakes up, receives, works",
-    "T3 to T4: it seals and sends, the kernel carries the answer", "the client itself (in Python)",
+    "T1 to T2: the kernel carries the request",
+    "T2 to T3: the server wakes up, receives, works",
+    "T3 to T4: it seals and sends, the kernel carries the answer",
+    "the client itself (in Python)",
 )
 _KINDS = {BASIC: ":", EXACT: "-", WARM: "--"}
-_KIND_NAMES = {BASIC: "T3 as claimed (basic)", EXACT: "exact T3 (NTP's and NTS's interleaved mode)", WARM: "exact T3, path kept warm"}
+_KIND_NAMES = {
+    BASIC: "T3 as claimed (basic)",
+    EXACT: "exact T3 (NTP's and NTS's interleaved mode)",
+    WARM: "exact T3, path kept warm",
+}
 
 
 def draw(run: Run, place: Path) -> list[str]:
@@ -87,7 +101,11 @@ def _offsets(run: Run, pyplot: Any) -> Any:
     handles = [lines.Line2D([], [], color=_COLOURS[row], linewidth=3) for row in rows]
     styles = [lines.Line2D([], [], color="black", linestyle=style, linewidth=2) for style in _KINDS.values()]
     figure.legend(
-        [*handles, *styles], [*rows, *(_KIND_NAMES[kind] for kind in _KINDS)], loc="outside lower center", ncols=3, frameon=False,
+        [*handles, *styles],
+        [*rows, *(_KIND_NAMES[kind] for kind in _KINDS)],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
         fontsize=9,
     )
     figure.suptitle("Offset between two network namespaces that share one clock, 64 polls a second", fontsize=11)
@@ -116,13 +134,13 @@ def _cpu(run: Run, pyplot: Any) -> Any:
     floor = run.median("serving", ECHO, loads[-1 if len(loads) == 1 else 1], "server CPU")
     if floor is not None:
         axis.axvline(floor * 1e6, color="black", linestyle="--", linewidth=1)
-        axis.text(floor * 1e6, -0.62, "the floor", ha="center", va="bottom", fontsize=8.5)
+        axis.text(floor * 1.05e6, -0.5, "the floor", ha="left", va="bottom", fontsize=8.5)
     axis.set_xscale("log")
     axis.set_xlim(1, max(_largest(run, rows, loads) * 3.2, 10))
     _plain(axis, "x")
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.45, -0.7)
-    axis.set_xlabel("server CPU time for one request in µs (user and kernel), at saturation; logarithmic; black: quartiles of the rounds")
+    axis.set_xlabel("server CPU time for one request in µs, user and kernel, at saturation; black: quartiles of the rounds")
     axis.grid(True, axis="x", which="major", alpha=0.3)
     axis.set_axisbelow(True)
     return figure
@@ -136,7 +154,10 @@ def _largest(run: Run, rows: Sequence[str], loads: Sequence[str]) -> float:
 
 def _growth(run: Run, pyplot: Any) -> Any:
     """CPU time of a request and memory over the number of clients."""
-    panels = (("serving", "server CPU", 1e6, "server CPU for one request in µs"), ("memory", "memory", 2.0**-20, "server's memory in MiB"))
+    panels = (
+        ("serving", "server CPU", 1e6, "server CPU for one request in µs"),
+        ("memory", "memory", 2.0**-20, "server's memory in MiB"),
+    )
     if len(run.loads("serving")) < 2:
         return None
     figure, axes = pyplot.subplots(1, 2, figsize=(12.4, 4.8), layout="constrained")
@@ -145,7 +166,8 @@ def _growth(run: Run, pyplot: Any) -> Any:
         for row in ROWS:
             points = sorted(
                 (int(one.load.split()[0].replace(",", "")), one.median * scale)
-                for one in run.figures if (one.column, one.row, one.quantity) == (column, row, quantity)
+                for one in run.figures
+                if (one.column, one.row, one.quantity) == (column, row, quantity)
             )
             if len(points) > 1:
                 xs, ys = zip(*points, strict=True)
@@ -166,7 +188,10 @@ def _exchange(run: Run, pyplot: Any) -> Any:
     rows = [row for row in ROWS if run.find("delay", row, ONE, SPANS[0])]
     if not rows:
         return None
-    groups = [[row for row in rows if row in (NTP, NTS, DATAGRAM, EXACT_ROW)], [row for row in rows if row in (STREAM, ALONE, NEWCOMER, QUICHE)]]
+    groups = [
+        [row for row in rows if row in (NTP, NTS, DATAGRAM, EXACT_ROW)],
+        [row for row in rows if row in (STREAM, ALONE, NEWCOMER, QUICHE)],
+    ]
     groups = [group for group in groups if group]
     sizes = [len(group) for group in groups]
     figure, axes = pyplot.subplots(
@@ -191,8 +216,8 @@ def _spans(run: Run, axis: Any, group: Sequence[str]) -> list[Any]:
         for value, colour in zip(parts, _SPAN_COLOURS, strict=True):
             bars.append(axis.barh(row, value, left=at, height=0.68, color=colour))
             if value > widest * 0.045:
-                ink = "white" if colour in _SPAN_COLOURS[1:3] else "black"
-                axis.text(at + value / 2, row, f"{value:.3g}" if value < 100 else f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8.5)
+                ink, text = "white" if colour in _SPAN_COLOURS[1:3] else "black", f"{value:.3g}" if value < 100 else f"{value:.0f}"
+                axis.text(at + value / 2, row, text, ha="center", va="center", color=ink, fontsize=8.5)
             at += value
         axis.text(at + widest * 0.008, row, f"{at:.0f} µs", va="center", fontsize=9)
     axis.set_xlim(0, widest * 1.09)

@@ -15,8 +15,12 @@ from typing import Any
 SCHEMA = 1
 UNITS = ("s", "bytes", "per second", "share", "count")
 COLUMNS = {
-    "serving": "serving at saturation", "delay": "delay of one exchange", "accuracy": "|offset| where the truth is 0",
-    "oneshot": "one shot", "handshake": "handshake to the first answer", "memory": "server memory",
+    "serving": "serving at saturation",
+    "delay": "delay of one exchange",
+    "accuracy": "|offset| where the truth is 0",
+    "oneshot": "one shot",
+    "handshake": "handshake to the first answer",
+    "memory": "server memory",
 }
 
 
@@ -125,7 +129,9 @@ def read(file: Path) -> Run:
 def _figure(data: Any, file: Path) -> Figure:
     names = {"column", "row", "load", "quantity", "unit", "rounds"}
     if not isinstance(data, dict) or data.keys() != names:
-        raise ValueError(f"{file}: a figure with {sorted(data) if isinstance(data, dict) else data!r} found, {sorted(names)} expected")
+        raise ValueError(
+            f"{file}: a figure with {sorted(data) if isinstance(data, dict) else data!r} found, {sorted(names)} expected"
+        )
     if data["column"] not in COLUMNS or data["unit"] not in UNITS:
         raise ValueError(f"{file}: a figure of {data['column']!r} in {data['unit']!r} found, known columns and units expected")
     rounds = tuple(tuple(float(value) for value in one) for one in data["rounds"])

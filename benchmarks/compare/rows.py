@@ -12,7 +12,18 @@ from pathlib import Path
 
 from benchmarks import streams
 from benchmarks.processes import (
-    HOST, Chronyd, Echo, Newcomer, NodeServer, Process, Programs, TsqServer, free_port, have, quiche, why_no_quiche,
+    HOST,
+    Chronyd,
+    Echo,
+    Newcomer,
+    NodeServer,
+    Process,
+    Programs,
+    TsqServer,
+    free_port,
+    have,
+    quiche,
+    why_no_quiche,
 )
 from tsq.config import Target
 from tsq.quic.selfsigned import CertificateFiles
@@ -50,7 +61,7 @@ def missing() -> dict[str, str]:
     """Rows that cannot run here, and why."""
     found: dict[str, str] = {}
     if not have("cc"):
-        found |= dict.fromkeys((ECHO, NTP, NTS), "no C compiler for the load (cc)")
+        found |= dict.fromkeys((ECHO, NTP, NTS, NODE_ECHO), "no C compiler for the load (cc)")
     if not have("chronyd"):
         found |= dict.fromkeys((NTP, NTS), "chronyd is not installed (make peers)")
     if not have("node"):
@@ -67,7 +78,12 @@ def start(
 ) -> Server:
     """A row's server, not entered yet; its ports are known once it is."""
     makers: Mapping[str, object] = {
-        STREAM: TsqServer, DATAGRAM: TsqServer, EXACT: TsqServer, ALONE: TsqServer, NEWCOMER: Newcomer, QUICHE: quiche,
+        STREAM: TsqServer,
+        DATAGRAM: TsqServer,
+        EXACT: TsqServer,
+        ALONE: TsqServer,
+        NEWCOMER: Newcomer,
+        QUICHE: quiche,
     }
     if row in (NTP, NTS):
         return _chronyd(files, directory, host, prefix)
@@ -95,8 +111,13 @@ def started(server: Server) -> Server:
 def _chronyd(files: CertificateFiles, directory: Path, host: str, prefix: Sequence[str]) -> Server:
     port, establishment = free_port(), free_port(socket.SOCK_STREAM)
     configuration = [
-        f"port {port}", f"bindaddress {host}", "allow", "local stratum 1",
-        f"ntsport {establishment}", f"ntsservercert {files.certificate}", f"ntsserverkey {files.key}",
+        f"port {port}",
+        f"bindaddress {host}",
+        "allow",
+        "local stratum 1",
+        f"ntsport {establishment}",
+        f"ntsservercert {files.certificate}",
+        f"ntsserverkey {files.key}",
     ]
     place = directory / f"chronyd-{port}"
     return Server(Chronyd(place, configuration, prefix=prefix), Target(host, port), establishment)

@@ -1,8 +1,8 @@
 """What a request costs each server at saturation, as clients grow from one to thousands, and the memory that they take.
 
-Comes in: the running servers of rows, each with its load. Goes out: CPU time for each answer (the process's own, user and kernel, from
-schedstat), answers a second, memory. Servers share one core, loads the other; all rows take turns, round by round. The last step, of
-the most clients, is for one row at a time, beside the floor: thousands of connections cannot wait for all the others.
+Comes in: the running servers of rows, each with its load. Goes out: CPU time for each answer (the process's own, user and kernel,
+from schedstat), answers a second, memory. Servers share one core, loads the other; all rows take turns, round by round. The last
+step, of the most clients, is for one row at a time, one of them beside the floor: thousands of connections cannot wait for others.
 """
 
 import contextlib
@@ -17,7 +17,21 @@ from typing import Protocol
 from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import (
-    ALONE, DATAGRAM, ECHO, EXACT, NEWCOMER, NODE_ECHO, NTP, NTS, QUICHE, STREAM, Server, pin, processes_of, start, started,
+    ALONE,
+    DATAGRAM,
+    ECHO,
+    EXACT,
+    NEWCOMER,
+    NODE_ECHO,
+    NTP,
+    NTS,
+    QUICHE,
+    STREAM,
+    Server,
+    pin,
+    processes_of,
+    start,
+    started,
 )
 from benchmarks.fleet import Fleet
 from benchmarks.measure import Round, alternate, cpu_of
@@ -294,8 +308,10 @@ class Bench:
             if not done.answered:
                 raise RuntimeError("a load brought no answer")
             return {
-                "server CPU": spent / done.answered, "load CPU": done.cpu / done.answered,
-                "answers": done.answered / done.seconds, "busy": spent / done.seconds,
+                "server CPU": spent / done.answered,
+                "load CPU": done.cpu / done.answered,
+                "answers": done.answered / done.seconds,
+                "busy": spent / done.seconds,
             }
 
         return measured
@@ -309,7 +325,8 @@ class Bench:
                 self._run.add("serving", row, _clients(clients), quantity, unit, values)
 
     def _memory(self, row: str, server: Server, clients: int) -> None:
-        if row == EXACT:
+        # The former has the other's connections; an echo has none.
+        if row in (EXACT, ECHO, NODE_ECHO):
             return
         size = memory_of(server.process.pid)
         base = self._base.setdefault(row, size)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.compare.sniffer INTERFACE
 
-Prints "ready", and a JSON list when it is asked to end (SIGTERM): [Unix ns, bytes of the IP packet, "tcp" or "udp", outgoing, source
-port, destination port]. It must never see more than its own network namespace.
+Prints "ready", and a JSON list when it is asked to end (SIGTERM): [Unix ns, bytes of the IP packet, "tcp" or "udp", outgoing,
+source port, destination port]. It must never see more than its own network namespace.
 """
 
 import json

@@ -65,18 +65,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     if not kept:
         return ["Not measured in this run."]
     lines = [heads, ["---"] * len(heads), *kept]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def of_quantity(run: Run, column: str, load: str, quantity: str, *, floor: bool = True) -> list[str]:
-    """A table of one quantity: each row with its ratios."""
-    heads = ["", quantity, *(["to the floor"] if floor else []), "to chronyd NTS"]
-    rows = []
-    for row in ROWS:
-        bases = [ECHO, NTS] if floor else [NTS]
-        ratios = [times(ratio(run, column, row, load, quantity, base)) for base in bases]
-        rows.append([row, cell(run.find(column, row, load, quantity)), *ratios])
-    return markdown(heads, (row for row in rows if row[1] != NOTHING))
+    return ["| " + " | ".join(one.replace("|", "\\|") for one in line) + " |" for line in lines]
 
 
 def of_loads(run: Run, column: str, quantity: str, loads: Sequence[str], show: Callable[[Figure | None], str] = cell) -> list[str]:
@@ -91,6 +80,10 @@ def short(figure: Figure | None) -> str:
     return f"{amount(figure.median, figure.unit)} (p99 {amount(figure.p99, figure.unit)})"
 
 
+def median(figure: Figure | None) -> str:
+    return NOTHING if figure is None else amount(figure.median, figure.unit)
+
+
 def best_offset(run: Run, row: str, load: str) -> Figure | None:
     """The best that a row can do."""
     found = [run.find("accuracy", row, load, f"|offset|, {kind}") for kind in (WARM, EXACT, BASIC)]
@@ -100,33 +93,32 @@ def best_offset(run: Run, row: str, load: str) -> Figure | None:
 def glance(run: Run) -> list[str]:
     """The whole comparison, a line for each row."""
     clients = next((load for load in ("100 clients", "1 client") if load in run.loads("serving")), "")
-    accuracy = load_name(64, "idle")
-    most = next((load for load in reversed(run.loads("memory")) if run.find("memory", DATAGRAM, load, "memory for each client")), "")
-    heads = [
-        "", f"server CPU for a request, {clients or 'saturated'}", "to the floor", "to chronyd NTS", "delay, one core, compiled client",
-        "to chronyd NTS", DELTA, "|offset|, 64/s, best", "one shot, start to answer", "its CPU",
-        "handshake, server CPU", "memory for each client",
+    grown = [load for load in run.loads("memory") if run.find("memory", DATAGRAM, load, "memory for each client")]
+    memory = "1,000 clients" if "1,000 clients" in grown else (grown or [""])[-1]
+    cells = [
+        (f"server CPU for a request, {clients or 'saturated'}", ("serving", clients, "server CPU"), (ECHO, NTS)),
+        ("delay, one core, compiled client", ("delay", ONE, COMPILED), (NTS,)),
+        (DELTA, ("delay", ONE, DELTA), ()),
+        ("|offset|, 64/s, best", None, ()),
+        ("one shot, start to answer", ("oneshot", COLD, TO_ANSWER), ()),
+        ("its CPU", ("oneshot", COLD, CPU), ()),
+        ("handshake, server CPU", ("handshake", f"{ECDSA}, {FULL}", "server CPU"), ()),
+        (f"memory for each of {memory or 'the clients'}", ("memory", memory, "memory for each client"), ()),
     ]
+    names = {ECHO: "to the floor", NTS: "to chronyd NTS"}
+    heads = ["", *(head for title, _, bases in cells for head in (title, *(names[base] for base in bases)))]
     rows = []
     for row in ROWS:
         if row in run.skipped:
             rows.append([row, f"skipped: {run.skipped[row]}", *[NOTHING] * (len(heads) - 2)])
             continue
-        median: Callable[..., str] = lambda *key, row=row: _median(run, key[0], row, key[1], key[2])  # noqa: E731
-        offset = best_offset(run, row, accuracy)
-        rows.append([
-            row, median("serving", clients, "server CPU"),
-            times(ratio(run, "serving", row, clients, "server CPU", ECHO)), times(ratio(run, "serving", row, clients, "server CPU", NTS)),
-            median("delay", ONE, COMPILED), times(ratio(run, "delay", row, ONE, COMPILED, NTS)), median("delay", ONE, DELTA),
-            NOTHING if offset is None else amount(offset.median, "s"),
-            median("oneshot", COLD, TO_ANSWER), median("oneshot", COLD, CPU), median("handshake", f"{ECDSA}, {FULL}", "server CPU"),
-            median("memory", most, "memory for each client"),
-        ])
+        line = [row]
+        for _, key, bases in cells:
+            if key is None:
+                line.append(median(best_offset(run, row, load_name(64, "idle"))))
+                continue
+            column, load, quantity = key
+            line.append(median(run.find(column, row, load, quantity)))
+            line += [times(ratio(run, column, row, load, quantity, base)) for base in bases]
+        rows.append(line)
     return markdown(heads, rows)
-
-
-def _median(run: Run, column: str, row: str, load: str, quantity: str) -> str:
-    figure = run.find(column, row, load, quantity)
-    return NOTHING if figure is None else amount(figure.median, figure.unit)
-
-
