@@ -57,8 +57,10 @@ class Process:
     def __enter__(self) -> Self:
         errors = self._errors.open("a") if self._errors is not None else None
         try:
+            # A group of its own: Ctrl-C is for the program that started it, which then ends it.
             self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent,
+                process_group=0,
             )
         finally:
             if errors is not None:

@@ -150,8 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measured(plan: Plan, parts: Sequence[str], wanted: Iterable[str]) -> record.Run | int:
     """The run; 130 where it was interrupted."""
-    # So that everything ends that was started, when this is asked to end.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # So that everything ends that was started, when this is asked to end; also where a shell made SIGINT of no effect.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="tsq-compare-", ignore_cleanup_errors=True) as directory:
         try:
