@@ -147,7 +147,8 @@ class World:
             "--ca", str(self.files.authority), "--rate", str(rate), "--seconds", str(seconds), *flags,
         ]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, timeout=seconds + 30, check=True, cwd=Path(__file__).parent.parent
+            command, stdout=subprocess.PIPE, text=True, timeout=seconds + 30, check=True, cwd=Path(__file__).parent.parent,
+            process_group=0,
         )
         rows = json.loads(done.stdout)[skipped:]
         offsets, gaps, delays, stamps = [], [], [], set()

@@ -139,7 +139,9 @@ def volley(
     """Run the C load: always so many datagrams under way, of these in turn, from so many addresses in turn."""
     command = [*WITH_PARENT, programs.volley, str(port), str(flight), str(seconds), str(clients)]
     lines = "\n".join(one.hex() for one in ([datagram] if isinstance(datagram, bytes) else datagram))
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=seconds + 30, check=True)
+    done = subprocess.run(
+        command, input=lines, capture_output=True, text=True, timeout=seconds + 30, check=True, process_group=0
+    )
     first, _, delays = done.stdout.partition("\n")
     sent, answered, spent, cpu, size = first.split()
     return Volley(int(sent), int(answered), float(spent), float(cpu), int(size), tuple(float(ns) / 1e9 for ns in delays.split()))

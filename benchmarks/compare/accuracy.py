@@ -109,7 +109,8 @@ class Bench:
             str(1 / rate),
         ]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, timeout=seconds * 3 + 30, check=True, cwd=Path(__file__).parents[2]
+            command, stdout=subprocess.PIPE, text=True, timeout=seconds * 3 + 30, check=True, cwd=Path(__file__).parents[2],
+            process_group=0,
         )
         rows = [list(map(int, line.split()[:4])) for line in done.stdout.splitlines()][1:]
         offsets = [((t2 - t1) + (t3 - t4)) / 2e3 for t1, t2, t3, t4 in rows]

@@ -144,6 +144,7 @@ class Bench:
                 timeout=30,
                 check=False,
                 cwd=Path(__file__).parents[2],
+                process_group=0,
             )
             wall, end_ns = time.perf_counter() - begin, time.time_ns()
             errors.seek(0)
