@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := $(patsubst tsq/%.pyx,tsq.%,$(wildcard tsq/*.pyx))
 
-.PHONY: demo test build lint sim fuzz sanitize bench clean
+.PHONY: demo test build lint sim fuzz sanitize bench compare clean
 
 demo: build
 	@$(BIN)/python scripts/demo.py
@@ -49,8 +49,16 @@ fuzz: build
 sanitize: build
 	@PYTHON=$(CURDIR)/$(BIN)/python sh scripts/sanitize.sh
 
+# Compared with the stored run, as ratios.
 bench: build
-	@$(BIN)/python -m pytest --benchmark-only benchmarks
+	@mkdir -p build
+	@$(BIN)/python -m pytest --benchmark-only --benchmark-json=build/bench.json benchmarks
+	@$(BIN)/python -m benchmarks.regressions build/bench.json
+
+# Side by side with NTP, NTS and others, in about ten minutes; writes the page and its pictures.
+compare: build peers
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group plots
+	@$(BIN)/python -m benchmarks.compare --out docs/explanation
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info tsq/*.so

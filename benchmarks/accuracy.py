@@ -35,26 +35,32 @@ LOADS = ("idle", "both cores loaded")
 XLEAVE, BASIC = "chronyd xleave, 64/s", "chronyd basic, 64/s"
 EXACT, WARM = "TSQ exact T3, {}/s", "TSQ exact T3, {}/s, warm"
 PLAIN, PLAIN_WARM = "TSQ, {}/s", "TSQ, {}/s, warm"
-_PORT = 11123
-# The first samples of a client: of a connection, and of a chronyd that is still starting.
+NTP_PORT, NTS_PORT = 11123, 14460
+# The first samples of a client do not count: of a connection, and of a chronyd that is still starting.
 _SKIPPED = 16
-_START = 2.0
+_START = 1.5
 _OURS, _THEIRS = 1, 0
 _COLORS = {"TSQ exact": ("#0b7a3b", "#5fbf7f"), "TSQ": ("#1f4e9c", "#7fa8e0"), "chronyd": ("#b5460f", "#e0a070")}
 
 
 @dataclass(slots=True)
 class Found:
-    """Samples of one side under one load, all rounds. Offsets in µs."""
+    """Samples of one side under one load, all rounds and each. Offsets, delays and gaps in µs."""
 
     offsets: list[float] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+    rounds: list[list[float]] = field(default_factory=list)
     stamps: set[str] = field(default_factory=set)
     wanted: int = 0
 
-    def add(self, offsets: Sequence[float], stamps: set[str], wanted: int, gaps: Sequence[float] = ()) -> None:
+    def add(
+        self, offsets: Sequence[float], stamps: set[str], wanted: int, delays: Sequence[float], gaps: Sequence[float] = ()
+    ) -> None:
         self.offsets += offsets
+        self.rounds.append(list(offsets))
+        self.delays += delays
         self.stamps |= stamps
         self.wanted += wanted
         self.gaps += gaps
@@ -96,71 +102,86 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._network = Namespaces()
-        self._ca = ""
-        self._target = Target("")
+        self.network = Namespaces()
+        self.address = self.network.addresses[_THEIRS]
+        self.files = self_signed(str(directory), ["localhost", self.address])
+        self.target = Target("")
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[dict[str, Measure]]:
-        """Everything is up; the sides."""
+    def running(self) -> Iterator[None]:
+        """The network, tsq-server, and chronyd where it is installed, are up."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._network)
-            address = self._network.addresses[_THEIRS]
-            files = self_signed(str(self._directory), ["localhost", address])
-            self._ca = str(files.authority)
-            server = TsqServer(files.certificate, files.key, host=address, prefix=self._network.prefix(_THEIRS))
-            self._target = stack.enter_context(server).target
-            sides: dict[str, Measure] = {}
-            for rate in (64, 1000):
-                sides[EXACT.format(rate)] = partial(self._tsq, rate, True, False)
-                sides[PLAIN.format(rate)] = partial(self._tsq, rate, False, False)
-            sides[WARM.format(64)] = partial(self._tsq, 64, True, True)
-            sides[PLAIN_WARM.format(64)] = partial(self._tsq, 64, False, True)
+            stack.enter_context(self.network)
+            there = self.network.prefix(_THEIRS)
+            server = TsqServer(self.files.certificate, self.files.key, host=self.address, prefix=there)
+            self.target = stack.enter_context(server).target
             if have("chronyd"):
-                configuration = [f"port {_PORT}", f"bindaddress {address}", "allow", "local stratum 1"]
-                stack.enter_context(
-                    Chronyd(self._directory / "server", configuration, prefix=self._network.prefix(_THEIRS))
-                )
-                sides[XLEAVE] = partial(self._chronyd, "xleave")
-                sides[BASIC] = partial(self._chronyd, "")
-            yield sides
+                configuration = [
+                    f"port {NTP_PORT}", f"bindaddress {self.address}", "allow", "local stratum 1", f"ntsport {NTS_PORT}",
+                    f"ntsservercert {self.files.certificate}", f"ntsserverkey {self.files.key}",
+                ]
+                stack.enter_context(Chronyd(self._directory / "server", configuration, prefix=there))
+            yield
 
-    def _tsq(self, rate: int, exact: bool, warm: bool, seconds: float, found: Found) -> None:
+    def sides(self) -> dict[str, Measure]:
+        """What this program measures."""
+        sides: dict[str, Measure] = {}
+        for rate in (64, 1000):
+            sides[EXACT.format(rate)] = partial(self.tsq, rate, exact=True)
+            sides[PLAIN.format(rate)] = partial(self.tsq, rate)
+        sides[WARM.format(64)] = partial(self.tsq, 64, exact=True, warm=True)
+        sides[PLAIN_WARM.format(64)] = partial(self.tsq, 64, warm=True)
+        if have("chronyd"):
+            sides[XLEAVE] = partial(self.chronyd, "xleave")
+            sides[BASIC] = partial(self.chronyd, "")
+        return sides
+
+    def tsq(
+        self, rate: int, seconds: float, found: Found, *, exact: bool = False, warm: bool = False, stream: bool = False,
+        target: Target | None = None, skipped: int = _SKIPPED,
+    ) -> None:
+        """TSQ's client asks so often."""
+        flags = [flag for flag, on in (("--exact", exact), ("--warm", warm), ("--stream", stream)) if on]
         command = [
-            *WITH_PARENT, *self._network.prefix(_OURS), sys.executable, "-m", "benchmarks.probe", str(self._target),
-            "--ca", self._ca, "--rate", str(rate), "--seconds", str(seconds),
-            *(["--exact"] if exact else []), *(["--warm"] if warm else []),
+            *WITH_PARENT, *self.network.prefix(_OURS), sys.executable, "-m", "benchmarks.probe", str(target or self.target),
+            "--ca", str(self.files.authority), "--rate", str(rate), "--seconds", str(seconds), *flags,
         ]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, timeout=seconds + 30, check=True, cwd=Path(__file__).parent.parent
+            command, stdout=subprocess.PIPE, text=True, timeout=seconds + 30, check=True, cwd=Path(__file__).parent.parent,
+            process_group=0,
         )
-        rows = json.loads(done.stdout)[_SKIPPED:]
-        offsets, gaps, stamps = [], [], set()
+        rows = json.loads(done.stdout)[skipped:]
+        offsets, gaps, delays, stamps = [], [], [], set()
         for t1, t2, t3, t4, left, t1_source, t4_source in rows:
             if left is not None:
                 gaps.append((left - t3) / 1e3)
             if exact and left is None:
                 continue
-            offsets.append(((t2 - t1) + ((left if exact else t3) - t4)) / 2e3)
+            sent = left if exact else t3
+            offsets.append(((t2 - t1) + (sent - t4)) / 2e3)
+            delays.append(((t4 - t1) - (sent - t2)) / 1e3)
             stamps.add(f"{t1_source[0]}k{'k' if exact else 'u'}{t4_source[0]}".upper())
-        found.add(offsets, stamps, int(rate * seconds) - _SKIPPED, gaps)
+        found.add(offsets, stamps, int(rate * seconds) - skipped, delays, gaps)
 
-    def _chronyd(self, mode: str, seconds: float, found: Found) -> None:
+    def chronyd(self, mode: str, seconds: float, found: Found, *, nts: bool = False, poll: int = -6) -> None:
+        """A chronyd asks every 2**poll seconds; the last samples of its log."""
         with tempfile.TemporaryDirectory(dir=self._directory) as place:
             directory = Path(place)
-            server = f"server {self._network.addresses[_THEIRS]} port {_PORT} noselect minpoll -6 maxpoll -6 {mode}"
-            client = Chronyd(directory, ["port 0", server, "log rawmeasurements"], prefix=self._network.prefix(_OURS))
+            secured = [f"nts ntsport {NTS_PORT}"] if nts else [f"port {NTP_PORT}"]
+            server = " ".join([f"server {self.address}", *secured, f"noselect minpoll {poll} maxpoll {poll}", mode])
+            trust = ["nosystemcert", f"ntstrustedcerts {self.files.authority}", f"ntsdumpdir {directory}"] if nts else []
+            client = Chronyd(directory, ["port 0", server, *trust, "log rawmeasurements"], prefix=self.network.prefix(_OURS))
             with client:
                 time.sleep(_START + seconds)
             logs = [file for name in ("rawmeasurements.log", "measurements.log") if (file := directory / name).exists()]
             lines = logs[0].read_text().splitlines() if logs else []
         rows = [line.split() for line in lines if line[:1].isdigit()]
-        wanted = int(64 * seconds)
+        wanted = int(2.0**-poll * seconds)
         # At the end: mode ("4B": basic, "4I": interleaved), who took T1 and T4 ("D": the daemon). T2 is the server's kernel's, and
         # so is T3 in interleaved mode; in basic mode it is in the packet, so the daemon's.
         rows = [row for row in rows if len(row) >= 20 and row[-3][-1] == ("I" if mode else "B")][-wanted:]
         stamps = {f"{row[-2]}K{'K' if mode else 'U'}{row[-1]}".replace("D", "U") for row in rows}
-        found.add([float(row[11]) * 1e6 for row in rows], stamps, wanted)
+        found.add([float(row[11]) * 1e6 for row in rows], stamps, wanted, [float(row[12]) * 1e6 for row in rows])
 
 
 def busy_share() -> tuple[float, float]:
@@ -184,7 +205,9 @@ def measure(directory: Path, rounds: int, seconds: float) -> tuple[dict[tuple[st
     """(side, load) -> what was found; load -> median share of the cores that was busy."""
     found: dict[tuple[str, str], Found] = {}
     busy: dict[str, list[float]] = {load: [] for load in LOADS}
-    with World(directory).running() as sides:
+    world = World(directory)
+    with world.running():
+        sides = world.sides()
         for number in range(rounds):
             names = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for load in LOADS:

@@ -15,10 +15,10 @@ import pytest
 from aioquic.asyncio.client import connect
 
 import tsq
+from benchmarks.compare.newcomer import TimeClient, client_configuration
 from benchmarks.conftest import Show
 from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, Side, alternate, cpu_of
 from benchmarks.peers import HOST, BlockingClient, Peers
-from benchmarks.plain_aioquic import TimeClient, client_configuration
 from tsq.config import Target
 
 ROUNDS = 30

@@ -25,12 +25,12 @@ from aioquic.quic.events import DatagramFrameReceived, HandshakeCompleted
 from aioquic.quic.packet import pull_quic_header
 from aioquic.tls import SessionTicket
 
+from benchmarks.compare.newcomer import TimeClient, answer, client_configuration
 from benchmarks.conftest import Show
 from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, Side, alternate, cpu_of_family
 from benchmarks.nts import establish
 from benchmarks.peers import HOST, BlockingClient, Peers
 from benchmarks.plain import pack_tlvs
-from benchmarks.plain_aioquic import TimeClient, answer, client_configuration
 from benchmarks.processes import NtsServer, have
 from tsq._fast import clock_ns, pack_address
 from tsq.client import query_all

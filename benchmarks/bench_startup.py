@@ -2,9 +2,9 @@
 
 plain is `python -c "import aioquic.quic.connection"` with the same interpreter, from start to exit, whatever it is set against.
 Ours: "start to answer" is from before the process is started until the kernel received the answer (T4, printed by -v), "start to
-exit" until it has ended; CPU is that of the whole process, user and system. "plain aioquic client" is plain_aioquic.py, which asks
-the plain server once and waits until its connection is closed. Processes alternate round by round. Python's byte code is cached, as
-in an installed package, also where the environment says otherwise.
+exit" until it has ended; CPU is that of the whole process, user and system. "plain aioquic client" is compare/newcomer.py, which
+asks the plain server once and waits until its connection is closed. Processes alternate round by round. Python's byte code is
+cached, as in an installed package, also where the environment says otherwise.
 
 "one shot" sets the same two, start to answer, against `chronyd -Q` from start to exit: with plain NTP (most of it a pause that
 chronyd makes) and with NTS.
@@ -79,7 +79,7 @@ def tsq_client(peers: Peers, *arguments: str) -> Side:
 
 
 def plain_client(peers: Peers) -> Side:
-    command = [sys.executable, "-m", "benchmarks.plain_aioquic", "ask", str(peers.plain.port), peers.ca]
+    command = [sys.executable, "-m", "benchmarks.compare.newcomer", "ask", HOST, str(peers.plain.port), peers.ca]
 
     def measure() -> Round:
         seconds, started_ns, output = run(command, peers.directory)

@@ -19,6 +19,8 @@ from tsq.quic.offload import Plane, SharedConnection
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _TIMEOUT = 20.0
+# Handshakes under way at a time: so that neither end waits for the other.
+_AT_ONCE = 6
 _ID = slice(1, 9)
 # Time for what a handshake leaves behind to be acknowledged: tickets, connection IDs, HANDSHAKE_DONE.
 _SETTLE = 0.3
@@ -68,27 +70,51 @@ class Fleet:
         return self.asker.run(self._udp.fileno(), total, window, rate, seconds, exact, self._control)
 
     def __enter__(self) -> Self:
-        for _ in range(self._count):
-            member = _Member(SharedConnection(configuration=self._configuration))
-            self._all.append(member)
-            self._members[member.quic.host_cid] = member
-            member.quic.connect(CONNECTED, time.monotonic())
-            end = time.monotonic() + _TIMEOUT
-            while not member.confirmed:
-                if time.monotonic() > end:
-                    raise TimeoutError("the handshake did not finish")
-                self._turn([member], 0.05)
+        self.grow(self._count)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def grow(self, count: int) -> None:
+        """Connect until there are so many. `asker` then asks on all."""
+        fresh: list[_Member] = []
+        pending: list[_Member] = []
+        last = time.monotonic()
+        while pending or len(self._all) < count:
+            while len(pending) < _AT_ONCE and len(self._all) < count:
+                member = _Member(SharedConnection(configuration=self._configuration))
+                self._all.append(member)
+                self._members[member.quic.host_cid] = member
+                member.quic.connect(CONNECTED, time.monotonic())
+                fresh.append(member)
+                pending.append(member)
+            self._turn(pending, 0.05)
+            waiting = [member for member in pending if not member.confirmed]
+            if len(waiting) < len(pending):
+                last = time.monotonic()
+            elif time.monotonic() - last > _TIMEOUT:
+                raise TimeoutError("the handshake did not finish")
+            pending = waiting
         end = time.monotonic() + _SETTLE
         while time.monotonic() < end:
-            self._turn(self._all, 0.03)
-        sessions = {}
-        for member in self._all:
+            self._turn(fresh, 0.03)
+        for member in fresh:
             member.hand_over()
             if member.plane.session is None:
                 raise RuntimeError("a connection is not fit for the data plane")
-            sessions[member.quic.host_cid] = member.plane.session
-        self.asker = Asker(sessions)
-        return self
+        self.asker = self.askers()[0]
+
+    def askers(self, size: int | None = None) -> list[Asker]:
+        """What asks on so many connections each; all others that were made before are of no use any more."""
+        sessions = [(member.quic.host_cid, member.plane.session) for member in self._all]
+        step = max(1, size or len(sessions))
+        chunks = [sessions[at : at + step] for at in range(0, len(sessions), step)] or [[]]
+        return [Asker({name: session for name, session in chunk if session is not None}) for chunk in chunks]
+
+    def ask_through(self, asker: Asker, total: int, *, window: int = 1, seconds: float = 10.0, exact: bool = False) -> list[float]:
+        """As `run`, on an asker's connections."""
+        return asker.run(self._udp.fileno(), total, window, 0.0, seconds, exact, self._control)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for member in self._all:
@@ -113,10 +139,13 @@ class Fleet:
         # Long headers name the length of the connection ID first (RFC 9000 §17.2).
         member = self._members.get(data[6:14] if data[0] & 0x80 else data[_ID])
         if member is not None:
+            member.plane.enter()
             member.quic.receive_datagram(data, CONNECTED, time.monotonic())
             for connection_id in member.drain():
                 self._members[connection_id] = member
             self._send(member)
+            if member.plane.session is not None:
+                member.hand_over()
 
     def _send(self, member: _Member) -> None:
         self._udp.send([(data, CONNECTED) for data, _ in member.quic.datagrams_to_send(time.monotonic())])

@@ -100,7 +100,7 @@ def exchanges(server: TsqServer, options: ClientOptions, counts: Mapping[str, in
     for shape, count in counts.items():
         client = BlockingClient(server.target.port, options)
         try:
-            found[shape] = timeline(client, client._link.session, count, 0.0 if shape == "back to back" else _REST)
+            found[shape] = timeline(client, client.session, count, 0.0 if shape == "back to back" else _REST)
         finally:
             client.close()
     return found

@@ -1,7 +1,7 @@
-"""One NTS-protected NTP request (RFC 8915), for a load: key establishment with a server, then the request's bytes.
+"""NTS-protected NTP requests (RFC 8915), for loads: key establishment with a server, then the requests' bytes.
 
-Comes in: the key establishment port on loopback. Goes out: a request that the server answers as often as it is sent, for NTS
-servers keep no state of their clients. No certificate is checked, and nothing is to be believed of the answers.
+Comes in: the key establishment port on loopback. Goes out: requests that the server answers as often as they are sent, for NTS
+servers keep no state of their clients. A certificate is checked where a CA is given; nothing is to be believed of the answers.
 """
 
 import os
@@ -26,44 +26,68 @@ def ntp_request() -> bytes:
 
 def nts_request(port: int) -> bytes:
     """An NTP request under a cookie of the server whose key establishment is at this port."""
-    key, cookie = establish(port)
+    return nts_requests(port, 1)[0]
+
+
+def nts_requests(port: int, count: int) -> list[bytes]:
+    """So many requests, each under a cookie of its own."""
+    requests: list[bytes] = []
+    while len(requests) < count:
+        key, cookies = establish(port)
+        requests += [protected(key, cookie) for cookie in cookies]
+    return requests[:count]
+
+
+def protected(key: bytes, cookie: bytes) -> bytes:
+    """An NTP request under this key and cookie."""
     packet = ntp_request() + _field(_UNIQUE_ID, os.urandom(32)) + _field(_COOKIE_FIELD, cookie)
     nonce = os.urandom(16)
     sealed = AESSIV(key).encrypt(b"", [packet, nonce])
     return packet + _field(_AUTHENTICATOR, struct.pack("!HH", len(nonce), len(sealed)) + nonce + sealed)
 
 
-def establish(port: int) -> tuple[bytes, bytes]:
-    """One key establishment: (key from client to server, first cookie)."""
+def establish(port: int, ca: str | None = None) -> tuple[bytes, list[bytes]]:
+    """(key from client to server, cookies). With a CA file the server's certificate is verified."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_alpn_protos([b"ntske/1"])
+    if ca is not None:
+        context.load_verify_locations(ca)
+        context.set_verify(SSL.VERIFY_PEER)
     with socket.create_connection((HOST, port), timeout=5) as plain:
         plain.settimeout(None)
+        # Else the request waits for the acknowledgment of the handshake's end.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@qq", 5, 0))
         connection = SSL.Connection(context, plain)
         connection.set_tlsext_host_name(b"localhost")
         connection.set_connect_state()
         connection.do_handshake()
-        wanted = _record(_NEXT_PROTOCOL | _CRITICAL, b"\0\0") + _record(_AEAD | _CRITICAL, struct.pack("!H", _AES_SIV_CMAC_256))
-        connection.sendall(wanted + _record(_END | _CRITICAL, b""))
+        connection.sendall(key_request())
         answer = b""
         while not answer.endswith(_record(_END | _CRITICAL, b"")):
             answer += connection.recv(4096)
         # RFC 8915 §5.1: next protocol, AEAD, 0 for client to server.
         key = connection.export_keying_material(b"EXPORTER-network-time-security", 32, struct.pack("!HHB", 0, _AES_SIV_CMAC_256, 0))
-    return key, _first_cookie(answer)
+    return key, _cookies(answer)
 
 
-def _first_cookie(answer: bytes) -> bytes:
-    at = 0
+def key_request() -> bytes:
+    """What a client asks for in key establishment (RFC 8915 §4)."""
+    wanted = _record(_NEXT_PROTOCOL | _CRITICAL, b"\0\0") + _record(_AEAD | _CRITICAL, struct.pack("!H", _AES_SIV_CMAC_256))
+    return wanted + _record(_END | _CRITICAL, b"")
+
+
+def _cookies(answer: bytes) -> list[bytes]:
+    cookies, at = [], 0
     while at < len(answer):
         kind, size = struct.unpack_from("!HH", answer, at)
         if kind & ~_CRITICAL == _COOKIE:
-            return answer[at + 4 : at + 4 + size]
+            cookies.append(answer[at + 4 : at + 4 + size])
         at += 4 + size
-    raise ValueError("no cookie in the answer")
+    if not cookies:
+        raise ValueError("no cookie in the answer")
+    return cookies
 
 
 def _record(kind: int, body: bytes) -> bytes:

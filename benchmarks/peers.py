@@ -17,6 +17,7 @@ from tsq.client import Link, open_link
 from tsq.config import ClientOptions, Target, Trust
 from tsq.exchange import Rules
 from tsq.quic.selfsigned import self_signed
+from tsq.session import Session
 from tsq.timing.sample import Sample
 
 HOST = "127.0.0.1"
@@ -24,13 +25,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class PlainServer:
-    """`plain_aioquic.py serve` as a process."""
+    """`benchmarks.compare.newcomer serve` as a process."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((HOST, 0))
             self.port: int = probe.getsockname()[1]
-        command = [sys.executable, "-m", "benchmarks.plain_aioquic", "serve", str(self.port), str(certificate), str(key)]
+        command = [sys.executable, "-m", "benchmarks.compare.newcomer", "serve", HOST, str(self.port), str(certificate), str(key)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         assert self._process.stdout is not None
@@ -91,8 +92,8 @@ class BlockingClient:
     at_once: ask with what ends the handshake, as tsq-client does, and have the answer when all is made.
     """
 
-    def __init__(self, port: int, options: ClientOptions, *, at_once: bool = False) -> None:
-        rules = Rules() if at_once else Rules(state_interval=None)
+    def __init__(self, port: int, options: ClientOptions, rules: Rules | None = None, *, at_once: bool = False) -> None:
+        rules = rules or (Rules() if at_once else Rules(state_interval=None))
         self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, rules, [])
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
@@ -103,6 +104,10 @@ class BlockingClient:
         if not at_once:
             # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
             self.rest(0.05)
+
+    @property
+    def session(self) -> Session:
+        return self._link.session
 
     def exchange(self) -> Sample:
         session = self._link.session

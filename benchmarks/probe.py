@@ -1,6 +1,6 @@
 """Exchanges with one server at a fixed rate, each with all that is known of its times: the client's half of `benchmarks.accuracy`.
 
-    python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm]
+    python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm] [--stream]
 
 Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 that a later answer told (null where none did), who
 took T1 and T4. It asks through `tsq.client`'s own link and session, so with its stamps; but it writes its requests itself, and
@@ -81,8 +81,8 @@ class RecordingExchange(Exchange):
 class Probe:
     """One connection."""
 
-    def __init__(self, target: Target, ca: str, exact: bool) -> None:
-        options = ClientOptions(trust=Trust(ca_file=ca), server_name="localhost")
+    def __init__(self, target: Target, ca: str, exact: bool, stream: bool) -> None:
+        options = ClientOptions(trust=Trust(ca_file=ca), server_name="localhost", stream=stream)
         rules = Rules(precision_ns=1, state_interval=None)
         self._link: Link = open_link(target, socket.AF_INET, (target.host, target.port), options, rules, [])
         self._session = self._link.session
@@ -130,9 +130,9 @@ class Probe:
             self._link.readable(time.monotonic(), stamps=True)
 
 
-def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, warm: bool) -> list[Times]:
+def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, warm: bool, stream: bool = False) -> list[Times]:
     """warm: ask once just before each exchange that counts, so that its path has not rested."""
-    probe = Probe(target, ca, exact)
+    probe = Probe(target, ca, exact, stream)
     warmed = set()
     start = due = time.monotonic()
     while due < start + seconds:
@@ -159,8 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--stream", action="store_true")
     values = parser.parse_args(arguments)
-    found = run(values.server, values.ca, rate=values.rate, seconds=min(60.0, values.seconds), exact=values.exact, warm=values.warm)
+    found = run(
+        values.server, values.ca, rate=values.rate, seconds=min(60.0, values.seconds), exact=values.exact, warm=values.warm,
+        stream=values.stream,
+    )
     print(json.dumps([[t.t1_ns, t.t2_ns, t.t3_ns, t.t4_ns, t.exact_ns, t.t1_source, t.t4_source] for t in found]))
     return 0
 

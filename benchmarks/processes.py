@@ -1,10 +1,11 @@
-"""Programs that benchmarks run beside TSQ's server: the C echo and its load, chronyd, TSQ's server with or without its data plane.
+"""Programs that benchmarks run: the C echo and its load, chronyd, TSQ's server with or without its data plane, other TSQ servers.
 
 Comes in: a directory for files, a prefix to run them elsewhere (a network namespace). Goes out: processes with their ports. Each
 ends by its process id when its `with` ends, and with its parent when that is killed. It must never touch the system clock: chronyd
 runs with -x, its own configuration, no command port and no socket outside the directory.
 """
 
+import json
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typing import Self
 from tsq.config import Target, parse_target
 
 HERE = Path(__file__).parent
+QUICHE = HERE.parent / "tests" / "integration" / "quiche"
 HOST = "127.0.0.1"
 # The kernel ends it when its parent is gone, however that ended.
 WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -55,8 +57,10 @@ class Process:
     def __enter__(self) -> Self:
         errors = self._errors.open("a") if self._errors is not None else None
         try:
+            # A group of its own: Ctrl-C is for the program that started it, which then ends it.
             self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent,
+                process_group=0,
             )
         finally:
             if errors is not None:
@@ -119,21 +123,28 @@ class Echo(Process):
 
 @dataclass(frozen=True, slots=True)
 class Volley:
-    """What one run of the C load brought."""
+    """What one run of the C load brought. delays in seconds, where one datagram was under way at a time."""
 
     sent: int
     answered: int
     seconds: float
     cpu: float
     answer_size: int
+    delays: tuple[float, ...] = ()
 
 
-def volley(programs: Programs, port: int, flight: int, seconds: float, datagram: bytes) -> Volley:
-    """Run the C load: always so many datagrams under way."""
-    command = [*WITH_PARENT, programs.volley, str(port), str(flight), str(seconds), datagram.hex()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
-    sent, answered, spent, cpu, size = done.stdout.split()
-    return Volley(int(sent), int(answered), float(spent), float(cpu), int(size))
+def volley(
+    programs: Programs, port: int, flight: int, seconds: float, datagram: bytes | Sequence[bytes], clients: int = 1
+) -> Volley:
+    """Run the C load: always so many datagrams under way, of these in turn, from so many addresses in turn."""
+    command = [*WITH_PARENT, programs.volley, str(port), str(flight), str(seconds), str(clients)]
+    lines = "\n".join(one.hex() for one in ([datagram] if isinstance(datagram, bytes) else datagram))
+    done = subprocess.run(
+        command, input=lines, capture_output=True, text=True, timeout=seconds + 30, check=True, process_group=0
+    )
+    first, _, delays = done.stdout.partition("\n")
+    sent, answered, spent, cpu, size = first.split()
+    return Volley(int(sent), int(answered), float(spent), float(cpu), int(size), tuple(float(ns) / 1e9 for ns in delays.split()))
 
 
 class Chronyd(Process):
@@ -178,6 +189,47 @@ def chronyd_once(directory: Path, *directives: str) -> list[str]:
     """The command that asks once, prints the offset, and never sets a clock."""
     own = ["user root", f"pidfile {directory}/once.pid", "cmdport 0", "bindcmdaddress /"]
     return ["chronyd", "-x", "-Q", "-t", "10", "-f", "/dev/null", *own, *directives]
+class Newcomer(Process):
+    """The plain aioquic server."""
+
+    def __init__(self, certificate: Path, key: Path, *, host: str = HOST, prefix: Sequence[str] = ()) -> None:
+        self.target = Target(host, free_port())
+        module = [sys.executable, "-m", "benchmarks.compare.newcomer"]
+        super().__init__([*module, "serve", host, str(self.target.port), certificate, key], prefix=prefix)
+
+    def ready(self) -> None:
+        if self.line() != "ready\n":
+            raise RuntimeError("the plain aioquic server did not start")
+
+
+class NodeServer(Process):
+    """A server under node that prints its port in a line of JSON: TSQ on quiche, or the bare echo."""
+
+    def __init__(self, script: Path, *arguments: str | Path, host: str = HOST, prefix: Sequence[str] = ()) -> None:
+        super().__init__(["node", script, "--host", host, *arguments], prefix=prefix)
+        self.target = Target(host)
+
+    def ready(self) -> None:
+        line = self.line()
+        if not line.startswith("{"):
+            raise RuntimeError(f"{self._command[-1]} under node did not start: {line!r}")
+        self.target = Target(self.target.host, int(json.loads(line)["port"]))
+
+
+def quiche(certificate: Path, key: Path, *, host: str = HOST, prefix: Sequence[str] = ()) -> NodeServer:
+    """TSQ's server on Cloudflare quiche."""
+    return NodeServer(QUICHE / "server.mjs", "--cert", certificate, "--key", key, host=host, prefix=prefix)
+
+
+def why_no_quiche() -> str | None:
+    """What is missing for `quiche`; None where it runs."""
+    if not have("node"):
+        return "node is not installed"
+    if not (QUICHE / "node_modules").is_dir():
+        return "quiche is not installed (make peers)"
+    command = ["node", "--input-type=module", "-e", "import '@matrixai/quic/native/quiche.js'"]
+    done = subprocess.run(command, cwd=QUICHE, capture_output=True, timeout=60, check=False)
+    return None if done.returncode == 0 else "quiche cannot be loaded here"
 
 
 def have(*programs: str) -> bool:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What pip cannot install. `build`: a compiler, Python's and OpenSSL's development files, venv. `peers`: programs that tests talk to.
+# What pip cannot install. `build`: a compiler, Python's and OpenSSL's development files, venv. `peers`: programs that tests and
+# benchmarks talk to. No service is started or left to start: chronyd as a system's daemon would set its clock.
 # Installs them where that is allowed (root and apt), else names the command that does; missing peers are no error.
 set -eu
 PYTHON=${PYTHON:-python3}
@@ -10,6 +11,25 @@ install() {
     echo "prerequisites: installing $*"
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Whether a service that keeps the clock runs here, which chrony's package would replace.
+keeps_time() {
+    [ -d /run/systemd/system ] && dpkg-query -W -f '${Provides} ${Status}\n' 2>/dev/null | grep -q 'time-daemon.* installed'
+}
+
+install_chrony() {
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    if install chrony; then
+        update-rc.d chrony disable >/dev/null 2>&1 || true
+    else
+        echo "prerequisites: could not install chrony; what needs it is skipped"
+    fi
 }
 
 build() {
@@ -50,6 +70,13 @@ peers() {
             install $missing || echo "prerequisites: could not install$missing; tests that need them are skipped"
         else
             echo "prerequisites: tests of foreign programs are skipped without:$missing (sudo apt-get install$missing)"
+        fi
+    fi
+    if ! command -v chronyd >/dev/null 2>&1; then
+        if may_install && ! keeps_time; then
+            install_chrony
+        else
+            echo "prerequisites: what needs chronyd is skipped without: chrony (sudo apt-get install chrony; it replaces another time service)"
         fi
     fi
     quiche=tests/integration/quiche

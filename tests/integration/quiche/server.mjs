@@ -1,6 +1,6 @@
-// A TSQ server on Cloudflare quiche, on 127.0.0.1: a foreign peer for the integration tests.
+// A TSQ server on Cloudflare quiche, on 127.0.0.1: a foreign peer for the integration tests and for benchmarks.
 //
-//   node server.mjs --cert cert.pem --key key.pem [--port 0] [--no-dgram]
+//   node server.mjs --cert cert.pem --key key.pem [--host 127.0.0.1] [--port 0] [--no-dgram]
 //
 // Configured as the reference implementation is: datagrams, no streams, no Retry, no migration, early data. With
 // --no-dgram it offers streams in place of datagrams, so that a client has to fall back to Stream Mode. On stdout, one
@@ -21,12 +21,13 @@ const { values: options } = parseArgs({
   options: {
     cert: { type: 'string' },
     key: { type: 'string' },
+    host: { type: 'string', default: '127.0.0.1' },
     port: { type: 'string', default: '0' },
     'no-dgram': { type: 'boolean', default: false },
   },
 });
 if (!options.cert || !options.key) {
-  console.error('usage: node server.mjs --cert cert.pem --key key.pem [--port 0] [--no-dgram]');
+  console.error('usage: node server.mjs --cert cert.pem --key key.pem [--host 127.0.0.1] [--port 0] [--no-dgram]');
   process.exit(2);
 }
 
@@ -143,7 +144,7 @@ function onMessage(data, remote) {
   session.receive(data, remote, t2);
 }
 
-const socket = await bind('127.0.0.1', Number(options.port), onMessage);
+const socket = await bind(options.host, Number(options.port), onMessage);
 
 process.once('SIGTERM', () => {
   for (const session of new Set(sessions.values())) session.close();

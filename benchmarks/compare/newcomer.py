@@ -3,8 +3,10 @@
 Comes in: a certificate and a key, or a server's port. Goes out: the same messages as TSQ's on the wire (either side talks to TSQ's
 other side); all four timestamps are `time.time_ns()` where asyncio hands an event over. It must use nothing of TSQ.
 
-    python -m benchmarks.plain_aioquic serve PORT CERTIFICATE KEY
-    python -m benchmarks.plain_aioquic ask PORT CA
+    python -m benchmarks.compare.newcomer serve HOST PORT CERTIFICATE KEY
+    python -m benchmarks.compare.newcomer ask HOST PORT CA [COUNT [INTERVAL]]
+
+The server and the client are some forty lines each.
 """
 
 import asyncio
@@ -21,8 +23,6 @@ from aioquic.quic.events import DatagramFrameReceived, QuicEvent, StreamDataRece
 from aioquic.tls import SessionTicket
 
 from benchmarks.plain import decode_request, decode_response, ns_from_ntp, pack_response, pack_tlvs
-
-HOST = "127.0.0.1"
 
 
 class Times(NamedTuple):
@@ -61,12 +61,12 @@ class TimeServer(QuicConnectionProtocol):
             self.transmit()
 
 
-async def run_server(port: int, certificate: str, key: str) -> None:
+async def run_server(host: str, port: int, certificate: str, key: str) -> None:
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["tsq/1"], max_datagram_frame_size=65535)
     configuration.load_cert_chain(certificate, key)
     tickets: dict[bytes, SessionTicket] = {}
     await serve(
-        HOST,
+        host,
         port,
         configuration=configuration,
         create_protocol=TimeServer,
@@ -115,14 +115,19 @@ def client_configuration(ca: str, ticket: SessionTicket | None = None) -> QuicCo
     return configuration
 
 
-async def ask_once(port: int, ca: str) -> None:
-    async with connect(HOST, port, configuration=client_configuration(ca), create_protocol=TimeClient) as client:
-        times = await client.ask()
-        print(*times, f"{times.offset:+.9f} s", flush=True)
+async def run_client(host: str, port: int, ca: str, count: int, interval: float) -> None:
+    async with connect(host, port, configuration=client_configuration(ca), create_protocol=TimeClient) as client:
+        for number in range(count):
+            times = await client.ask()
+            print(*times, f"{times.offset:+.9f} s", flush=True)
+            if number + 1 < count:
+                await asyncio.sleep(interval)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        asyncio.run(run_server(int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    _, role, host, port, *more = sys.argv
+    if role == "serve":
+        asyncio.run(run_server(host, int(port), *more))
     else:
-        asyncio.run(ask_once(int(sys.argv[2]), sys.argv[3]))
+        ca, count, interval, *_ = [*more, *("1", "0")[len(more) - 1 :]]
+        asyncio.run(run_client(host, int(port), ca, int(count), float(interval)))
