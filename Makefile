@@ -33,7 +33,7 @@ lint: build
 	@$(BIN)/ruff format --check tsq scripts setup.py
 	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
 	@$(BIN)/mypy
-	@$(BIN)/python -m mypy.stubtest tsq._fast tsq._packet tsq._datapath --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
+	@$(BIN)/python -m mypy.stubtest tsq._fast tsq._packet tsq._datapath tsq._clock --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120

@@ -1,6 +1,7 @@
 """Describes the compiled extensions; everything else is in pyproject.toml."""
 
 import os
+import time
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,14 +18,22 @@ DIRECTIVES = {
     "linetrace": DEBUG,
 }
 MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
+# When this is built, Unix seconds; packagers who build the same thing twice say it (reproducible-builds.org).
+BUILT = ("TSQ_BUILD_TIME", os.environ.get("SOURCE_DATE_EPOCH", str(int(time.time()))))
 
 
-def extension(name: str, *libraries: str) -> Extension:
+def extension(name: str, *libraries: str, macro: tuple[str, str] | None = None) -> Extension:
     """One extension of the package."""
+    macros = [*MACROS, *([macro] if macro else [])]
     return Extension(
-        f"tsq.{name}", [f"tsq/{name}.pyx"], libraries=list(libraries), extra_compile_args=COMPILE, define_macros=MACROS
+        f"tsq.{name}", [f"tsq/{name}.pyx"], libraries=list(libraries), extra_compile_args=COMPILE, define_macros=macros
     )
 
 
-extensions = [extension("_fast"), extension("_packet", "crypto"), extension("_datapath", "crypto")]
+extensions = [
+    extension("_fast"),
+    extension("_packet", "crypto"),
+    extension("_datapath", "crypto"),
+    extension("_clock", macro=BUILT),
+]
 setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))

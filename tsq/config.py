@@ -12,6 +12,8 @@ from tsq.errors import ConfigError
 
 DEFAULT_PORT = 443
 MAX_PORT = 65535
+# Kinds of time sources, as Time Source Info (251) has them.
+SOURCES = ("gps", "ptp", "ntp", "manual", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,23 @@ class Target:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalClock:
+    """What a server's operator declares of a clock that nothing synchronizes. error in seconds."""
+
+    stratum: int
+    source: str = "manual"
+    error: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stratum <= 15:
+            raise ConfigError(f"local stratum {self.stratum}", expected="1 to 15")
+        if self.source not in SOURCES:
+            raise ConfigError(f"local source {self.source!r}", expected=", ".join(SOURCES))
+        if not 0 < self.error <= 16:
+            raise ConfigError(f"local error {self.error}", expected="above 0, at most 16 seconds")
 
 
 @dataclass(frozen=True, slots=True)

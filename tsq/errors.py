@@ -18,6 +18,7 @@
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
     └── ClockError              the local clock cannot be read or set
+        └── NotPermitted            this process may not set it
 
 Comes in: what was found, what was expected, what to do about it, and the rule that says so. Goes out: one sentence for a
 person in `str(error)`. Nothing here may log, print or import another part of TSQ.
@@ -131,3 +132,7 @@ class ConfigError(TSQError):
 
 class ClockError(TSQError):
     """The local clock cannot be read or set."""
+
+
+class NotPermitted(ClockError):
+    """Setting the clock needs a capability that this process lacks (CAP_SYS_TIME)."""

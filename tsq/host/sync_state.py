@@ -1,0 +1,162 @@
+"""How good this machine's clock is, by the word of who keeps it: chronyd, ntpd-rs, or else the kernel.
+
+Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told: what
+nobody vouches for is unsynchronized, stratum 0, leap 3.
+
+    error = root delay / 2 + root dispersion
+
+The root dispersion has in it what of the clock's offset is known and not yet corrected, and the clock's drift until the state is
+asked for again. The kernel knows no stratum: of a clock that it calls synchronized, stratum 15 is said, the worst that NTP has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from tsq.config import LocalClock
+from tsq.host import chrony, ntpd_rs
+from tsq.host.clock import ClockState, SystemClock
+from tsq.wire.tlv import ClockClass, SourceType
+
+UNSYNCHRONIZED_LEAP = 3
+WORST_STRATUM = 15
+# RFC 5905 §7.2: 15 ppm, where nobody says how fast the clock drifts.
+TOLERANCE_PPM = 15.0
+# chrony's default for how fast a clock's error grows beside what it has measured (maxclockerror).
+_CHRONY_ERROR_PPM = 1.0
+# chrony's reference ID 127.127.1.x: its own clock, declared by `local`.
+_CHRONY_LOCAL = 0x7F7F01
+_GNSS = ("GPS", "GNS", "NME", "PPS", "SOC", "GAL", "GLO", "BDS")
+_PTP = ("PHC", "PTP")
+
+
+class Keeper(StrEnum):
+    """Who may be asked about the clock."""
+
+    AUTO = "auto"
+    CHRONY = "chrony"
+    NTPD_RS = "ntpd-rs"
+    KERNEL = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncState:
+    """The clock's quality; seconds and ppm. keeper: who says so; reference: what it follows, as text."""
+
+    keeper: str
+    stratum: int
+    leap: int
+    source: SourceType
+    clock_class: ClockClass
+    reference: str
+    root_delay: float
+    root_dispersion: float
+    drift_ppm: float = TOLERANCE_PPM
+
+    @property
+    def synchronized(self) -> bool:
+        """Whether anybody vouches for the clock."""
+        return self.stratum != 0
+
+    @property
+    def error(self) -> float:
+        """Bound of the clock's error."""
+        return self.root_delay / 2 + self.root_dispersion
+
+    def lasting(self, seconds: float) -> "SyncState":
+        """The same, good for so long: with the drift of that time."""
+        return replace(self, root_dispersion=self.root_dispersion + self.drift_ppm * 1e-6 * seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Whom:
+    """Where to ask, and what is declared for a clock that nobody vouches for."""
+
+    keeper: Keeper = Keeper.AUTO
+    chrony: chrony.Address = chrony.DEFAULT
+    chrony_socket: str = chrony.UNIX_SOCKET
+    ntpd_rs: str = ntpd_rs.DEFAULT
+    local: LocalClock | None = None
+
+
+def sync_state(whom: Whom, clock: SystemClock | None = None) -> SyncState:
+    """The clock's quality now. Blocks for a second at the most, with chronyc for some."""
+    ways: dict[Keeper, Callable[[], SyncState | None]] = {
+        Keeper.CHRONY: lambda: _by_chrony(chrony.ask_tracking(whom.chrony, whom.chrony_socket)),
+        Keeper.NTPD_RS: lambda: _by_ntpd_rs(ntpd_rs.observe(whom.ntpd_rs)),
+        Keeper.KERNEL: lambda: by_kernel((clock or SystemClock()).state()),
+    }
+    chosen = ways.values() if whom.keeper is Keeper.AUTO else [ways[whom.keeper]]
+    found = next((state for state in (ask() for ask in chosen) if state is not None), None)
+    state = found or _unknown(whom.keeper.value)
+    return state if whom.local is None else declared(state, whom.local)
+
+
+def by_tracking(report: chrony.Tracking) -> SyncState:
+    """The state in chronyd's report."""
+    synchronized = report.leap != chrony.LEAP_UNSYNCHRONIZED and report.stratum > 0
+    source, clock_class = _kind(report.reference_id, report.reference)
+    return SyncState(
+        Keeper.CHRONY.value,
+        report.stratum if synchronized else 0,
+        report.leap if synchronized else UNSYNCHRONIZED_LEAP,
+        source if synchronized else SourceType.UNKNOWN,
+        clock_class if synchronized else ClockClass.UNKNOWN,
+        report.reference if synchronized else "",
+        max(report.root_delay, 0.0),
+        max(report.root_dispersion, 0.0) + abs(report.correction),
+        _CHRONY_ERROR_PPM + abs(report.residual_ppm) + abs(report.skew_ppm),
+    )
+
+
+def by_observation(report: ntpd_rs.Observation) -> SyncState:
+    """The state in ntpd-rs's report."""
+    source, clock_class = (SourceType.NTP, ClockClass.NTP_SYNCHRONIZED) if report.stratum else (SourceType.UNKNOWN, ClockClass.UNKNOWN)
+    return SyncState(
+        Keeper.NTPD_RS.value, report.stratum, report.leap, source, clock_class, "", report.root_delay, report.root_dispersion
+    )
+
+
+def by_kernel(state: ClockState) -> SyncState:
+    """The state in what the kernel says."""
+    if not state.synchronized:
+        return replace(_unknown(Keeper.KERNEL.value), root_dispersion=state.max_error)
+    error = state.max_error + abs(state.rest)
+    return SyncState(
+        Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error
+    )
+
+
+def declared(state: SyncState, local: LocalClock) -> SyncState:
+    """What the operator declares, where nobody vouches for the clock; only the stratum, where the kernel vouches without one."""
+    if not state.synchronized:
+        return SyncState("operator", local.stratum, 0, SourceType[local.source.upper()], ClockClass.UNKNOWN, "", 0.0, local.error)
+    if state.keeper == Keeper.KERNEL.value:
+        return replace(state, stratum=local.stratum, source=SourceType[local.source.upper()])
+    return state
+
+
+def _by_chrony(report: chrony.Tracking | None) -> SyncState | None:
+    return None if report is None else by_tracking(report)
+
+
+def _by_ntpd_rs(report: ntpd_rs.Observation | None) -> SyncState | None:
+    return None if report is None else by_observation(report)
+
+
+def _unknown(keeper: str) -> SyncState:
+    # 16 s: the kernel's, and NTP's, word for "no idea" (RFC 5905 §7.2, MAXDISP).
+    return SyncState(keeper, 0, UNSYNCHRONIZED_LEAP, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, 16.0)
+
+
+def _kind(reference_id: int, reference: str) -> tuple[SourceType, ClockClass]:
+    """What chronyd follows: a server has an address, a reference clock a name of up to four letters."""
+    if reference_id >> 8 == _CHRONY_LOCAL:
+        return SourceType.MANUAL, ClockClass.UNKNOWN
+    if "." in reference or ":" in reference:
+        return SourceType.NTP, ClockClass.NTP_SYNCHRONIZED
+    if reference.startswith(_PTP):
+        return SourceType.PTP, ClockClass.PTP_GRANDMASTER
+    if reference.startswith(_GNSS):
+        return SourceType.GPS, ClockClass.GNSS
+    return SourceType.UNKNOWN, ClockClass.UNKNOWN
