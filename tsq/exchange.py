@@ -8,13 +8,15 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 from tsq._fast import ns_from_ntp
 from tsq.errors import MalformedMessage, SignatureError
 from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
+from tsq.timing.server_state import ServerState, server_state
 from tsq.wire.message import ErrorReply, Mode, Response, SignatureBlock, decode_response, encode_request
-from tsq.wire.tlv import EXACT_T3, NONCE_SIZE
+from tsq.wire.tlv import EXACT_T3, NONCE_SIZE, STATE_KEYS
 
 # What R12's metadata tells: 8 bytes of nonce and an NTP timestamp, in hex.
 _PREFIX_SIZE = 8
@@ -22,6 +24,8 @@ _EXACT_SIZE = 32
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _REMEMBERED = 64
 _LEAST_PRECISION_NS = 1
+# Seconds. Seldom, because the data plane does not answer what asks about the server.
+STATE_INTERVAL = 32.0
 
 
 class Checks(Protocol):
@@ -36,7 +40,8 @@ class Rules:
     """What a client asks for and what it believes.
 
     precision_ns: of the local clock, None to have it measured; offset_limit: in seconds; exact: ask when each answer really left,
-    to be told in the next one (R12).
+    to be told in the next one (R12); state_interval: seconds between questions about the server's own clock, the first of which
+    goes with the first request (R13), None for no such question; metadata_query: send 247 with every request.
     """
 
     verifier: Checks | None = None
@@ -46,13 +51,16 @@ class Rules:
     precision_ns: int | None = None
     offset_limit: float = DEFAULT_OFFSET_LIMIT
     exact: bool = True
+    state_interval: float | None = STATE_INTERVAL
 
-    @property
-    def wishes(self) -> Mapping[str, str] | None:
-        """The metadata of a request."""
-        if not self.exact:
-            return self.metadata
-        return {**(self.metadata or {}), EXACT_T3: ""}
+    def wishes(self, *, exact: bool, state: bool) -> Mapping[str, str] | None:
+        """The metadata of a request. exact, state: whether this one may ask for exact T3, and is to ask about the server."""
+        asked = {**(self.metadata or {})}
+        if exact and self.exact:
+            asked[EXACT_T3] = ""
+        if state:
+            asked |= dict.fromkeys(STATE_KEYS, "")
+        return asked if asked or self.metadata is not None else None
 
 
 @dataclass(slots=True)
@@ -69,13 +77,16 @@ class Exchange:
     """Requests under way with one server, and what became of them.
 
     nonces: where nonces come from (a CSPRNG). revised: (an earlier sample, the same with its exact T3), when the last answer told
-    it.
+    it. server: the newest of what the server said about itself.
     """
 
     rules: Rules = field(default_factory=Rules)
     nonces: Callable[[int], bytes] = os.urandom
     last_response: Response | None = None
     revised: tuple[Sample, Sample] | None = None
+    server: ServerState | None = None
+    _ask_state_at: float = -inf
+    _state_nonce: bytes = b""
     _asked: dict[bytes, _Asked] = field(default_factory=dict)
     _inexact: OrderedDict[bytes, Sample] = field(default_factory=OrderedDict)
     _past: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -85,17 +96,36 @@ class Exchange:
         """Nonces that wait for an answer, oldest first."""
         return list(self._asked)
 
-    def request(self, mode: Mode = Mode.DATAGRAM) -> tuple[bytes, bytes]:
-        """(nonce, bytes) of a new request; `sent` is to follow. Exact T3 is not asked for in Stream Mode, which has none."""
+    def request(self, mode: Mode = Mode.DATAGRAM, now: float = 0.0) -> tuple[bytes, bytes]:
+        """(nonce, bytes) of a new request at this monotonic time; `sent` is to follow.
+
+        Exact T3 is not asked for in Stream Mode, which has none.
+        """
         nonce = self.nonces(NONCE_SIZE)
+        state = self._asks_state(nonce, now)
         message = encode_request(
             nonce,
-            metadata_query=self.rules.metadata_query,
+            metadata_query=self.rules.metadata_query or state,
             signature=self.rules.verifier is not None,
-            metadata=self.rules.wishes if mode is Mode.DATAGRAM else self.rules.metadata,
+            metadata=self.rules.wishes(exact=mode is Mode.DATAGRAM, state=state),
             precision_size=self.rules.precision_size,
         )
         return nonce, message
+
+    def _asks_state(self, nonce: bytes, now: float) -> bool:
+        """Whether this request asks about the server: it is time to, or a question got no answer (R13)."""
+        interval = self.rules.state_interval
+        # Where the length is promised (R7), there is no room for what the server would say.
+        if interval is None or self.rules.precision_size is not None or now < self._ask_state_at:
+            return False
+        self._state_nonce, self._ask_state_at = nonce, now + interval
+        return True
+
+    def _dropped(self, nonce: bytes) -> None:
+        """A request gets no answer any more: what it asked about the server, the next one asks."""
+        self._past.append(nonce)
+        if nonce == self._state_nonce:
+            self._ask_state_at = -inf
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource) -> None:
         """A request has left, at this time."""
@@ -106,13 +136,13 @@ class Exchange:
         asked = self._asked.pop(nonce, None)
         if asked is None:
             return None
-        self._past.append(nonce)
+        self._dropped(nonce)
         return Sample(asked.t1_ns, t1_source=asked.t1_source, reason=reason, detail=detail)
 
     def withdraw(self, nonce: bytes) -> None:
         """Forget a request that is sent anew: it gets no sample."""
         if self._asked.pop(nonce, None) is not None:
-            self._past.append(nonce)
+            self._dropped(nonce)
 
     def answer(self, data: bytes, t4_ns: int, source: StampSource, asked_nonce: bytes | None = None) -> Sample | None:
         """The sample that an answer makes; None for a second answer, or one that came too late.
@@ -137,12 +167,15 @@ class Exchange:
             expected = response.nonce
             if self.rules.verifier is not None:
                 self.rules.verifier.check(response.signature)
+            state = server_state(response, t4_ns)
+            self.server = state or self.server
             sample = self._sample(asked, response, t4_ns, source)
         except SignatureError as error:
             return self.give_up(expected, Reason.SIGNATURE, error.found)
         except MalformedMessage as error:
             return self.give_up(expected, Reason.MALFORMED, error.found)
-        self.withdraw(response.nonce)
+        del self._asked[response.nonce]
+        self._past.append(response.nonce)
         self.last_response = response
         self._learn(response, sample)
         return sample
@@ -172,6 +205,7 @@ class Exchange:
             t4_source=early.t4_source or StampSource.USER,
             precision_ns=self.rules.precision_ns or _LEAST_PRECISION_NS,
             offset_limit=self.rules.offset_limit,
+            server=early.server,
         )
         # An answer does not leave before it is stamped, nor later than makes sense: such a word changes nothing.
         if left_ns >= early.t3_ns and late.valid:
@@ -188,4 +222,5 @@ class Exchange:
             t4_source=source,
             precision_ns=self.rules.precision_ns or _LEAST_PRECISION_NS,
             offset_limit=self.rules.offset_limit,
+            server=self.server,
         )

@@ -109,7 +109,7 @@ class Session:
 
     def ask(self, now: float, *, counted: bool = True) -> None:
         """Put one more request under way; it leaves with the next `datagrams`. counted: False for one that makes no sample."""
-        nonce, message = self.exchange.request(self.mode)
+        nonce, message = self.exchange.request(self.mode, now)
         if not counted:
             self._uncounted.add(nonce)
         if self.mode is Mode.DATAGRAM:

@@ -37,7 +37,7 @@ def test_the_least_delay_wins():
     assert found.best is samples[1]
     assert found.offset == pytest.approx(7e-6)
     assert found.delay == pytest.approx(100e-6)
-    assert found.root_distance == samples[1].root_distance
+    assert found.server_distance == samples[1].root_distance
 
 
 def test_of_equal_delays_the_first_wins():

@@ -7,10 +7,17 @@ implausible sample is kept, marked with its reason, and never used.
     delay δ = (T4 - T1) - (T3 - T2)
     dispersion ε = ρ_local + ρ_server + φ (T4 - T1)
     root distance Λ = δ / 2 + ε                 the offset's error, but for the server's own
+
+Every stamp errs to the side that makes δ longer (docs/explanation/error-bounds.md): T1 and T3 early, T2 and T4 late. So does a T3
+that is not exact, and the bound holds for it as it is.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tsq.timing.server_state import ServerState
 
 # RFC 5905 §7.2: frequency tolerance, 15 ppm.
 TOLERANCE = 15e-6
@@ -46,7 +53,8 @@ class Reason(StrEnum):
 class Sample:
     """One exchange. Absolute times in integer Unix ns; offset, delay, dispersion in float seconds; None where there is nothing.
 
-    reason is None for a sample that may be used; detail says more of what was found.
+    reason is None for a sample that may be used; detail says more of what was found. server: what the server had said about itself
+    by then; None: nothing.
     """
 
     t1_ns: int
@@ -61,6 +69,7 @@ class Sample:
     exact: bool = False
     reason: Reason | None = None
     detail: str = ""
+    server: "ServerState | None" = None
 
     @property
     def valid(self) -> bool:
@@ -85,10 +94,12 @@ def make_sample(
     t4_source: StampSource = StampSource.USER,
     precision_ns: int = 1,
     offset_limit: float = DEFAULT_OFFSET_LIMIT,
+    server: "ServerState | None" = None,
 ) -> Sample:
     """A sample from four timestamps, with the checks of R8 in their order.
 
-    precision_ns: that of both clocks together. offset_limit: in seconds; a larger offset is not believed.
+    precision_ns: that of both clocks together. offset_limit: in seconds; a larger offset is not believed. server: what the server
+    has said about itself.
     """
     # Differences of integers first: a float of seconds since 1970 is 240 ns coarse.
     offset = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) / 2e9
@@ -106,4 +117,6 @@ def make_sample(
         # RFC 5905 §8: a delay within the clocks' precision is as good as the precision, no better.
         delay_ns = max(delay_ns, precision_ns)
     dispersion = (precision_ns + SERVER_PRECISION_NS) / 1e9 + TOLERANCE * abs(t4_ns - t1_ns) / 1e9
-    return Sample(t1_ns, t2_ns, t3_ns, t4_ns, t1_source, t4_source, offset, delay_ns / 1e9, dispersion, reason=reason)
+    return Sample(
+        t1_ns, t2_ns, t3_ns, t4_ns, t1_source, t4_source, offset, delay_ns / 1e9, dispersion, reason=reason, server=server
+    )

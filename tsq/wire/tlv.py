@@ -11,6 +11,12 @@ PLAIN_REQUEST_SIZE = 18
 PLAIN_RESPONSE_SIZE = 38
 # The metadata key for when an earlier answer really left (R12).
 EXACT_T3 = "tsq.t3"
+# The metadata keys for what a server says about its clock beside 248 and 251 (R13).
+LEAP = "tsq.leap"
+ROOT_DELAY = "tsq.root_delay"
+ROOT_DISPERSION = "tsq.root_dispersion"
+SMEAR = "tsq.smear"
+STATE_KEYS = (LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR)
 
 
 class TlvType(IntEnum):

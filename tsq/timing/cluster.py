@@ -1,0 +1,62 @@
+"""Of the truechimers, those that are worth combining, and what they say together (RFC 5905 §11.2.2, §11.2.3).
+
+Comes in: candidates. Goes out: the survivors, and their combined offset with its jitter. It decides nothing about who is right, and
+bounds nothing: the selection does.
+
+    selection jitter ψ_s,i = sqrt( Σ_j (θ_i - θ_j)² / (n - 1) )
+    combined offset θ = Σ (θ_i / Λ_i) / Σ (1 / Λ_i)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import hypot, sqrt
+
+# RFC 5905 §11.2.2: NMIN.
+LEAST_SURVIVORS = 3
+# RFC 5905 §11.2: a stratum weighs as much as the largest root distance.
+_STRATUM_WEIGHT = 1.5
+_UNKNOWN_STRATUM = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A truechimer. number: which source it is."""
+
+    number: int
+    offset: float
+    root_distance: float
+    jitter: float
+    stratum: int | None = None
+
+    @property
+    def merit(self) -> tuple[float, int]:
+        """What the candidates are ordered by; the least is the best."""
+        stratum = _UNKNOWN_STRATUM if self.stratum is None else self.stratum
+        return _STRATUM_WEIGHT * stratum + self.root_distance, self.number
+
+
+def cluster(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The survivors, best first: who lies farthest from the others is left out while that says more than the noise does."""
+    survivors = sorted(candidates, key=lambda candidate: candidate.merit)
+    while len(survivors) > LEAST_SURVIVORS:
+        spreads = [_spread(one, survivors) for one in survivors]
+        worst = max(range(len(survivors)), key=lambda place: spreads[place])
+        if spreads[worst] <= min(one.jitter for one in survivors):
+            break
+        del survivors[worst]
+    return survivors
+
+
+def combine(survivors: Sequence[Candidate]) -> tuple[float, float]:
+    """(offset, jitter) of the survivors together; the first one is the best."""
+    weights = [1 / max(one.root_distance, 1e-9) for one in survivors]
+    total = sum(weights)
+    offset = sum(weight * one.offset for weight, one in zip(weights, survivors, strict=True)) / total
+    jitter = sqrt(sum(weight * one.jitter**2 for weight, one in zip(weights, survivors, strict=True)) / total)
+    return offset, hypot(jitter, _spread(survivors[0], survivors))
+
+
+def _spread(one: Candidate, others: Sequence[Candidate]) -> float:
+    if len(others) < 2:
+        return 0.0
+    return sqrt(sum((one.offset - other.offset) ** 2 for other in others) / (len(others) - 1))

@@ -1,0 +1,265 @@
+"""What several sources say together, and which of them is not to be believed (RFC 5905 §11.2).
+
+Comes in: one Source for each server, with its Estimate or without. Goes out: a Selection: the agreed offset with its bound, or why
+there is none, and of every source how it was used or why not. It must never count a source twice, however many samples it has, and
+never give a bound that could miss the truth while fewer than half of the sources it compares lie.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from tsq.timing.cluster import Candidate, cluster, combine
+from tsq.timing.filter import Estimate
+from tsq.timing.intersection import Interval, agreed, majority
+from tsq.timing.server_state import LEAP_ALARM, MAX_STRATUM
+
+# RFC 5905 §11.2: MAXDIST, seconds. What is as vague as that helps nobody.
+MAX_DISTANCE = 1.5
+
+
+class Mark(StrEnum):
+    """How a source was used, as chronyc marks it."""
+
+    BEST = "*"
+    COMBINED = "+"
+    NOT_COMBINED = "-"
+    FALSETICKER = "x"
+    UNUSABLE = "?"
+
+
+class Unused(StrEnum):
+    """Why a source is not used."""
+
+    NO_ESTIMATE = "gave no time"
+    DUPLICATE = "is the same server as another one"
+    UNSYNCHRONIZED = "says that its clock is not synchronized (stratum 0)"
+    STRATUM = "has a stratum over 15"
+    LEAP_ALARM = "says that its clock is not synchronized (leap indicator 3)"
+    ERROR_BEYOND = "its own error is more than it can tell (65 ms and over)"
+    DISTANCE = "root distance over the limit"
+    SMEAR = "smears leap seconds unlike the majority"
+    FALSETICKER = "its interval does not overlap what the majority agrees on"
+    NO_MAJORITY = "no majority agrees on a time"
+    TOO_FEW = "too few sources beside it"
+    OUTLIER = "lies farther from the others than they scatter"
+
+
+class NoTime(StrEnum):
+    """Why there is no agreed offset."""
+
+    NO_SOURCE = "no source can be used"
+    TOO_FEW = "fewer sources can be used than are wanted"
+    TWO_DISAGREE = "the two sources contradict each other"
+    NO_MAJORITY = "no majority of the sources agrees on a time"
+    SMEAR = "no majority of the sources treats leap seconds alike"
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What is wanted of sources. max_distance: seconds; min_sources: fewer that can be used give no time."""
+
+    max_distance: float = MAX_DISTANCE
+    min_sources: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One server. identity: what makes it the same server as another one (address and port); empty: unknown."""
+
+    name: str
+    estimate: Estimate | None = None
+    identity: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one source was used. interval: its correctness interval at the selection's time, None where there is no estimate."""
+
+    source: Source
+    mark: Mark
+    unused: Unused | None = None
+    detail: str = ""
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """The offset that the sources agree on, and how far from it the truth may be, seconds.
+
+    interval: where the truth is while fewer than half of the compared sources lie. compared: how many sources could be used;
+    tolerated: how many of them may lie. server_errors_known: whether every survivor told its own error.
+    """
+
+    offset: float
+    root_distance: float
+    interval: Interval
+    jitter: float
+    compared: int
+    survivors: int
+    stratum: int | None = None
+    leap: int | None = None
+    smeared: bool | None = None
+    server_errors_known: bool = False
+
+    @property
+    def tolerated(self) -> int:
+        """How many of the compared sources may lie without harm."""
+        return self.compared - majority(self.compared)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What all sources say together. verdicts: one for each source, in their order; at_ns: the local time that it all holds for.
+
+    One of agreed and problem is None.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    at_ns: int | None = None
+    agreed: Agreed | None = None
+    problem: NoTime | None = None
+
+    def marked(self, *marks: Mark) -> tuple[Verdict, ...]:
+        """The sources that have one of these marks."""
+        return tuple(verdict for verdict in self.verdicts if verdict.mark in marks)
+
+    @property
+    def survivors(self) -> tuple[Verdict, ...]:
+        """The sources that the offset comes from."""
+        return self.marked(Mark.BEST, Mark.COMBINED)
+
+    @property
+    def falsetickers(self) -> tuple[Verdict, ...]:
+        """The sources that contradict the majority."""
+        return self.marked(Mark.FALSETICKER)
+
+
+def select(sources: Sequence[Source], at_ns: int | None = None, criteria: Criteria | None = None) -> Selection:
+    """What these sources say together at a local time; None: that of the newest estimate."""
+    criteria = criteria or Criteria()
+    if at_ns is None:
+        at_ns = max((source.estimate.at_ns for source in sources if source.estimate is not None), default=0)
+    verdicts, split = _alike(_fit(sources, at_ns, criteria))
+    usable = [number for number, verdict in enumerate(verdicts) if verdict.unused is None]
+    if split or not usable:
+        return Selection(tuple(verdicts), at_ns, problem=NoTime.SMEAR if split else NoTime.NO_SOURCE)
+    if len(usable) < criteria.min_sources:
+        return Selection(_all_out(verdicts, usable, Mark.UNUSABLE, Unused.TOO_FEW), at_ns, problem=NoTime.TOO_FEW)
+    common = agreed([_interval(verdicts[number]) for number in usable])
+    if common is None:
+        problem = NoTime.TWO_DISAGREE if len(usable) == 2 else NoTime.NO_MAJORITY
+        return Selection(_all_out(verdicts, usable, Mark.FALSETICKER, Unused.NO_MAJORITY), at_ns, problem=problem)
+    return _settle(verdicts, usable, common, at_ns)
+
+
+def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verdict]:
+    """Every source with its interval, and why it cannot be used where it cannot."""
+    verdicts = []
+    seen: set[str] = set()
+    for source in sources:
+        found = source.estimate
+        if found is None:
+            verdicts.append(Verdict(source, Mark.UNUSABLE, Unused.NO_ESTIMATE, source.detail))
+            continue
+        distance = found.root_distance_at(at_ns)
+        interval = Interval(found.offset - distance, found.offset + distance)
+        unused = Unused.DUPLICATE if source.identity and source.identity in seen else _unfit(found, distance, criteria)
+        seen.add(source.identity)
+        verdicts.append(Verdict(source, Mark.UNUSABLE, unused, interval=interval))
+    return verdicts
+
+
+def _unfit(found: Estimate, distance: float, criteria: Criteria) -> Unused | None:
+    """Why an estimate cannot be used by itself."""
+    server = found.server
+    if server is not None:
+        # A client never follows a server that follows nobody (RFC 5905 §11.2).
+        if server.stratum == 0:
+            return Unused.UNSYNCHRONIZED
+        if server.stratum is not None and server.stratum > MAX_STRATUM:
+            return Unused.STRATUM
+        if server.leap == LEAP_ALARM:
+            return Unused.LEAP_ALARM
+        if server.beyond:
+            return Unused.ERROR_BEYOND
+    return Unused.DISTANCE if distance > criteria.max_distance else None
+
+
+def _alike(verdicts: list[Verdict]) -> tuple[list[Verdict], bool]:
+    """Leave out those that treat leap seconds unlike the majority; (all, whether there is no such majority).
+
+    A server that does not say counts as one that does not smear.
+    """
+    usable = [number for number, verdict in enumerate(verdicts) if verdict.unused is None]
+    smearing = [number for number in usable if _smears(verdicts[number])]
+    plain = [number for number in usable if number not in smearing]
+    if not smearing or not plain:
+        return verdicts, False
+    out = min(smearing, plain, key=len) if len(smearing) != len(plain) else usable
+    return list(_all_out(verdicts, out, Mark.UNUSABLE, Unused.SMEAR)), out is usable
+
+
+def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval, at_ns: int) -> Selection:
+    """The agreed offset, and how each of the sources that could be used took part."""
+    true = [number for number in usable if _interval(verdicts[number]).overlaps(common)]
+    survivors = cluster([_candidate(number, verdicts[number]) for number in true])
+    marks = {one.number: Mark.COMBINED for one in survivors} | {survivors[0].number: Mark.BEST}
+    final = list(verdicts)
+    for number in usable:
+        if number in marks:
+            final[number] = replace(verdicts[number], mark=marks[number])
+        elif number in true:
+            final[number] = replace(verdicts[number], mark=Mark.NOT_COMBINED, unused=Unused.OUTLIER)
+        else:
+            final[number] = replace(verdicts[number], mark=Mark.FALSETICKER, unused=Unused.FALSETICKER)
+    combined, jitter = combine(survivors)
+    # What the survivors say on the average may lie outside what the majority vouches for.
+    offset = common.clamp(combined)
+    used = [_estimate(verdicts[one.number]) for one in survivors]
+    agreement = Agreed(
+        offset,
+        common.reach(offset),
+        common,
+        jitter,
+        compared=len(usable),
+        survivors=len(survivors),
+        stratum=None if used[0].server is None else used[0].server.stratum,
+        leap=_leap(used),
+        smeared=None if used[0].server is None else used[0].server.smeared,
+        server_errors_known=all(one.server_error_known for one in used),
+    )
+    return Selection(tuple(final), at_ns, agreement)
+
+
+def _all_out(verdicts: Sequence[Verdict], numbers: Sequence[int], mark: Mark, why: Unused) -> tuple[Verdict, ...]:
+    out = set(numbers)
+    return tuple(replace(verdict, mark=mark, unused=why) if number in out else verdict for number, verdict in enumerate(verdicts))
+
+
+def _leap(used: Sequence[Estimate]) -> int | None:
+    """The leap indicator that more than half of the survivors tell; None where there is none."""
+    told = [one.server.leap for one in used if one.server is not None and one.server.leap is not None]
+    return next((leap for leap in sorted(set(told)) if told.count(leap) >= majority(len(used))), None)
+
+
+def _candidate(number: int, verdict: Verdict) -> Candidate:
+    found, interval = _estimate(verdict), _interval(verdict)
+    stratum = None if found.server is None else found.server.stratum
+    return Candidate(number, found.offset, interval.reach(found.offset), found.jitter, stratum)
+
+
+def _smears(verdict: Verdict) -> bool:
+    server = _estimate(verdict).server
+    return server is not None and bool(server.smeared)
+
+
+def _estimate(verdict: Verdict) -> Estimate:
+    assert verdict.source.estimate is not None
+    return verdict.source.estimate
+
+
+def _interval(verdict: Verdict) -> Interval:
+    assert verdict.interval is not None
+    return verdict.interval
