@@ -1,10 +1,10 @@
 """Types of the compiled clock calls; see _clock.pyx."""
 
-State = tuple[int, int, int, int, int, int]
+_State = tuple[int, int, int, int, int, int]
 
 BUILD_TIME: int
 
-def read() -> State: ...
+def read() -> _State: ...
 def adjust(
     modes: int,
     *,
@@ -15,4 +15,4 @@ def adjust(
     constant: int = 0,
     seconds: int = 0,
     nanoseconds: int = 0,
-) -> State: ...
+) -> _State: ...

@@ -14,7 +14,7 @@
     │   ├── HandshakeTimeout        silence
     │   ├── AlpnRefused             the peer speaks QUIC, but not TSQ
     │   ├── CertificateError        the server is not who it should be
-    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid
+    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid, NotPinned
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
     └── ClockError              the local clock cannot be read or set
@@ -120,6 +120,10 @@ class Expired(CertificateError):
 
 class NotYetValid(CertificateError):
     """The certificate will be valid from a time that the local clock has not reached."""
+
+
+class NotPinned(CertificateError):
+    """The server's key is none of those that were pinned."""
 
 
 class ConnectionLost(TransportError):

@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from tsq._datapath import BATCH, Datapath
+from tsq.about import about
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
+from tsq.host.sync_state import SyncState, Whom, sync_state
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
 from tsq.quic.connection import Outgoing, QuicConfiguration
@@ -31,7 +33,12 @@ logger = logging.getLogger(__name__)
 _CARE_INTERVAL = 1.0
 # How many full batches are served before the loop sees to timers and other sockets.
 _BATCHES = 16
+# How often the host is asked how good its clock is; what was told holds for twice as long, should it be late with the next word.
+_STATE_INTERVAL = 2.0
+_STATE_HOLDS = 2 * _STATE_INTERVAL
 _CLOSE_REASON = "server is shutting down"
+
+_ANY = Whom()
 
 
 class Server:
@@ -41,7 +48,8 @@ class Server:
             print(server.addresses)
             await server.wait_closed()
 
-    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). counters tells what it did.
+    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). whom: where to ask how good this
+    machine's clock is; None says nothing of it to clients. counters tells what the server did, clock how good the clock is.
     Raises ConfigError where certificate, key or an address cannot be used.
     """
 
@@ -55,6 +63,7 @@ class Server:
         signer: Signer | None = None,
         key_log: TextIO | None = None,
         data_plane: bool = True,
+        whom: Whom | None = _ANY,
     ) -> None:
         if not listen:
             raise ConfigError("no address to listen on", expected="at least one")
@@ -73,6 +82,9 @@ class Server:
         self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
+        self.clock: SyncState | None = None
+        self._whom = whom
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def addresses(self) -> list[Target]:
@@ -87,6 +99,8 @@ class Server:
     async def start(self) -> None:
         """Open the sockets and answer from now on."""
         self._closed = asyncio.Event()
+        if self._whom is not None:
+            await self._look_at_clock(self._whom)
         try:
             for target in self._listen:
                 udp = UdpSocket.listening(target.host, target.port)
@@ -98,6 +112,8 @@ class Server:
             raise
         for endpoint in self._endpoints:
             endpoint.start()
+        if self._whom is not None:
+            self._watch = asyncio.create_task(self._watch_clock(self._whom))
 
     def reload(self) -> bool:
         """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
@@ -116,6 +132,9 @@ class Server:
         for endpoint in self._endpoints:
             endpoint.close_connections(_CLOSE_REASON)
         self._release()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._closed is not None:
             self._closed.set()
 
@@ -135,6 +154,26 @@ class Server:
         for endpoint in self._endpoints:
             endpoint.stop()
         self._endpoints.clear()
+
+    async def _watch_clock(self, whom: Whom) -> None:
+        while True:
+            await asyncio.sleep(_STATE_INTERVAL)
+            await self._look_at_clock(whom)
+
+    async def _look_at_clock(self, whom: Whom) -> None:
+        """Ask the host, in another thread: no answer waits for it."""
+        state = await asyncio.to_thread(sync_state, whom)
+        before, self.clock = self.clock, state
+        self.responder.about, self.responder.pairs = about(state.lasting(_STATE_HOLDS))
+        if before is None or before.synchronized != state.synchronized or before.keeper != state.keeper:
+            self._report_clock(state)
+
+    def _report_clock(self, state: SyncState) -> None:
+        if not state.synchronized:
+            logger.warning("this machine's clock is not synchronized (%s): clients are told so, and do not use it", state.keeper)
+        else:
+            stratum, error = state.stratum, state.error
+            logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)
 
     def _report_expiry(self, configuration: QuicConfiguration) -> None:
         left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400

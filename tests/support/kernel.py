@@ -1,9 +1,9 @@
-"""The virtual twin of the kernel's clock: what `tsq/host/clock.py` sees behind its door, in virtual time, with the kernel's rules.
+"""The virtual twin of the kernel's clock: what `tsq/host/clock.py` sees behind its door, by the kernel's rules.
 
-Modelled after kernel/time/ntp.c: a step clears what a slew has left and marks the clock unsynchronized, before status and errors are
-written; ADJ_OFFSET counts only with STA_PLL, and is clamped to 0.5 s; each second the loop takes 2^-(2 + time constant) of what is
-left; maxerror grows by 500 µs a second, and at 16 s the clock is unsynchronized; the first adjustment
-of a loop that was just switched on changes no frequency, a later one does, unless STA_FREQHOLD stands.
+Modelled after kernel/time/ntp.c: a step clears what a slew has left and marks the clock unsynchronized, before status and errors
+are written; ADJ_OFFSET counts only with STA_PLL, and is clamped to 0.5 s; each second the loop takes 2^-(2 + time constant) of
+what is left; maxerror grows by 500 µs a second, and at 16 s the clock is unsynchronized; the first adjustment of a loop that was
+just switched on changes no frequency, a later one does, unless STA_FREQHOLD stands.
 """
 
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ _MAX_ERROR_US = 16_000_000
 class VirtualKernel:
     """A kernel clock whose error is known. `error_ns`: clock minus truth; `truth_ns` advances with `run`.
 
-    drift_ppm: how fast the clock runs fast, but for its frequency. permitted: whether this process has CAP_SYS_TIME. calls: modes and
-    values of each change.
+    drift_ppm: how fast the clock runs fast, but for its frequency. permitted: whether this process has CAP_SYS_TIME; promised: what
+    it seems to have, where that differs. calls: modes and values of each change.
     """
 
     truth_ns: int = 1_800_000_000 * _SECOND

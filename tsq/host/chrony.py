@@ -71,10 +71,8 @@ def decode_reply(data: bytes, sequence: int) -> Tracking | None:
         return None
     number, raw, family, _, stratum, leap, _, _, _, *floats = _REPORT.unpack_from(data, _REPLY_HEADER.size)
     correction, _, _, _, residual, skew, root_delay, root_dispersion, _ = map(_float, floats)
-    if family in (_IPV4, _IPV6):
-        reference = str(ip_address(raw[:4] if family == _IPV4 else raw))
-    else:
-        reference = _clock_name(number)
+    addressed = {_IPV4: raw[:4], _IPV6: raw}.get(family)
+    reference = _clock_name(number) if addressed is None else str(ip_address(addressed))
     return Tracking(number, reference, stratum, leap, correction, residual, skew, root_delay, root_dispersion)
 
 
@@ -90,7 +88,9 @@ def decode_csv(line: str) -> Tracking | None:
     except ValueError:
         return None
     leap = _CHRONYC_LEAP.get(fields[13], LEAP_UNSYNCHRONIZED)
-    return Tracking(number, fields[1] or _clock_name(number), stratum, leap, correction, residual, skew, root_delay, root_dispersion)
+    return Tracking(
+        number, fields[1] or _clock_name(number), stratum, leap, correction, residual, skew, root_delay, root_dispersion
+    )
 
 
 def _ask(address: Address) -> Tracking | None:

@@ -4,8 +4,8 @@ Comes in: offsets in seconds, bounds of their errors. Goes out: the time in inte
 the calls that step or slew it. It must never decide whether to, and never be reached from wire/ or timing/.
 
 A step adds the offset at once (ADJ_SETOFFSET). A slew hands the offset to the kernel's phase-locked loop (ADJ_OFFSET, for which
-STA_PLL must be set; RFC 5905 §11.3): each second the kernel takes 2^-(2 + time constant) of what is left, also when this process has
-ended. Both say how wrong the clock can be (maxerror, estimated error), which ends the kernel's mark "unsynchronized".
+STA_PLL must be set; RFC 5905 §11.3): each second the kernel takes 2^-(2 + time constant) of what is left, also when this process
+has ended. Both say how wrong the clock can be (maxerror, estimated error), which ends the kernel's mark "unsynchronized".
 """
 
 import time
@@ -28,10 +28,18 @@ _LEAP = _INSERT | _DELETE
 _MOST_ERROR_US = 16_000_000
 _CAP_SYS_TIME = 25
 
+# status, offset, freq, maxerror, esterror, constant of struct timex.
+Timex = tuple[int, int, int, int, int, int]
+
 
 def now_ns() -> int:
     """The system clock, Unix ns."""
     return clock_ns()
+
+
+def build_time_ns() -> int:
+    """When this package was built, Unix ns: no clock that is right says less."""
+    return _clock.BUILD_TIME * 1_000_000_000
 
 
 @cache
@@ -61,7 +69,7 @@ class ClockState:
 class Kernel(Protocol):
     """The calls behind the door: the kernel's, or those of a simulated one."""
 
-    def read(self) -> _clock.State:
+    def read(self) -> Timex:
         """As `tsq._clock.read`."""
 
     def adjust(
@@ -75,7 +83,7 @@ class Kernel(Protocol):
         constant: int = 0,
         seconds: int = 0,
         nanoseconds: int = 0,
-    ) -> _clock.State:
+    ) -> Timex:
         """As `tsq._clock.adjust`."""
 
     def now_ns(self) -> int:
@@ -166,6 +174,12 @@ class SystemClock:
             constant=time_constant,
             maxerror=_microseconds(max_error),
             esterror=_microseconds(estimated_error),
+        )
+
+    def tell_error(self, max_error: float, estimated_error: float) -> None:
+        """Say how wrong the clock can be now. Raises ClockError."""
+        self._kernel.adjust(
+            _MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error)
         )
 
     def stop_slewing(self) -> None:

@@ -1,7 +1,7 @@
 """How good this machine's clock is, by the word of who keeps it: chronyd, ntpd-rs, or else the kernel.
 
-Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told: what
-nobody vouches for is unsynchronized, stratum 0, leap 3.
+Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told:
+what nobody vouches for is unsynchronized, stratum 0, leap 3.
 
     error = root delay / 2 + root dispersion
 
@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tsq.config import LocalClock
-from tsq.host import chrony, ntpd_rs
+from tsq.host.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.clock import ClockState, SystemClock
+from tsq.host.ntpd_rs import DEFAULT as OBSERVE
+from tsq.host.ntpd_rs import Observation, observe
 from tsq.wire.tlv import ClockClass, SourceType
 
-UNSYNCHRONIZED_LEAP = 3
 WORST_STRATUM = 15
 # RFC 5905 §7.2: 15 ppm, where nobody says how fast the clock drifts.
 TOLERANCE_PPM = 15.0
@@ -73,17 +74,17 @@ class Whom:
     """Where to ask, and what is declared for a clock that nobody vouches for."""
 
     keeper: Keeper = Keeper.AUTO
-    chrony: chrony.Address = chrony.DEFAULT
-    chrony_socket: str = chrony.UNIX_SOCKET
-    ntpd_rs: str = ntpd_rs.DEFAULT
+    chrony: Address = DEFAULT
+    chrony_socket: str = UNIX_SOCKET
+    ntpd_rs: str = OBSERVE
     local: LocalClock | None = None
 
 
 def sync_state(whom: Whom, clock: SystemClock | None = None) -> SyncState:
     """The clock's quality now. Blocks for a second at the most, with chronyc for some."""
     ways: dict[Keeper, Callable[[], SyncState | None]] = {
-        Keeper.CHRONY: lambda: _by_chrony(chrony.ask_tracking(whom.chrony, whom.chrony_socket)),
-        Keeper.NTPD_RS: lambda: _by_ntpd_rs(ntpd_rs.observe(whom.ntpd_rs)),
+        Keeper.CHRONY: lambda: _by_chrony(ask_tracking(whom.chrony, whom.chrony_socket)),
+        Keeper.NTPD_RS: lambda: _by_ntpd_rs(observe(whom.ntpd_rs)),
         Keeper.KERNEL: lambda: by_kernel((clock or SystemClock()).state()),
     }
     chosen = ways.values() if whom.keeper is Keeper.AUTO else [ways[whom.keeper]]
@@ -92,14 +93,14 @@ def sync_state(whom: Whom, clock: SystemClock | None = None) -> SyncState:
     return state if whom.local is None else declared(state, whom.local)
 
 
-def by_tracking(report: chrony.Tracking) -> SyncState:
+def by_tracking(report: Tracking) -> SyncState:
     """The state in chronyd's report."""
-    synchronized = report.leap != chrony.LEAP_UNSYNCHRONIZED and report.stratum > 0
+    synchronized = report.leap != LEAP_UNSYNCHRONIZED and report.stratum > 0
     source, clock_class = _kind(report.reference_id, report.reference)
     return SyncState(
         Keeper.CHRONY.value,
         report.stratum if synchronized else 0,
-        report.leap if synchronized else UNSYNCHRONIZED_LEAP,
+        report.leap if synchronized else LEAP_UNSYNCHRONIZED,
         source if synchronized else SourceType.UNKNOWN,
         clock_class if synchronized else ClockClass.UNKNOWN,
         report.reference if synchronized else "",
@@ -109,12 +110,13 @@ def by_tracking(report: chrony.Tracking) -> SyncState:
     )
 
 
-def by_observation(report: ntpd_rs.Observation) -> SyncState:
+def by_observation(report: Observation) -> SyncState:
     """The state in ntpd-rs's report."""
-    source, clock_class = (SourceType.NTP, ClockClass.NTP_SYNCHRONIZED) if report.stratum else (SourceType.UNKNOWN, ClockClass.UNKNOWN)
-    return SyncState(
-        Keeper.NTPD_RS.value, report.stratum, report.leap, source, clock_class, "", report.root_delay, report.root_dispersion
-    )
+    source, clock_class = SourceType.UNKNOWN, ClockClass.UNKNOWN
+    if report.stratum:
+        source, clock_class = SourceType.NTP, ClockClass.NTP_SYNCHRONIZED
+    distances = report.root_delay, report.root_dispersion
+    return SyncState(Keeper.NTPD_RS.value, report.stratum, report.leap, source, clock_class, "", *distances)
 
 
 def by_kernel(state: ClockState) -> SyncState:
@@ -122,9 +124,7 @@ def by_kernel(state: ClockState) -> SyncState:
     if not state.synchronized:
         return replace(_unknown(Keeper.KERNEL.value), root_dispersion=state.max_error)
     error = state.max_error + abs(state.rest)
-    return SyncState(
-        Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error
-    )
+    return SyncState(Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error)
 
 
 def declared(state: SyncState, local: LocalClock) -> SyncState:
@@ -136,17 +136,17 @@ def declared(state: SyncState, local: LocalClock) -> SyncState:
     return state
 
 
-def _by_chrony(report: chrony.Tracking | None) -> SyncState | None:
+def _by_chrony(report: Tracking | None) -> SyncState | None:
     return None if report is None else by_tracking(report)
 
 
-def _by_ntpd_rs(report: ntpd_rs.Observation | None) -> SyncState | None:
+def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
     return None if report is None else by_observation(report)
 
 
 def _unknown(keeper: str) -> SyncState:
     # 16 s: the kernel's, and NTP's, word for "no idea" (RFC 5905 §7.2, MAXDISP).
-    return SyncState(keeper, 0, UNSYNCHRONIZED_LEAP, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, 16.0)
+    return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, 16.0)
 
 
 def _kind(reference_id: int, reference: str) -> tuple[SourceType, ClockClass]:
