@@ -2,10 +2,10 @@
 
 Comes in: targets, options, the machine's clock, floors. Goes out: a Bootstrap. Its laws:
 
-1. The servers are asked for a time without checking certificates. At least three must be usable and a majority of all that were named
-   must agree. The time that they claim must not be before a floor: when TSQ was built, or a time that was saved.
-2. They are asked again, now with the whole check of certificates, names and signatures, for the claimed time. Again a majority of all
-   that were named must pass and agree, and on the time that was claimed.
+1. The servers are asked for a time without checking certificates. At least three must be usable and a majority of all that were
+   named must agree. The time that they claim must not be before a floor: when TSQ was built, or a time that was saved.
+2. They are asked again, now with the whole check of certificates, names and signatures, for the claimed time. Again a majority of
+   all that were named must pass and agree, and on the time that was claimed.
 3. The clock is stepped, and stays marked unsynchronized.
 4. They are asked once more, with the check that every client makes, by the new clock. Only when a majority of all that were named
    passes and agrees with the clock is it success; anything else puts the clock back.
@@ -20,14 +20,13 @@ from dataclasses import dataclass, replace
 from tsq.adjtime import AdjustOptions, Ask, Interruptions, Measurement, Owner, forced, measure
 from tsq.client import query_all
 from tsq.config import Target, Trust
-from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
 from tsq.host.owner import clock_owner
 from tsq.timing.adjustment import Refuse, Slew, Step
 from tsq.timing.selection import Selection
 
 LEAST_SERVERS = 3
-# How far the time that is proven may be from the time for which certificates were checked, seconds: certificates are valid for days.
+# How far the time that is proven may be from the time for which certificates were checked, seconds; those are valid for days.
 _SAME = 60.0
 
 
@@ -41,8 +40,8 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """What came of it. measurement: the last one; stepped: by how much the clock was set and stays set, seconds; failed: why the clock
-    is as it was.
+    """What came of it. measurement: the last one; stepped: by how much the clock was set and stays set, seconds; failed: why the
+    clock is as it was.
     """
 
     measurement: Measurement

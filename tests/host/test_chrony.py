@@ -29,7 +29,9 @@ def wire_float(value: float) -> int:
     return (exponent & 0x7F) << 25 | coefficient & 0x1FFFFFF
 
 
-def reply(sequence: int, *, floats=(0.0,) * 9, reference=0x50505300, address=bytes(16), family=0, stratum=1, leap=0, **header) -> bytes:
+def reply(
+    sequence: int, *, floats=(0.0,) * 9, reference=0x50505300, address=bytes(16), family=0, stratum=1, leap=0, **header
+) -> bytes:
     fields = {"version": 6, "kind": 2, "command": 33, "reply": 5, "status": 0} | header
     head = struct.pack(
         "!BBBBHHHHHHIII", fields["version"], fields["kind"], 0, 0, fields["command"], fields["reply"], fields["status"],
@@ -56,7 +58,8 @@ def test_floats_are_read_as_they_are_written(value, sign):
 
 def test_each_number_of_the_report_is_found_at_its_place():
     floats = (1e-3, 2e-3, 3e-3, -4.0, 5.0, 6.0, 7e-3, 8e-3, 64.0)
-    report = decode_reply(reply(9, floats=floats, stratum=3, leap=2, reference=0xC0000201, family=1, address=b"\xc0\0\2\1" + bytes(12)), 9)
+    source = {"reference": 0xC0000201, "family": 1, "address": b"\xc0\0\2\1" + bytes(12)}
+    report = decode_reply(reply(9, floats=floats, stratum=3, leap=2, **source), 9)
     assert (report.reference_id, report.reference, report.stratum, report.leap) == (0xC0000201, "192.0.2.1", 3, 2)
     numbers = (report.correction, report.residual_ppm, report.skew_ppm, report.root_delay, report.root_dispersion)
     assert numbers == pytest.approx((1e-3, 5.0, 6.0, 7e-3, 8e-3), rel=1e-6)

@@ -29,7 +29,9 @@ def test_leap_indicators(word, leap):
     assert decode(document({**FLAT, "leap_indicator": word})).leap == leap
 
 
-@pytest.mark.parametrize("change", [{"leap_indicator": "Unknown"}, {"leap_indicator": "Unsynchronized"}, {"stratum": 16}, {"stratum": 0}])
+@pytest.mark.parametrize(
+    "change", [{"leap_indicator": "Unknown"}, {"leap_indicator": "Unsynchronized"}, {"stratum": 16}, {"stratum": 0}]
+)
 def test_not_synchronized(change):
     report = decode(document({**FLAT, **change}))
     assert (report.stratum, report.leap) == (0, 3)

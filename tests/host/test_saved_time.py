@@ -27,7 +27,9 @@ def test_no_file_yet_is_no_fault(tmp_path, warnings):
     assert warnings == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"noon", b"-5\n", b"1.5", b"18" * 20, b"\xff\xfe\0", b"1800000000 extra", "٣".encode()])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"noon", b"-5\n", b"1.5", b"18" * 20, b"\xff\xfe\0", b"1800000000 extra", "٣".encode()]
+)
 def test_fault_65_a_damaged_file_is_ignored_with_a_warning(tmp_path, warnings, content):
     (tmp_path / "time").write_bytes(content)
     assert saved_time.load(str(tmp_path / "time"), warnings.append) is None

@@ -1,5 +1,5 @@
-"""The server's truth about its host, with a real chronyd (-x, on ports of its own) beside a real tsq-server: unsynchronized before it
-has a source, as good as the source after, stratum 0 again when chronyd is gone.
+"""The server's truth about its host, with a real chronyd (-x, on ports of its own) beside a real tsq-server: unsynchronized before
+it has a source, as good as the source after, stratum 0 again when chronyd is gone.
 """
 
 import os

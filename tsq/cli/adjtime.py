@@ -10,7 +10,7 @@ import tsq
 from tsq import report
 from tsq.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform
 from tsq.bootstrap import Floor, bootstrap
-from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, checked, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, checked, key_log
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.errors import ClockError, ConfigError, NotPermitted
@@ -47,9 +47,9 @@ _DEFAULTS = ClientOptions()
 _LIMITS = Limits()
 _CRITERIA = Criteria()
 _CONFIRM = "--i-know-this-is-insecure"
-_EPILOG = """exit status: 0 the clock was set (or would have been, with --dry-run); 1 a failure; 2 usage; 3 no server gave the time; 8 the
-servers do not agree; 9 the offset is over the limit; 10 another program keeps the clock; 11 not permitted; 12 somebody else set the
-clock meanwhile; 13 --bootstrap failed; 130 interrupted. The clock is as it was, unless the status is 0."""
+_EPILOG = """exit status: 0 the clock was set (or would have been, with --dry-run); 1 a failure; 2 usage; 3 no server gave the time;
+8 the servers do not agree; 9 the offset is over the limit; 10 another program keeps the clock; 11 not permitted; 12 somebody else
+set the clock meanwhile; 13 --bootstrap failed; 130 interrupted. The clock is as it was, unless the status is 0."""
 
 
 def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = None, owner: Owner = clock_owner) -> int:
@@ -269,7 +269,7 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
     add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
-    add("--bootstrap", action="store_true", help="for a clock that is wrong by years: check certificates for the servers' time first")
+    add("--bootstrap", action="store_true", help="for a clock that is wrong by years: check certificates for the servers' time")
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
 
 

@@ -178,9 +178,7 @@ class SystemClock:
 
     def tell_error(self, max_error: float, estimated_error: float) -> None:
         """Say how wrong the clock can be now. Raises ClockError."""
-        self._kernel.adjust(
-            _MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error)
-        )
+        self._kernel.adjust(_MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error))
 
     def stop_slewing(self) -> None:
         """Let the clock run on as it is: what is left of a slew is given up. Raises ClockError."""

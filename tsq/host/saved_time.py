@@ -1,7 +1,7 @@
 """A time that the clock had when it was right, kept in a file: no right clock says less later.
 
-Comes in: the file's name. Goes out: the time in Unix ns, or None with a warning. It must never fail a program: a file that cannot be
-read or written costs the floor, nothing more.
+Comes in: the file's name. Goes out: the time in Unix ns, or None with a warning. It must never fail a program: a file that cannot
+be read or written costs the floor, nothing more.
 
 The file holds one line, whole Unix seconds in decimal digits.
 """

@@ -19,17 +19,17 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tsq.config import Trust
-from tsq.quic import chain
 from tsq.errors import (
     CertificateError,
     ConfigError,
     Expired,
-    NotYetValid,
     NotPinned,
+    NotYetValid,
     SelfSigned,
     UnknownAuthority,
     WrongName,
 )
+from tsq.quic import chain
 
 # R1: the client's order, and the server's preference.
 ALPN = ["tsq/1", "tsq"]
