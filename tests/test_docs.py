@@ -43,14 +43,15 @@ from tsq.cli import client as client_command
 from tsq.cli import common
 from tsq.cli import server as server_command
 from tsq.config import parse_listen
-from tsq.exchange import Exchange
+from tsq.exchange import STATE_INTERVAL, Exchange, Rules
 from tsq.quic import offload
 from tsq.quic.router import Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.responder import NoResponse
 from tsq.timing.sample import Reason
+from tsq.timing.selection import MAX_DISTANCE, Mark, NoTime, Unused
 from tsq.wire.message import ErrorReply, Request, Response, decode_request, decode_response
-from tsq.wire.tlv import EXACT_T3, TlvType
+from tsq.wire.tlv import EXACT_T3, STATE_KEYS, TlvType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -64,7 +65,7 @@ FLOW = DOCS / "explanation" / "request-flow.md"
 PLANES = DOCS / "explanation" / "two-planes.md"
 PICTURE = DOCS / "explanation" / "microseconds.png"
 NEAR_NS = 1_795_399_200_000_000_000
-RULINGS = {f"R{number}" for number in range(1, 13)}
+RULINGS = {f"R{number}" for number in range(1, 14)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,6 +334,16 @@ def test_documented_columns_are_those_of_the_table() -> None:
     assert [code(row[0])[0] for row in rows((DOCS / "tutorial" / "first-exchange.md").read_text())] == list(report._HEADER)
 
 
+def test_documented_marks_and_reasons_are_those_of_the_selection() -> None:
+    table = rows(section(CLI, "### The selection"))
+    marks = {code(row[0])[0]: code(row[1])[0] for row in table if len(row) == 3}
+    assert marks == {mark.name: mark.value for mark in Mark}
+    words = {code(row[0])[0]: row[1].replace(f" ({MAX_DISTANCE:g} s)", "") for row in table if len(row) == 2}
+    assert words == {reason.name: reason.value for reason in Unused}
+    problems = next(row for row in rows(section(CLI, "### JSON")) if row[0] == "`problem`")
+    assert code(problems[2]) == [problem.name for problem in NoTime]
+
+
 def test_documented_signals_are_those_that_are_handled() -> None:
     documented = {text for row in rows(section(CLI, "### Signals")) for text in row[0].split(", ")}
     handled = set(re.findall(r"signal\.(SIG\w+)", inspect.getsource(server_command)))
@@ -348,7 +359,7 @@ def test_documented_environment_is_read() -> None:
 
 TYPES = {
     "string": str, "integer": int, "number": (int, float), "boolean": bool, "array of objects": list, "array of strings": list,
-    "null": type(None),
+    "null": type(None), "object": dict,
 }
 
 
@@ -370,6 +381,7 @@ def test_json_has_the_documented_keys_and_types(server_process: ServerProcess, c
     done = run_client(str(server_process.target), "nowhere.invalid", "127.0.0.1:9", "--ca", certificates.authority, "--json")
     printed = json.loads(done.stdout)
     check_json("Top level", printed)
+    check_json("`selection`", printed["selection"])
     good, nowhere, _ = printed["hosts"]
     for host in printed["hosts"]:
         check_json("Each host", host)
@@ -501,7 +513,7 @@ def test_the_error_tree_is_that_of_the_source() -> None:
 def test_every_ruling_has_a_heading_and_an_anchor() -> None:
     text = PROTOCOL.read_text()
     pairs = re.findall(r"^<a id=\"r(\d+)\"></a>\n### (R\d+): ", text, re.MULTILINE)
-    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 13)]
+    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 14)]
     assert all(heading == f"R{anchor}" for anchor, heading in pairs)
 
 
@@ -532,10 +544,11 @@ def test_the_messages_in_hex_are_what_they_are_said_to_be(block: Block) -> None:
 
 def r12_messages() -> dict[str, list[bytes]]:
     """The messages of R12's section, by their info strings."""
-    first = PROTOCOL.read_text().partition('<a id="r12">')[0].count("\n")
+    text = PROTOCOL.read_text()
+    first, end = (text.partition(f'<a id="r{number}">')[0].count("\n") for number in (12, 13))
     found: dict[str, list[bytes]] = {}
     for block in blocks(PROTOCOL):
-        if block.line > first and block.info.startswith("hex"):
+        if first < block.line < end and block.info.startswith("hex"):
             found.setdefault(block.info, []).append(bytes.fromhex(block.text))
     return found
 
@@ -552,7 +565,7 @@ def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
     """R12's two exchanges, as a client has them with this last answer: (exchange, first sample, second sample)."""
     messages = r12_messages()
     nonces = [message[2:18] for message in messages["hex request"]]
-    exchange = Exchange(nonces=lambda _: nonces.pop(0))
+    exchange = Exchange(Rules(state_interval=None), nonces=lambda _: nonces.pop(0))
     samples = []
     for wanted, answer, second in zip(messages["hex request"], (messages["hex response"][0], last), (123, 223), strict=True):
         nonce, request = exchange.request()
@@ -587,6 +600,15 @@ def test_what_r12_s_other_example_tells_is_not_believed() -> None:
     assert exchange.revised is None
     left = tsq._fast.ns_from_ntp(int(decode_response(told).metadata[EXACT_T3][16:], 16), NEAR_NS)
     assert first.t3_ns - left == 1000
+
+
+def test_r13_s_example_is_the_first_request_of_a_client() -> None:
+    text = section(PROTOCOL, "### R13: what a server says about its clock")
+    (request,) = (bytes.fromhex(block.text) for block in blocks(PROTOCOL) if f"```hex request\n{block.text}\n```" in text)
+    exchange = Exchange(nonces=lambda _: bytes(range(16)))
+    assert exchange.request()[1] == request
+    assert {code(row[0])[0] for row in rows(text)} == set(STATE_KEYS)
+    assert f"about every {STATE_INTERVAL:g} seconds" in text
 
 
 # ---------------------------------------------------------------------------------------------- references to and fro

@@ -85,7 +85,7 @@ def test_what_is_told_twice_counts_once():
 
 
 def test_without_the_wish_nothing_is_asked_or_believed():
-    exchange = Exchange(Rules(exact=False))
+    exchange = Exchange(Rules(exact=False, state_interval=None))
     nonce, message = exchange.request()
     assert len(message) == 18
     exchange.sent(nonce, T1, StampSource.KERNEL)

@@ -2,14 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from tsq import report
 from tsq.config import Target
 from tsq.errors import NoAnswer
-from tsq.result import HostResult
+from tsq.result import HostResult, selection
 from tsq.timing.sample import Reason, Sample, StampSource, make_sample
+from tsq.timing.selection import Mark, NoTime, Unused
+from tsq.timing.server_state import ServerState
 
 T = 1_800_000_000_000_000_000
 
@@ -23,6 +26,22 @@ def sample(offset_ns: int = 0, delay_ns: int = 2_000_000, **more) -> Sample:
 
 def host(*samples: Sample, name: str = "time.example", **more) -> HostResult:
     return HostResult(Target(name), address="192.0.2.1", mode="datagram", alpn="tsq/1", samples=samples, **more)
+
+
+def table(results) -> str:
+    return report.table(results, selection(results))
+
+
+def verdict(results) -> str:
+    return report.verdict(selection(results))
+
+
+def as_json(results, version: str = "1") -> dict:
+    return report.as_json(results, selection(results), version)
+
+
+def told(error: float | None = 0.001, **more) -> ServerState:
+    return ServerState(T, **{"stratum": 2, "error": error, **more})
 
 
 @pytest.mark.parametrize(
@@ -55,54 +74,141 @@ def test_spans_that_round_up_to_the_next_unit_are_written_in_it(seconds, text):
 
 
 def test_a_table_shows_each_host_that_has_an_estimate_with_its_bound():
-    header, first, second = report.table([
+    header, first, second = table([
         host(sample(250_000_000), sample(250_000_000)),
         HostResult(Target("dead.example"), error=NoAnswer("nothing")),
-        host(sample(-5_000), name="192.0.2.1", zero_rtt=True),
+        host(sample(-5_000, server=told(0.0025)), name="192.0.2.1", zero_rtt=True),
     ]).splitlines()
-    assert re.split(r"  +", header) == ["host", "offset", "± root distance", "delay", "jitter", "stamps", "samples", "mode"]
+    assert tuple(re.split(r"  +", header)) == report._HEADER
     cells = re.split(r"  +", first)
-    assert cells[:2] == ["time.example:443 (192.0.2.1)", "+250.000 ms"]
-    assert re.fullmatch(r"± 1\.\d{3} ms", cells[2])
-    assert cells[3:] == ["2.000 ms", "0.001 µs", "kernel", "2/2", "datagram tsq/1"]
+    assert cells[1:4] == ["time.example:443 (192.0.2.1)", "-", "+250.000 ms"]
+    assert re.fullmatch(r"± 1\.\d{3} ms", cells[4])
+    assert cells[5:] == ["unknown", "2.000 ms", "0.001 µs", "kernel", "2/2", "datagram tsq/1"]
     cells = re.split(r"  +", second)
     # An address that is what the user wrote is not said twice; one sample has no jitter.
-    assert cells[:2] == ["192.0.2.1:443", "-5.000 µs"]
-    assert cells[4:] == ["-", "kernel", "1/1", "datagram tsq/1 0-RTT"]
+    assert cells[1:4] == ["192.0.2.1:443", "2", "-5.000 µs"]
+    # 2.5 ms, and what 15 ppm make of 2 ms.
+    assert cells[5] == "± 2.501 ms"
+    assert cells[7:] == ["-", "kernel", "1/1", "datagram tsq/1 0-RTT"]
 
 
 def test_columns_of_a_table_are_aligned():
-    lines = report.table([host(sample(1)), host(sample(-90_000_000_000), name="a-much-longer-name.example")]).splitlines()
+    lines = table([host(sample(1)), host(sample(-90_000_000_000), name="a-much-longer-name.example")]).splitlines()
     mode = {line.index("mode" if line is lines[0] else "datagram") for line in lines}
     assert len(mode) == 1
 
 
 def test_the_stamps_column_tells_when_one_of_them_is_not_the_kernels():
-    row = report.table([host(sample(t4_source=StampSource.USER))]).splitlines()[1]
+    row = table([host(sample(t4_source=StampSource.USER))]).splitlines()[1]
     assert " kernel/user " in row
 
 
 def test_no_estimate_gives_no_table_and_no_verdict():
     dead = [HostResult(Target("dead.example"), error=NoAnswer("nothing"))]
-    assert report.table(dead) == report.verdict(dead) == ""
-    assert report.table([]) == report.verdict([]) == ""
+    assert table(dead) == verdict(dead) == ""
+    assert table([]) == verdict([]) == ""
 
 
-def test_the_verdict_is_of_the_host_with_the_least_root_distance():
-    far, near = host(sample(250_000_000, 80_000_000)), host(sample(100_000_000, 2_000_000))
-    for results in ([far, near], [near, far]):
-        assert re.fullmatch(r"System clock wrong by \+0\.100000 ± 0\.00100\d seconds \(ignored\)", report.verdict(results))
+def test_the_verdict_is_the_agreed_offset_and_its_bound():
+    (result,) = [host(sample(100_000_000, 2_000_000, server=told(0.003)))]
+    # 1 ms, 3 ms, and some nanoseconds: rounded up.
+    assert verdict([result]) == "System clock wrong by +0.100000 ± 0.004001 seconds (ignored)"
 
 
 def test_the_verdict_is_never_of_a_rejected_sample():
     rejected = make_sample(T, T + 1000, T, T + 10)
-    assert report.verdict([host(rejected, sample(100_000_000))]).startswith("System clock wrong by +0.100000 ±")
+    assert verdict([host(rejected, sample(100_000_000))]).startswith("System clock wrong by +0.100000 ±")
+
+
+@pytest.mark.parametrize("offset_ns", [0, 499, 500, 501, -499, -501, 1_234_567, 999_999_999])
+def test_the_bound_holds_for_the_offset_as_it_is_printed(offset_ns):
+    result = host(sample(offset_ns, 3_000), assumed_error=0.0)
+    shown = re.fullmatch(r"System clock wrong by (\S+) ± (\S+) seconds \(ignored\)", verdict([result]))
+    found = result.estimate
+    assert float(shown[1]) - float(shown[2]) <= found.offset - found.root_distance + 1e-12
+    assert float(shown[1]) + float(shown[2]) >= found.offset + found.root_distance - 1e-12
+    assert float(shown[2]) < found.root_distance + 2e-6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.000 µs"),
+        (1e-9, "0.001 µs"),
+        (1.1e-9, "0.002 µs"),
+        (0.0010001, "1.001 ms"),
+        (0.001, "1.000 ms"),
+        (1.5, "1.500 s"),
+    ],
+)
+def test_bounds_are_never_rounded_down(seconds, text):
+    assert report.bound(seconds) == text
+
+
+def three_and_a_liar() -> list[HostResult]:
+    found = [
+        host(sample(offset_ns, delay_ms * 1_000_000, server=told()), name=name)
+        for name, offset_ns, delay_ms in (("a", 0, 1), ("b", 0, 2), ("c", 0, 3), ("liar.example", 10**9, 2))
+    ]
+    # One server is at one address.
+    return [replace(each, address=f"192.0.2.{number}") for number, each in enumerate(found, 1)]
+
+
+def test_a_liar_is_marked_named_and_left_out():
+    results = three_and_a_liar()
+    chosen = selection(results)
+    lines = report.table(results, chosen).splitlines()
+    assert [line[0] for line in lines[1:]] == ["*", "+", "+", "x"]
+    assert report.unused(chosen) == ["x liar.example:443: its interval does not overlap what the majority agrees on"]
+    assert report.redundancy(chosen, 0.01) == "3 of 4 sources agree; ± holds as long as no more than 1 of them lie"
+    assert report.verdict(chosen).startswith("System clock wrong by +0.000000 ± 0.00")
+    shown = as_json(results)
+    assert [each["mark"] for each in shown["hosts"]] == ["*", "+", "+", "x"]
+    assert shown["hosts"][3]["unused"] == Unused.FALSETICKER.name
+    assert (shown["selection"]["compared"], shown["selection"]["survivors"], shown["selection"]["tolerated"]) == (4, 3, 1)
+    assert shown["selection"]["low"] <= 0 <= shown["selection"]["high"]
+    assert shown["selection"]["server_errors_known"] is True
+
+
+def test_two_that_disagree_give_no_time_and_say_so():
+    first, _, _, liar = three_and_a_liar()
+    chosen = selection([first, liar])
+    assert chosen.problem is NoTime.TWO_DISAGREE
+    assert report.verdict(chosen) == "No time: the two sources contradict each other"
+    assert report.redundancy(chosen, 0.01) == ""
+    assert {each.mark for each in chosen.verdicts} == {Mark.FALSETICKER}
+    assert report.line(chosen).endswith(f"no time: {chosen.problem}  xa:443 xliar.example:443")
+    assert as_json([first, liar])["selection"]["problem"] == "TWO_DISAGREE"
+
+
+def test_what_is_assumed_or_told_besides_is_said():
+    (one, two, *_) = three_and_a_liar()
+    assert "no redundancy" in report.redundancy(selection([one]), 0.01)
+    assert "nobody could tell which" in report.redundancy(selection([one, two]), 0.01)
+    unknown = host(sample(), assumed_error=0.25)
+    assert report.redundancy(selection([unknown]), 0.25).endswith("server's own error unknown: 250.000 ms assumed")
+    leaping = host(sample(server=told(leap=1, smeared=True)))
+    assert report.redundancy(selection([leaping]), 0.01).endswith("a leap second is to be inserted; leap seconds are smeared")
+
+
+def test_the_line_of_a_watch_has_time_offset_bound_and_marks():
+    chosen = selection(three_and_a_liar())
+    assert re.fullmatch(
+        r"2027-01-15 08:00:00  \+0\.000000 ± 0\.00\d{4} s  \*a:443 \+b:443 \+c:443 xliar\.example:443", report.line(chosen)
+    )
+
+
+def test_an_unsynchronized_server_is_shown_and_not_used():
+    result = host(sample(server=told(stratum=0, leap=3)))
+    assert report.unused(selection([result])) == [f"? time.example:443: {Unused.UNSYNCHRONIZED}"]
+    assert verdict([result]) == "No time: no source can be used"
+    assert as_json([result])["hosts"][0]["leap"] == 3
 
 
 def test_sample_lines_show_four_timestamps_their_sources_and_the_bound():
     (line,) = report.sample_lines(host(sample(7_000, t1_source=StampSource.USER)))
     stamps = f"T1 {T} (user)  T2 {T + 1_007_000}  T3 {T + 1_008_000}  T4 {T + 2_001_000} (kernel)"
-    assert line.startswith(f"  sample 1: {stamps}  offset +7.000 µs ± 1.000 ms")
+    assert line.startswith(f"  sample 1: {stamps}  offset +7.000 µs ± 1.001 ms")
     assert "NOT USED" not in line
 
 
@@ -145,15 +251,18 @@ def test_details_from_the_network_are_escaped_wherever_they_are_shown():
 
 def test_json_has_every_field_of_a_host_and_of_a_sample():
     result = host(sample(250_000_000), sample(250_000_000), notices=("a notice",), zero_rtt=True)
-    content = json.loads(json.dumps(report.as_json([result], "1.2.3")))
+    content = json.loads(json.dumps(as_json([result], "1.2.3")))
     assert content["version"] == "1.2.3"
     (shown,) = content["hosts"]
     samples = shown.pop("samples")
-    assert shown.pop("root_distance") == pytest.approx(0.001, rel=0.1)
+    assert shown.pop("root_distance") == pytest.approx(0.011, rel=0.1)
     assert shown.pop("jitter") == pytest.approx(0, abs=1e-6)
+    assert (shown.pop("low"), shown.pop("high")) == (pytest.approx(0.239, rel=0.01), pytest.approx(0.261, rel=0.01))
     assert shown == {
         "host": "time.example", "address": "192.0.2.1", "port": 443, "mode": "datagram", "alpn": "tsq/1", "zero_rtt": True,
-        "offset": 0.25, "delay": 0.002, "notices": ["a notice"], "error": None, "error_kind": None,
+        "offset": 0.25, "delay": 0.002, "notices": ["a notice"], "error": None, "error_kind": None, "mark": "*", "unused": None,
+        "unused_because": None, "server_error": 0.01, "server_error_known": False, "stratum": None, "leap": None,
+        "smeared": None, "source": None,
     }
     assert len(samples) == 2
     assert samples[0].pop("root_distance") == pytest.approx(0.001, rel=0.1)
@@ -166,8 +275,8 @@ def test_json_has_every_field_of_a_host_and_of_a_sample():
 
 
 def test_json_of_a_failure_has_the_same_fields_with_nulls():
-    good = report.as_json([host(sample())], "1")["hosts"][0]
-    bad = report.as_json([HostResult(Target("dead.example"), error=NoAnswer("nothing", advice="wait"))], "1")["hosts"][0]
+    good = as_json([host(sample())], "1")["hosts"][0]
+    bad = as_json([HostResult(Target("dead.example"), error=NoAnswer("nothing", advice="wait"))], "1")["hosts"][0]
     assert set(bad) == set(good)
     assert (bad["error"], bad["error_kind"]) == ("nothing: wait", "NoAnswer")
     assert {bad[name] for name in ("address", "mode", "alpn", "offset", "root_distance", "delay", "jitter")} == {None}
@@ -175,14 +284,14 @@ def test_json_of_a_failure_has_the_same_fields_with_nulls():
 
 def test_json_of_a_rejected_sample_tells_reason_and_timestamps():
     rejected = make_sample(T, T + 1000, T, T + 10)
-    shown = report.as_json([host(rejected)], "1")["hosts"][0]
+    shown = as_json([host(rejected)], "1")["hosts"][0]
     assert (shown["offset"], shown["samples"][0]["valid"], shown["samples"][0]["reason"]) == (None, False, "T3 is before T2")
     assert shown["samples"][0]["t2_ns"] == T + 1000
 
 
 def test_json_of_a_rejected_sample_tells_the_detail_that_text_tells():
     result = host(Sample(T, reason=Reason.MALFORMED, detail="one byte after the last TLV at byte 38"))
-    assert "one byte after the last TLV" in json.dumps(report.as_json([result], "1"))
+    assert "one byte after the last TLV" in json.dumps(as_json([result], "1"))
 
 
 def test_the_legend_explains_sign_and_bound():

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from tsq.errors import TSQError
     from tsq.exchange import Rules
     from tsq.quic.router import Limits, RetryPolicy
-    from tsq.result import HostResult
+    from tsq.result import HostResult, selection
     from tsq.server import Server
     from tsq.timing.filter import Estimate
     from tsq.timing.sample import Reason, Sample, StampSource
+    from tsq.timing.selection import Agreed, Criteria, Selection, Verdict
+    from tsq.timing.server_state import ServerState
 
 _HOMES = {
     "Client": "tsq.aio",
@@ -47,16 +49,24 @@ _HOMES = {
     "Limits": "tsq.quic.router",
     "RetryPolicy": "tsq.quic.router",
     "HostResult": "tsq.result",
+    "selection": "tsq.result",
     "Server": "tsq.server",
     "Estimate": "tsq.timing.filter",
     "Reason": "tsq.timing.sample",
     "Sample": "tsq.timing.sample",
     "StampSource": "tsq.timing.sample",
+    "Agreed": "tsq.timing.selection",
+    "Criteria": "tsq.timing.selection",
+    "ServerState": "tsq.timing.server_state",
+    "Verdict": "tsq.timing.selection",
+    "Selection": "tsq.timing.selection",
 }
 
 __all__ = [
+    "Agreed",
     "Client",
     "ClientOptions",
+    "Criteria",
     "Estimate",
     "HostResult",
     "Limits",
@@ -64,16 +74,20 @@ __all__ = [
     "RetryPolicy",
     "Rules",
     "Sample",
+    "Selection",
     "Server",
+    "ServerState",
     "StampSource",
     "TSQError",
     "Target",
     "Trust",
+    "Verdict",
     "__version__",
     "connect",
     "parse_target",
     "query",
     "query_all",
+    "selection",
 ]
 
 

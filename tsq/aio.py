@@ -87,6 +87,7 @@ class Client:
             zero_rtt=session.zero_rtt,
             samples=tuple(samples),
             notices=tuple(self.notices),
+            assumed_error=self._options.server_error,
         )
 
     async def _one_more(self, session: Session) -> None:

@@ -52,6 +52,7 @@ _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM
 
 Address = tuple[int, tuple[object, ...]]
 OnSample = Callable[[Target, Sample], None]
+Snapshot = Callable[[], list[HostResult]]
 
 
 def query(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> HostResult:
@@ -72,13 +73,22 @@ def query_all(
     *,
     rules: Rules | None = None,
     on_sample: OnSample | None = None,
+    on_change: Callable[[Snapshot], None] | None = None,
     key_log: TextIO | None = None,
 ) -> list[HostResult]:
     """Ask several servers at the same time; a result for each, in order. Errors are in the results, never raised.
 
-    Interrupted (Ctrl-C), it gives what there is so far.
+    on_sample, on_change: called for each sample, from the thread that asks; on_change gets a function that gives all results so
+    far. Interrupted (Ctrl-C), it gives what there is so far.
     """
-    queries = [HostQuery(target, options, rules, on_sample=on_sample, key_log=key_log) for target in targets]
+
+    def told(target: Target, sample: Sample) -> None:
+        if on_sample is not None:
+            on_sample(target, sample)
+        if on_change is not None:
+            on_change(lambda: [query.result() for query in queries])
+
+    queries = [HostQuery(target, options, rules, on_sample=told, key_log=key_log) for target in targets]
     if len(queries) == 1:
         return [queries[0].run()]
     threads = [threading.Thread(target=query.run, name=str(query.target), daemon=True) for query in queries]
@@ -202,7 +212,12 @@ class HostQuery:
         """What there is so far."""
         link = self._chosen or self._last
         if link is None:
-            return HostResult(self.target, error=self._error or _interrupted(), notices=tuple(self._notices))
+            return HostResult(
+                self.target,
+                error=self._error or _interrupted(),
+                notices=tuple(self._notices),
+                assumed_error=self._options.server_error,
+            )
         session = link.session
         samples = tuple(session.samples)
         return HostResult(
@@ -214,6 +229,7 @@ class HostQuery:
             samples=samples,
             notices=tuple(self._notices + session.notices + self._cut_short(session)),
             error=why_nothing(samples, session.error or self._error),
+            assumed_error=self._options.server_error,
         )
 
     def _cut_short(self, session: Session) -> list[str]:

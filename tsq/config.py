@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
 from tsq.errors import ConfigError
+from tsq.timing.filter import DEFAULT_SERVER_ERROR
 
 DEFAULT_PORT = 443
 MAX_PORT = 65535
@@ -81,7 +82,10 @@ class LocalClock:
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """How a client asks. interval and timeout in seconds; family 0 (any), 4 or 6; server_name None: the host's name."""
+    """How a client asks. interval and timeout in seconds; family 0 (any), 4 or 6; server_name None: the host's name.
+
+    server_error: what a server's own error is taken for if it does not tell, seconds.
+    """
 
     count: int = 3
     interval: float = 0.1
@@ -91,6 +95,7 @@ class ClientOptions:
     server_name: str | None = None
     stream: bool = False
     session_file: str | None = None
+    server_error: float = DEFAULT_SERVER_ERROR
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= 1_000_000:
@@ -101,6 +106,8 @@ class ClientOptions:
             raise ConfigError(f"timeout {self.timeout}", expected="above 0, at most 3600 seconds")
         if self.family not in (0, 4, 6):
             raise ConfigError(f"address family {self.family}", expected="0, 4 or 6")
+        if not 0 <= self.server_error <= 1:
+            raise ConfigError(f"server error {self.server_error}", expected="0 to 1 second")
 
 
 def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:

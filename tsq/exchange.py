@@ -121,9 +121,8 @@ class Exchange:
         self._state_nonce, self._ask_state_at = nonce, now + interval
         return True
 
-    def _dropped(self, nonce: bytes) -> None:
-        """A request gets no answer any more: what it asked about the server, the next one asks."""
-        self._past.append(nonce)
+    def _unanswered(self, nonce: bytes) -> None:
+        """What a request without an answer asked about the server, the next one asks."""
         if nonce == self._state_nonce:
             self._ask_state_at = -inf
 
@@ -136,13 +135,16 @@ class Exchange:
         asked = self._asked.pop(nonce, None)
         if asked is None:
             return None
-        self._dropped(nonce)
+        self._past.append(nonce)
+        if reason in (Reason.NO_ANSWER, Reason.CONNECTION_LOST):
+            self._unanswered(nonce)
         return Sample(asked.t1_ns, t1_source=asked.t1_source, reason=reason, detail=detail)
 
     def withdraw(self, nonce: bytes) -> None:
-        """Forget a request that is sent anew: it gets no sample."""
+        """Forget a request that is sent anew, or that could not leave: it gets no sample."""
         if self._asked.pop(nonce, None) is not None:
-            self._dropped(nonce)
+            self._past.append(nonce)
+        self._unanswered(nonce)
 
     def answer(self, data: bytes, t4_ns: int, source: StampSource, asked_nonce: bytes | None = None) -> Sample | None:
         """The sample that an answer makes; None for a second answer, or one that came too late.

@@ -1,22 +1,30 @@
 """Results as people and programs read them: text and JSON (docs/reference/cli.md).
 
-Comes in: HostResults. Goes out: strings. Prints nothing. No offset is given without its root distance, and text from the network is
-shown with its control characters escaped.
+Comes in: HostResults, and the Selection among them. Goes out: strings. Prints nothing. No offset is given without its bound, no
+bound is rounded down, and text from the network is shown with its control characters escaped.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 from tsq.result import HostResult
 from tsq.timing.sample import Sample
+from tsq.timing.selection import Agreed, NoTime, Selection, Verdict
 
 LEGEND = (
-    "offset: positive when this machine's clock is behind; ±: root distance, the offset's error but for the server's own, "
-    "which is unknown"
+    "offset: positive when this machine's clock is behind; root distance, the bound of its error: ± to server and ± server's own "
+    "together"
 )
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _ROUNDS_UP = 0.9999995
-_HEADER = ("host", "offset", "± root distance", "delay", "jitter", "stamps", "samples", "mode")
+_HEADER = (
+    "M", "host", "stratum", "offset", "± to server", "± server's own", "delay", "jitter", "stamps", "samples", "mode"
+)  # fmt: skip
+_TO_THE_LEFT = (0, 1, len(_HEADER) - 1)
+# What a bound is rounded up by at the least, so that binary fractions do not make it one step too large.
+_SLACK = 1e-6
 
 
 def duration(seconds: float, signed: bool = False) -> str:
@@ -26,31 +34,85 @@ def duration(seconds: float, signed: bool = False) -> str:
     return f"{seconds / scale:+.3f} {unit}" if signed else f"{seconds / scale:.3f} {unit}"
 
 
-def table(results: Sequence[HostResult]) -> str:
-    """One line for each host that gave an estimate, under a header; empty where none did."""
-    rows = [row for row in map(_row, results) if row is not None]
+def bound(seconds: float) -> str:
+    """A span that something lies within: as `duration`, but never less than it is."""
+    scale, _ = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
+    return duration(ceil(seconds / scale * 1000 - _SLACK) / 1000 * scale)
+
+
+def table(results: Sequence[HostResult], chosen: Selection) -> str:
+    """One line for each host that gave an estimate, under a header; empty where none did. M: the selection's mark."""
+    rows = [
+        row for row in (_row(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)) if row is not None
+    ]
     if not rows:
         return ""
     lines = [_HEADER, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
-    last = len(_HEADER) - 1
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column in (0, last) else cell.rjust(width)
+            cell.ljust(width) if column in _TO_THE_LEFT else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def verdict(results: Sequence[HostResult]) -> str:
-    """The last line, in the manner of `chronyd -Q`: from the host whose root distance is least; empty where there is none."""
-    estimates = [result.estimate for result in results]
-    known = [estimate for estimate in estimates if estimate is not None]
-    if not known:
+def unused(chosen: Selection) -> list[str]:
+    """Why sources that gave a time are not used, one line each, with the mark in front."""
+    return [
+        f"{verdict.mark} {verdict.source.name}: {verdict.unused}"
+        for verdict in chosen.verdicts
+        if verdict.unused is not None and verdict.interval is not None
+    ]
+
+
+def redundancy(chosen: Selection, assumed_error: float) -> str:
+    """How far the agreed time can be trusted; empty where there is none."""
+    found = chosen.agreed
+    if found is None:
         return ""
-    best = min(known, key=lambda estimate: estimate.root_distance)
-    return f"System clock wrong by {best.offset:+.6f} ± {best.root_distance:.6f} seconds (ignored)"
+    if found.compared == 1:
+        text = "one source, no redundancy: nobody could contradict it"
+    elif found.compared == 2:
+        text = "both sources agree; were one of them wrong, nobody could tell which"
+    else:
+        agree = found.compared - len(chosen.falsetickers)
+        text = f"{agree} of {found.compared} sources agree; ± holds as long as no more than {found.tolerated} of them lie"
+    if not found.server_errors_known:
+        text += f"; server's own error unknown: {duration(assumed_error)} assumed"
+    if found.leap in _LEAPS:
+        text += f"; {_LEAPS[found.leap]}"
+    return f"{text}; leap seconds are smeared" if found.smeared else text
+
+
+_LEAPS = {1: "a leap second is to be inserted", 2: "a leap second is to be deleted"}
+
+
+def verdict(chosen: Selection) -> str:
+    """The last line, in the manner of `chronyd -Q`: the agreed offset ± root distance, or why there is none; may be empty."""
+    if chosen.agreed is None:
+        gave = any(verdict.interval is not None for verdict in chosen.verdicts)
+        return f"No time: {chosen.problem}" if gave else ""
+    offset, root_distance = agreed_in_microseconds(chosen.agreed)
+    return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds (ignored)"
+
+
+def line(chosen: Selection) -> str:
+    """All of it in one line: when, the agreed offset ± root distance, and each source's mark."""
+    when = "-" if chosen.at_ns is None else str(datetime.fromtimestamp(chosen.at_ns // 10**9, UTC).replace(tzinfo=None))
+    marks = " ".join(f"{verdict.mark}{verdict.source.name}" for verdict in chosen.verdicts)
+    if chosen.agreed is None:
+        return f"{when}  no time: {chosen.problem}  {marks}"
+    offset, root_distance = agreed_in_microseconds(chosen.agreed)
+    return f"{when}  {offset:+.6f} ± {root_distance:.6f} s  {marks}"
+
+
+def agreed_in_microseconds(found: Agreed) -> tuple[float, float]:
+    """(offset, root distance) in seconds with six decimals, so that the bound holds for the offset as it is written."""
+    # No negative zero.
+    offset = round(found.offset, 6) + 0.0
+    return offset, ceil(found.interval.reach(offset) * 1e6 - _SLACK) / 1e6
 
 
 def sample_lines(result: HostResult) -> list[str]:
@@ -67,9 +129,10 @@ def rejections(result: HostResult) -> list[str]:
     ]
 
 
-def as_json(results: Sequence[HostResult], version: str) -> dict[str, Any]:
+def as_json(results: Sequence[HostResult], chosen: Selection, version: str) -> dict[str, Any]:
     """The object that `tsq-client --json` prints; its schema only grows (docs/reference/cli.md)."""
-    return {"version": version, "hosts": [_host_json(result) for result in results]}
+    hosts = [_host_json(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
+    return {"version": version, "hosts": hosts, "selection": _selection_json(chosen)}
 
 
 def escaped(text: str) -> str:
@@ -77,15 +140,19 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _row(result: HostResult) -> tuple[str, ...] | None:
-    estimate = result.estimate
+def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...] | None:
+    estimate = verdict.source.estimate
     if estimate is None:
         return None
     where = str(result.target) if result.address in (None, result.target.host) else f"{result.target} ({result.address})"
+    stratum = None if estimate.server is None else estimate.server.stratum
     return (
+        verdict.mark.value,
         where,
+        "-" if stratum is None else str(stratum),
         duration(estimate.offset, signed=True),
-        f"± {duration(estimate.root_distance)}",
+        f"± {bound(estimate.server_distance)}",
+        f"± {bound(estimate.server_error)}" if estimate.server_error_known else "unknown",
         duration(estimate.delay),
         duration(estimate.jitter) if result.good > 1 else "-",
         estimate.stamps,
@@ -103,7 +170,7 @@ def _sample(sample: Sample) -> str:
     )
     text = "  ".join(stamps)
     if sample.offset is not None and sample.delay is not None:
-        text += f"  offset {duration(sample.offset, signed=True)} ± {duration(sample.root_distance or 0.0)}"
+        text += f"  offset {duration(sample.offset, signed=True)} ± {bound(sample.root_distance or 0.0)}"
         text += f"  delay {duration(sample.delay)}"
     return text + ("" if sample.valid else f"  NOT USED: {_reason(sample)}")
 
@@ -117,8 +184,9 @@ def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _host_json(result: HostResult) -> dict[str, Any]:
-    estimate = result.estimate
+def _host_json(result: HostResult, verdict: Verdict) -> dict[str, Any]:
+    estimate = verdict.source.estimate
+    server = None if estimate is None else estimate.server
     return {
         "host": result.target.host,
         "address": result.address,
@@ -134,6 +202,39 @@ def _host_json(result: HostResult) -> dict[str, Any]:
         "notices": list(result.notices),
         "error": None if result.error is None else str(result.error),
         "error_kind": None if result.error is None else type(result.error).__name__,
+        "mark": verdict.mark.value,
+        "unused": None if verdict.unused is None else verdict.unused.name,
+        "unused_because": None if verdict.unused is None else verdict.unused.value,
+        "low": None if verdict.interval is None else verdict.interval.low,
+        "high": None if verdict.interval is None else verdict.interval.high,
+        "server_error": None if estimate is None else estimate.server_error,
+        "server_error_known": estimate is not None and estimate.server_error_known,
+        "stratum": None if server is None else server.stratum,
+        "leap": None if server is None else server.leap,
+        "smeared": None if server is None else server.smeared,
+        "source": None if server is None else server.source,
+    }
+
+
+def _selection_json(chosen: Selection) -> dict[str, Any]:
+    found = chosen.agreed
+    problem: NoTime | None = chosen.problem
+    return {
+        "offset": None if found is None else found.offset,
+        "root_distance": None if found is None else found.root_distance,
+        "low": None if found is None else found.interval.low,
+        "high": None if found is None else found.interval.high,
+        "jitter": None if found is None else found.jitter,
+        "at_ns": chosen.at_ns,
+        "compared": 0 if found is None else found.compared,
+        "survivors": 0 if found is None else found.survivors,
+        "tolerated": 0 if found is None else found.tolerated,
+        "server_errors_known": found is not None and found.server_errors_known,
+        "stratum": None if found is None else found.stratum,
+        "leap": None if found is None else found.leap,
+        "smeared": None if found is None else found.smeared,
+        "problem": None if problem is None else problem.name,
+        "problem_because": None if problem is None else problem.value,
     }
 
 

@@ -1,19 +1,24 @@
-"""What asking one host gave: its samples, and what they say together.
+"""What asking hosts gave: the samples of each, and what they all say together.
 
-Comes in: samples and the circumstances. Goes out: a frozen HostResult. Knows nothing of connections.
+Comes in: samples and the circumstances. Goes out: frozen HostResults, and the selection among them. Knows nothing of connections.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsq.config import Target
 from tsq.errors import TSQError
-from tsq.timing.filter import Estimate, estimate
+from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.sample import Sample
+from tsq.timing.selection import Criteria, Selection, Source, select
 
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
-    """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate."""
+    """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate.
+
+    assumed_error: what the server's own error is taken for where it does not tell, seconds.
+    """
 
     target: Target
     address: str | None = None
@@ -23,13 +28,25 @@ class HostResult:
     samples: tuple[Sample, ...] = ()
     notices: tuple[str, ...] = ()
     error: TSQError | None = None
+    assumed_error: float = DEFAULT_SERVER_ERROR
 
     @property
     def estimate(self) -> Estimate | None:
         """What the valid samples say together."""
-        return estimate(self.samples)
+        return estimate(self.samples, self.assumed_error)
 
     @property
     def good(self) -> int:
         """How many samples are valid."""
         return sum(sample.valid for sample in self.samples)
+
+
+def selection(results: Sequence[HostResult], at_ns: int | None = None, criteria: Criteria | None = None) -> Selection:
+    """What these hosts say together at a local time; None: that of the newest estimate. The verdicts are in the hosts' order."""
+    return select([_source(result) for result in results], at_ns, criteria)
+
+
+def _source(result: HostResult) -> Source:
+    # Whoever answers at one address and port is one server, by whatever names it was asked.
+    identity = "" if result.address is None else f"{result.address} {result.target.port}"
+    return Source(str(result.target), result.estimate, identity, "" if result.error is None else result.error.found)

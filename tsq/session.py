@@ -16,6 +16,7 @@ from tsq.wire.message import Mode, is_response
 _EARLY_GRACE = 0.02
 _HELD_BACK_PAUSE = 0.005
 _SHORT_DELAY = 0.001
+_LATELY = 64
 
 
 class Session:
@@ -76,7 +77,7 @@ class Session:
 
         A path that has rested takes longer one way than the other, some microseconds: only where the delay is short does that show.
         """
-        delays = [sample.delay for sample in self.samples if sample.valid and sample.delay is not None]
+        delays = [sample.delay for sample in self.samples[-_LATELY:] if sample.valid and sample.delay is not None]
         return self.exchange.rules.exact and self.mode is Mode.DATAGRAM and bool(delays) and min(delays) < _SHORT_DELAY
 
     @property
@@ -131,6 +132,7 @@ class Session:
             # Pacing or the congestion window: what cannot leave now is asked anew later, so that T1 stays true.
             for nonce in self._leaving[-held_back:]:
                 self._expiry.pop(nonce, None)
+                self.exchange.withdraw(nonce)
             del self._leaving[-held_back:]
             self._held_back += held_back
             self._ask_again_at = now + _HELD_BACK_PAUSE

@@ -87,9 +87,10 @@ def test_a_good_server_gives_a_table_a_legend_and_a_verdict(ask, server):
     run = ask(server.target, "--ca", server.ca, "--interval", "0")
     assert run.status == OK
     assert run.err == ""
-    header, row, legend, verdict = run.out.splitlines()
-    assert header.split()[:2] == ["host", "offset"]
-    assert row.startswith(f"{server.target} ")
+    header, row, legend, trust, verdict = run.out.splitlines()
+    assert header.split()[:4] == ["M", "host", "stratum", "offset"]
+    assert row.startswith(f"*  {server.target} ")
+    assert trust.startswith("one source, no redundancy")
     assert " 3/3 " in row
     assert row.endswith("datagram tsq/1")
     assert "positive when this machine's clock is behind" in legend
@@ -114,19 +115,19 @@ def test_several_hosts_have_a_line_each_in_the_order_given(ask, certificates):
         targets = [str(target) for target in server.server.addresses]
         run = ask(*targets, "--ca", server.ca, "--interval", "0")
     assert run.status == OK
-    assert [line.split()[0] for line in run.out.splitlines()[1:3]] == targets
+    assert [line.split()[1] for line in run.out.splitlines()[1:3]] == targets
 
 
 def test_port_option_is_for_hosts_without_a_port(ask, server):
     run = ask("127.0.0.1", "--port", server.target.port, "--ca", server.ca, "--interval", "0")
     assert run.status == OK
-    assert run.out.splitlines()[1].startswith(f"127.0.0.1:{server.target.port} ")
+    assert run.out.splitlines()[1].startswith(f"*  127.0.0.1:{server.target.port} ")
 
 
 def test_a_host_name_is_resolved_verified_and_shown_with_its_address(ask, server):
     run = ask(f"localhost:{server.target.port}", "--ca", server.ca, "--interval", "0")
     assert run.status == OK
-    assert run.out.splitlines()[1].startswith(f"localhost:{server.target.port} (127.0.0.1) ")
+    assert run.out.splitlines()[1].startswith(f"*  localhost:{server.target.port} (127.0.0.1) ")
 
 
 def test_ipv6_is_asked_and_written_in_brackets(ask, certificates):
@@ -134,7 +135,7 @@ def test_ipv6_is_asked_and_written_in_brackets(ask, certificates):
         host = f"[::1]:{server.target.port}"
         run = ask("-6", host, "--ca", server.ca, "--interval", "0")
     assert run.status == OK
-    assert run.out.splitlines()[1].startswith(f"{host} ")
+    assert run.out.splitlines()[1].startswith(f"*  {host} ")
 
 
 def test_verbose_shows_all_four_timestamps_and_who_took_ours(ask, server):
@@ -495,8 +496,8 @@ def test_one_bad_host_of_several_gives_status_1_and_the_good_ones_line(ask, serv
     assert run.status == SOME_FAILED
     assert f"{bad}: nothing listens" in run.err
     assert len(run.err.splitlines()) == 1
-    assert run.out.splitlines()[1].startswith(str(server.target))
-    assert len(run.out.splitlines()) == 4
+    assert run.out.splitlines()[1].startswith(f"*  {server.target}")
+    assert len(run.out.splitlines()) == 5
 
 
 def test_a_host_that_is_silent_does_not_keep_the_others_from_answering(ask, server):
@@ -665,7 +666,7 @@ def test_a_long_run_on_a_terminal_shows_progress_and_leaves_a_clean_table(server
     assert "\r\033[K1/100 samples, last 127.0.0.1" in shown
     assert "\r\033[K100/100 samples, last" in shown
     # The line is wiped before the table is printed.
-    assert re.search(r"100/100 samples[^\r\n]*\r\033\[Khost +offset", shown)
+    assert re.search(r"100/100 samples[^\r\n]*\r\033\[KM +host +stratum +offset", shown)
     assert shown.count(" 100/100 ") == 1
 
 
@@ -688,7 +689,7 @@ def test_a_long_run_with_piped_output_stays_plain(server):
     run = run_client(server.target, "--ca", server.ca, "--count", "100", "--interval", "0")
     assert (run.returncode, run.stderr) == (OK, "")
     assert not {"\r", "\033"} & set(run.stdout)
-    assert len(run.stdout.splitlines()) == 4
+    assert len(run.stdout.splitlines()) == 5
 
 
 def test_json_on_a_terminal_shows_no_progress(server):
@@ -731,7 +732,7 @@ def test_ctrl_c_in_mid_run_ends_with_what_there_is(certificates, hosts):
     assert "Traceback" not in err
     assert process.returncode == OK
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[1 : 1 + hosts]] == targets
+    assert [line.split()[1] for line in lines[1 : 1 + hosts]] == targets
     for line in lines[1 : 1 + hosts]:
         good, all_of_them = map(int, re.search(r" (\d+)/(\d+) ", line).groups())
         assert 1 <= good <= all_of_them < 100000

@@ -8,6 +8,7 @@ from tests.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import World
 from tsq.config import Trust
 from tsq.errors import AlpnRefused
+from tsq.exchange import Rules
 from tsq.quic import tls
 from tsq.timing.sample import Reason
 from tsq.wire.message import ErrorReply, Mode, Response, decode_response
@@ -191,7 +192,7 @@ def test_R2_request_without_end_is_stopped(world):
 
 def test_R2_client_ends_its_request_with_fin(world):
     log = PacketLog(world)
-    session = world.session(stream=True)
+    session = world.session(stream=True, rules=Rules(state_interval=None))
     world.run(0.5)
     world.exchange(session)
     frames = [frame for packet in log.packets("packet_received") for frame in packet if frame["frame_type"] == "stream"]

@@ -1,4 +1,4 @@
-"""A chronyd of a test's own: it never touches the clock (-x), has its own configuration, ports and files, ends by process id."""
+"""A chronyd of a test: it never touches the clock (-x), has its own configuration, ports and files, and ends by process id."""
 
 import shutil
 import socket

@@ -140,7 +140,8 @@ class World:
             self._arm(("connection", id(connection)), deadline, lambda: self._server_timer(connection))
 
     def _deliver_to_client(self, data: bytes, path: Path) -> None:
-        session = self._sessions.get(path)
+        # A path may carry whose departure time is wanted.
+        session = self._sessions.get(Path(path.remote, path.local))
         if session is not None:
             session.receive(Datagram(data, path, self.now_ns, True), self.now)
             self.pump(session)

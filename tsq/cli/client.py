@@ -6,8 +6,9 @@ import threading
 from collections.abc import Sequence
 
 import tsq
-from tsq import report
+from tsq import plot, report
 from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, checked, key_log
+from tsq.cli.watch import Watch
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
 from tsq.errors import (
@@ -22,8 +23,9 @@ from tsq.errors import (
     TSQError,
     Unreachable,
 )
-from tsq.result import HostResult
+from tsq.result import HostResult, selection
 from tsq.timing.sample import Sample
+from tsq.timing.selection import Selection
 
 PROGRAM = "tsq-client"
 EXIT_NO_ANSWER = 3
@@ -31,6 +33,7 @@ EXIT_CERTIFICATE = 4
 EXIT_NAME = 5
 EXIT_REJECTED = 6
 EXIT_NOT_TSQ = 7
+EXIT_NO_MAJORITY = 8
 _STATUS: tuple[tuple[type[TSQError], int], ...] = (
     (CertificateError, EXIT_CERTIFICATE),
     (NameNotFound, EXIT_NAME),
@@ -44,8 +47,11 @@ _STATUS: tuple[tuple[type[TSQError], int], ...] = (
 )
 _LONG_RUN = 10
 _DEFAULTS = ClientOptions()
+# With --watch, where the command line says nothing else.
+_WATCH_COUNT, _WATCH_INTERVAL = 1_000_000, 1.0
 _EPILOG = """exit status: 0 every host gave the time; 1 some hosts did, or another failure; 2 usage; 3 no answer; 4 certificate
-refused; 5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 130 interrupted. The clock is never set."""
+refused; 5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 8 hosts gave the time, but no majority agrees or
+none may be used; 130 interrupted. The clock is never set."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,49 +61,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _options(values)
         targets = [parse_target(text, values.port) for text in values.host]
+        if values.plot is not None:
+            plot.check()
+        if values.watch and values.json:
+            raise ConfigError("--watch together with --json", expected="one of them")
         secrets = key_log(PROGRAM)
     except ConfigError as error:
         parser.error(str(error))
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
-    progress = _Progress(len(targets) * values.count, values)
+    progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
+    watch = Watch(options.interval, options.server_error) if values.watch else None
     try:
-        results = query_all(targets, options, on_sample=progress.count, key_log=secrets)
+        results = query_all(
+            targets, options, on_sample=progress.count, on_change=None if watch is None else watch.changed, key_log=secrets
+        )
     except KeyboardInterrupt:
         # A second one, while the first was being seen to.
         return EXIT_INTERRUPTED
-    progress.clear()
+    finally:
+        progress.clear()
+        if watch is not None:
+            watch.clear()
+    chosen = selection(results)
     if values.json:
         import json  # noqa: PLC0415 - not on the way of who does not ask for it
 
-        print(json.dumps(report.as_json(results, tsq.__version__)))
+        print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
     else:
-        _print(results, values.verbose)
-    return _status(results)
+        _print(results, chosen, values)
+    return _plot(chosen, values.plot) or _status(results, chosen)
 
 
-def _print(results: list[HostResult], verbose: bool) -> None:
+def _print(results: list[HostResult], chosen: Selection, values: argparse.Namespace) -> None:
     for result in results:
         for notice in result.notices:
-            _say(f"{result.target}: {report.escaped(notice)}")
-        if verbose:
+            # Whoever watches ends it so.
+            if not (values.watch and notice.endswith(": stopped")):
+                _say(f"{result.target}: {report.escaped(notice)}")
+        if values.verbose:
             print(f"{result.target} ({result.address or 'no address'})")
             print("\n".join(report.sample_lines(result)) or "  no samples")
-        elif result.error is None:
+        elif result.error is None and not values.watch:
             for line in report.rejections(result):
                 _say(line)
     for result in results:
         if result.error is not None:
             _say(f"{result.target}: {report.escaped(str(result.error))}")
-    table = report.table(results)
+    table = report.table(results, chosen)
     if table:
         print(table)
         print(report.LEGEND)
-        print(report.verdict(results))
+        for line in [*report.unused(chosen), report.redundancy(chosen, values.server_error)]:
+            if line:
+                print(line)
+        print(report.verdict(chosen))
 
 
-def _status(results: list[HostResult]) -> int:
+def _plot(chosen: Selection, path: str | None) -> int:
+    """Draw the picture that was asked for; an exit status, EXIT_OK where all is well."""
+    if path is None:
+        return EXIT_OK
+    try:
+        plot.draw(chosen, path)
+    except ConfigError as error:
+        _say(str(error))
+        return EXIT_USAGE if any(verdict.interval for verdict in chosen.verdicts) else EXIT_OK
+    return EXIT_OK
+
+
+def _status(results: list[HostResult], chosen: Selection) -> int:
     failures = [result.error for result in results if result.error is not None]
+    if len(failures) < len(results) and chosen.agreed is None:
+        return EXIT_NO_MAJORITY
     if not failures:
         return EXIT_OK
     if len(failures) < len(results):
@@ -109,14 +145,15 @@ def _status(results: list[HostResult]) -> int:
 
 def _options(values: argparse.Namespace) -> ClientOptions:
     return ClientOptions(
-        count=values.count,
-        interval=values.interval,
+        count=values.count if values.count is not None else _WATCH_COUNT if values.watch else _DEFAULTS.count,
+        interval=values.interval if values.interval is not None else _WATCH_INTERVAL if values.watch else _DEFAULTS.interval,
         timeout=values.timeout,
         family=values.family,
         trust=Trust(ca_file=values.ca, insecure=values.insecure),
         server_name=values.server_name,
         stream=values.stream,
         session_file=values.session_file,
+        server_error=values.server_error,
     )
 
 
@@ -127,8 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; several are asked in parallel")
     add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
-    add("--count", type=int, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
-    add("--interval", type=float, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
+    # None: not given.
+    add("--count", type=int, metavar="N", help=f"samples of each host (default: {_DEFAULTS.count}); with --watch all")
+    add("--interval", type=float, metavar="S", help=f"seconds between samples (default: {_DEFAULTS.interval}); with --watch 1")
     add(
         "--timeout",
         type=float,
@@ -145,6 +183,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
     add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
     add("--session-file", metavar="FILE", help="keep session tickets here, for 0-RTT the next time")
+    add(
+        "--server-error",
+        type=float,
+        default=_DEFAULTS.server_error,
+        metavar="S",
+        help="seconds that a server's own error is taken for if it does not tell (default: %(default)s)",
+    )
+    add("--watch", action="store_true", help="go on until Ctrl-C, and show what there is so far")
+    add("--plot", metavar="FILE", help="draw the sources' correctness intervals into this PNG file (needs tsq[plot])")
     add("--json", action="store_true", help="print one JSON object")
     add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")
     add("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -162,11 +209,11 @@ class _Version(argparse.Action):
 class _Progress:
     """How far a long run has come, on a terminal only."""
 
-    def __init__(self, total: int, values: argparse.Namespace) -> None:
+    def __init__(self, total: int, options: ClientOptions, *, quiet: bool) -> None:
         self._total = total
         self._seen = 0
         self._lock = threading.Lock()
-        self._shown = values.count >= _LONG_RUN and not values.json and sys.stderr.isatty() and sys.stdout.isatty()
+        self._shown = options.count >= _LONG_RUN and not quiet and sys.stderr.isatty() and sys.stdout.isatty()
 
     def count(self, target: Target, sample: Sample) -> None:
         """One more sample."""

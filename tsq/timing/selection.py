@@ -139,8 +139,10 @@ class Selection:
 def select(sources: Sequence[Source], at_ns: int | None = None, criteria: Criteria | None = None) -> Selection:
     """What these sources say together at a local time; None: that of the newest estimate."""
     criteria = criteria or Criteria()
-    if at_ns is None:
-        at_ns = max((source.estimate.at_ns for source in sources if source.estimate is not None), default=0)
+    times = [source.estimate.at_ns for source in sources if source.estimate is not None]
+    if not times:
+        return Selection(tuple(_fit(sources, 0, criteria)), at_ns, problem=NoTime.NO_SOURCE)
+    at_ns = max(times) if at_ns is None else at_ns
     verdicts, split = _alike(_fit(sources, at_ns, criteria))
     usable = [number for number, verdict in enumerate(verdicts) if verdict.unused is None]
     if split or not usable:

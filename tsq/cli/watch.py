@@ -1,0 +1,64 @@
+"""The live view of tsq-client --watch.
+
+Comes in: what there is so far, whenever a sample came. Goes out: a view that is drawn anew on a terminal, lines elsewhere. Holds no
+logic of its own: `tsq.report` words it.
+"""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from tsq import report
+from tsq.result import HostResult, selection
+
+_LEAST_PERIOD = 0.2
+
+
+class Watch:
+    """Shows results as they come. Called from the threads that ask."""
+
+    def __init__(self, interval: float, assumed_error: float) -> None:
+        self._period = max(_LEAST_PERIOD, interval)
+        self._assumed = assumed_error
+        self._live = sys.stdout.isatty()
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._drawn = 0
+
+    def changed(self, snapshot: Callable[[], list[HostResult]]) -> None:
+        """Something came: show it, but not too often."""
+        with self._lock:
+            now = time.monotonic()
+            # On a terminal as soon as may be; elsewhere a line for each round.
+            if now < self._next:
+                return
+            self._next = now + (_LEAST_PERIOD if self._live else self._period)
+            self._show(snapshot())
+
+    def clear(self) -> None:
+        """Take the view off the terminal, so that the final table can stand in its place."""
+        with self._lock:
+            self._next = float("inf")
+            sys.stdout.write(self._erase())
+            sys.stdout.flush()
+
+    def _show(self, results: list[HostResult]) -> None:
+        chosen = selection(results)
+        if not self._live:
+            print(report.line(chosen), flush=True)
+            return
+        size = shutil.get_terminal_size()
+        text = [*report.table(results, chosen).splitlines(), *report.unused(chosen)]
+        text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
+        # A line that wraps, or one too many, could not be taken back.
+        lines = [one[: size.columns - 1] for one in text if one][: size.lines - 1]
+        sys.stdout.write(self._erase() + "\n".join(lines) + "\n")
+        sys.stdout.flush()
+        self._drawn = len(lines)
+
+    def _erase(self) -> str:
+        erase = f"\033[{self._drawn}A\033[J" if self._drawn else ""
+        self._drawn = 0
+        return erase
