@@ -1,4 +1,4 @@
-"""How good the clock is, by everybody's word: what nobody vouches for is unsynchronized, nothing becomes better than it was told."""
+"""How good the clock is, by all words: what nobody vouches for is unsynchronized, nothing becomes better than it was told."""
 
 import json
 import socket
