@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test build lint fuzz sanitize bench clean
+.PHONY: demo test build lint sim fuzz sanitize bench clean
 
 demo: build
 	@$(BIN)/python scripts/demo.py
@@ -34,6 +34,10 @@ lint: build
 	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
 	@$(BIN)/mypy
 	@$(BIN)/python -m mypy.stubtest tsq._fast tsq._packet tsq._datapath tsq._clock --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
+
+# A million exchanges with servers of which some lie, in virtual time: some minutes, and a table.
+sim: build
+	@$(BIN)/python -m tests.simulation $(SIM)
 
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120

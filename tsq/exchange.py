@@ -24,8 +24,10 @@ _EXACT_SIZE = 32
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _REMEMBERED = 64
 _LEAST_PRECISION_NS = 1
-# Seconds. Seldom, because the data plane does not answer what asks about the server.
+# Seconds. Seldom, because the data plane does not answer what asks about the server; but the question is put again soon if its
+# answer stays away.
 STATE_INTERVAL = 32.0
+_STATE_PATIENCE = 0.05
 
 
 class Checks(Protocol):
@@ -85,8 +87,8 @@ class Exchange:
     last_response: Response | None = None
     revised: tuple[Sample, Sample] | None = None
     server: ServerState | None = None
-    _ask_state_at: float = -inf
-    _state_nonce: bytes = b""
+    _state_asked: float = -inf
+    _state_nonces: set[bytes] = field(default_factory=set)
     _asked: dict[bytes, _Asked] = field(default_factory=dict)
     _inexact: OrderedDict[bytes, Sample] = field(default_factory=OrderedDict)
     _past: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -113,22 +115,26 @@ class Exchange:
         return nonce, message
 
     def _asks_state(self, nonce: bytes, now: float) -> bool:
-        """Whether this request asks about the server: it is time to, or a question got no answer (R13)."""
+        """Whether this request asks about the server: it is time to, or the last question has waited for long (R13)."""
         interval = self.rules.state_interval
         # Where the length is promised (R7), there is no room for what the server would say.
-        if interval is None or self.rules.precision_size is not None or now < self._ask_state_at:
+        if interval is None or self.rules.precision_size is not None:
             return False
-        self._state_nonce, self._ask_state_at = nonce, now + interval
+        unheard = bool(self._state_nonces) and now >= self._state_asked + _STATE_PATIENCE
+        if not unheard and now < self._state_asked + interval:
+            return False
+        self._state_asked = now
+        self._state_nonces.add(nonce)
         return True
-
-    def _unanswered(self, nonce: bytes) -> None:
-        """What a request without an answer asked about the server, the next one asks."""
-        if nonce == self._state_nonce:
-            self._ask_state_at = -inf
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource) -> None:
         """A request has left, at this time."""
         self._asked[nonce] = _Asked(nonce, t1_ns, source)
+
+    def _state_answered(self, nonce: bytes) -> None:
+        """Whatever the answer says about the server, or not: the question was heard."""
+        if nonce in self._state_nonces:
+            self._state_nonces.clear()
 
     def give_up(self, nonce: bytes, reason: Reason, detail: str = "") -> Sample | None:
         """Expect no answer to this request any more; its sample, with the reason."""
@@ -136,15 +142,15 @@ class Exchange:
         if asked is None:
             return None
         self._past.append(nonce)
-        if reason in (Reason.NO_ANSWER, Reason.CONNECTION_LOST):
-            self._unanswered(nonce)
+        if reason not in (Reason.NO_ANSWER, Reason.CONNECTION_LOST):
+            # A server that answers the question badly is not asked at every turn.
+            self._state_answered(nonce)
         return Sample(asked.t1_ns, t1_source=asked.t1_source, reason=reason, detail=detail)
 
     def withdraw(self, nonce: bytes) -> None:
         """Forget a request that is sent anew, or that could not leave: it gets no sample."""
         if self._asked.pop(nonce, None) is not None:
             self._past.append(nonce)
-        self._unanswered(nonce)
 
     def answer(self, data: bytes, t4_ns: int, source: StampSource, asked_nonce: bytes | None = None) -> Sample | None:
         """The sample that an answer makes; None for a second answer, or one that came too late.
@@ -178,6 +184,7 @@ class Exchange:
             return self.give_up(expected, Reason.MALFORMED, error.found)
         del self._asked[response.nonce]
         self._past.append(response.nonce)
+        self._state_answered(response.nonce)
         self.last_response = response
         self._learn(response, sample)
         return sample

@@ -1,0 +1,210 @@
+"""Clocks, links and servers in virtual time, and one client's exchanges with one server over them.
+
+True time is integer ns. The client's half is the real Exchange, the server's half the real Responder; messages are the real
+bytes. Only QUIC is left out: it carries them, drops second copies of packets, and decides nothing about time. Nothing here sleeps,
+and all chance comes from a seeded generator.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from tsq._fast import ntp_from_ns
+from tsq.exchange import Exchange, Rules
+from tsq.responder import Draft, Responder
+from tsq.timing.sample import Reason, Sample, StampSource
+from tsq.wire.message import ClockQuality, Mode, TimeSource, metadata_tlv
+from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
+
+START_NS = 1_800_000_000_000_000_000
+MS = 1_000_000
+SECOND = 1_000_000_000
+PPM = 1e-6
+
+
+@dataclass
+class Clock:
+    """A clock that was wrong by error_ns at START, and runs wrong by rate (seconds a second).
+
+    jumps: (true time, ns added from then on).
+    """
+
+    error_ns: int = 0
+    rate: float = 0.0
+    jumps: list[tuple[int, int]] = field(default_factory=list)
+
+    def wrong_ns(self, true_ns: int) -> float:
+        """By how much it is ahead."""
+        return self.error_ns + self.rate * (true_ns - START_NS) + sum(jump for at, jump in self.jumps if true_ns >= at)
+
+    def read(self, true_ns: int) -> int:
+        """What it shows: whole nanoseconds, the last one that has passed."""
+        return true_ns + int(self.wrong_ns(true_ns) // 1)
+
+    def offset_at(self, local_ns: int) -> float:
+        """What is to be added to it, seconds, when it shows this; for a clock without jumps."""
+        passed = (local_ns - START_NS - self.error_ns) / (1 + self.rate)
+        return -(self.error_ns + self.rate * passed) / 1e9
+
+
+@dataclass
+class Link:
+    """A way to a server and back: one-way delays, the mean of what queues add, and the chances of losing and doubling a message."""
+
+    there_ns: int
+    back_ns: int
+    queue_ns: float = 0.0
+    loss: float = 0.0
+    doubling: float = 0.0
+
+    def copies(self, rng: Random, there: bool) -> list[int]:
+        """The delay of each copy that arrives. Queues reorder."""
+        count = 1 + (rng.random() < self.doubling)
+        base = self.there_ns if there else self.back_ns
+        arriving = sum(rng.random() >= self.loss for _ in range(count))
+        return [base + (int(rng.expovariate(1 / self.queue_ns)) if self.queue_ns else 0) for _ in range(arriving)]
+
+
+@dataclass
+class Server:
+    """A server with its clock and what it says of itself.
+
+    told: its answer to a Metadata Query; None: nothing. forge: (T2, T3) -> what it answers in their place. dies_ns: from this true
+    time on it is silent. work_ns: between T2 and T3. early_ns: between T3 and the wire.
+    """
+
+    clock: Clock
+    link: Link
+    told: "Told | None" = None
+    forge: Callable[[int, int], tuple[int, int]] | None = None
+    dies_ns: int | None = None
+    work_ns: int = 50_000
+    early_ns: int = 10_000
+    tells_exact: bool = True
+
+
+@dataclass
+class Told:
+    """What a server says: its error in seconds, by 248 alone or by R13's keys too."""
+
+    error: float
+    stratum: int = 2
+    leap: int | None = 0
+    smeared: bool | None = None
+    in_full: bool = True
+
+    def tlvs(self) -> tuple[tuple[int, bytes], ...]:
+        quality = ClockQuality(3, max(1, -int(-self.error * 1e6 // 1)), 15000, "sim")
+        pairs = {}
+        if self.in_full:
+            error_ns = -int(-self.error * 1e9 // 1)
+            # A third of it is half the root delay.
+            pairs = {ROOT_DELAY: str(2 * (error_ns // 3)), ROOT_DISPERSION: str(error_ns - error_ns // 3)}
+        if self.leap is not None:
+            pairs[LEAP] = str(self.leap)
+        if self.smeared is not None:
+            pairs[SMEAR] = str(int(self.smeared))
+        return quality.tlv(), TimeSource(self.stratum, 3, "sim").tlv(), *([metadata_tlv(pairs)] if pairs else [])
+
+
+@dataclass
+class Plan:
+    """How a client asks: how often, and how far apart. stamps_ns: how wrong its own stamps are at most, each to its safe side."""
+
+    count: int = 4
+    interval_ns: int = 100 * MS
+    timeout_ns: int = SECOND
+    stamps_ns: int = 2_000
+
+
+class Client:
+    """One client clock that asks servers."""
+
+    def __init__(self, clock: Clock, rng: Random) -> None:
+        self.clock = clock
+        self._rng = rng
+
+    def ask(self, server: Server, plan: Plan, rules: Rules | None = None, begin_ns: int = START_NS) -> "Run":
+        """All exchanges with one server."""
+        return Run(self, server, plan, rules or Rules(precision_ns=1), self._rng, begin_ns)
+
+
+class Run:
+    """One client's exchanges with one server; `samples` is what came of them."""
+
+    def __init__(self, client: Client, server: Server, plan: Plan, rules: Rules, rng: Random, begin_ns: int) -> None:
+        self.samples: list[Sample] = []
+        self.exchange = Exchange(rules, nonces=rng.randbytes)
+        self.sent = 0
+        self._clock = client.clock
+        self._server = server
+        self._plan = plan
+        self._rng = rng
+        self._responder = Responder(about=server.told.tlvs() if server.told is not None else ())
+        self._departures: list[str] = []
+        self._events: list[tuple[int, int, Callable[[int, bytes], None], bytes]] = []
+        self._number = 0
+        for number in range(plan.count):
+            self._at(begin_ns + number * plan.interval_ns, self._request, b"")
+        while self._events:
+            at_ns, _, action, data = heapq.heappop(self._events)
+            action(at_ns, data)
+
+    def _at(self, at_ns: int, action: Callable[[int, bytes], None], data: bytes) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (at_ns, self._number, action, data))
+
+    def _request(self, now_ns: int, _: bytes) -> None:
+        nonce, message = self.exchange.request(Mode.DATAGRAM, (now_ns - START_NS) / 1e9)
+        self.sent += 1
+        # T1 is early by this.
+        early_ns = int(self._rng.random() * self._plan.stamps_ns)
+        self.exchange.sent(nonce, self._clock.read(now_ns - early_ns), StampSource.USER)
+        copies = self._server.link.copies(self._rng, there=True)
+        if copies:
+            # QUIC lets a packet in once.
+            self._at(now_ns + min(copies), self._serve, message)
+        self._at(now_ns + self._plan.timeout_ns, self._give_up, nonce)
+
+    def _serve(self, now_ns: int, message: bytes) -> None:
+        server = self._server
+        if server.dies_ns is not None and now_ns >= server.dies_ns:
+            return
+        rng = self._rng
+        # T2 is late, and T3 early, each by some of what the server needs.
+        t2_ns = server.clock.read(now_ns + int(rng.random() * server.early_ns))
+        left_ns = now_ns + server.early_ns + int(rng.random() * server.work_ns) + server.early_ns
+        t3_ns = server.clock.read(left_ns - int(rng.random() * server.early_ns))
+        if server.forge is not None:
+            t2_ns, t3_ns = server.forge(t2_ns, t3_ns)
+        draft = self._responder.prepare(message, t2_ns, Mode.DATAGRAM)
+        assert isinstance(draft, Draft)
+        if draft.exact and server.tells_exact:
+            nonce = draft.nonce
+            if self._departures:
+                draft = draft.telling(self._departures.pop(0))
+            departure_ns = t3_ns if server.forge is not None else server.clock.read(left_ns)
+            self._departures = [*self._departures[-3:], f"{nonce[:8].hex()}{ntp_from_ns(departure_ns):016x}"]
+        answer = draft.complete(t3_ns)
+        if not isinstance(answer, bytes):
+            return
+        for delay_ns in server.link.copies(rng, there=False):
+            self._at(left_ns + delay_ns, self._receive, answer)
+
+    def _receive(self, now_ns: int, answer: bytes) -> None:
+        late_ns = int(self._rng.random() * self._plan.stamps_ns)
+        sample = self.exchange.answer(answer, self._clock.read(now_ns + late_ns), StampSource.KERNEL)
+        if sample is not None:
+            self.samples.append(sample)
+        if self.exchange.revised is not None:
+            early, late = self.exchange.revised
+            for place in range(len(self.samples) - 1, -1, -1):
+                if self.samples[place] is early:
+                    self.samples[place] = late
+                    break
+
+    def _give_up(self, _: int, nonce: bytes) -> None:
+        sample = self.exchange.give_up(nonce, Reason.NO_ANSWER)
+        if sample is not None:
+            self.samples.append(sample)
