@@ -16,7 +16,7 @@ from tsq.about import about
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
-from tsq.host.sync_state import SyncState, Whom, sync_state
+from tsq.host.sync_state import HostClock, SyncState, nobody_knows, sync_state
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
 from tsq.quic.connection import Outgoing, QuicConfiguration
@@ -38,8 +38,6 @@ _STATE_INTERVAL = 2.0
 _STATE_HOLDS = 2 * _STATE_INTERVAL
 _CLOSE_REASON = "server is shutting down"
 
-_ANY = Whom()
-
 
 class Server:
     """A TSQ server, to run by itself or inside another asyncio program.
@@ -48,8 +46,8 @@ class Server:
             print(server.addresses)
             await server.wait_closed()
 
-    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). whom: where to ask how good this
-    machine's clock is; None says nothing of it to clients. counters tells what the server did, clock how good the clock is.
+    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: who is asked how good this
+    machine's clock is, which clients are told. counters tells what the server did, clock how good the clock is.
     Raises ConfigError where certificate, key or an address cannot be used.
     """
 
@@ -63,7 +61,7 @@ class Server:
         signer: Signer | None = None,
         key_log: TextIO | None = None,
         data_plane: bool = True,
-        whom: Whom | None = _ANY,
+        host_clock: HostClock | None = None,
     ) -> None:
         if not listen:
             raise ConfigError("no address to listen on", expected="at least one")
@@ -83,7 +81,7 @@ class Server:
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
         self.clock: SyncState | None = None
-        self._whom = whom
+        self._host_clock = host_clock or HostClock()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -99,8 +97,7 @@ class Server:
     async def start(self) -> None:
         """Open the sockets and answer from now on."""
         self._closed = asyncio.Event()
-        if self._whom is not None:
-            await self._look_at_clock(self._whom)
+        await self._look_at_clock()
         try:
             for target in self._listen:
                 udp = UdpSocket.listening(target.host, target.port)
@@ -112,8 +109,8 @@ class Server:
             raise
         for endpoint in self._endpoints:
             endpoint.start()
-        if self._whom is not None:
-            self._watch = asyncio.create_task(self._watch_clock(self._whom))
+        if self.clock is not None:
+            self._watch = asyncio.create_task(self._watch_clock())
 
     def reload(self) -> bool:
         """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
@@ -155,14 +152,22 @@ class Server:
             endpoint.stop()
         self._endpoints.clear()
 
-    async def _watch_clock(self, whom: Whom) -> None:
+    async def _watch_clock(self) -> None:
         while True:
             await asyncio.sleep(_STATE_INTERVAL)
-            await self._look_at_clock(whom)
+            await self._look_at_clock()
 
-    async def _look_at_clock(self, whom: Whom) -> None:
+    async def _look_at_clock(self) -> None:
         """Ask the host, in another thread: no answer waits for it."""
-        state = await asyncio.to_thread(sync_state, whom)
+        state: SyncState | None
+        try:
+            state = await asyncio.to_thread(sync_state, self._host_clock)
+        except Exception as error:
+            # Whatever it was: what was said before must not stand for ever.
+            logger.error("this machine's clock cannot be asked about: %s", error)
+            state = nobody_knows("cannot be asked")
+        if state is None:
+            return
         before, self.clock = self.clock, state
         self.responder.about, self.responder.pairs = about(state.lasting(_STATE_HOLDS))
         if before is None or before.synchronized != state.synchronized or before.keeper != state.keeper:

@@ -14,7 +14,7 @@ from tsq.errors import ConfigError
 from tsq.host.chrony import Tracking
 from tsq.host.clock import SystemClock
 from tsq.host.ntpd_rs import Observation
-from tsq.host.sync_state import Keeper, Whom, by_observation, by_tracking, sync_state
+from tsq.host.sync_state import HostClock, Keeper, by_observation, by_tracking, sync_state
 from tsq.wire.tlv import ClockClass, SourceType
 
 NOWHERE = {"chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs"}
@@ -73,41 +73,45 @@ def test_ntpd_rs():
 
 def test_the_kernel_knows_no_stratum_and_so_the_worst_is_said():
     twin = VirtualKernel(status=0, maxerror_us=2500, rest_ns=100_000)
-    state = sync_state(Whom(Keeper.KERNEL), SystemClock(twin))
+    state = sync_state(HostClock(Keeper.KERNEL), SystemClock(twin))
     assert (state.stratum, state.leap) == (15, 0)
     assert state.error == pytest.approx(0.0026)
 
 
 def test_fault_33_a_kernel_that_is_not_synchronized_is_stratum_0():
-    state = sync_state(Whom(Keeper.KERNEL), SystemClock(VirtualKernel(status=UNSYNC)))
+    state = sync_state(HostClock(Keeper.KERNEL), SystemClock(VirtualKernel(status=UNSYNC)))
     assert (state.stratum, state.leap, state.error) == (0, 3, 16.0)
 
 
 def test_whoever_answers_first_is_believed_and_the_kernel_last():
     twin = VirtualKernel(status=0, maxerror_us=10)
-    assert sync_state(Whom(**NOWHERE), SystemClock(twin)).keeper == "kernel"
+    assert sync_state(HostClock(**NOWHERE), SystemClock(twin)).keeper == "kernel"
 
 
 @pytest.mark.parametrize("keeper", [Keeper.CHRONY, Keeper.NTPD_RS])
 def test_one_who_was_named_and_is_silent_vouches_for_nothing(keeper):
-    state = sync_state(Whom(keeper, **NOWHERE), SystemClock(VirtualKernel(status=0, maxerror_us=10)))
+    state = sync_state(HostClock(keeper, **NOWHERE), SystemClock(VirtualKernel(status=0, maxerror_us=10)))
     assert (state.keeper, state.stratum) == (keeper.value, 0)
+
+
+def test_nobody_is_asked_where_nothing_is_to_be_said():
+    assert sync_state(HostClock(Keeper.NONE, local=LocalClock(1))) is None
 
 
 def test_what_the_operator_declares_stands_where_nobody_vouches():
     local = LocalClock(2, "ptp", 1e-7)
     unknown, known = SystemClock(VirtualKernel(status=UNSYNC)), SystemClock(VirtualKernel(status=0, maxerror_us=500))
-    state = sync_state(Whom(Keeper.KERNEL, local=local), unknown)
+    state = sync_state(HostClock(Keeper.KERNEL, local=local), unknown)
     assert (state.keeper, state.stratum, state.leap, state.source, state.error) == ("operator", 2, 0, SourceType.PTP, 1e-7)
     # The kernel's error is known, its stratum is not.
-    state = sync_state(Whom(Keeper.KERNEL, local=local), known)
+    state = sync_state(HostClock(Keeper.KERNEL, local=local), known)
     assert (state.keeper, state.stratum, state.source, state.error) == ("kernel", 2, SourceType.PTP, 0.0005)
 
 
 @needs_chronyd
 def test_what_the_operator_declares_does_not_stand_against_chrony(tmp_path):
     with Chronyd(tmp_path / "chrony", "local stratum 9") as running:
-        state = sync_state(Whom(**(NOWHERE | {"chrony": running.command}), local=LocalClock(1)))
+        state = sync_state(HostClock(**(NOWHERE | {"chrony": running.command}), local=LocalClock(1)))
     assert (state.keeper, state.stratum) == ("chrony", 9)
 
 
@@ -131,7 +135,7 @@ def test_an_ntpd_rs_at_its_socket_comes_before_the_kernel(tmp_path):
 
     thread = threading.Thread(target=answer)
     thread.start()
-    whom = Whom(**(NOWHERE | {"chrony": ("127.0.0.1", free_port()), "ntpd_rs": path}))
-    state = sync_state(whom, SystemClock(VirtualKernel(status=0, maxerror_us=10)))
+    host_clock = HostClock(**(NOWHERE | {"chrony": ("127.0.0.1", free_port()), "ntpd_rs": path}))
+    state = sync_state(host_clock, SystemClock(VirtualKernel(status=0, maxerror_us=10)))
     thread.join(20)
     assert (state.keeper, state.stratum, state.error) == ("ntpd-rs", 2, pytest.approx(0.011))

@@ -13,7 +13,7 @@ import tsq
 from tsq.cli.common import EXIT_FAILED, EXIT_OK, checked, key_log
 from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.errors import ConfigError, TSQError
-from tsq.host.sync_state import Keeper, Whom
+from tsq.host.sync_state import HostClock, Keeper
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import self_signed
 from tsq.server import Server
@@ -22,9 +22,8 @@ PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _DEFAULTS = Limits()
-_ASKED = Whom()
+_ASKED = HostClock()
 _CLAIMED = LocalClock(stratum=1)
-_NOBODY = "none"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew.
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
@@ -73,18 +72,17 @@ def _server(values: argparse.Namespace, secrets: TextIO | None) -> Server:
         certificate, key = str(files.certificate), str(files.key)
         logger.warning("self-signed certificate: clients need --ca %s", files.authority)
     limits = Limits(max_connections=values.max_connections, retry=RetryPolicy(values.retry))
-    return Server(listen, certificate, key, limits=limits, key_log=secrets, whom=_whom(values))
+    return Server(listen, certificate, key, limits=limits, key_log=secrets, host_clock=_host_clock(values))
 
 
-def _whom(values: argparse.Namespace) -> Whom | None:
+def _host_clock(values: argparse.Namespace) -> HostClock:
     """Where to ask how good the clock is."""
-    if values.clock_state == _NOBODY:
-        return None
     local = None
     if values.local_stratum is not None:
         local = LocalClock(values.local_stratum, values.local_source, values.local_error)
     address = (values.chrony.host, values.chrony.port)
-    return Whom(Keeper(values.clock_state), chrony=address, chrony_socket=values.chrony_socket, ntpd_rs=values.ntpd_rs, local=local)
+    keeper = Keeper(values.clock_state)
+    return HostClock(keeper, address, values.chrony_socket, values.ntpd_rs, local)
 
 
 def _names(listen: list[Target], extra: list[str]) -> list[str]:
@@ -133,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--clock-state",
-        choices=[*(keeper.value for keeper in Keeper), _NOBODY],
+        choices=[keeper.value for keeper in Keeper],
         default=_ASKED.keeper.value,
         help="who is asked how good this machine's clock is, which clients are told; auto: whoever answers (default: %(default)s)",
     )

@@ -31,6 +31,7 @@ _REPLY_HEADER = struct.Struct("!BBBBHHHHHHIII")
 _REPORT = struct.Struct("!I16sHHHHIII9I")
 _IPV4, _IPV6 = 1, 2
 _TIMEOUT = 0.5
+_CHRONYC_TIMEOUT = 2.0
 _CSV_FIELDS = 14
 _CHRONYC_LEAP = {"Normal": 0, "Insert second": 1, "Delete second": 2}
 
@@ -53,7 +54,7 @@ class Tracking:
 
 
 def ask_tracking(address: Address = DEFAULT, unix_socket: str = UNIX_SOCKET) -> Tracking | None:
-    """The report; None where chronyd cannot be asked. Takes half a second at the most, with chronyc some seconds."""
+    """The report; None where chronyd cannot be asked. Takes half a second at the most, with chronyc two more."""
     return _ask(address) or (_ask_chronyc(unix_socket) if os.path.exists(unix_socket) else None)
 
 
@@ -109,7 +110,9 @@ def _ask(address: Address) -> Tracking | None:
 def _ask_chronyc(unix_socket: str) -> Tracking | None:
     command = ["chronyc", "-h", unix_socket, "-n", "-c", "tracking"]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHRONYC_TIMEOUT, check=False
+        )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return decode_csv(done.stdout)

@@ -32,12 +32,13 @@ _PTP = ("PHC", "PTP")
 
 
 class Keeper(StrEnum):
-    """Who may be asked about the clock."""
+    """Who is asked about the clock; auto: whoever answers, in this order; none: nobody, and nothing is said of it."""
 
     AUTO = "auto"
     CHRONY = "chrony"
     NTPD_RS = "ntpd-rs"
     KERNEL = "kernel"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class SyncState:
 
 
 @dataclass(frozen=True, slots=True)
-class Whom:
+class HostClock:
     """Where to ask, and what is declared for a clock that nobody vouches for."""
 
     keeper: Keeper = Keeper.AUTO
@@ -80,17 +81,19 @@ class Whom:
     local: LocalClock | None = None
 
 
-def sync_state(whom: Whom, clock: SystemClock | None = None) -> SyncState:
-    """The clock's quality now. Blocks for a second at the most, with chronyc for some."""
+def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncState | None:
+    """The clock's quality now; None where nobody is to be asked. Blocks for seconds at the most."""
+    if host_clock.keeper is Keeper.NONE:
+        return None
     ways: dict[Keeper, Callable[[], SyncState | None]] = {
-        Keeper.CHRONY: lambda: _by_chrony(ask_tracking(whom.chrony, whom.chrony_socket)),
-        Keeper.NTPD_RS: lambda: _by_ntpd_rs(observe(whom.ntpd_rs)),
+        Keeper.CHRONY: lambda: _by_chrony(ask_tracking(host_clock.chrony, host_clock.chrony_socket)),
+        Keeper.NTPD_RS: lambda: _by_ntpd_rs(observe(host_clock.ntpd_rs)),
         Keeper.KERNEL: lambda: by_kernel((clock or SystemClock()).state()),
     }
-    chosen = ways.values() if whom.keeper is Keeper.AUTO else [ways[whom.keeper]]
+    chosen = ways.values() if host_clock.keeper is Keeper.AUTO else [ways[host_clock.keeper]]
     found = next((state for state in (ask() for ask in chosen) if state is not None), None)
-    state = found or _unknown(whom.keeper.value)
-    return state if whom.local is None else declared(state, whom.local)
+    state = found or nobody_knows(host_clock.keeper.value)
+    return state if host_clock.local is None else declared(state, host_clock.local)
 
 
 def by_tracking(report: Tracking) -> SyncState:
@@ -122,7 +125,7 @@ def by_observation(report: Observation) -> SyncState:
 def by_kernel(state: ClockState) -> SyncState:
     """The state in what the kernel says."""
     if not state.synchronized:
-        return replace(_unknown(Keeper.KERNEL.value), root_dispersion=state.max_error)
+        return replace(nobody_knows(Keeper.KERNEL.value), root_dispersion=state.max_error)
     error = state.max_error + abs(state.rest)
     return SyncState(Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error)
 
@@ -144,8 +147,8 @@ def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
     return None if report is None else by_observation(report)
 
 
-def _unknown(keeper: str) -> SyncState:
-    # 16 s: the kernel's, and NTP's, word for "no idea" (RFC 5905 §7.2, MAXDISP).
+def nobody_knows(keeper: str) -> SyncState:
+    """The state of a clock for which nobody vouches. 16 s: the kernel's, and NTP's, word for that (RFC 5905 §7.2, MAXDISP)."""
     return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, 16.0)
 
 
