@@ -16,44 +16,54 @@ UNSYNCHRONIZED = by_kernel(SystemClock(VirtualKernel()).state())
 SYNCHRONIZED = by_kernel(SystemClock(VirtualKernel(status=0, maxerror_us=100)).state())
 
 
-def run(certificates, monkeypatch, states, host_clock=None) -> tuple[list[int], Server]:
-    """Strata that a server says, one for each look, and the server."""
-    monkeypatch.setattr(server_module, "_STATE_INTERVAL", 0.0)
-    said: list[int] = []
-    looks = iter(states)
-    done = asyncio.Event()
+class Looks:
+    """What the host says at one look after another; when there is nothing more, `done` is set."""
 
-    def look(_: HostClock):
-        state = next(looks, None)
-        if state is None:
-            done_soon()
-            return SYNCHRONIZED
+    def __init__(self, states) -> None:
+        self._states = iter(states)
+        self._loop = asyncio.get_running_loop()
+        self.done = asyncio.Event()
+
+    def __call__(self, _: HostClock):
+        state = next(self._states, None)
         if isinstance(state, Exception):
             raise state
-        return state
+        if state is None:
+            self._loop.call_soon_threadsafe(self.done.set)
+        return state or SYNCHRONIZED
+
+
+def run(certificates, monkeypatch, states) -> tuple[list[int], Server]:
+    """Strata that a server reports, one for each change, and the server."""
+    monkeypatch.setattr(server_module, "_STATE_INTERVAL", 0.0)
+    said: list[int] = []
 
     async def main() -> Server:
-        nonlocal done_soon
-        loop = asyncio.get_running_loop()
-        done_soon = lambda: loop.call_soon_threadsafe(done.set)  # noqa: E731
-        files = str(certificates.certificate), str(certificates.key)
-        running = Server(["127.0.0.1:0"], *files, host_clock=host_clock)
-        before = running._report_clock
-        monkeypatch.setattr(running, "_report_clock", lambda state: (said.append(state.stratum), before(state)))
+        looks = Looks(states)
+        monkeypatch.setattr(server_module, "sync_state", looks)
+        running = Server(["127.0.0.1:0"], str(certificates.certificate), str(certificates.key))
+        report = running._report_clock
+        monkeypatch.setattr(running, "_report_clock", lambda state: (said.append(state.stratum), report(state)))
         async with running:
-            if running.clock is not None:
-                await asyncio.wait_for(done.wait(), 20)
+            await asyncio.wait_for(looks.done.wait(), 20)
         return running
 
-    done_soon = None
-    monkeypatch.setattr(server_module, "sync_state", look if host_clock is None else server_module.sync_state)
     return said, asyncio.run(main())
+
+
+def started(certificates, host_clock: HostClock) -> Server:
+    """A server as it is right after its start."""
+
+    async def main() -> Server:
+        async with Server(["127.0.0.1:0"], str(certificates.certificate), str(certificates.key), host_clock=host_clock) as running:
+            return running
+
+    return asyncio.run(main())
 
 
 def test_changes_are_said_once_each(certificates, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "tsq")
-    states = [UNSYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED, SYNCHRONIZED, UNSYNCHRONIZED]
-    said, _ = run(certificates, monkeypatch, states)
+    said, _ = run(certificates, monkeypatch, [UNSYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED, SYNCHRONIZED, UNSYNCHRONIZED])
     assert said[:3] == [0, 15, 0]
     assert "clients are told so" in caplog.text
     assert "stratum 15, error at most 0.000100 s, by the word of kernel" in caplog.text
@@ -66,20 +76,12 @@ def test_fault_37_a_look_that_fails_makes_the_clock_unsynchronized_and_the_next_
     assert running.clock.stratum == 15
 
 
-def test_a_server_that_asks_nobody_says_nothing_of_its_clock(certificates, monkeypatch):
-    said, running = run(certificates, monkeypatch, [], HostClock(Keeper.NONE))
-    assert said == []
+def test_a_server_that_asks_nobody_says_nothing_of_its_clock(certificates):
+    running = started(certificates, HostClock(Keeper.NONE))
     assert running.clock is None
     assert running.responder.about == ()
 
 
-def test_what_the_operator_declares_is_said(certificates, monkeypatch):
-    monkeypatch.setattr(server_module, "_STATE_INTERVAL", 60.0)
-    files = str(certificates.certificate), str(certificates.key)
-    host_clock = HostClock(Keeper.CHRONY, ("127.0.0.1", 9), "/nonexistent", "/nonexistent", LocalClock(3))
-
-    async def main() -> Server:
-        async with Server(["127.0.0.1:0"], *files, host_clock=host_clock) as running:
-            return running
-
-    assert asyncio.run(main()).clock.stratum == 3
+def test_what_the_operator_declares_is_said(certificates):
+    running = started(certificates, HostClock(Keeper.CHRONY, ("127.0.0.1", 9), "/nonexistent", "/nonexistent", LocalClock(3)))
+    assert running.clock.stratum == 3
