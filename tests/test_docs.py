@@ -36,6 +36,7 @@ import pytest
 
 import tsq
 import tsq.server as server_module
+from benchmarks import error_budget
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import client, errors, report
 from tsq._datapath import Datapath
@@ -48,6 +49,9 @@ from tsq.quic import offload
 from tsq.quic.router import Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.responder import NoResponse
+from tsq.timing import filter as filter_module
+from tsq.timing.filter import DEFAULT_SERVER_ERROR
+from tsq.timing.intersection import Interval, agreed, majority
 from tsq.timing.sample import Reason
 from tsq.timing.selection import MAX_DISTANCE, Mark, NoTime, Unused
 from tsq.wire.message import ErrorReply, Request, Response, decode_request, decode_response
@@ -63,7 +67,9 @@ PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
 FLOW = DOCS / "explanation" / "request-flow.md"
 PLANES = DOCS / "explanation" / "two-planes.md"
-PICTURE = DOCS / "explanation" / "microseconds.png"
+BOUNDS = DOCS / "explanation" / "error-bounds.md"
+PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
+ROUND_NUMBERS = {8: "The newest eight are looked at"}
 NEAR_NS = 1_795_399_200_000_000_000
 RULINGS = {f"R{number}" for number in range(1, 14)}
 
@@ -653,18 +659,43 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert (ROOT / file).exists(), f"{name(page)}: {file}"
 
 
-def test_the_picture_is_there_and_is_shown_with_the_program_that_makes_it() -> None:
-    text = PLANES.read_text()
-    assert re.search(rf"^!\[[^\]]{{20,}}\]\({re.escape(PICTURE.name)}\)$", text, re.MULTILINE)
-    data = PICTURE.read_bytes()
+@pytest.mark.parametrize(("page", "picture"), PICTURES, ids=["planes", "bounds"])
+def test_the_picture_is_there_and_is_shown_with_the_program_that_makes_it(page: Path, picture: Path) -> None:
+    text = page.read_text()
+    assert re.search(rf"^!\[[^\]]{{20,}}\]\({re.escape(picture.name)}\)$", text, re.MULTILINE)
+    data = picture.read_bytes()
     assert data.startswith(b"\x89PNG\r\n")
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     assert 600 <= width <= 2000
     assert 400 <= height <= 2000
-    (program,) = re.findall(rf"`python -m ([\w.]+) {re.escape(name(PICTURE))}`", text)
+    (program,) = re.findall(rf"`python -m ([\w.]+) {re.escape(name(picture))}`", text)
     source = (ROOT / f"{program.replace('.', '/')}.py").read_text()
     assert f"python -m {program}" in source
     assert "Needs matplotlib" in source
+
+
+def test_the_picture_of_bounds_shows_what_the_page_says() -> None:
+    chosen = error_budget.selection()
+    assert "".join(verdict.mark for verdict in chosen.verdicts) == "*++-x"
+    assert chosen.agreed is not None
+    truth = error_budget._TRUTH
+    assert chosen.agreed.interval.low <= truth <= chosen.agreed.interval.high
+    for example, verdict in zip(error_budget._EXAMPLES, chosen.verdicts, strict=True):
+        assert verdict.interval is not None
+        assert (verdict.interval.low <= truth <= verdict.interval.high) == ("liar" not in example.name)
+        parts = error_budget.parts(verdict.source.estimate)
+        assert sum(parts) == pytest.approx((verdict.interval.high - verdict.interval.low) / 2)
+        assert parts[1] < 1e-6
+
+
+def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
+    text = " ".join(BOUNDS.read_text().split())
+    assert f"takes {DEFAULT_SERVER_ERROR * 1000:g} ms for it" in text
+    assert ROUND_NUMBERS[filter_module._STAGES] in text
+    assert filter_module._WINDOW_NS == 10 * 10**9
+    for row in rows(section(BOUNDS, "## Several servers")):
+        assert int(row[1]) == int(row[0]) - majority(int(row[0]))
+    assert agreed([Interval(0, 10), Interval(8, 20), Interval(9.5, 11)]) == Interval(8, 11)
 
 
 def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:

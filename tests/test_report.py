@@ -160,7 +160,7 @@ def test_a_liar_is_marked_named_and_left_out():
     lines = report.table(results, chosen).splitlines()
     assert [line[0] for line in lines[1:]] == ["*", "+", "+", "x"]
     assert report.unused(chosen) == ["x liar.example:443: its interval does not overlap what the majority agrees on"]
-    assert report.redundancy(chosen, 0.01) == "3 of 4 sources agree; ± holds as long as no more than 1 of them lie"
+    assert report.redundancy(chosen, 0.01) == "3 of 4 sources agree; ± holds with up to 1 liar among them"
     assert report.verdict(chosen).startswith("System clock wrong by +0.000000 ± 0.00")
     shown = as_json(results)
     assert [each["mark"] for each in shown["hosts"]] == ["*", "+", "+", "x"]

@@ -78,7 +78,8 @@ def redundancy(chosen: Selection, assumed_error: float) -> str:
         text = "both sources agree; were one of them wrong, nobody could tell which"
     else:
         agree = found.compared - len(chosen.falsetickers)
-        text = f"{agree} of {found.compared} sources agree; ± holds as long as no more than {found.tolerated} of them lie"
+        liars = "1 liar" if found.tolerated == 1 else f"{found.tolerated} liars"
+        text = f"{agree} of {found.compared} sources agree; ± holds with up to {liars} among them"
     if not found.server_errors_known:
         text += f"; server's own error unknown: {duration(assumed_error)} assumed"
     if found.leap in _LEAPS:

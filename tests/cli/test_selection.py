@@ -63,7 +63,7 @@ def test_a_liar_among_four_is_named_and_the_time_is_that_of_the_others(peers, ca
     assert sorted(marks) == ["*", "+", "+", "x"]
     assert marks[2] == "x"
     assert f"x {hosts[2]}: its interval does not overlap what the majority agrees on" in lines
-    assert "3 of 4 sources agree; ± holds as long as no more than 1 of them lie" in lines
+    assert "3 of 4 sources agree; ± holds with up to 1 liar among them" in lines
     offset, bound = re.fullmatch(r"System clock wrong by (\S+) ± (\S+) seconds \(ignored\)", lines[-1]).groups()
     # One clock: the true offset is 0.
     assert abs(float(offset)) <= float(bound) < 0.5
