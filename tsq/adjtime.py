@@ -19,7 +19,7 @@ from tsq.exchange import Rules
 from tsq.host.clock import ClockState, SystemClock
 from tsq.host.owner import clock_owner
 from tsq.result import HostResult, selection
-from tsq.timing.adjustment import REST, Circumstances, ClockAction, Limits, Refuse, Slew, Step, decide
+from tsq.timing.adjustment import REST, Circumstances, ClockAction, ClockLimits, Refuse, Slew, Step, decide
 from tsq.timing.selection import Criteria, Selection
 
 # Whether an offset is too large is for the panic limit to say, not for the single sample.
@@ -38,7 +38,7 @@ class AdjustOptions:
     """How the clock is set. dry_run: what is decided is not done. wait: stay until a slew is done."""
 
     client: ClientOptions = field(default_factory=ClientOptions)
-    limits: Limits = field(default_factory=Limits)
+    limits: ClockLimits = field(default_factory=ClockLimits)
     criteria: Criteria = field(default_factory=Criteria)
     dry_run: bool = False
     wait: bool = False

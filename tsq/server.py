@@ -153,7 +153,12 @@ class Server:
         self._endpoints.clear()
 
     async def _watch_clock(self) -> None:
+        reported: SyncState | None = None
         while True:
+            state = self.clock
+            if state is not None and (reported is None or _differ(reported, state)):
+                self._report_clock(state)
+                reported = state
             await asyncio.sleep(_STATE_INTERVAL)
             await self._look_at_clock()
 
@@ -168,10 +173,8 @@ class Server:
             state = nobody_knows("cannot be asked")
         if state is None:
             return
-        before, self.clock = self.clock, state
+        self.clock = state
         self.responder.about, self.responder.pairs = about(state.lasting(_STATE_HOLDS))
-        if before is None or before.synchronized != state.synchronized or before.keeper != state.keeper:
-            self._report_clock(state)
 
     def _report_clock(self, state: SyncState) -> None:
         if not state.synchronized:
@@ -186,6 +189,11 @@ class Server:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)
         elif left < 14:
             logger.warning("the certificate expires in %.0f days", left)
+
+
+def _differ(one: SyncState, other: SyncState) -> bool:
+    """Whether a change is worth a word in the log."""
+    return (one.synchronized, one.keeper) != (other.synchronized, other.keeper)
 
 
 class _Endpoint:

@@ -8,7 +8,7 @@ The virtual clock stands at today's time, which for them is decades ago. aioquic
 import datetime
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import aioquic.tls
@@ -19,6 +19,7 @@ from cryptography import x509
 from tests.cli.peers import DAY, NOW, Authority, Peer, build
 from tests.cli.test_adjtime import telling
 from tests.cli.test_client import Run
+from tests.support.adjtime import shifted
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tsq._fast import clock_ns
 from tsq.cli.adjtime import main
@@ -119,20 +120,6 @@ def machine(good, monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
             return it
 
         yield make
-
-
-def shifted(result, shift_ns: int):
-    """The same result with T1 and T4 by another clock."""
-    samples = tuple(
-        replace(
-            sample,
-            t1_ns=sample.t1_ns + shift_ns,
-            t4_ns=None if sample.t4_ns is None else sample.t4_ns + shift_ns,
-            offset=None if sample.offset is None else sample.offset - shift_ns / 1e9,
-        )
-        for sample in result.samples
-    )
-    return replace(result, samples=samples)
 
 
 def as_it_was(it: Machine) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsq.errors import ConfigError
-from tsq.timing.adjustment import Circumstances, Limits, Refusal, Refuse, Slew, Step, decide, time_constant
+from tsq.timing.adjustment import Circumstances, ClockLimits, Refusal, Refuse, Slew, Step, decide, time_constant
 from tsq.timing.intersection import Interval
 from tsq.timing.selection import Agreed, NoTime, Selection
 
@@ -24,14 +24,14 @@ def agreed(offset: float, root_distance: float = 0.01, jitter: float = 0.001) ->
     ("offset", "expected"), [(0.0, Slew), (1e-9, Slew), (0.5, Slew), (0.500001, Step), (1000.0, Step), (1000.001, Refuse)]
 )
 def test_limits_hold_to_the_digit_either_way(offset, expected, sign):
-    assert isinstance(decide(agreed(sign * offset), Limits(), QUIET), expected)
+    assert isinstance(decide(agreed(sign * offset), ClockLimits(), QUIET), expected)
 
 
 def test_limits_are_configurable():
-    assert isinstance(decide(agreed(0.2), Limits(step=0.1), QUIET), Step)
-    assert isinstance(decide(agreed(1e-9), Limits(step=0.0), QUIET), Step)
-    assert decide(agreed(11.0), Limits(panic=10.0), QUIET).reason is Refusal.TOO_FAR
-    assert isinstance(decide(agreed(1e9), Limits(force=True), QUIET), Step)
+    assert isinstance(decide(agreed(0.2), ClockLimits(step=0.1), QUIET), Step)
+    assert isinstance(decide(agreed(1e-9), ClockLimits(step=0.0), QUIET), Step)
+    assert decide(agreed(11.0), ClockLimits(panic=10.0), QUIET).reason is Refusal.TOO_FAR
+    assert isinstance(decide(agreed(1e9), ClockLimits(force=True), QUIET), Step)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,12 @@ def test_limits_are_configurable():
 )
 def test_limits_that_make_no_sense_are_refused(limits):
     with pytest.raises(ConfigError):
-        Limits(**limits)
+        ClockLimits(**limits)
 
 
 @pytest.mark.parametrize("problem", NoTime)
 def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
-    action = decide(Selection((), 0, None, problem), Limits(force=True), QUIET)
+    action = decide(Selection((), 0, None, problem), ClockLimits(force=True), QUIET)
     assert action == Refuse(Refusal.NO_TIME, problem.value)
 
 
@@ -59,17 +59,17 @@ def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
 )
 def test_circumstances_that_forbid_it_are_named_also_with_force(circumstances, reason):
     for offset in (0.1, 3.0):
-        assert decide(agreed(offset), Limits(force=True), circumstances).reason is reason
+        assert decide(agreed(offset), ClockLimits(force=True), circumstances).reason is reason
 
 
 def test_a_reading_of_two_clocks_a_little_apart_is_no_step():
-    assert isinstance(decide(agreed(0.1), Limits(), Circumstances(stepped=0.0009)), Slew)
+    assert isinstance(decide(agreed(0.1), ClockLimits(), Circumstances(stepped=0.0009)), Slew)
 
 
 def test_actions_carry_the_bounds_for_the_kernel():
-    step = decide(agreed(3.0, 0.02, 0.003), Limits(), QUIET)
+    step = decide(agreed(3.0, 0.02, 0.003), ClockLimits(), QUIET)
     assert step == Step(3.0, 0.02, 0.003)
-    slew = decide(agreed(-0.02, 0.02, 0.003), Limits(), QUIET)
+    slew = decide(agreed(-0.02, 0.02, 0.003), ClockLimits(), QUIET)
     assert (slew.offset, slew.max_error, slew.estimated_error) == (-0.02, 0.02, 0.003)
 
 

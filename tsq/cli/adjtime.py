@@ -17,7 +17,7 @@ from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host import saved_time
 from tsq.host.clock import ClockState, SystemClock, build_time_ns
 from tsq.host.owner import clock_owner
-from tsq.timing.adjustment import Limits, Refusal, Refuse, Slew, Step
+from tsq.timing.adjustment import ClockLimits, Refusal, Refuse, Slew, Step
 from tsq.timing.selection import Criteria
 
 PROGRAM = "tsq-adjtime"
@@ -44,7 +44,7 @@ _ADVICE = {
     Refusal.NOT_PERMITTED: "run it as root, or with CAP_SYS_TIME",
 }
 _DEFAULTS = ClientOptions()
-_LIMITS = Limits()
+_LIMITS = ClockLimits()
 _CRITERIA = Criteria()
 _CONFIRM = "--i-know-this-is-insecure"
 _EPILOG = """exit status: 0 the clock was set (or would have been, with --dry-run); 1 a failure; 2 usage; 3 no server gave the time;
@@ -205,7 +205,7 @@ def _options(values: argparse.Namespace) -> AdjustOptions:
         stream=values.stream,
         server_error=values.server_error,
     )
-    limits = Limits(step=values.step, panic=values.panic, force=values.force)
+    limits = ClockLimits(step=values.step, panic=values.panic, force=values.force)
     criteria = Criteria(min_sources=values.min_sources)
     return AdjustOptions(client, limits, criteria, dry_run=values.dry_run, wait=values.wait)
 

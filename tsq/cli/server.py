@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "--local-stratum",
         type=int,
         metavar="N",
-        help="the stratum, 1 to 15, that is claimed for a clock for which nobody vouches (default: it is called unsynchronized)",
+        help="the stratum, 1 to 15, that is claimed for a clock for which nobody vouches; without it, that is 0, unsynchronized",
     )
     add(
         "--local-source",

@@ -132,10 +132,12 @@ def by_kernel(state: ClockState) -> SyncState:
 
 def declared(state: SyncState, local: LocalClock) -> SyncState:
     """What the operator declares, where nobody vouches for the clock; only the stratum, where the kernel vouches without one."""
+    source = SourceType[local.source.upper()]
     if not state.synchronized:
-        return SyncState("operator", local.stratum, 0, SourceType[local.source.upper()], ClockClass.UNKNOWN, "", 0.0, local.error)
+        # The declared error is a bound at any time.
+        return SyncState("operator", local.stratum, 0, source, ClockClass.UNKNOWN, "", 0.0, local.error, drift_ppm=0.0)
     if state.keeper == Keeper.KERNEL.value:
-        return replace(state, stratum=local.stratum, source=SourceType[local.source.upper()])
+        return replace(state, stratum=local.stratum, source=source)
     return state
 
 

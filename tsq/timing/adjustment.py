@@ -37,7 +37,7 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClockLimits:
     """When to step and when to refuse; seconds."""
 
     step: float = MOST_SLEWED
@@ -102,7 +102,7 @@ ClockAction = Step | Slew | Refuse
 _STILL = 1e-3
 
 
-def decide(selection: Selection, limits: Limits, circumstances: Circumstances) -> ClockAction:
+def decide(selection: Selection, limits: ClockLimits, circumstances: Circumstances) -> ClockAction:
     """What to do about the clock. The checks are in the order in which a user has to see to them."""
     agreed = selection.agreed
     if circumstances.interrupted:
