@@ -89,7 +89,7 @@ class BlockingClient:
     """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer."""
 
     def __init__(self, port: int, options: ClientOptions) -> None:
-        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, Rules(), [])
+        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, Rules(state_interval=None), [])
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
         self._link.session.start(time.monotonic())

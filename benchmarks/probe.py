@@ -83,7 +83,7 @@ class Probe:
 
     def __init__(self, target: Target, ca: str, exact: bool) -> None:
         options = ClientOptions(trust=Trust(ca_file=ca), server_name="localhost")
-        rules = Rules(precision_ns=1)
+        rules = Rules(precision_ns=1, state_interval=None)
         self._link: Link = open_link(target, socket.AF_INET, (target.host, target.port), options, rules, [])
         self._session = self._link.session
         self.exchange = self._session.exchange = RecordingExchange(rules, exact)

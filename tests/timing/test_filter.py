@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsq.timing.filter import estimate
+from tsq.timing.filter import DEFAULT_SERVER_ERROR, estimate
 from tsq.timing.sample import Reason, Sample, StampSource, make_sample
+from tsq.timing.server_state import ServerState
 
 T = 1_800_000_000_000_000_000
 
@@ -70,3 +71,62 @@ def test_stamps_say_who_took_them():
     kernel, user = StampSource.KERNEL, StampSource.USER
     assert estimate([measured(0, 10, t1_source=kernel, t4_source=kernel)]).stamps == "kernel"
     assert estimate([measured(0, 10, t1_source=user, t4_source=kernel)]).stamps == "kernel/user"
+
+
+def at_second(second, offset_us=0, delay_us=100, **options):
+    """A sample that was taken so many seconds after T."""
+    begin, half = T + round(second * 1e9), delay_us * 500
+    at = begin + half + offset_us * 1000
+    return make_sample(begin, at, at, begin + 2 * half, **options)
+
+
+def test_old_samples_are_left_out_as_long_as_eight_newer_ones_remain():
+    # The oldest has the least delay, but its word is hours old.
+    best, *rest = at_second(0, 50, 2), *(at_second(3600 * hour, delay_us=100 + hour) for hour in range(1, 9))
+    assert estimate([best, *rest]).best is rest[0]
+    assert estimate([best, *rest[:7]]).best is best
+
+
+def test_all_of_the_last_ten_seconds_count():
+    samples = [at_second(0, delay_us=2), *(at_second(0.1 * number, delay_us=100) for number in range(1, 100))]
+    assert estimate(samples).best is samples[0]
+    assert estimate([*samples, at_second(10.05)]).best is samples[1]
+
+
+def test_lost_samples_are_not_of_the_eight():
+    lost = [Sample(T + 10**12 + number, reason=Reason.NO_ANSWER) for number in range(20)]
+    assert estimate([at_second(0, delay_us=2), at_second(100), *lost]).best.t1_ns == T
+
+
+def test_the_server_s_own_error_is_part_of_the_root_distance():
+    word = ServerState(T, stratum=2, error=0.002)
+    found = estimate([at_second(10, server=word)])
+    # It has grown by 15 ppm of ten seconds.
+    assert found.server_error == pytest.approx(0.00215, rel=1e-4)
+    assert found.server_error_known
+    assert found.root_distance == pytest.approx(found.server_distance + found.server_error)
+    assert found.server is word
+
+
+def test_an_unknown_error_is_assumed():
+    found = estimate([measured(5, 100)])
+    assert (found.server, found.server_error, found.server_error_known) == (None, DEFAULT_SERVER_ERROR, False)
+    assert found.root_distance == pytest.approx(found.server_distance + DEFAULT_SERVER_ERROR)
+    assert estimate([measured(5, 100)], 0.0).root_distance == found.server_distance
+
+
+def test_the_newest_word_says_what_the_server_is_and_the_sample_s_own_how_exact_it_was():
+    early, late = ServerState(T, stratum=2, error=0.001), ServerState(T + 10**9, stratum=0, error=5.0)
+    found = estimate([at_second(0, delay_us=10, server=early), at_second(1, server=late)])
+    assert found.server.stratum == 0
+    assert found.server_error == pytest.approx(0.001, rel=1e-3)
+    # A sample that came before any word takes the one that came.
+    assert estimate([at_second(0, delay_us=10), at_second(1, server=early)]).server_error == pytest.approx(0.001, rel=1e-3)
+
+
+def test_the_root_distance_ages_by_the_frequency_tolerance_either_way():
+    found = estimate([at_second(0)])
+    assert found.at_ns == found.best.t4_ns
+    for seconds in (100, -100):
+        aged = found.root_distance_at(found.at_ns + seconds * 10**9)
+        assert aged - found.root_distance == pytest.approx(15e-6 * 100)

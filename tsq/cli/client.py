@@ -6,9 +6,8 @@ import threading
 from collections.abc import Sequence
 
 import tsq
-from tsq import plot, report
+from tsq import report
 from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, checked, key_log
-from tsq.cli.watch import Watch
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
 from tsq.errors import (
@@ -62,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _options(values)
         targets = [parse_target(text, values.port) for text in values.host]
         if values.plot is not None:
+            from tsq import plot  # noqa: PLC0415 - as json below
+
             plot.check()
         if values.watch and values.json:
             raise ConfigError("--watch together with --json", expected="one of them")
@@ -71,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
     progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
-    watch = Watch(options.interval, options.server_error) if values.watch else None
+    watch = None
+    if values.watch:
+        from tsq.cli.watch import Watch  # noqa: PLC0415
+
+        watch = Watch(options.interval, options.server_error)
     try:
         results = query_all(
             targets, options, on_sample=progress.count, on_change=None if watch is None else watch.changed, key_log=secrets
@@ -122,6 +127,8 @@ def _plot(chosen: Selection, path: str | None) -> int:
     """Draw the picture that was asked for; an exit status, EXIT_OK where all is well."""
     if path is None:
         return EXIT_OK
+    from tsq import plot  # noqa: PLC0415
+
     try:
         plot.draw(chosen, path)
     except ConfigError as error:

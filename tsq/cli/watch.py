@@ -54,11 +54,11 @@ class Watch:
         text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
         lines = [one[: size.columns - 1] for one in text if one][: size.lines - 1]
-        sys.stdout.write(self._erase() + "\n".join(lines) + "\n")
-        sys.stdout.flush()
+        view = self._erase() + "\n".join(lines) + "\n"
+        # Before it is drawn: Ctrl-C may come in the next moment, and `clear` must know of it.
         self._drawn = len(lines)
+        sys.stdout.write(view)
+        sys.stdout.flush()
 
     def _erase(self) -> str:
-        erase = f"\033[{self._drawn}A\033[J" if self._drawn else ""
-        self._drawn = 0
-        return erase
+        return f"\033[{self._drawn}A\033[J" if self._drawn else ""
