@@ -206,7 +206,7 @@ def test_no_python_module_sets_a_clock_by_itself(name):
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_only_the_one_door_reaches_what_sets_a_clock(name):
+def test_only_the_one_door_sets_a_clock(name):
     reached = [used for used in IMPORTS[name] if within(used, "tsq._clock")]
     assert bool(reached) == (name == "tsq.host.clock")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chronyd import Chronyd, free_port, needs_chronyd
+from tsq.errors import ClockError
 from tsq.host.owner import clock_owner
 
 
@@ -28,6 +29,9 @@ def process(table: Path, pid: int, *arguments: str) -> None:
         (["/usr/bin/ntp-daemon"], "ntpd-rs (ntp-daemon), process 77"),
         (["/usr/lib/systemd/systemd-timesyncd"], "systemd-timesyncd, process 77"),
         (["phc2sys", "-a", "-r"], "phc2sys, process 77"),
+        (["/bin/busybox", "ntpd", "-n"], "ntpd, process 77"),
+        (["ntpd: ntp engine"], "ntpd, process 77"),
+        (["/bin/busybox"], None),
         (["/usr/bin/python3", "chronyd.py"], None),
         (["tsq-server"], None),
         ([""], None),
@@ -70,6 +74,11 @@ def test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does
         empty.mkdir()
         found = clock_owner(empty, running.command)
     assert found.startswith("chronyd, which answers at 127.0.0.1 port")
+
+
+def test_where_nothing_can_be_seen_nothing_is_assumed(tmp_path, nobody):
+    with pytest.raises(ClockError, match="cannot be known"):
+        clock_owner(tmp_path / "no", nobody)
 
 
 def test_the_real_process_table_can_be_read(nobody):

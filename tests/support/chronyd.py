@@ -1,5 +1,6 @@
 """A chronyd of a test: it never touches the clock (-x), has its own configuration, ports and files, and ends by process id."""
 
+import getpass
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,8 @@ class Chronyd:
         self.command = ("127.0.0.1", free_port())
         self._directory = directory
         own = [
-            "user root", f"pidfile {directory}/chronyd.pid", f"driftfile {directory}/drift", f"logdir {directory}", "port 0",
+            f"user {getpass.getuser()}", f"pidfile {directory}/chronyd.pid", f"driftfile {directory}/drift",
+            f"logdir {directory}", "port 0",
             f"bindcmdaddress {self.socket if unix_socket else '/'}",
             *(["bindcmdaddress 127.0.0.1", f"cmdport {self.command[1]}"] if command_port else ["cmdport 0"]),
         ]
@@ -42,7 +44,7 @@ class Chronyd:
         assert not holds(), "this process could set the clock"
         messages = self._directory / "messages"
         with messages.open("wb") as output:
-            self.process = subprocess.Popen([PROGRAM, "-x", "-d", "-f", self._file], stdout=output, stderr=output)
+            self.process = subprocess.Popen([PROGRAM, "-x", "-U", "-d", "-f", self._file], stdout=output, stderr=output)
         end = time.monotonic() + 20
         while "Disabled control of system clock" not in messages.read_text():
             assert self.process.poll() is None, messages.read_text()

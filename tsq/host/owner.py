@@ -11,6 +11,7 @@ import getopt
 from collections.abc import Iterator
 from pathlib import Path
 
+from tsq.errors import ClockError
 from tsq.host import chrony
 
 _NAMES = {
@@ -19,7 +20,6 @@ _NAMES = {
     "ntp-daemon": "ntpd-rs (ntp-daemon)",
     "systemd-timesyncd": "systemd-timesyncd",
     "phc2sys": "phc2sys",
-    "tsq-daemon": "tsq-daemon",
 }
 # chronyd(8), its options as getopt has them.
 _CHRONYD_OPTIONS = "46df:F:hl:L:mnpqQP:r:R:st:u:Uvx"
@@ -27,10 +27,13 @@ _HANDS_OFF = {"-x", "-Q", "-p", "-h", "-v"}
 
 
 def clock_owner(processes: Path = Path("/proc"), chronyd: chrony.Address = chrony.DEFAULT) -> str | None:
-    """The program that keeps the clock, with its process id; None where there is none to be seen."""
+    """The program that keeps the clock, with its process id; None where there is none.
+
+    Raises ClockError where nothing can be seen at all.
+    """
     hands_off = False
     for pid, arguments in _processes(processes):
-        name = _NAMES.get(Path(arguments[0]).name)
+        name = _NAMES.get(_program(arguments))
         if name is None:
             continue
         if name == "chronyd" and _leaves_clock_alone(arguments[1:]):
@@ -45,7 +48,13 @@ def clock_owner(processes: Path = Path("/proc"), chronyd: chrony.Address = chron
 
 def _processes(directory: Path) -> Iterator[tuple[int, list[str]]]:
     """(process id, command line) of all processes that have one: what has ended has none, nor have the kernel's own threads."""
-    for entry in directory.iterdir():
+    try:
+        entries = list(directory.iterdir())
+    except OSError as error:
+        raise ClockError(
+            f"{directory} cannot be read ({error.strerror}): whether another program keeps the clock cannot be known"
+        ) from error
+    for entry in entries:
         if not entry.name.isdecimal():
             continue
         try:
@@ -55,6 +64,12 @@ def _processes(directory: Path) -> Iterator[tuple[int, list[str]]]:
             continue
         if arguments and arguments[0]:
             yield int(entry.name), arguments
+
+
+def _program(arguments: list[str]) -> str:
+    """A program's name in its command line, which it may have changed into a title such as "ntpd: ntp engine"."""
+    name = Path(arguments[0].partition(" ")[0]).name.rstrip(":")
+    return arguments[1] if name == "busybox" and len(arguments) > 1 else name
 
 
 def _leaves_clock_alone(arguments: list[str]) -> bool:
