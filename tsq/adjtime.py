@@ -24,7 +24,7 @@ from tsq.timing.selection import Criteria, Selection
 
 # Whether an offset is too large is for the panic limit to say, not for the single sample.
 _ANY_OFFSET = float("inf")
-_LOOK_INTERVAL = 1.0
+_LOOK_INTERVAL = 0.5
 # A slew that takes so many times as long as it should is no slew.
 _PATIENCE = 3.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,9 +64,10 @@ class Change:
 
 
 class Interruptions:
-    """SIGINT and SIGTERM within `caught`: each raises KeyboardInterrupt, and is remembered where somebody catches that.
+    """SIGINT and SIGTERM within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody catches that. Others
+    do not disturb what is done about the first.
 
-    Within `held` it is remembered only: what is begun there is done.
+    From `hold` on it is only remembered: no exception may come between a change of the clock and what has to follow it.
     """
 
     def __init__(self) -> None:
@@ -83,18 +84,19 @@ class Interruptions:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let nothing interrupt this."""
+    def hold(self) -> None:
+        """Raise no more."""
         self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
+
+    def release(self) -> None:
+        """Raise again; also for what came meanwhile."""
+        self._held = False
+        if self.seen:
+            raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
-        if not self._held:
+        first, self.seen = not self.seen, True
+        if first and not self._held:
             raise KeyboardInterrupt
 
 
@@ -130,30 +132,29 @@ def perform(
     interruptions: Interruptions | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Change:
-    """Do it. Raises ClockError where the kernel refuses. An interrupted slew is given up, a step is never half done."""
+    """Do it. Raises ClockError where the kernel refuses. An interrupted slew is given up, a step is never half done.
+
+    What interrupts from here on is remembered, and looked at twice a second by who waits.
+    """
     interruptions = interruptions or Interruptions()
+    interruptions.hold()
     if isinstance(action, Refuse):
         return Change(clock.state(), 0.0)
-    with interruptions.held():
-        if isinstance(action, Step):
-            clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
-            return Change(clock.state(), 0.0)
-        clock.slew(
-            action.offset,
-            time_constant=action.time_constant,
-            max_error=action.max_error + abs(action.offset),
-            estimated_error=action.estimated_error,
-        )
-    try:
-        if wait:
-            _until_slewed(action, clock, interruptions, pause)
-    except KeyboardInterrupt:
-        interruptions.seen = True
-    if interruptions.seen:
-        rest = clock.state().rest
-        clock.stop_slewing()
-        return Change(clock.state(), rest, interrupted=True)
+    if isinstance(action, Step):
+        clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
+        return Change(clock.state(), 0.0)
+    clock.slew(
+        action.offset,
+        time_constant=action.time_constant,
+        max_error=action.max_error + abs(action.offset),
+        estimated_error=action.estimated_error,
+    )
+    if wait:
+        _until_slewed(action, clock, interruptions, pause)
     state = clock.state()
+    if interruptions.seen:
+        clock.stop_slewing()
+        return Change(clock.state(), state.rest, interrupted=True)
     return Change(state, state.rest)
 
 

@@ -100,29 +100,31 @@ def _confirmed(
     interruptions: Interruptions,
 ) -> Bootstrap:
     """Step, and ask with the check that every client makes; put the clock back unless all is well then."""
-    with interruptions.held():
-        clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
-        clock.mark_unsynchronized()
+    interruptions.hold()
+    clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
     try:
+        clock.mark_unsynchronized()
+        interruptions.release()
         last = ask_by_the_clock()
-        problem = _unfit(last.selection, named)
-        if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > options.limits.step:
-            problem = f"the clock is off by {last.selection.agreed.offset:+.6f} s again"
-        if not problem and isinstance(last.action, Refuse):
-            problem = last.action.reason.value
+        interruptions.hold()
     except BaseException:
-        _put_back(action, clock, interruptions)
+        interruptions.hold()
+        _put_back(action, clock)
         raise
+    problem = _unfit(last.selection, named)
+    if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > options.limits.step:
+        problem = f"the clock is off by {last.selection.agreed.offset:+.6f} s again"
+    if not problem and isinstance(last.action, Refuse):
+        problem = last.action.reason.value
     if problem:
-        _put_back(action, clock, interruptions)
+        _put_back(action, clock)
         return Bootstrap(last, failed=f"by the new clock: {problem}; the clock was put back")
     return Bootstrap(last, stepped=action.offset)
 
 
-def _put_back(action: Step, clock: SystemClock, interruptions: Interruptions) -> None:
-    with interruptions.held():
-        clock.step(-action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
-        clock.mark_unsynchronized()
+def _put_back(action: Step, clock: SystemClock) -> None:
+    clock.step(-action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
+    clock.mark_unsynchronized()
 
 
 def _unfit(chosen: Selection, named: int) -> str:

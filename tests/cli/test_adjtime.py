@@ -359,7 +359,7 @@ SLEW = Slew(0.4, 5, 0.01, 0.001)
 
 def test_a_slew_that_is_waited_for_ends_with_the_bound_told(bench):
     twin = VirtualKernel(error_ns=-4e8)
-    change = perform(SLEW, SystemClock(twin), wait=True, pause=lambda seconds: twin.run(round(seconds)))
+    change = perform(SLEW, SystemClock(twin), wait=True, pause=lambda seconds: twin.run(1))
     assert not change.interrupted
     assert abs(twin.error) <= 0.4 * 0.0101
     assert abs(change.rest) <= 0.4 * 0.0101
@@ -369,15 +369,19 @@ def test_a_slew_that_is_waited_for_ends_with_the_bound_told(bench):
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])
-def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
     twin = VirtualKernel(error_ns=-4e8)
+    interruptions = Interruptions()
 
     def pause(seconds: float) -> None:
+        del seconds
         if (twin.truth_ns - 1_800_000_000_000_000_000) // 1_000_000_000 >= after:
-            raise KeyboardInterrupt
-        twin.run(round(seconds))
+            os.kill(os.getpid(), number)
+        twin.run(1)
 
-    change = perform(SLEW, SystemClock(twin), wait=True, pause=pause)
+    with interruptions.caught():
+        change = perform(SLEW, SystemClock(twin), wait=True, interruptions=interruptions, pause=pause)
     assert change.interrupted
     assert change.rest == pytest.approx(-twin.error, abs=1e-8)
     here = twin.error_ns
@@ -428,7 +432,7 @@ def test_fault_64_killed_in_mid_slew_the_kernel_goes_on_and_no_frequency_is_left
     def pause(seconds: float) -> None:
         if twin.truth_ns > 1_800_000_020_000_000_000:
             raise Killed
-        twin.run(round(seconds))
+        twin.run(1)
 
     with pytest.raises(Killed):
         perform(SLEW, SystemClock(twin), wait=True, pause=pause)
@@ -440,11 +444,39 @@ def test_fault_64_killed_in_mid_slew_the_kernel_goes_on_and_no_frequency_is_left
     assert abs(twin.rest_ns) < left / 1000
 
 
+def test_the_command_waits_for_a_slew_and_says_what_was_done(bench):
+    it = bench(0.1)
+    adjust = it.twin.adjust
+
+    def fast(modes: int, **values: int):
+        adjust(modes, **values)
+        # Ten minutes go by at once.
+        it.twin.run(600)
+        return it.twin.read()
+
+    it.twin.adjust = fast
+    run = it.run("--wait")
+    assert run.status == OK, run.err
+    assert re.search(r"^slewed by \+0\.(1|09)\d+ s; the kernel goes on with the rest$", run.out, re.MULTILINE)
+
+
+def test_what_the_kernel_refuses_is_told(bench):
+    it = bench(2.0)
+
+    def refuse(modes: int, **values: int):
+        raise ClockError("the kernel refuses to change the clock: Invalid argument")
+
+    it.twin.adjust = refuse
+    run = it.run()
+    assert run.status == FAILED
+    assert "Invalid argument" in run.err
+
+
 def test_a_slew_that_does_not_progress_is_an_error():
     twin = VirtualKernel(error_ns=-4e8)
 
     def pause(seconds: float) -> None:
-        twin.run(round(seconds))
+        twin.run(1)
         # Somebody else's loop.
         twin.rest_ns = 300_000_000
 
