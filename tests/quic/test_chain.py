@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.cli.peers import DAY, NOW, Authority, Peer, build, honest, self_signed_leaf, write
 from tsq.client import query
 from tsq.config import ClientOptions, Trust, parse_pin
-from tsq.errors import ConfigError, Expired, NotPinned, NotYetValid, SelfSigned, UnknownAuthority, WrongName
+from tsq.errors import CertificateError, ConfigError, Expired, NotPinned, NotYetValid, SelfSigned, UnknownAuthority, WrongName
 from tsq.quic import chain, tls
 
 YEAR = 365 * DAY
@@ -145,6 +145,19 @@ def test_pins_that_are_none(text):
 def test_kinds_of_trust_that_exclude_each_other(fields):
     with pytest.raises(ConfigError, match="together with"):
         Trust(**fields)
+
+
+@pytest.mark.parametrize("trust", [{"valid_at": THEN.timestamp()}, {"pins": ("sha256//x",)}])
+def test_what_cannot_be_read_is_refused(old, monkeypatch, trust):
+    def fail(*_: object) -> None:
+        raise ValueError("a date that is none")
+
+    monkeypatch.setattr(chain, "refused_at", fail)
+    monkeypatch.setattr(chain, "pin", fail)
+    with Peer(old) as peer:
+        with pytest.raises(CertificateError, match="cannot be judged: a date that is none"):
+            ask(peer.target, Trust(**trust))
+        assert peer.requests == 0
 
 
 def test_each_trust_has_its_own_tickets(certificates):

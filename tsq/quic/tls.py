@@ -182,7 +182,7 @@ def _authorities(trust: Trust) -> tuple[str | None, str | None]:
 def _acceptance(trust: Trust, server_name: str) -> Accept | None:
     """How certificates are judged that aioquic does not judge."""
     if trust.pins:
-        return lambda certificates: _unless_pinned(certificates, trust.pins)
+        return _closed(lambda certificates: _unless_pinned(certificates, trust.pins))
     if trust.valid_at is None:
         return None
     at = datetime.datetime.fromtimestamp(trust.valid_at, datetime.UTC)
@@ -191,7 +191,19 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
         reason = chain.refused_at(certificates, server_name, at, *_authorities(trust))
         return None if reason is None else refusal(certificates, server_name, reason, at)
 
-    return judge
+    return _closed(judge)
+
+
+def _closed(judge: Accept) -> Accept:
+    """The same judge, to whom what cannot be read is refused: certificates come from the network."""
+
+    def guarded(certificates: list[x509.Certificate]) -> CertificateError | None:
+        try:
+            return judge(certificates)
+        except Exception as error:
+            return CertificateError(f"the server's certificate cannot be judged: {_why(error)}")
+
+    return guarded
 
 
 def _unless_pinned(certificates: list[x509.Certificate], pins: tuple[str, ...]) -> CertificateError | None:
