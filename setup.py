@@ -1,6 +1,7 @@
 """Describes the compiled extensions; everything else is in pyproject.toml."""
 
 import os
+import time
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -18,10 +19,13 @@ DIRECTIVES = {
 }
 HEADERS = ["tsq/aesgcm.h"]
 MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
+# When this is built, Unix seconds; packagers who build the same thing twice say it (reproducible-builds.org).
+BUILT = ("TSQ_BUILD_TIME", os.environ.get("SOURCE_DATE_EPOCH", str(int(time.time()))))
 
 
-def extension(name: str, *libraries: str) -> Extension:
+def extension(name: str, *libraries: str, macro: tuple[str, str] | None = None) -> Extension:
     """One extension of the package."""
+    macros = [*MACROS, *([macro] if macro else [])]
     return Extension(
         f"tsq.{name}",
         [f"tsq/{name}.pyx"],
@@ -29,11 +33,12 @@ def extension(name: str, *libraries: str) -> Extension:
         include_dirs=["tsq"],
         libraries=list(libraries),
         extra_compile_args=COMPILE,
-        define_macros=MACROS,
+        define_macros=macros,
     )
 
 
+NAMES = ("_fast", "_packet", "_recovery", "_session", "_table", "_datapath", "_asker", "_clock")
 LIBRARIES = {"_packet": ["crypto"], "_session": ["crypto"]}
-NAMES = ("_fast", "_packet", "_recovery", "_session", "_table", "_datapath", "_asker")
-extensions = [extension(name, *LIBRARIES.get(name, [])) for name in NAMES]
+OWN_MACROS = {"_clock": BUILT}
+extensions = [extension(name, *LIBRARIES.get(name, []), macro=OWN_MACROS.get(name)) for name in NAMES]
 setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))

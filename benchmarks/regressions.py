@@ -5,8 +5,8 @@
     python -m benchmarks.regressions build/bench.json --store
 
 What is compared is each figure's ratio to the plain way of the same run, then and now: a machine that is slower or busy slows
-both. A change of a quarter and more is named; nothing fails by it, for a ratio has its noise too. The stored run is in the repository
-(benchmarks/stored.json); `--store` replaces it.
+both. A change of a quarter and more is named; nothing fails by it, for a ratio has its noise too. The stored run is in the
+repository (benchmarks/stored.json); `--store` replaces it.
 """
 
 import argparse

@@ -12,7 +12,8 @@ HERE = Path(sys.executable).parent
 def main() -> int:
     """Run the demo; its exit status is the client's."""
     with tempfile.TemporaryDirectory(prefix="tsq-demo-") as directory:
-        command = [HERE / "tsq-server", "--listen", "127.0.0.1:0", "--self-signed", directory, "--log-level", "error"]
+        options = ["--local-stratum", "1", "--log-level", "error"]
+        command = [HERE / "tsq-server", "--listen", "127.0.0.1:0", "--self-signed", directory, *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
                 line = server.stdout.readline() if server.stdout else ""

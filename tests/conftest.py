@@ -1,4 +1,6 @@
-"""Fixtures of all tests. In CI (CI=true) a skipped test is a failure: everything that tests need is installed there."""
+"""Fixtures of all tests. In CI (CI=true) a skipped test is a failure: everything that tests need is installed there.
+No test can set this machine's clock: the process that runs them gives up what it takes, before any of them is loaded.
+"""
 
 import os
 import ssl
@@ -7,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.harmless import give_up_the_clock
 from tests.support.processes import ServerProcess
 from tests.support.threads import ServerThread
 from tsq.quic.selfsigned import CertificateFiles, self_signed
+
+give_up_the_clock()
 
 
 @pytest.fixture(scope="session")

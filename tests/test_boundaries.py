@@ -15,7 +15,9 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Context
 
 import tsq
-from tsq.errors import ConfigError
+from tests.support import harmless
+from tsq import _clock
+from tsq.errors import ConfigError, NotPermitted
 from tsq.quic import internals, lean, offload
 
 PACKAGE = Path(tsq.__file__).parent
@@ -27,23 +29,28 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOU
 COMPILED = {f"tsq.{path.stem}": path for path in sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])}
 TOUCHING = ("tsq.quic.internals", "tsq.quic.lean", "tsq.quic.offload")
 PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
+READS_ONLY = {"__init__", "may_set", "now_ns", "monotonic", "epoch_ns", "state", "_kept"}
+_STATUS_MODE = 0x10
 WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service"]
 # From the top. A room may use lower floors, and rooms of its own floor as long as no circle comes of it.
 FLOORS = (
     ("tsq.cli",),
     ("tsq.daemon",),
+    ("tsq.adjtime", "tsq.bootstrap"),
     ("tsq.client", "tsq.aio", "tsq.server"),
     ("tsq.session", "tsq.service"),
-    ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot"),
+    ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot", "tsq.about"),
     ("tsq.report",),
     ("tsq.result",),
     ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
     (
         "tsq._fast", "tsq._packet", "tsq._state", "tsq._recovery", "tsq._session", "tsq._table", "tsq._datapath", "tsq._asker",
-        "tsq.errors", "tsq.metrics",
+        "tsq._clock", "tsq.errors", "tsq.metrics",
     ),
 )
-SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|adjtime|settimeofday|stime|ctypes|cffi|CDLL")
+# What sets a clock by itself, or could call what does. A Python program has no `adjtime` but our own command's name.
+SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|settimeofday|stime|ctypes|cffi|CDLL")
+SETS_A_CLOCK_IN_C = re.compile(rf"\b(?:{SETS_A_CLOCK.pattern}|adjtime|ntp_adjtime)\b")
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -217,15 +224,59 @@ def test_the_installed_aioquic_has_every_name_that_the_data_plane_needs(monkeypa
     assert offload.missing_names() == ["keys._no_such_name"]
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name != "tsq.host.clock"])
-def test_only_the_one_door_sets_a_clock(name):
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_python_module_sets_a_clock_by_itself(name):
     assert not [word for word in names_used(SOURCES[name]) if SETS_A_CLOCK.fullmatch(word)]
 
 
-@pytest.mark.parametrize("path", sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")]), ids=lambda path: path.name)
-def test_no_compiled_module_sets_a_clock(path):
+@pytest.mark.parametrize("name", IMPORTS)
+def test_only_the_one_door_sets_a_clock(name):
+    reached = [used for used in IMPORTS[name] if within(used, "tsq._clock")]
+    assert bool(reached) == (name == "tsq.host.clock")
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name not in ("tsq.host.clock", "tsq.adjtime", "tsq.bootstrap")])
+def test_only_the_drivers_of_tsq_adjtime_use_the_doors_setters(name):
+    setters = {item.name for item in system_clock().body if isinstance(item, ast.FunctionDef)} - READS_ONLY
+    assert {"step", "slew", "stop_slewing"} <= setters
+    calls = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    assert not [node.lineno for node in calls if node.func.attr in setters]
+
+
+def test_the_doors_readers_change_nothing():
+    for item in system_clock().body:
+        if isinstance(item, ast.FunctionDef) and item.name in READS_ONLY:
+            assert not [node for node in attributes(item) if node.attr == "adjust"], item.name
+
+
+def system_clock() -> ast.ClassDef:
+    return next(node for node in TREES["tsq.host.clock"].body if isinstance(node, ast.ClassDef) and node.name == "SystemClock")
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")} - {PACKAGE / "_clock.pyx"}), ids=lambda path: path.name
+)
+def test_only_one_compiled_module_sets_a_clock(path):
     # All of the text: a string in a .pyx may be C.
-    assert not re.findall(rf"\b(?:{SETS_A_CLOCK.pattern})\b", path.read_text(encoding="utf-8"))
+    assert not SETS_A_CLOCK_IN_C.findall(path.read_text(encoding="utf-8"))
+
+
+def test_that_module_has_one_call_that_sets_a_clock():
+    text = (PACKAGE / "_clock.pyx").read_text(encoding="utf-8").partition('"""')[2].partition('"""')[2]
+    # Its declaration and its use.
+    assert SETS_A_CLOCK_IN_C.findall(text) == ["clock_adjtime", "clock_adjtime"]
+
+
+def test_no_test_can_set_this_machines_clock():
+    """The kernel takes no clock call from this process or from what it starts."""
+    assert not harmless.holds()
+    child = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, timeout=60, check=True)
+    (effective,) = re.findall(r"^CapEff:\t(\w+)$", child.stdout, re.MULTILINE)
+    assert not int(effective, 16) >> harmless.CAP_SYS_TIME & 1
+    state = _clock.read()
+    with pytest.raises(NotPermitted):
+        # What would change nothing if it were allowed.
+        _clock.adjust(_STATUS_MODE, status=state[0])
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if not within(name, "tsq.cli")])

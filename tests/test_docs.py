@@ -11,7 +11,8 @@ Conventions of fenced blocks, by their info string:
 
 Replacements: 4433 becomes the port of the page's own `server` block, else that of the `server_process` fixture. time.example.com
 is the same server by name, and SSL_CERT_FILE names its authority then, as if the system trusted it. `make demo` becomes what the
-Makefile runs for it. The directory `lab` holds ca.pem, cert.pem and key.pem, as --self-signed makes them.
+Makefile runs for it. The directory `lab` holds ca.pem, cert.pem and key.pem, as --self-signed makes them. `tsq-adjtime` runs on a
+virtual clock of the page's own (tests/support/adjtime.py), which is three minutes behind.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from benchmarks import error_budget
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import client, errors, report
 from tsq._datapath import Datapath
+from tsq.cli import adjtime as adjtime_command
 from tsq.cli import client as client_command
 from tsq.cli import common
 from tsq.cli import server as server_command
@@ -61,6 +63,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
+ADJTIME = DOCS / "reference" / "tsq-adjtime.md"
 API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
@@ -141,8 +144,19 @@ class Stage:
         text = text.replace("time.example.com", f"localhost:{self.port}").replace("4433", str(self.port))
         return text.replace("make demo", f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'scripts' / 'demo.py'))}")
 
+    def commands(self) -> Path:
+        """A directory with the command that must not touch this machine's clock, on a virtual one."""
+        directory = self.directory / "commands"
+        directory.mkdir(exist_ok=True)
+        file = directory / "tsq-adjtime"
+        python, root = shlex.quote(sys.executable), shlex.quote(str(ROOT))
+        file.write_text(f"#!/bin/sh\nPYTHONPATH={root} exec {python} -m tests.support.adjtime \"$@\"\n")
+        file.chmod(0o755)
+        return directory
+
     def environment(self, text: str = "") -> dict[str, str]:
-        names = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
+        names = {"PATH": os.pathsep.join([str(self.commands()), str(BIN), os.environ["PATH"]]), "PYTHONWARNINGS": "error"}
+        names["TSQ_VIRTUAL_CLOCK"] = str(self.directory / "clock.json")
         if "time.example.com" in text:
             names["SSL_CERT_FILE"] = str(self.directory / "lab" / "ca.pem")
         return {**os.environ, **names}
@@ -261,8 +275,8 @@ def test_commands_that_are_not_run_have_options_and_targets_that_exist(page: Pat
     for line in lines:
         if line.startswith("make "):
             assert line.split()[1] in targets, f"{name(page)}: {line}"
-        elif re.match(r"tsq-(server|client) ", line) and "[options]" not in line:
-            kind = server_command if line.startswith("tsq-server") else client_command
+        elif (match := re.match(r"tsq-(server|client|adjtime) ", line)) and "[options]" not in line:
+            kind = {"server": server_command, "client": client_command, "adjtime": adjtime_command}[match[1]]
             arguments = shlex.split(re.split(r" [;|] ?|; ", line, maxsplit=1)[0])[1:]
             known = {text for action in kind._parser()._actions for text in action.option_strings}
             assert {text for text in arguments if re.match(r"--?[a-z46]", text)} <= known, f"{name(page)}: {line}"
@@ -280,20 +294,22 @@ def test_the_systemd_unit_starts_a_server_with_options_that_parse() -> None:
 
 # -------------------------------------------------------------------------------------------------- reference: commands
 
-COMMANDS = [("## tsq-client", client_command), ("## tsq-server", server_command)]
+COMMANDS = [
+    (CLI, "## tsq-client", client_command), (CLI, "## tsq-server", server_command), (ADJTIME, "## Options", adjtime_command),
+]
 
 
-def option_rows(heading: str) -> dict[tuple[str, ...], list[str]]:
-    found = {tuple(sorted(code(row[0]))): row for row in rows(section(CLI, heading)) if row[0].startswith("`-")}
+def option_rows(page: Path, heading: str) -> dict[tuple[str, ...], list[str]]:
+    found = {tuple(sorted(code(row[0]))): row for row in rows(section(page, heading)) if row[0].startswith("`-")}
     assert found
     return found
 
 
-@pytest.mark.parametrize(("heading", "command"), COMMANDS, ids=["client", "server"])
-def test_documented_options_are_those_of_the_command(heading, command) -> None:
+@pytest.mark.parametrize(("page", "heading", "command"), COMMANDS, ids=["client", "server", "adjtime"])
+def test_documented_options_are_those_of_the_command(page, heading, command) -> None:
     parser: argparse.ArgumentParser = command._parser()
     actions = {tuple(sorted(action.option_strings)): action for action in parser._actions if action.option_strings}
-    documented = option_rows(heading)
+    documented = option_rows(page, heading)
     assert documented.keys() == actions.keys()
     for options, action in actions.items():
         _, value, default, _ = documented[options]
@@ -311,16 +327,17 @@ def test_documented_options_are_those_of_the_command(heading, command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "modules", "absent"),
+    ("page", "heading", "modules", "absent"),
     [
-        ("### Exit status of tsq-client", [common, client_command], set()),
+        (CLI, "### Exit status of tsq-client", [common, client_command], set()),
         # What only the client gives.
-        ("### Exit status of tsq-server", [common, server_command], {"EXIT_INTERRUPTED"}),
+        (CLI, "### Exit status of tsq-server", [common, server_command], {"EXIT_INTERRUPTED"}),
+        (ADJTIME, "## Exit status", [common, adjtime_command], set()),
     ],
 )
-def test_documented_exit_statuses_are_those_of_the_source(heading, modules, absent) -> None:
+def test_documented_exit_statuses_are_those_of_the_source(page, heading, modules, absent) -> None:
     source = {key: value for module in modules for key, value in vars(module).items() if key.startswith("EXIT_")}
-    documented = {code(row[1])[0]: int(row[0]) for row in rows(section(CLI, heading))}
+    documented = {code(row[1])[0]: int(row[0]) for row in rows(section(page, heading))}
     assert documented == {key: value for key, value in source.items() if key not in absent}
 
 
@@ -480,8 +497,8 @@ def shown_default(field: dataclasses.Field) -> str:
         return ""
     if isinstance(field.default, tsq.StampSource):
         return field.default.name
-    if isinstance(field.default, tsq.RetryPolicy):
-        return f"RetryPolicy.{field.default.name}"
+    if isinstance(field.default, tsq.RetryPolicy | tsq.Keeper):
+        return f"{type(field.default).__name__}.{field.default.name}"
     return repr(field.default).replace("''", '""')
 
 

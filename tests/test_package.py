@@ -126,7 +126,8 @@ def test_installed_programs_tell_their_version(installed, tmp_path, program):
 
 
 def test_installed_programs_exchange_time(installed, tmp_path):
-    command = [installed / "tsq-server", "--listen", "127.0.0.1:0", "--self-signed", tmp_path / "lab", "--log-level", "error"]
+    command = [installed / "tsq-server", "--listen", "127.0.0.1:0", "--self-signed", tmp_path / "lab"]
+    command += ["--local-stratum", "1", "--log-level", "error"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as server:
         try:
             address = server.stdout.readline().split()[3]

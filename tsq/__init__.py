@@ -23,9 +23,10 @@ except ImportError as error:
 if TYPE_CHECKING:
     from tsq.aio import Client, connect
     from tsq.client import query, query_all
-    from tsq.config import ClientOptions, Target, Trust, parse_target
+    from tsq.config import ClientOptions, LocalClock, Target, Trust, parse_target
     from tsq.errors import TSQError
     from tsq.exchange import Rules
+    from tsq.host.sync_state import HostClock, Keeper
     from tsq.quic.router import Limits, RetryPolicy
     from tsq.result import HostResult, selection
     from tsq.server import Server
@@ -40,11 +41,14 @@ _HOMES = {
     "query": "tsq.client",
     "query_all": "tsq.client",
     "ClientOptions": "tsq.config",
+    "LocalClock": "tsq.config",
     "Target": "tsq.config",
     "Trust": "tsq.config",
     "parse_target": "tsq.config",
     "TSQError": "tsq.errors",
     "Rules": "tsq.exchange",
+    "HostClock": "tsq.host.sync_state",
+    "Keeper": "tsq.host.sync_state",
     "Limits": "tsq.quic.router",
     "RetryPolicy": "tsq.quic.router",
     "HostResult": "tsq.result",
@@ -67,8 +71,11 @@ __all__ = [
     "ClientOptions",
     "Criteria",
     "Estimate",
+    "HostClock",
     "HostResult",
+    "Keeper",
     "Limits",
+    "LocalClock",
     "Reason",
     "RetryPolicy",
     "Rules",

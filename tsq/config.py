@@ -5,6 +5,7 @@ It must never open a socket or read a clock.
 """
 
 import re
+from base64 import b64decode
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
@@ -13,18 +14,42 @@ from tsq.timing.filter import DEFAULT_SERVER_ERROR
 
 DEFAULT_PORT = 443
 MAX_PORT = 65535
+_PIN = "sha256//"
+_DIGEST_SIZE = 32
+# Kinds of time sources, as Time Source Info (251) has them.
+SOURCES = ("gps", "ptp", "ntp", "manual", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom a client believes: the system's store, one CA file, or anybody (insecure)."""
+    """Whom a client believes: the system's store, one CA file, holders of certain keys (pins), or anybody (insecure).
+
+    valid_at: check certificates for this time (Unix seconds) in place of what the clock says, which may be wrong.
+    """
 
     ca_file: str | None = None
     insecure: bool = False
+    pins: tuple[str, ...] = ()
+    valid_at: float | None = None
 
     def __post_init__(self) -> None:
         if self.insecure and self.ca_file is not None:
             raise ConfigError("a CA file together with 'insecure'", expected="one of them")
+        if self.pins and (self.insecure or self.ca_file is not None or self.valid_at is not None):
+            raise ConfigError("pinned keys together with another trust", expected="one of them")
+        if self.insecure and self.valid_at is not None:
+            raise ConfigError("a time to check certificates for together with 'insecure'", expected="one of them")
+
+
+def parse_pin(text: str) -> str:
+    """A pinned key as curl writes it: sha256// and the Base64 of the SHA-256 of the key's SubjectPublicKeyInfo."""
+    try:
+        digest = b64decode(text.removeprefix(_PIN), validate=True)
+    except ValueError:
+        digest = b""
+    if not text.startswith(_PIN) or len(digest) != _DIGEST_SIZE:
+        raise ConfigError(f"pinned key {text!r}", expected="sha256// and the Base64 of 32 bytes")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +61,23 @@ class Target:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalClock:
+    """What a server's operator declares of a clock that nothing synchronizes. error in seconds."""
+
+    stratum: int
+    source: str = "manual"
+    error: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stratum <= 15:
+            raise ConfigError(f"local stratum {self.stratum}", expected="1 to 15")
+        if self.source not in SOURCES:
+            raise ConfigError(f"local source {self.source!r}", expected=", ".join(SOURCES))
+        if not 0 < self.error <= 16:
+            raise ConfigError(f"local error {self.error}", expected="above 0, at most 16 seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@
     │   ├── HandshakeTimeout        silence
     │   ├── AlpnRefused             the peer speaks QUIC, but not TSQ
     │   ├── CertificateError        the server is not who it should be
-    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid
+    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid, NotPinned
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
     └── ClockError              the local clock cannot be read or set
+        └── NotPermitted            this process may not set it
 
 Comes in: what was found, what was expected, what to do about it, and the rule that says so. Goes out: one sentence for a
 person in `str(error)`. Nothing here may log, print or import another part of TSQ.
@@ -121,6 +122,10 @@ class NotYetValid(CertificateError):
     """The certificate will be valid from a time that the local clock has not reached."""
 
 
+class NotPinned(CertificateError):
+    """The server's key is none of those that were pinned."""
+
+
 class ConnectionLost(TransportError):
     """The connection was closed by the peer, or the peer went silent."""
 
@@ -131,3 +136,7 @@ class ConfigError(TSQError):
 
 class ClockError(TSQError):
     """The local clock cannot be read or set."""
+
+
+class NotPermitted(ClockError):
+    """Setting the clock needs a capability that this process lacks (CAP_SYS_TIME)."""

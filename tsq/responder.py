@@ -1,18 +1,19 @@
-"""The server's role without I/O: request -> response (docs/reference/protocol.md, Rulings R2, R4 to R7).
+"""The server's role without I/O: request -> response (docs/reference/protocol.md, Rulings R2, R4 to R7, R13).
 
 Comes in: the bytes of a request and when they were received. Goes out: a Draft that is finished by the send time, the last thing
 that happens to it, or the reason why there is no answer. It must never read a clock, and never give an answer whose T3 is before
 its T2.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tsq._fast import pack_response, pack_tlvs, unpack_message
 from tsq.errors import MessageError
 from tsq.wire.message import Mode, Request, Tlv, decode_request, encode_error, metadata_tlv, padding, tlvs_size
 from tsq.wire.signature import Signer
-from tsq.wire.tlv import EXACT_T3, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, ErrorCode, TlvType
+from tsq.wire.tlv import EXACT_T3, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, STATE_KEYS, ErrorCode, TlvType
 
 
 class NoResponse(StrEnum):
@@ -63,11 +64,13 @@ class Draft:
 class Responder:
     """Answers requests.
 
-    signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query. Both may be replaced at any time.
+    signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query. pairs: metadata about the clock,
+    for whoever asks for its keys with it (R13). All may be replaced at any time.
     """
 
     signer: Signer | None = None
     about: tuple[Tlv, ...] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:
         """The answer to one request, all but its send time."""
@@ -82,13 +85,21 @@ class Responder:
             reply = encode_error(ErrorCode.AUTHENTICATION_REQUIRED, "no signing key") if mode is Mode.STREAM else b""
             return Refusal(NoResponse.CANNOT_SIGN, reply)
         signer = self.signer if request.signature else None
-        about = self.about if request.metadata_query else ()
+        about = self._about(request)
         exact = request.metadata is not None and request.metadata.get(EXACT_T3) == ""
         if not request.precision:
             return Draft(request.nonce, receive_ns, about, (), signer, exact)
         optional, tail = _same_length(request, list(about), signer)
         # Where the length is promised (R7), nothing can be told.
         return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
+
+    def _about(self, request: Request) -> tuple[Tlv, ...]:
+        """What this request is told of the clock: nothing that it does not ask for."""
+        if not request.metadata_query:
+            return ()
+        wishes = request.metadata or {}
+        told = {key: self.pairs[key] for key in STATE_KEYS if key in self.pairs and wishes.get(key) == ""}
+        return (*self.about, metadata_tlv(told)) if told else self.about
 
 
 def stream_request_ready(data: bytes, finished: bool) -> bool:

@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from tsq._datapath import BATCH, Datapath
+from tsq.about import about
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
+from tsq.host.sync_state import HostClock, SyncState, nobody_knows, sync_state
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
 from tsq.quic.connection import Outgoing, QuicConfiguration
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 _CARE_INTERVAL = 1.0
 # How many batches that held something for the control plane are served before the loop sees to timers and other sockets.
 _TURNS = 16
+# How often the host is asked how good its clock is; what was told holds for twice as long, should it be late with the next word.
+_STATE_INTERVAL = 2.0
+_STATE_HOLDS = 2 * _STATE_INTERVAL
 _CLOSE_REASON = "server is shutting down"
 
 
@@ -42,7 +47,8 @@ class Server:
             print(server.addresses)
             await server.wait_closed()
 
-    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). counters tells what it did.
+    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: who is asked how good this
+    machine's clock is, which clients are told. counters tells what the server did, clock how good the clock is.
     Raises ConfigError where certificate, key or an address cannot be used.
     """
 
@@ -56,6 +62,7 @@ class Server:
         signer: Signer | None = None,
         key_log: TextIO | None = None,
         data_plane: bool = True,
+        host_clock: HostClock | None = None,
     ) -> None:
         if not listen:
             raise ConfigError("no address to listen on", expected="at least one")
@@ -74,6 +81,9 @@ class Server:
         self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
+        self.clock: SyncState | None = None
+        self._host_clock = host_clock or HostClock()
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def addresses(self) -> list[Target]:
@@ -88,6 +98,7 @@ class Server:
     async def start(self) -> None:
         """Open the sockets and answer from now on."""
         self._closed = asyncio.Event()
+        await self._look_at_clock()
         try:
             for target in self._listen:
                 udp = UdpSocket.listening(target.host, target.port)
@@ -100,6 +111,8 @@ class Server:
             raise
         for endpoint in self._endpoints:
             endpoint.start()
+        if self.clock is not None:
+            self._watch = asyncio.create_task(self._watch_clock())
 
     def reload(self) -> bool:
         """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
@@ -118,6 +131,9 @@ class Server:
         for endpoint in self._endpoints:
             endpoint.close_connections(_CLOSE_REASON)
         self._release()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._closed is not None:
             self._closed.set()
 
@@ -138,12 +154,48 @@ class Server:
             endpoint.stop()
         self._endpoints.clear()
 
+    async def _watch_clock(self) -> None:
+        reported: SyncState | None = None
+        while True:
+            state = self.clock
+            if state is not None and (reported is None or _differ(reported, state)):
+                self._report_clock(state)
+                reported = state
+            await asyncio.sleep(_STATE_INTERVAL)
+            await self._look_at_clock()
+
+    async def _look_at_clock(self) -> None:
+        """Ask the host, in another thread: no answer waits for it."""
+        state: SyncState | None
+        try:
+            state = await asyncio.to_thread(sync_state, self._host_clock)
+        except Exception as error:
+            # Whatever it was: what was said before must not stand for ever.
+            logger.error("this machine's clock cannot be asked about: %s", error)
+            state = nobody_knows("cannot be asked")
+        if state is None:
+            return
+        self.clock = state
+        self.responder.about, self.responder.pairs = about(state.lasting(_STATE_HOLDS))
+
+    def _report_clock(self, state: SyncState) -> None:
+        if not state.synchronized:
+            logger.warning("this machine's clock is not synchronized (%s): clients are told so, and do not use it", state.keeper)
+        else:
+            stratum, error = state.stratum, state.error
+            logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)
+
     def _report_expiry(self, configuration: QuicConfiguration) -> None:
         left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400
         if left < 0:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)
         elif left < 14:
             logger.warning("the certificate expires in %.0f days", left)
+
+
+def _differ(one: SyncState, other: SyncState) -> bool:
+    """Whether a change is worth a word in the log."""
+    return (one.synchronized, one.keeper) != (other.synchronized, other.keeper)
 
 
 class _Endpoint:

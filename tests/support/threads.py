@@ -5,17 +5,24 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from tsq.config import Target
+from tsq.config import LocalClock, Target
+from tsq.host.sync_state import HostClock, Keeper
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.server import Server
 
+# Whatever this machine's clock is: a reference.
+REFERENCE = HostClock(Keeper.KERNEL, local=LocalClock(1))
+
 
 class ServerThread:
-    """Runs a tsq.Server until the end of the `with`. `server` is the Server; `call` runs a function on its loop."""
+    """Runs a tsq.Server until the end of the `with`. `server` is the Server; `call` runs a function on its loop.
+
+    Its clock is a reference unless `host_clock` says otherwise.
+    """
 
     def __init__(self, listen: list[str], certificates: CertificateFiles, **options: Any) -> None:
         self.certificates = certificates
-        self.server = Server(listen, str(certificates.certificate), str(certificates.key), **options)
+        self.server = Server(listen, str(certificates.certificate), str(certificates.key), **{"host_clock": REFERENCE, **options})
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._error: BaseException | None = None

@@ -11,8 +11,9 @@ from typing import TextIO
 
 import tsq
 from tsq.cli.common import EXIT_FAILED, EXIT_OK, checked, key_log
-from tsq.config import DEFAULT_PORT, Target, parse_listen
+from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.errors import ConfigError, TSQError
+from tsq.host.sync_state import HostClock, Keeper
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import self_signed
 from tsq.server import Server
@@ -21,6 +22,8 @@ PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _DEFAULTS = Limits()
+_ASKED = HostClock()
+_CLAIMED = LocalClock(stratum=1)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew.
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
@@ -69,7 +72,17 @@ def _server(values: argparse.Namespace, secrets: TextIO | None) -> Server:
         certificate, key = str(files.certificate), str(files.key)
         logger.warning("self-signed certificate: clients need --ca %s", files.authority)
     limits = Limits(max_connections=values.max_connections, retry=RetryPolicy(values.retry))
-    return Server(listen, certificate, key, limits=limits, key_log=secrets)
+    return Server(listen, certificate, key, limits=limits, key_log=secrets, host_clock=_host_clock(values))
+
+
+def _host_clock(values: argparse.Namespace) -> HostClock:
+    """Where to ask how good the clock is."""
+    local = None
+    if values.local_stratum is not None:
+        local = LocalClock(values.local_stratum, values.local_source, values.local_error)
+    address = (values.chrony.host, values.chrony.port)
+    keeper = Keeper(values.clock_state)
+    return HostClock(keeper, address, values.chrony_socket, values.ntpd_rs, local)
 
 
 def _names(listen: list[Target], extra: list[str]) -> list[str]:
@@ -115,6 +128,40 @@ def _parser() -> argparse.ArgumentParser:
         choices=[policy.value for policy in RetryPolicy],
         default=_DEFAULTS.retry.value,
         help="when clients must show their address first: auto is when many handshakes are under way (default: %(default)s)",
+    )
+    add(
+        "--clock-state",
+        choices=[keeper.value for keeper in Keeper],
+        default=_ASKED.keeper.value,
+        help="who is asked how good this machine's clock is, which clients are told; auto: whoever answers (default: %(default)s)",
+    )
+    add(
+        "--chrony",
+        type=checked(parse_listen),
+        default="{}:{}".format(*_ASKED.chrony),
+        metavar="ADDRESS:PORT",
+        help="chronyd's command port (default: %(default)s)",
+    )
+    add("--chrony-socket", default=_ASKED.chrony_socket, metavar="FILE", help="chronyd's command socket (default: %(default)s)")
+    add("--ntpd-rs", default=_ASKED.ntpd_rs, metavar="FILE", help="ntpd-rs's observation socket (default: %(default)s)")
+    add(
+        "--local-stratum",
+        type=int,
+        metavar="N",
+        help="the stratum, 1 to 15, that is claimed for a clock for which nobody vouches; without it, that is 0, unsynchronized",
+    )
+    add(
+        "--local-source",
+        choices=SOURCES,
+        default=_CLAIMED.source,
+        help="with --local-stratum: what the clock is set by (default: %(default)s)",
+    )
+    add(
+        "--local-error",
+        type=float,
+        default=_CLAIMED.error,
+        metavar="S",
+        help="with --local-stratum: bound of the clock's error in seconds (default: %(default)s)",
     )
     add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
     add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")

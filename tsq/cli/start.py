@@ -18,6 +18,11 @@ def server() -> int:
     return _run("tsq.cli.server")
 
 
+def adjtime() -> int:
+    """tsq-adjtime."""
+    return _run("tsq.cli.adjtime")
+
+
 def _run(module: str) -> int:
     gc.disable()
     try:

@@ -17,6 +17,7 @@ from tsq.quic.connection import Connection, Message, Outgoing
 from tsq.quic.offload import SharedConnection, offload_is_possible
 from tsq.quic.outcome import STATELESS_RESET, why_ended
 from tsq.quic.resets import is_reset
+from tsq.quic.tls import ClientConfiguration
 
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
 _SERVER_PATH = "the server"
@@ -29,6 +30,7 @@ class ClientConnection(Connection):
     def __init__(self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None) -> None:
         self._on_ticket = on_ticket
         self._asked = False
+        self._judged = False
         self.tickets = 0
         quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket)
         super().__init__(quic)
@@ -125,9 +127,20 @@ class ClientConnection(Connection):
         """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
         end = self.terminated or internals.closing(self.quic)
         if end is None:
-            return None
+            return self._refusal()
         name = self.quic.configuration.server_name or ""
         return why_ended(end, self.handshake is not None, internals.peer_certificates(self.quic), name)
+
+    def _refusal(self) -> TransportError | None:
+        """Why the server is not believed, where that is not for aioquic to say; known when the handshake is done."""
+        if self._judged or self.handshake is None:
+            return None
+        self._judged = True
+        configuration = self.quic.configuration
+        # A resumed session shows no certificate; its ticket came with one that was accepted.
+        if not isinstance(configuration, ClientConfiguration) or configuration.accept is None or self.resumed:
+            return None
+        return configuration.accept(internals.peer_certificates(self.quic))
 
     def _ticket(self, ticket: SessionTicket) -> None:
         self.tickets += 1

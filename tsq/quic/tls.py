@@ -1,15 +1,17 @@
 """TLS on both sides: configurations for aioquic, trust, and why a certificate was refused.
 
 Comes in: file names, trust, names. Goes out: QuicConfiguration objects, and for a refused certificate the error that says what to
-do. Whether a certificate is accepted is decided by aioquic alone; nothing here may turn verification off unless the user asked
-for it.
+do. Whether a certificate is accepted is decided by aioquic, and where the trust is a pinned key or another time than the clock's,
+by `chain`; nothing here may turn verification off unless the user asked for it.
 """
 
 import datetime
 import hashlib
 import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TextIO
+from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite, SessionTicket, load_pem_x509_certificates
@@ -22,11 +24,13 @@ from tsq.errors import (
     CertificateError,
     ConfigError,
     Expired,
+    NotPinned,
     NotYetValid,
     SelfSigned,
     UnknownAuthority,
     WrongName,
 )
+from tsq.quic import chain
 
 # R1: the client's order, and the server's preference.
 ALPN = ["tsq/1", "tsq"]
@@ -41,6 +45,15 @@ _CIPHER_SUITES = [
     CipherSuite.AES_256_GCM_SHA384,
     CipherSuite.CHACHA20_POLY1305_SHA256,
 ]
+
+Accept = Callable[[list[x509.Certificate]], CertificateError | None]
+
+
+@dataclass
+class ClientConfiguration(QuicConfiguration):
+    """A client's configuration. accept: judges the server's certificates when the handshake is done, where aioquic does not."""
+
+    accept: Accept | None = None
 
 
 def check_trust(trust: Trust) -> None:
@@ -60,6 +73,10 @@ def trust_identity(trust: Trust) -> str:
     """A name for this trust: a ticket earned under one is not used under another."""
     if trust.insecure:
         return "insecure"
+    if trust.pins:
+        return "pins:" + " ".join(sorted(trust.pins))
+    if trust.valid_at is not None:
+        return f"valid at {trust.valid_at}, {trust_identity(replace(trust, valid_at=None))}"
     if trust.ca_file is None:
         return "system"
     with open(trust.ca_file, "rb") as file:
@@ -68,28 +85,29 @@ def trust_identity(trust: Trust) -> str:
 
 def client_configuration(
     server_name: str, trust: Trust, *, ticket: SessionTicket | None = None, key_log: TextIO | None = None
-) -> QuicConfiguration:
-    """Configuration of one client connection. The certificate is checked against `server_name` unless trust says insecure."""
+) -> ClientConfiguration:
+    """Configuration of one client connection. The certificate is checked against `server_name` unless trust says insecure, or pins
+    the key.
+    """
     if not server_name:
         # Without a name aioquic would check the chain only.
         raise ConfigError("an empty server name", expected="the name or address that the certificate must have")
-    configuration = _common(is_client=True, key_log=key_log)
+    configuration = ClientConfiguration(**_common(is_client=True, key_log=key_log))
     configuration.server_name = _ascii_name(server_name)
     configuration.session_ticket = ticket
-    if trust.insecure:
+    configuration.accept = _acceptance(trust, configuration.server_name)
+    if trust.insecure or configuration.accept is not None:
         configuration.verify_mode = ssl.CERT_NONE
-    elif trust.ca_file is not None:
-        configuration.load_verify_locations(cafile=trust.ca_file)
     else:
-        paths = ssl.get_default_verify_paths()
         # Where the system has no store, aioquic takes certifi's.
-        configuration.load_verify_locations(cafile=paths.cafile, capath=paths.capath)
+        cafile, capath = _authorities(trust)
+        configuration.load_verify_locations(cafile=cafile, capath=capath)
     return configuration
 
 
 def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> QuicConfiguration:
     """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
-    configuration = _common(is_client=False, key_log=key_log)
+    configuration = QuicConfiguration(**_common(is_client=False, key_log=key_log))
     try:
         configuration.load_cert_chain(certificate_file, key_file)
     except (OSError, ValueError, TypeError, IndexError) as error:
@@ -117,13 +135,19 @@ def certificate_expiry(configuration: QuicConfiguration) -> datetime.datetime:
     return certificate.not_valid_after_utc
 
 
-def refusal(certificates: list[x509.Certificate], server_name: str, reason: str) -> CertificateError:
-    """The error for a certificate that aioquic refused with this reason; the first cause found, in a user's words."""
+def refusal(
+    certificates: list[x509.Certificate], server_name: str, reason: str, at: datetime.datetime | None = None
+) -> CertificateError:
+    """The error for a certificate that was refused with this reason; the first cause found, in a user's words.
+
+    at: the time for which it was checked, where that is not the clock's.
+    """
     if not certificates:
         return CertificateError(f"the server's certificate was refused: {reason}")
     leaf = certificates[0]
-    now = datetime.datetime.now(datetime.UTC)
-    clock = f"this machine's clock says {now:%Y-%m-%d %H:%M:%S} UTC"
+    now = at or datetime.datetime.now(datetime.UTC)
+    who = "this machine's clock says" if at is None else "the servers say"
+    clock = f"{who} {now:%Y-%m-%d %H:%M:%S} UTC"
     if now < leaf.not_valid_before_utc:
         return NotYetValid(
             f"the server's certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; {clock}",
@@ -152,6 +176,48 @@ def refusal(certificates: list[x509.Certificate], server_name: str, reason: str)
         f"the server's certificate is signed by {top.issuer.rfc4514_string()}, which is not trusted here ({reason})",
         advice="give that authority's certificate with --ca FILE if it is the right one",
     )
+
+
+def _authorities(trust: Trust) -> tuple[str | None, str | None]:
+    """(file, directory) of the authorities that are trusted."""
+    if trust.ca_file is not None:
+        return trust.ca_file, None
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile, paths.capath
+
+
+def _acceptance(trust: Trust, server_name: str) -> Accept | None:
+    """How certificates are judged that aioquic does not judge."""
+    if trust.pins:
+        return _closed(lambda certificates: _unless_pinned(certificates, trust.pins))
+    if trust.valid_at is None:
+        return None
+    at = datetime.datetime.fromtimestamp(trust.valid_at, datetime.UTC)
+
+    def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
+        reason = chain.refused_at(certificates, server_name, at, *_authorities(trust))
+        return None if reason is None else refusal(certificates, server_name, reason, at)
+
+    return _closed(judge)
+
+
+def _closed(judge: Accept) -> Accept:
+    """The same judge, to whom what cannot be read is refused: certificates come from the network."""
+
+    def guarded(certificates: list[x509.Certificate]) -> CertificateError | None:
+        try:
+            return judge(certificates)
+        except Exception as error:
+            return CertificateError(f"the server's certificate cannot be judged: {_why(error)}")
+
+    return guarded
+
+
+def _unless_pinned(certificates: list[x509.Certificate], pins: tuple[str, ...]) -> CertificateError | None:
+    found = chain.pin(certificates[0]) if certificates else "no key"
+    if found in pins:
+        return None
+    return NotPinned(f"the server's key is {found}", expected=" or ".join(pins), advice="is this the right server?")
 
 
 def certificate_names(certificate: x509.Certificate) -> list[str]:
@@ -185,17 +251,17 @@ def _ascii_name(name: str) -> str:
         raise ConfigError(f"server name {name!r}", expected="a host name or an address") from error
 
 
-def _common(*, is_client: bool, key_log: TextIO | None) -> QuicConfiguration:
-    return QuicConfiguration(
-        is_client=is_client,
-        alpn_protocols=list(ALPN),
-        idle_timeout=IDLE_TIMEOUT,
-        max_data=_CONNECTION_WINDOW,
-        max_stream_data=_STREAM_WINDOW,
-        max_datagram_frame_size=DATAGRAM_FRAME_LIMIT,
-        cipher_suites=list(_CIPHER_SUITES),
-        secrets_log_file=key_log,
-    )
+def _common(*, is_client: bool, key_log: TextIO | None) -> dict[str, Any]:
+    return {
+        "is_client": is_client,
+        "alpn_protocols": list(ALPN),
+        "idle_timeout": IDLE_TIMEOUT,
+        "max_data": _CONNECTION_WINDOW,
+        "max_stream_data": _STREAM_WINDOW,
+        "max_datagram_frame_size": DATAGRAM_FRAME_LIMIT,
+        "cipher_suites": list(_CIPHER_SUITES),
+        "secrets_log_file": key_log,
+    }
 
 
 def _why(error: Exception) -> str:

@@ -1,0 +1,510 @@
+"""tsq-adjtime against real servers that tell a time of the test's choice, on a virtual clock: what it does, says and exits with."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cli.peers import NOW, Authority, Peer, closed_port, deaf_port, silent
+from tests.cli.test_client import Run
+from tests.support import kernel
+from tests.support.kernel import UNSYNC, VirtualKernel
+from tests.support.processes import BIN
+from tsq._fast import clock_ns, pack_response
+from tsq.adjtime import Change, Interruptions, perform
+from tsq.cli.adjtime import main
+from tsq.errors import ClockError
+from tsq.host.clock import SystemClock
+from tsq.timing.adjustment import Refusal, Refuse, Slew, Step
+
+OK, FAILED, USAGE, NO_ANSWER, NO_TIME, TOO_FAR, OWNED, NOT_PERMITTED, STEPPED, INTERRUPTED = 0, 1, 2, 3, 8, 9, 10, 11, 12, 130
+CLOCK_CALLS = "adjtimex,clock_adjtime,clock_settime,settimeofday"
+
+
+def telling(offset: float):
+    """A server whose clock is ahead of this machine's by so many seconds."""
+
+    def answer(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+        now = clock_ns() + round(offset * 1e9)
+        return [pack_response(nonce, now, now)]
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return Authority().issue(tmp_path_factory.mktemp("files"))
+
+
+@dataclass
+class Bench:
+    """Servers, a virtual clock that shows what this machine's does, and the command."""
+
+    run: Callable[..., Run]
+    twin: VirtualKernel
+    targets: list[str]
+
+    def unchanged(self) -> bool:
+        return self.twin.calls == []
+
+
+@pytest.fixture
+def bench(files, capsys) -> Iterator[Callable[..., Bench]]:
+    """bench(offsets...) starts a server for each offset. The virtual clock's truth is that of the first."""
+    with ExitStack() as stack:
+
+        def make(*offsets: float, **twin) -> Bench:
+            targets = [str(stack.enter_context(Peer(files, telling(offset))).target) for offset in offsets]
+            error = round(offsets[0] * 1e9)
+            virtual = VirtualKernel(**({"truth_ns": clock_ns() + error, "error_ns": -error} | twin))
+
+            def run(*arguments: object, owner=lambda: None, hosts: list[str] | None = None) -> Run:
+                capsys.readouterr()
+                command = ["--ca", str(files.authority), *map(str, arguments), *(targets if hosts is None else hosts)]
+                try:
+                    status = main(command, SystemClock(virtual), owner)
+                except SystemExit as end:
+                    status = end.code
+                captured = capsys.readouterr()
+                return Run(status, captured.out, captured.err)
+
+            return Bench(run, virtual, targets)
+
+        yield make
+
+
+# --------------------------------------------------------------------------------------------------- what it does
+
+
+@pytest.mark.parametrize("offset", [2.5, -2.5, 0.6, -999.0])
+def test_an_offset_over_half_a_second_is_stepped(bench, offset):
+    it = bench(offset)
+    run = it.run()
+    assert run.status == OK, run.err
+    assert abs(it.twin.error) < 0.02
+    assert it.twin.synchronized
+    (stepped,) = re.findall(r"^stepped by ([+-]\d+\.\d{6}) s$", run.out, re.MULTILINE)
+    assert float(stepped) == pytest.approx(offset, abs=0.02)
+    assert run.err == ""
+
+
+@pytest.mark.parametrize("offset", [0.2, -0.2, 0.01, -0.001])
+def test_a_smaller_one_is_slewed_by_the_kernel(bench, offset):
+    it = bench(offset)
+    run = it.run()
+    assert run.status == OK, run.err
+    assert it.twin.error == pytest.approx(-offset), "a slew moves nothing at once"
+    (seconds,) = re.findall(r"99 % within (\d+) s", run.out)
+    it.twin.run(int(seconds))
+    # 10 ms are assumed for the server's own error, so that is how near it must be; it is nearer.
+    assert abs(it.twin.error) < abs(offset) * 0.02 + 0.001
+    assert it.twin.frequency == 0
+
+
+def test_before_and_after_are_told_with_offset_bound_and_the_kernels_state(bench):
+    it = bench(2.0)
+    run = it.run()
+    assert re.search(r"^System clock wrong by \+[12]\.\d{6} ± 0\.01\d{4} seconds$", run.out, re.MULTILINE)
+    before, after = re.findall(r"^(?:before|after): +kernel: (.*)$", run.out, re.MULTILINE)
+    assert before.startswith("unsynchronized, maxerror 16.000000 s")
+    told = r"synchronized, maxerror 0\.01\d{4} s, esterror 0\.00\d{4} s, frequency \+0\.000 ppm, slewing \+0\.0{6} s"
+    assert re.fullmatch(told, after)
+
+
+def test_maxerror_is_the_root_distance_and_esterror_the_jitter_in_microseconds(bench):
+    it = bench(2.0)
+    run = it.run("--server-error", "0.005")
+    (bound,) = re.findall(r"± (0\.\d{6}) seconds", run.out)
+    assert it.twin.maxerror_us == pytest.approx(float(bound) * 1e6, abs=1)
+    assert 1 <= it.twin.esterror_us < 5000
+
+
+def test_limits_are_the_users(bench):
+    it = bench(0.3)
+    assert it.run("--step", "0.1").status == OK
+    assert abs(it.twin.error) < 0.02
+    it = bench(30.0)
+    run = it.run("--panic", "20")
+    assert run.status == TOO_FAR
+    assert it.unchanged()
+
+
+def test_several_servers_are_combined_and_a_minority_liar_does_not_count(bench):
+    it = bench(3.0, 3.0, 3.0, 99.0)
+    run = it.run()
+    assert run.status == OK, run.err
+    assert abs(it.twin.error) < 0.02
+    assert "3 of 4 sources agree" in run.out
+    assert f"x {it.targets[3]}" in run.err
+
+
+def test_a_single_server_is_said_to_be_no_redundancy(bench):
+    assert "no redundancy" in bench(1.0).run().out
+
+
+# ---------------------------------------------------------------------------------------------------- what it refuses
+
+
+def refused(it: Bench, run: Run, status: int, *words: str) -> None:
+    assert run.status == status, run.err
+    assert it.unchanged()
+    (line,) = [line for line in run.err.splitlines() if "clock not set" in line]
+    assert all(word in line for word in words), line
+    assert "stepped" not in run.out
+    assert "slewing by" not in run.out
+
+
+def test_fault_47_one_liar_of_four_is_named_two_of_four_leave_the_clock_alone(bench):
+    it = bench(1.0, 1.0, 50.0, 50.0)
+    refused(it, it.run("--force"), NO_TIME, "no majority")
+    it = bench(1.0, 1.0, 1.0, 50.0)
+    assert it.run().status == OK
+
+
+def test_two_servers_that_contradict_each_other(bench):
+    it = bench(1.0, 2.0)
+    refused(it, it.run(), NO_TIME, "contradict each other")
+
+
+def test_too_few_servers(bench):
+    it = bench(1.0, 1.0)
+    refused(it, it.run("--min-sources", "3"), NO_TIME, "fewer sources")
+
+
+def test_fault_49_all_servers_down(bench):
+    it = bench(1.0)
+    with closed_port() as closed:
+        run = it.run(hosts=[str(closed)])
+    refused(it, run, NO_ANSWER)
+    assert "nothing listens" in run.err
+
+
+@pytest.mark.parametrize("offset", [1001.0, -1001.0, 86400.0 * 400])
+def test_fault_56_an_offset_over_the_limit_is_refused_and_told(bench, offset):
+    it = bench(offset)
+    run = it.run()
+    refused(it, run, TOO_FAR, "over the limit", "--force")
+    assert "System clock wrong by" in run.out
+
+
+def test_force_sets_it_all_the_same(bench):
+    it = bench(86400.0 * 400)
+    assert it.run("--force").status == OK
+    assert abs(it.twin.error) < 0.02
+
+
+def test_fault_57_without_cap_sys_time_it_measures_reports_and_refuses(bench):
+    it = bench(2.0, permitted=False)
+    run = it.run()
+    refused(it, run, NOT_PERMITTED, "may not set the clock", "CAP_SYS_TIME")
+    assert "System clock wrong by +" in run.out
+
+
+def test_fault_57_a_capability_that_is_promised_and_not_kept(bench):
+    # As in a container whose user namespace has all capabilities of its own.
+    it = bench(2.0, permitted=False, promised=True)
+    run = it.run()
+    assert run.status == NOT_PERMITTED
+    assert it.unchanged()
+    assert "CAP_SYS_TIME" in run.err or "set no clock" in run.err
+
+
+def test_fault_58_another_daemon_owns_the_clock(bench):
+    it = bench(2.0)
+    run = it.run("--force", owner=lambda: "chronyd, process 4711")
+    refused(it, run, OWNED, "another program keeps the clock", "chronyd, process 4711")
+    assert "System clock wrong by +" in run.out
+
+
+def test_fault_60_a_clock_that_somebody_else_steps_meanwhile(bench):
+    it = bench(2.0)
+    # Whoever keeps the clock is looked for after the servers were asked.
+    run = it.run(owner=lambda: it.twin.step_by_another(0.25))
+    refused(it, run, STEPPED, "somebody else set the clock", "+0.250")
+
+
+def test_fault_53_insecure_needs_a_second_word_before_anybody_is_asked(bench):
+    it = bench(2.0)
+    peer = it.targets[0]
+    run = subprocess.run(
+        [BIN / "tsq-adjtime", "--insecure", peer], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == USAGE
+    assert "--i-know-this-is-insecure" in run.stderr
+    assert run.stdout == ""
+
+
+def test_fault_53_with_the_second_word_it_is_done_with_a_warning(files, capsys):
+    with Peer(files, telling(2.0)) as peer:
+        twin = VirtualKernel(truth_ns=clock_ns() + 2_000_000_000, error_ns=-2e9)
+        status = main(["--insecure", "--i-know-this-is-insecure", str(peer.target)], SystemClock(twin), lambda: None)
+    assert status == OK
+    assert abs(twin.error) < 0.02
+    assert "anybody on the way can set this clock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--i-know-this-is-insecure"], ["--step", "0.6"], ["--step", "-1"], ["--panic", "0"], ["--panic", "nan"], ["--count", "0"],
+        ["--pin", "sha256//x"], ["--bootstrap", "--pin", "sha256//" + "A" * 43 + "="], ["--server-error", "-1"], ["--step", "nan"],
+        ["--bootstrap", "--insecure", "--i-know-this-is-insecure"], ["--min-sources", "x"],
+    ],
+)
+def test_options_that_make_no_sense(arguments, capsys):
+    twin = VirtualKernel()
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "127.0.0.1:9"], SystemClock(twin), lambda: None)
+    assert end.value.code == USAGE
+    assert "tsq-adjtime: error:" in capsys.readouterr().err
+    assert twin.calls == []
+
+
+# -------------------------------------------------------------------------------------------------------- dry runs
+
+
+@pytest.mark.parametrize(("offset", "words"), [(2.0, "would step by +"), (-0.1, "would slew by -0."), (0.4, "would slew by +0.")])
+def test_a_dry_run_says_what_it_would_do_and_changes_nothing(bench, offset, words):
+    it = bench(offset)
+    run = it.run("--dry-run")
+    assert run.status == OK, run.err
+    assert words in run.out
+    assert "nothing was changed" in run.out
+    assert it.unchanged()
+
+
+def test_a_dry_run_is_anybodys_and_refuses_what_would_be_refused(bench):
+    it = bench(2.0, permitted=False)
+    assert it.run("--dry-run").status == OK
+    refused(it, it.run("--dry-run", owner=lambda: "ntpd, process 5"), OWNED)
+    refused(it, it.run("--dry-run", "--panic", "1"), TOO_FAR)
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")
+
+
+@needs_strace
+@pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry run", "without the capability"])
+def test_the_real_command_makes_no_call_that_sets_a_clock(files, tmp_path, options):
+    """Every system call that could set a clock, by the kernel's own account: all there are have modes 0, which only reads."""
+    log = tmp_path / "calls"
+    with Peer(files, telling(2.0)) as one, Peer(files, telling(2.0)) as two, Peer(files, telling(2.0)) as three:
+        targets = [str(peer.target) for peer in (one, two, three)]
+        command = ["strace", "-f", "-o", log, "-e", f"trace={CLOCK_CALLS}", BIN / "tsq-adjtime", *options, "--ca", files.authority]
+        run = subprocess.run([*map(str, command), *targets], capture_output=True, text=True, timeout=120, check=False)
+    # A clock daemon on this machine is a reason to refuse, too.
+    assert run.returncode in ((OK, OWNED) if options else (NOT_PERMITTED, OWNED)), run.stderr
+    assert "System clock wrong by +" in run.stdout
+    calls = [line for line in log.read_text().splitlines() if re.search(rf"\b({CLOCK_CALLS.replace(',', '|')})\(", line)]
+    assert calls, "it read the kernel's state at least"
+    assert all("clock_adjtime(CLOCK_REALTIME, {modes=0," in call for call in calls), calls
+
+
+@needs_strace
+def test_strace_sees_calls_that_set_a_clock(tmp_path):
+    """The test above can fail: the same account shows a change that is tried, and that the kernel refuses."""
+    log = tmp_path / "calls"
+    code = "from tsq.host.clock import SystemClock; SystemClock().step(0.0, max_error=1, estimated_error=1)"
+    command = ["strace", "-f", "-o", str(log), "-e", f"trace={CLOCK_CALLS}", str(BIN / "python"), "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode != 0
+    assert "NotPermitted" in run.stderr
+    # strace shows no structure that the kernel did not take.
+    assert re.search(r"clock_adjtime\(CLOCK_REALTIME, 0x\w+\) += -1 EPERM", log.read_text())
+
+
+# --------------------------------------------------------------------------------------------------- interruptions
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_69_an_interrupt_while_servers_are_asked_changes_nothing(number):
+    with deaf_port() as (target, udp):
+        process = subprocess.Popen(
+            [BIN / "tsq-adjtime", str(target), "--timeout", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        )
+        udp.recv(2048)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED, err
+    assert "stepped" not in out
+
+
+def test_fault_69_what_was_interrupted_is_not_acted_upon_also_where_a_part_has_answered(files, capsys):
+    """One server has given its time, the other is silent: Ctrl-C then must not set the clock by the one."""
+    twin = VirtualKernel(truth_ns=clock_ns() + 2_000_000_000, error_ns=-2e9)
+
+    def interrupt(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return telling(2.0)(nonce, request, number)
+
+    before = signal.getsignal(signal.SIGINT)
+    with Peer(files, interrupt) as one, Peer(files, silent) as two:
+        options = ["--ca", str(files.authority), "--timeout", "20", "--count", "4"]
+        status = main([*options, str(one.target), str(two.target)], SystemClock(twin), lambda: None)
+    assert status == INTERRUPTED
+    assert twin.calls == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+SLEW = Slew(0.4, 5, 0.01, 0.001)
+
+
+def test_a_slew_that_is_waited_for_ends_with_the_bound_told(bench):
+    twin = VirtualKernel(error_ns=-4e8)
+    change = perform(SLEW, SystemClock(twin), wait=True, pause=lambda seconds: twin.run(1))
+    assert not change.interrupted
+    assert abs(twin.error) <= 0.4 * 0.0101
+    assert abs(change.rest) <= 0.4 * 0.0101
+    # The root distance, and what is left: no longer what was left at the beginning.
+    assert twin.maxerror_us == pytest.approx((0.01 + abs(change.rest)) * 1e6, abs=2)
+    assert twin.synchronized
+
+
+@pytest.mark.parametrize("after", [0, 1, 50])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
+    twin = VirtualKernel(error_ns=-4e8)
+    interruptions = Interruptions()
+
+    def pause(seconds: float) -> None:
+        del seconds
+        if (twin.truth_ns - 1_800_000_000_000_000_000) // 1_000_000_000 >= after:
+            os.kill(os.getpid(), number)
+        twin.run(1)
+
+    with interruptions.caught():
+        change = perform(SLEW, SystemClock(twin), wait=True, interruptions=interruptions, pause=pause)
+    assert change.interrupted
+    assert change.rest == pytest.approx(-twin.error, abs=1e-8)
+    here = twin.error_ns
+    twin.run(1000)
+    assert twin.error_ns == here, "nothing is pending"
+    assert twin.frequency == 0
+
+
+def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_back():
+    twin = VirtualKernel(error_ns=-4e8)
+    interruptions = Interruptions()
+    adjust = twin.adjust
+
+    def interrupted(modes: int, **values: int):
+        if modes & kernel.OFFSET and values["offset"]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return adjust(modes, **values)
+
+    twin.adjust = interrupted
+    with interruptions.caught():
+        change = perform(SLEW, SystemClock(twin), interruptions=interruptions)
+    assert change.interrupted
+    assert twin.rest_ns == 0
+
+
+def test_fault_69_a_step_is_never_half_done():
+    twin = VirtualKernel(error_ns=-2e9)
+    interruptions = Interruptions()
+    adjust = twin.adjust
+
+    def interrupted(modes: int, **values: int):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return adjust(modes, **values)
+
+    twin.adjust = interrupted
+    with interruptions.caught():
+        change = perform(Step(2.0, 0.01, 0.001), SystemClock(twin), interruptions=interruptions)
+    assert twin.error == 0.0
+    assert not change.interrupted
+
+
+def test_fault_64_killed_in_mid_slew_the_kernel_goes_on_and_no_frequency_is_left_wrong():
+    class Killed(BaseException):
+        pass
+
+    twin = VirtualKernel(error_ns=-4e8, frequency=7 << 16)
+
+    def pause(seconds: float) -> None:
+        if twin.truth_ns > 1_800_000_020_000_000_000:
+            raise Killed
+        twin.run(1)
+
+    with pytest.raises(Killed):
+        perform(SLEW, SystemClock(twin), wait=True, pause=pause)
+    assert twin.frequency == 7 << 16
+    twin.frequency = 0
+    left = twin.rest_ns
+    twin.run(1000)
+    assert left > 0
+    assert abs(twin.rest_ns) < left / 1000
+
+
+def test_the_command_waits_for_a_slew_and_says_what_was_done(bench):
+    it = bench(0.1)
+    adjust = it.twin.adjust
+
+    def fast(modes: int, **values: int):
+        adjust(modes, **values)
+        # Ten minutes go by at once.
+        it.twin.run(600)
+        return it.twin.read()
+
+    it.twin.adjust = fast
+    run = it.run("--wait")
+    assert run.status == OK, run.err
+    assert re.search(r"^slewed by \+0\.(1|09)\d+ s; the kernel goes on with the rest$", run.out, re.MULTILINE)
+
+
+def test_what_the_kernel_refuses_is_told(bench):
+    it = bench(2.0)
+
+    def refuse(modes: int, **values: int):
+        raise ClockError("the kernel refuses to change the clock: Invalid argument")
+
+    it.twin.adjust = refuse
+    run = it.run()
+    assert run.status == FAILED
+    assert "Invalid argument" in run.err
+
+
+def test_a_slew_that_does_not_progress_is_an_error():
+    twin = VirtualKernel(error_ns=-4e8)
+
+    def pause(seconds: float) -> None:
+        twin.run(1)
+        # Somebody else's loop.
+        twin.rest_ns = 300_000_000
+
+    with pytest.raises(ClockError, match="does not end"):
+        perform(SLEW, SystemClock(twin), wait=True, pause=pause)
+
+
+def test_a_refusal_is_never_performed():
+    twin = VirtualKernel(status=UNSYNC)
+    assert perform(Refuse(Refusal.OWNED), SystemClock(twin)) == Change(SystemClock(twin).state(), 0.0)
+    assert twin.calls == []
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def test_the_time_is_saved_after_success_and_only_then(bench, tmp_path):
+    state = tmp_path / "time"
+    it = bench(2.0)
+    assert it.run("--state-file", state, "--dry-run").status == OK
+    assert it.run("--state-file", state, "--panic", "1").status == TOO_FAR
+    assert not state.exists()
+    assert it.run("--state-file", state).status == OK
+    assert int(state.read_text()) == pytest.approx(NOW.timestamp(), abs=3600)
+
+
+def test_fault_65_a_state_file_that_cannot_be_written_is_a_warning(bench, tmp_path):
+    it = bench(2.0)
+    run = it.run("--state-file", tmp_path / "no" / "time")
+    assert run.status == OK
+    assert "was not saved" in run.err

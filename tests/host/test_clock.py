@@ -1,0 +1,198 @@
+"""The door to the clock, against the virtual kernel: what a step and a slew do, what they tell, and what they leave alone."""
+
+import pytest
+
+from tests.support import kernel
+from tests.support.kernel import VirtualKernel
+from tsq import _clock
+from tsq.errors import ClockError, NotPermitted
+from tsq.host.clock import SystemClock, build_time_ns, now_ns, precision_ns
+from tsq.timing.adjustment import Slew, time_constant
+
+
+@pytest.fixture
+def twin() -> VirtualKernel:
+    return VirtualKernel(error_ns=0.0)
+
+
+@pytest.fixture
+def clock(twin: VirtualKernel) -> SystemClock:
+    return SystemClock(twin)
+
+
+@pytest.mark.parametrize("offset", [0.6, -0.3, -0.5000000001, 1.0, -2.0, 1e-9, -1e-9, 1_700_000_000.25, -1_700_000_000.75])
+def test_a_step_moves_the_clock_by_the_offset_at_once(clock, twin, offset):
+    before = twin.now_ns()
+    clock.step(offset, max_error=0.001, estimated_error=0.0001)
+    assert twin.now_ns() - before == round(offset * 1e9)
+
+
+def test_a_step_back_is_a_whole_second_back_and_nanoseconds_forward(clock, twin):
+    clock.step(-0.3, max_error=0.001, estimated_error=0.0)
+    ((modes, values),) = twin.calls
+    assert modes == kernel.SETOFFSET | kernel.NANO | kernel.STATUS | kernel.MAXERROR | kernel.ESTERROR
+    assert (values["seconds"], values["nanoseconds"]) == (-1, 700_000_000)
+
+
+def test_a_step_tells_the_errors_and_ends_the_mark_unsynchronized(clock, twin):
+    assert not clock.state().synchronized
+    clock.step(1.0, max_error=0.00123456, estimated_error=0.0000001)
+    state = clock.state()
+    assert state.synchronized
+    # Rounded up: a bound is never told too small.
+    assert twin.maxerror_us == 1235
+    assert twin.esterror_us == 1
+    assert (state.max_error, state.estimated_error) == (0.001235, 0.000001)
+
+
+def test_errors_of_more_than_16_seconds_are_told_as_16(clock, twin):
+    clock.step(1.0, max_error=1e9, estimated_error=20.0)
+    assert (twin.maxerror_us, twin.esterror_us) == (16_000_000, 16_000_000)
+
+
+def test_a_step_gives_up_what_a_slew_has_left(clock, twin):
+    clock.slew(0.4, time_constant=5, max_error=0.001, estimated_error=0.0)
+    clock.step(1.0, max_error=0.001, estimated_error=0.0)
+    assert clock.state().rest == 0.0
+    before = twin.error_ns
+    twin.run(100)
+    assert twin.error_ns == before
+
+
+@pytest.mark.parametrize("bit", [kernel.INS, kernel.DEL])
+@pytest.mark.parametrize("change", ["step", "slew", "stop_slewing", "mark_unsynchronized"])
+def test_an_announced_leap_second_stays_announced(clock, twin, bit, change):
+    twin.status |= bit
+    errors = {"max_error": 0.1, "estimated_error": 0.1}
+    arguments = {"step": (1.0,), "slew": (0.1,)}.get(change, ())
+    more = {"step": errors, "slew": {**errors, "time_constant": 3}}.get(change, {})
+    getattr(clock, change)(*arguments, **more)
+    assert twin.status & (kernel.INS | kernel.DEL) == bit
+    assert clock.state().leap == (1 if bit == kernel.INS else 2)
+
+
+@pytest.mark.parametrize("offset", [0.4, -0.4, 0.05, -0.003, 1e-5])
+def test_a_slew_really_slews_and_is_done_when_it_says(clock, twin, offset):
+    twin.error_ns = -offset * 1e9
+    constant = time_constant(offset)
+    clock.slew(offset, time_constant=constant, max_error=0.001, estimated_error=0.0)
+    twin.run(1)
+    after_a_second = twin.error + offset
+    assert after_a_second == pytest.approx(offset * 2.0 ** -(2 + constant), rel=0.02)
+    assert abs(after_a_second) <= 5e-3
+    twin.run(Slew(offset, constant, 0.0, 0.0).seconds - 1)
+    assert abs(twin.error) <= abs(offset) * 0.0101 + 1e-8
+    assert clock.state().rest == pytest.approx(-twin.error, abs=1e-8)
+
+
+def test_a_slew_leaves_the_frequency_alone_also_when_the_loop_was_on_before(clock, twin):
+    twin.status |= kernel.PLL
+    twin.frequency = 12 << 16
+    twin.run(1000)
+    clock.slew(0.1, time_constant=4, max_error=0.001, estimated_error=0.0)
+    assert clock.state().frequency_ppm == 12.0
+
+
+def test_the_virtual_kernel_changes_the_frequency_where_nobody_holds_it(twin):
+    """The trap that STA_FREQHOLD is there for: without it the same calls would change the frequency."""
+    twin.status |= kernel.PLL
+    twin.run(1000)
+    twin.adjust(kernel.STATUS | kernel.NANO | kernel.OFFSET, status=kernel.PLL, offset=100_000_000)
+    assert twin.frequency != 0
+
+
+def test_the_virtual_kernel_slews_nothing_without_the_loop(twin):
+    """The other trap: ADJ_OFFSET without STA_PLL does nothing."""
+    twin.adjust(kernel.NANO | kernel.OFFSET, offset=100_000_000)
+    twin.run(10)
+    assert twin.error_ns == 0.0
+
+
+def test_a_stopped_slew_stays_where_it_is(clock, twin):
+    twin.error_ns = -4e8
+    clock.slew(0.4, time_constant=5, max_error=0.001, estimated_error=0.0)
+    twin.run(30)
+    clock.stop_slewing()
+    stopped_at = twin.error_ns
+    twin.run(1000)
+    assert twin.error_ns == stopped_at
+    assert clock.state().rest == 0.0
+    assert clock.state().synchronized
+
+
+def test_stopping_does_not_make_a_clock_synchronized(clock):
+    clock.stop_slewing()
+    assert not clock.state().synchronized
+
+
+def test_a_clock_whose_error_was_told_becomes_unsynchronized_by_itself(clock, twin):
+    clock.step(1.0, max_error=0.5, estimated_error=0.0)
+    twin.run(31_000)
+    assert clock.state().synchronized
+    twin.run(2)
+    assert not clock.state().synchronized
+    assert clock.state().max_error == 16.0
+
+
+def test_marked_unsynchronized(clock, twin):
+    clock.step(1.0, max_error=0.5, estimated_error=0.0)
+    clock.mark_unsynchronized()
+    assert not clock.state().synchronized
+    assert clock.state().max_error == 16.0
+
+
+def test_microseconds_of_a_kernel_that_does_not_count_nanoseconds(clock, twin):
+    twin.rest_ns = 123_456_789
+    assert clock.state().rest == pytest.approx(0.123456, abs=1e-12)
+    twin.status |= kernel.IN_NS
+    assert clock.state().rest == pytest.approx(0.123456789, abs=1e-12)
+
+
+def test_the_epoch_moves_with_steps_and_not_with_slews(clock, twin):
+    before = clock.epoch_ns()
+    clock.slew(0.4, time_constant=3, max_error=0.001, estimated_error=0.0)
+    assert clock.epoch_ns() == before
+    twin.step_by_another(-2.5)
+    assert clock.epoch_ns() - before == -2_500_000_000
+
+
+def test_without_the_capability_nothing_changes(clock, twin):
+    twin.permitted = False
+    assert not clock.may_set
+    for change in (clock.stop_slewing, clock.mark_unsynchronized, lambda: clock.step(1.0, max_error=1, estimated_error=1)):
+        with pytest.raises(NotPermitted, match="lets this process set no clock"):
+            change()
+    assert twin.calls == []
+
+
+def test_the_real_kernel_is_read_by_anybody_and_changed_by_no_test():
+    clock = SystemClock()
+    state = clock.state()
+    assert 0 <= state.max_error <= 16.0
+    assert abs(state.frequency_ppm) <= 500
+    assert abs(clock.now_ns() - now_ns()) < 60_000_000_000
+    assert not clock.may_set
+    for change in (
+        clock.stop_slewing,
+        clock.mark_unsynchronized,
+        lambda: clock.step(0.0, max_error=1, estimated_error=1),
+        lambda: clock.slew(0.0, time_constant=2, max_error=1, estimated_error=1),
+        lambda: clock.tell_error(1, 1),
+    ):
+        with pytest.raises(NotPermitted):
+            change()
+    assert isinstance(NotPermitted("found"), ClockError)
+
+
+def test_the_epoch_of_the_real_clock_stands_still():
+    clock = SystemClock()
+    assert abs(clock.epoch_ns() - clock.epoch_ns()) < 1_000_000
+
+
+def test_the_package_knows_when_it_was_built():
+    assert build_time_ns() == _clock.BUILD_TIME * 1_000_000_000
+    assert 1_700_000_000 * 1_000_000_000 < build_time_ns() <= now_ns()
+
+
+def test_precision_is_positive():
+    assert precision_ns() >= 1

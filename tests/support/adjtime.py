@@ -1,0 +1,59 @@
+"""tsq-adjtime on a virtual clock: `python -m tests.support.adjtime ARGUMENTS` is the command on a machine whose clock is wrong.
+
+The clock is kept between runs in the file that TSQ_VIRTUAL_CLOCK names (JSON; where there is none yet, the clock is 182.4 s behind,
+and drifts as little as this machine's). Nobody else keeps it.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tests.support.harmless import give_up_the_clock
+from tests.support.kernel import VirtualKernel
+from tsq import client
+from tsq._fast import clock_ns
+from tsq.cli import adjtime
+from tsq.host.clock import SystemClock
+from tsq.result import HostResult
+
+_KEPT = ("error_ns", "status", "maxerror_us", "esterror_us", "constant", "rest_ns")
+_BEHIND_NS = -182_400_000_000
+
+
+def shifted(result: HostResult, shift_ns: int) -> HostResult:
+    """The same result with T1 and T4 by another clock, which is ahead of this machine's by so much."""
+    samples = tuple(
+        replace(
+            sample,
+            t1_ns=sample.t1_ns + shift_ns,
+            t4_ns=None if sample.t4_ns is None else sample.t4_ns + shift_ns,
+            offset=None if sample.offset is None else sample.offset - shift_ns / 1e9,
+            server=None if sample.server is None else replace(sample.server, told_ns=sample.server.told_ns + shift_ns),
+        )
+        for sample in result.samples
+    )
+    return replace(result, samples=samples)
+
+
+def main(arguments: list[str]) -> int:
+    """The command; its exit status."""
+    give_up_the_clock()
+    file = Path(os.environ["TSQ_VIRTUAL_CLOCK"])
+    kept = json.loads(file.read_text()) if file.exists() else {"error_ns": _BEHIND_NS}
+    twin = VirtualKernel(truth_ns=clock_ns(), **kept)
+
+    def ask(*values, **options) -> list[HostResult]:
+        results = client.query_all(*values, **options)
+        twin.truth_ns = clock_ns()
+        return [shifted(result, round(twin.error_ns)) for result in results]
+
+    adjtime.query_all = ask
+    status = adjtime.main(arguments, SystemClock(twin), lambda: None)
+    file.write_text(json.dumps({name: getattr(twin, name) for name in _KEPT}))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

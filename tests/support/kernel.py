@@ -1,0 +1,142 @@
+"""The virtual twin of the kernel's clock: what `tsq/host/clock.py` sees behind its door, by the kernel's rules.
+
+Modelled after kernel/time/ntp.c: a step clears what a slew has left and marks the clock unsynchronized, before status and errors
+are written; ADJ_OFFSET counts only with STA_PLL, and is clamped to 0.5 s; each second the loop takes 2^-(2 + time constant) of
+what is left; maxerror grows by 500 µs a second, and at 16 s the clock is unsynchronized; the first adjustment of a loop that was
+just switched on changes no frequency, a later one does, unless STA_FREQHOLD stands.
+"""
+
+from dataclasses import dataclass, field
+
+from tsq.errors import ClockError, NotPermitted
+
+OFFSET, FREQUENCY, MAXERROR, ESTERROR, STATUS, TIMECONST, SETOFFSET, NANO = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x100, 0x2000
+PLL, INS, DEL, UNSYNC, FREQHOLD, IN_NS = 0x1, 0x10, 0x20, 0x40, 0x80, 0x2000
+_READ_ONLY = 0xFF00
+_SECOND = 1_000_000_000
+_MAX_PHASE = 500_000_000
+_MAX_CONSTANT = 10
+_MAX_ERROR_US = 16_000_000
+
+
+@dataclass
+class VirtualKernel:
+    """A kernel clock whose error is known. `error_ns`: clock minus truth; `truth_ns` advances with `run`.
+
+    drift_ppm: how fast the clock runs fast, but for its frequency. permitted: whether this process has CAP_SYS_TIME; promised: what
+    it seems to have, where that differs. calls: modes and values of each change.
+    """
+
+    truth_ns: int = 1_800_000_000 * _SECOND
+    error_ns: float = 0.0
+    drift_ppm: float = 0.0
+    permitted: bool = True
+    promised: bool | None = None
+    status: int = UNSYNC
+    frequency: int = 0
+    maxerror_us: int = _MAX_ERROR_US
+    esterror_us: int = _MAX_ERROR_US
+    constant: int = 2
+    rest_ns: int = 0
+    calls: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    _reference_ns: int = 0
+    _boot_ns: int = 1_000 * _SECOND
+
+    def __post_init__(self) -> None:
+        self._started_ns = self.truth_ns
+
+    # What tsq/host/clock.py uses.
+
+    def now_ns(self) -> int:
+        return self.truth_ns + round(self.error_ns)
+
+    def monotonic_ns(self) -> int:
+        return self.truth_ns - self._started_ns + self._boot_ns
+
+    def may_adjust(self) -> bool:
+        return self.permitted if self.promised is None else self.promised
+
+    def read(self):
+        offset = self.rest_ns if self.status & IN_NS else self.rest_ns // 1000
+        return self.status, offset, self.frequency, self.maxerror_us, self.esterror_us, self.constant
+
+    def adjust(self, modes, **values):
+        if not self.permitted:
+            raise NotPermitted("the kernel lets this process set no clock")
+        self.calls.append((modes, values))
+        if modes & SETOFFSET:
+            self._inject(values)
+        if modes & STATUS:
+            self._change_status(values["status"])
+        if modes & NANO:
+            self.status |= IN_NS
+        if modes & MAXERROR:
+            self.maxerror_us = values["maxerror"]
+        if modes & ESTERROR:
+            self.esterror_us = values["esterror"]
+        if modes & TIMECONST:
+            constant = values["constant"] + (0 if self.status & IN_NS else 4)
+            self.constant = max(0, min(constant, _MAX_CONSTANT))
+        if modes & OFFSET:
+            self._change_offset(values["offset"] * (1 if self.status & IN_NS else 1000))
+        return self.read()
+
+    # What tests use.
+
+    @property
+    def synchronized(self) -> bool:
+        return not self.status & UNSYNC
+
+    @property
+    def error(self) -> float:
+        """Clock minus truth, in seconds."""
+        return self.error_ns / 1e9
+
+    def run(self, seconds: int) -> None:
+        """Let whole seconds of true time pass."""
+        for _ in range(seconds):
+            self.truth_ns += _SECOND
+            self.error_ns += self.drift_ppm * 1000 + self.frequency * 1000 / 65536
+            chunk = self._chunk()
+            self.rest_ns -= chunk
+            self.error_ns += chunk
+            self.maxerror_us += 500
+            if self.maxerror_us > _MAX_ERROR_US:
+                self.maxerror_us = _MAX_ERROR_US
+                self.status |= UNSYNC
+
+    def step_by_another(self, seconds: float) -> None:
+        """Somebody else sets the clock."""
+        self.error_ns += seconds * 1e9
+
+    def _chunk(self) -> int:
+        shift = 2 + self.constant
+        return self.rest_ns >> shift if self.rest_ns >= 0 else -(-self.rest_ns >> shift)
+
+    def _inject(self, values) -> None:
+        if not 0 <= values["nanoseconds"] < _SECOND:
+            raise ClockError("the kernel refuses to change the clock: Invalid argument")
+        self.error_ns += values["seconds"] * _SECOND + values["nanoseconds"]
+        self.rest_ns = 0
+        self.status |= UNSYNC
+        self.maxerror_us = self.esterror_us = _MAX_ERROR_US
+
+    def _change_status(self, status: int) -> None:
+        if self.status & PLL and not status & PLL:
+            self.status |= UNSYNC
+        if not self.status & PLL and status & PLL:
+            self._reference_ns = self.truth_ns
+        self.status = self.status & _READ_ONLY | status & ~_READ_ONLY
+
+    def _change_offset(self, offset_ns: int) -> None:
+        if not self.status & PLL:
+            return
+        self.rest_ns = max(-_MAX_PHASE, min(offset_ns, _MAX_PHASE))
+        seconds = (self.truth_ns - self._reference_ns) // _SECOND
+        if self.status & FREQHOLD:
+            seconds = 0
+        self._reference_ns = self.truth_ns
+        seconds = min(seconds, 1 << (3 + self.constant))
+        # Scaled ppm: offset * seconds / 2^(2 * (SHIFT_PLL + 1 + constant)) in ns/s, times 65536/1000.
+        gained = self.rest_ns * seconds / 2 ** (2 * (4 + self.constant))
+        self.frequency = max(-500 << 16, min(self.frequency + round(gained * 65.536), 500 << 16))

@@ -1,0 +1,87 @@
+"""What to do about the clock: every refusal by name, steps and slews at their limits."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsq.errors import ConfigError
+from tsq.timing.adjustment import Circumstances, ClockLimits, Refusal, Refuse, Slew, Step, decide, time_constant
+from tsq.timing.intersection import Interval
+from tsq.timing.selection import Agreed, NoTime, Selection
+
+QUIET = Circumstances()
+
+
+def agreed(offset: float, root_distance: float = 0.01, jitter: float = 0.001) -> Selection:
+    interval = Interval(offset - root_distance, offset + root_distance)
+    return Selection((), 0, Agreed(offset, root_distance, interval, jitter, compared=4, survivors=4))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(0.0, Slew), (1e-9, Slew), (0.5, Slew), (0.500001, Step), (1000.0, Step), (1000.001, Refuse)]
+)
+def test_limits_hold_to_the_digit_either_way(offset, expected, sign):
+    assert isinstance(decide(agreed(sign * offset), ClockLimits(), QUIET), expected)
+
+
+def test_limits_are_configurable():
+    assert isinstance(decide(agreed(0.2), ClockLimits(step=0.1), QUIET), Step)
+    assert isinstance(decide(agreed(1e-9), ClockLimits(step=0.0), QUIET), Step)
+    assert decide(agreed(11.0), ClockLimits(panic=10.0), QUIET).reason is Refusal.TOO_FAR
+    assert isinstance(decide(agreed(1e9), ClockLimits(force=True), QUIET), Step)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"step": -0.1}, {"step": 0.51}, {"step": math.nan}, {"panic": 0}, {"panic": math.inf}, {"panic": math.nan}]
+)
+def test_limits_that_make_no_sense_are_refused(limits):
+    with pytest.raises(ConfigError):
+        ClockLimits(**limits)
+
+
+@pytest.mark.parametrize("problem", NoTime)
+def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
+    action = decide(Selection((), 0, None, problem), ClockLimits(force=True), QUIET)
+    assert action == Refuse(Refusal.NO_TIME, problem.value)
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "reason"),
+    [
+        (Circumstances(owner="chronyd, process 7"), Refusal.OWNED),
+        (Circumstances(may_set=False), Refusal.NOT_PERMITTED),
+        (Circumstances(stepped=-0.0011), Refusal.STEPPED),
+        (Circumstances(interrupted=True), Refusal.INTERRUPTED),
+    ],
+)
+def test_circumstances_that_forbid_it_are_named_also_with_force(circumstances, reason):
+    for offset in (0.1, 3.0):
+        assert decide(agreed(offset), ClockLimits(force=True), circumstances).reason is reason
+
+
+def test_a_reading_of_two_clocks_a_little_apart_is_no_step():
+    assert isinstance(decide(agreed(0.1), ClockLimits(), Circumstances(stepped=0.0009)), Slew)
+
+
+def test_actions_carry_the_bounds_for_the_kernel():
+    step = decide(agreed(3.0, 0.02, 0.003), ClockLimits(), QUIET)
+    assert step == Step(3.0, 0.02, 0.003)
+    slew = decide(agreed(-0.02, 0.02, 0.003), ClockLimits(), QUIET)
+    assert (slew.offset, slew.max_error, slew.estimated_error) == (-0.02, 0.02, 0.003)
+
+
+@given(st.floats(-0.5, 0.5, allow_nan=False))
+def test_no_slew_goes_faster_than_allowed_and_none_slower_than_it_must(offset):
+    constant = time_constant(offset)
+    assert 0 <= constant <= 10
+    assert abs(offset) / 2 ** (2 + constant) <= 5e-3
+    if constant > 0:
+        assert abs(offset) / 2 ** (1 + constant) > 5e-3
+
+
+def test_how_long_a_slew_takes():
+    assert Slew(0.001, 0, 0.0, 0.0).seconds == 17
+    assert Slew(0.5, time_constant(0.5), 0.0, 0.0).seconds == 588
