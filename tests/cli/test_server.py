@@ -195,7 +195,7 @@ def test_each_address_that_is_listened_on_is_printed_and_answers(certificates):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_with_status_0_and_its_counters_in_the_log(certificates, number):
     with ServerProcess(options(certificates)) as server:
-        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0.05").returncode == OK
         assert server.stop(number) == OK
     assert "Traceback" not in server.errors
     assert "tsq-server: INFO: requests: datagram: 4\n" in server.errors

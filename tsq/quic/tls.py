@@ -30,7 +30,6 @@ from tsq.errors import (
     UnknownAuthority,
     WrongName,
 )
-from tsq.quic import chain
 
 # R1: the client's order, and the server's preference.
 ALPN = ["tsq/1", "tsq"]
@@ -195,6 +194,9 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
     at = datetime.datetime.fromtimestamp(trust.valid_at, datetime.UTC)
 
     def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
+        # What it loads takes time that most clients need not spend before they ask.
+        from tsq.quic import chain  # noqa: PLC0415
+
         reason = chain.refused_at(certificates, server_name, at, *_authorities(trust))
         return None if reason is None else refusal(certificates, server_name, reason, at)
 
@@ -214,6 +216,8 @@ def _closed(judge: Accept) -> Accept:
 
 
 def _unless_pinned(certificates: list[x509.Certificate], pins: tuple[str, ...]) -> CertificateError | None:
+    from tsq.quic import chain  # noqa: PLC0415 - as above
+
     found = chain.pin(certificates[0]) if certificates else "no key"
     if found in pins:
         return None
