@@ -38,7 +38,7 @@ FLOORS = (
     ("tsq.daemon",),
     ("tsq.adjtime", "tsq.bootstrap"),
     ("tsq.client", "tsq.aio", "tsq.server"),
-    ("tsq.session", "tsq.service"),
+    ("tsq.session", "tsq.service", "tsq.serving"),
     ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot", "tsq.about"),
     ("tsq.report",),
     ("tsq.result",),

@@ -6,6 +6,8 @@ from tsq._session import Session
 
 BATCH: int
 
+def wait(epoll: int, serving: dict[int, Datapath], timeout: float) -> list[tuple[int, int]]: ...
+
 @final
 class Datapath:
     received: int

@@ -7,7 +7,7 @@ leave at once, or answer with T3 before T2.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EINTR
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove
@@ -30,7 +30,18 @@ from tsq._table cimport (
 from tsq.errors import ConfigError
 
 
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    const uint32_t EPOLLIN
+    int epoll_wait(int epoll, epoll_event* events, int most, int milliseconds)
+
+
 cdef enum:
+    MOST_EVENTS = 64
     STAMP_RING = 4096
     # How many packets before its own a session's state is fetched.
     AHEAD = 4
@@ -203,6 +214,8 @@ cdef class Datapath:
     cdef uint32_t next_stamp
     cdef uint32_t stamps_back
     cdef double sent_at
+    cdef bint handed_up
+    cdef list rest
     cdef int sink
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
     cdef public unsigned long long key_update_after, failed_open_limit
@@ -257,25 +270,41 @@ cdef class Datapath:
         Ends with a batch of 32 that is not full, one that holds something that is not taken, or the 16th. Answers have left when
         it returns. Raises OSError as ReceiveBatch.receive does.
         """
-        cdef int count = 0, total = 0, error = 0, handed_up = 0, i
-        cdef list rest = []
+        cdef int count, total = 0, error = 0
+        cdef list rest
+        if self.rest is not None:
+            # `wait` has served already.
+            rest, self.rest = self.rest, None
+            return len(rest), rest
         with nogil:
-            while total < BATCHES * SERVED_AT_ONCE:
-                count = self.serve(fd, &error, &handed_up)
-                total += count if count > 0 else 0
-                if count < SERVED_AT_ONCE or handed_up:
-                    break
+            count = self.serve_burst(fd, &error, &total)
         if count < 0 and error != EAGAIN and error != EINTR:
             raise OSError(error, "recvmmsg failed")
-        if handed_up:
-            for i in range(count):
-                if not self.io.taken[i]:
-                    item = io_item(self.io, i)
-                    if item is None:
-                        self.truncated += 1
-                    else:
-                        rest.append(item)
-        return total, rest
+        return total, self.not_taken(count)
+
+    cdef list not_taken(self, int count):
+        """Those of the last batch that are not taken, as Python has them."""
+        cdef list rest = []
+        cdef int i
+        for i in range(count):
+            if not self.io.taken[i]:
+                item = io_item(self.io, i)
+                if item is None:
+                    self.truncated += 1
+                else:
+                    rest.append(item)
+        return rest
+
+    cdef int serve_burst(self, int fd, int* error, int* total) noexcept nogil:
+        """Batch after batch, as `receive` has it; how many the last one had, or -1."""
+        cdef int count = 0, handed_up = 0
+        while total[0] < BATCHES * SERVED_AT_ONCE:
+            count = self.serve(fd, error, &handed_up)
+            total[0] += count if count > 0 else 0
+            if count < SERVED_AT_ONCE or handed_up:
+                break
+        self.handed_up = handed_up > 0
+        return count
 
     def process(self, list datagrams not None, double now, int64_t clock_ns):
         """As `receive`, without a socket: (answers, what was not taken), for who moves datagrams and time himself.
@@ -506,3 +535,46 @@ cdef class Datapath:
             ):
                 out.append(session)
         return out
+
+
+# -------------------------------------------------------------------------------------------------------------- waiting
+
+def wait(int epoll, dict serving not None, double timeout):
+    """Wait for events of an epoll instance, and serve meanwhile; [(file descriptor, events)] of what is left for others.
+
+    serving: file descriptor -> Datapath. What comes to these is answered without a way through Python; one of them is among the
+    events when it has something that is not taken, which `receive` then gives, or that is no datagram. timeout in seconds, below 0
+    for none. An interrupted call ends with what there is.
+    """
+    cdef epoll_event events[MOST_EVENTS]
+    cdef double end = monotonic() + timeout
+    cdef double left
+    cdef int count, milliseconds, i, error, total, last
+    cdef Datapath datapath
+    cdef list out = []
+    while True:
+        milliseconds = -1
+        if timeout >= 0:
+            left = end - monotonic()
+            # Rounded up, as selectors does: a timer must not be looked at before its time.
+            milliseconds = <int> (left * 1000 + 1) if left > 0 else 0
+        with nogil:
+            count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
+        if count < 0:
+            if errno == EINTR:
+                return out
+            raise OSError(errno, "epoll_wait failed")
+        for i in range(count):
+            found = serving.get(events[i].data.fd)
+            if found is not None and events[i].events == EPOLLIN:
+                datapath = found
+                error = total = 0
+                with nogil:
+                    last = datapath.serve_burst(events[i].data.fd, &error, &total)
+                if last >= 0 and not datapath.handed_up:
+                    continue
+                if datapath.handed_up:
+                    datapath.rest = datapath.not_taken(last)
+            out.append((events[i].data.fd, events[i].events))
+        if out or count == 0 or (timeout >= 0 and monotonic() >= end):
+            return out

@@ -26,6 +26,7 @@ from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Path, UdpSocket, sink
 from tsq.responder import NoResponse, Responder
 from tsq.service import Service
+from tsq.serving import ServingLoop
 from tsq.wire.message import Mode
 from tsq.wire.signature import Signer
 
@@ -218,11 +219,15 @@ class _Endpoint:
         """Answer from now on."""
         self._loop.add_reader(self.udp.fileno(), self._readable if self._datapath is None else self._serve)
         if self._datapath is not None:
+            if isinstance(self._loop, ServingLoop):
+                self._loop.serving.serve(self.udp.fileno(), self._datapath)
             self.udp.stamp_departures()
             self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
 
     def stop(self) -> None:
         """Stop answering."""
+        if isinstance(self._loop, ServingLoop):
+            self._loop.serving.leave(self.udp.fileno())
         self._loop.remove_reader(self.udp.fileno())
         if self._care is not None:
             self._care.cancel()

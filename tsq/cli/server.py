@@ -17,6 +17,7 @@ from tsq.host.sync_state import HostClock, Keeper
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import self_signed
 from tsq.server import Server
+from tsq.serving import ServingLoop
 
 PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # aioquic reports each peer's faults: a flood, on a public port.
     logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
     try:
-        asyncio.run(_serve(_server(values, key_log(PROGRAM))))
+        server = _server(values, key_log(PROGRAM))
+        with asyncio.Runner(loop_factory=ServingLoop) as runner:
+            runner.run(_serve(server))
     except ConfigError as error:
         parser.error(str(error))
     except TSQError as error:
