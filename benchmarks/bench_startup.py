@@ -10,7 +10,6 @@ cached, as in an installed package, also where the environment says otherwise.
 chronyd makes) and with NTS.
 """
 
-import os
 import re
 import resource
 import subprocess
@@ -24,7 +23,7 @@ import pytest
 from benchmarks.conftest import Show
 from benchmarks.measure import PLAIN, TSQ, Comparison, Round, Side, alternate
 from benchmarks.peers import HOST, ROOT, Peers
-from benchmarks.processes import NtsServer, chronyd_once, have
+from benchmarks.processes import NtsServer, chronyd_once, environment, have
 
 ROUNDS = 21
 SHOT_ROUNDS = 9
@@ -34,12 +33,6 @@ PROGRAM = "plain aioquic client"
 SIDES = (TSQ, ZERO_RTT, PROGRAM, PLAIN)
 TSQ_CLIENT = str(Path(sys.executable).parent / "tsq-client")
 TO_ANSWER, TO_EXIT, CPU = "start to answer", "start to exit", "CPU"
-
-
-def environment(directory: Path) -> dict[str, str]:
-    """One in which modules are compiled once."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPYCACHEPREFIX": str(directory / "byte code")}
 
 
 def run(command: Sequence[str], directory: Path) -> tuple[dict[str, float], int, str]:

@@ -6,6 +6,7 @@ runs with -x, its own configuration, no command port and no socket outside the d
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -87,7 +88,8 @@ class TsqServer(Process):
     ) -> None:
         module = "tsq.cli.server" if data_plane else "benchmarks.alone"
         files = ["--cert", certificate, "--key", key]
-        command = [sys.executable, "-m", module, "--listen", f"{host}:0", *files, "--log-level", "error"]
+        options = ["--local-stratum", "1", "--log-level", "error"]
+        command = [sys.executable, "-m", module, "--listen", f"{host}:0", *files, *options]
         super().__init__(command, prefix=prefix)
         self.target = Target(host)
 
@@ -230,6 +232,12 @@ def why_no_quiche() -> str | None:
     command = ["node", "--input-type=module", "-e", "import '@matrixai/quic/native/quiche.js'"]
     done = subprocess.run(command, cwd=QUICHE, capture_output=True, timeout=60, check=False)
     return None if done.returncode == 0 else "quiche cannot be loaded here"
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """One for Python programs in which modules are compiled once, as in an installed package, whatever this one says."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(directory / "byte code")}
 
 
 def have(*programs: str) -> bool:

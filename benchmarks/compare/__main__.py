@@ -1,7 +1,7 @@
 """Side by side: TSQ against NTP, NTS, streams, other QUIC servers and a C echo, in one run; the table, the pictures and the page.
 
     python -m benchmarks.compare [--quick] [--out DIRECTORY]
-    python -m benchmarks.compare --again docs/explanation/performance/run.json --out docs/explanation
+    python -m benchmarks.compare --again docs/explanation/performance/run.json.gz --out docs/explanation
 
 Needs Linux, root (for network namespaces), iproute2, util-linux and a C compiler; chrony, node with the quiche package, qh3 and
 matplotlib where they are there (make peers; pip install --group plots). What cannot run is a row that says so. In full it takes
@@ -113,10 +113,10 @@ def write(run: record.Run, out: Path) -> list[str]:
     """Figures, pictures and the page; what to say of it."""
     place = out / "performance"
     place.mkdir(parents=True, exist_ok=True)
-    record.write(run, place / "run.json")
+    record.write(run, place / "run.json.gz")
     drawn = pictures.draw(run, place)
     (out / "performance.md").write_text(document.page(run, drawn))
-    said = [f"figures: {place / 'run.json'}", f"page: {out / 'performance.md'}"]
+    said = [f"figures: {place / 'run.json.gz'}", f"page: {out / 'performance.md'}"]
     return [*said, f"pictures: {', '.join(drawn)}" if drawn else pictures.WITHOUT]
 
 

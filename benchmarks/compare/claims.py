@@ -118,7 +118,7 @@ CLAIMS = (
         _delay(NTS, COMPILED),
         "TSQ's client opens and checks each answer here; the client for NTS sends prepared requests and checks nothing, so "
         "that part "
-        "of the work is left out. TSQ's server wakes up in Python's event loop, which a lonely request pays for alone.",
+        "of the work is left out. TSQ's server answers where its event loop waits, without a way through Python.",
     ),
     Claim(
         "delay as the timestamps say, (T4-T1)-(T3-T2), T3 as claimed, against NTS",

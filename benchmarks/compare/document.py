@@ -79,7 +79,7 @@ def _head(run: Run) -> list[str]:
         *_say(
             "What TSQ costs and brings beside NTP, NTS, streams and other QUIC servers, all measured in one run on one machine. "
             "`python -m benchmarks.compare` wrote this page, its tables and its pictures from [the figures of that run]"
-            "(performance/run.json). `make compare` measures again, on your machine, in about ten minutes."
+            "(performance/run.json.gz). `make compare` measures again, on your machine, in about ten minutes."
         ),
         *_say(
             f"This run ({run.mode}) began {run.started} and took {run.seconds:,.0f} s. {about['processor']}, {about['cores']} "

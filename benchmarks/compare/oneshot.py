@@ -21,7 +21,7 @@ from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTP, NTS, QUICHE, STREAM, start, started
 from benchmarks.compare.sniffer import Packet
-from benchmarks.processes import WITH_PARENT, Process, have
+from benchmarks.processes import WITH_PARENT, Process, environment, have
 from tsq.config import Target
 
 COLD, TICKET = "cold", "with a saved ticket, 0-RTT"
@@ -144,6 +144,7 @@ class Bench:
                 timeout=30,
                 check=False,
                 cwd=Path(__file__).parents[2],
+                env=environment(self._directory),
                 process_group=0,
             )
             wall, end_ns = time.perf_counter() - begin, time.time_ns()

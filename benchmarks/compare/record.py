@@ -4,9 +4,11 @@ Comes in: figures, as they are measured. Goes out: the same as JSON, and back, c
 memory is bytes. It must never round away more than the fifth digit.
 """
 
+import gzip
 import json
 import math
 import statistics
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,18 +104,20 @@ def shortened(value: float) -> float:
 
 
 def write(run: Run, file: Path) -> None:
-    """As JSON, a line for each figure."""
+    """As JSON, a line for each figure; compressed where the name ends with .gz."""
     head: dict[str, Any] = {"schema": SCHEMA} | {name: value for name, value in asdict(run).items() if name != "figures"}
     figures = ",\n".join(json.dumps(asdict(one), ensure_ascii=False, separators=(",", ":")) for one in run.figures)
     text = json.dumps(head, ensure_ascii=False, indent=1).rstrip("}\n") + f',\n "figures": [\n{figures}\n]}}\n'
-    file.write_text(text)
+    # Without a name and a time in it, the same run is the same file.
+    file.write_bytes(gzip.compress(text.encode(), mtime=0) if file.suffix == ".gz" else text.encode())
 
 
 def read(file: Path) -> Run:
     """A run from its JSON. Raises ValueError that says what was found and expected."""
     try:
-        data = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        content = file.read_bytes()
+        data = json.loads(gzip.decompress(content) if file.suffix == ".gz" else content)
+    except (ValueError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{file}: no JSON ({error}); a file that benchmarks.compare wrote is expected") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__

@@ -18,10 +18,10 @@ from typing import Any
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState, QuicReceiveContext
-from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp, next_key_phase
+from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
 from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_ack_frame
 from aioquic.quic.recovery import QuicPacketSpace
-from aioquic.tls import Epoch
+from aioquic.tls import Epoch, cipher_suite_hash, hkdf_expand_label
 
 from tsq._datapath import Datapath
 from tsq._session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
@@ -269,8 +269,6 @@ class Plane:
             return
         session = self._session()
         keys = quic._cryptos[Epoch.ONE_RTT]
-        if self._secret is None:
-            self._protect(session, keys.recv, keys.send)
         if keys.recv.secret is not self._secret:
             self._hand_keys(session, keys.recv, keys.send, now)
         path = quic._network_paths[0].addr
@@ -351,16 +349,12 @@ class Plane:
             self._id = self._quic.host_cid
             self._datapath.add(self._id, session)
 
-    def _protect(self, session: Session, receive: CryptoContext, send: CryptoContext) -> None:
-        _, _, receive_protection = _material(receive)
-        _, _, send_protection = _material(send)
-        session.set_protection(int(receive.cipher_suite), receive_protection, send_protection)  # type: ignore[arg-type]
-
     def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext, now: float) -> None:
-        key, iv, _ = _material(receive)
-        send_key, send_iv, _ = _material(send)
-        next_key, next_iv, _ = _material(next_key_phase(receive))
-        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, next_key, next_iv, now)
+        key, iv, protection = _material(receive)
+        send_key, send_iv, send_protection = _material(send)
+        if self._secret is None:
+            session.set_protection(int(receive.cipher_suite), protection, send_protection)  # type: ignore[arg-type]
+        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, *_next_material(receive), now)
         self._secret = receive.secret
 
     def _hand_recovery(self, session: Session) -> None:
@@ -419,6 +413,16 @@ def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
     if context.cipher_suite is None or context.secret is None or context.version is None:
         raise ValueError("keys that are not there yet")
     return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)
+
+
+def _next_material(context: CryptoContext) -> tuple[bytes, bytes]:
+    """Key and IV of a direction after the next key update (RFC 9001 §6.1); on QUIC version 1."""
+    if context.cipher_suite is None or context.secret is None or context.version is None:
+        raise ValueError("keys that are not there yet")
+    algorithm = cipher_suite_hash(context.cipher_suite)
+    secret = hkdf_expand_label(algorithm, context.secret, b"quic ku", b"", algorithm.digest_size)
+    key, iv, _ = derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=secret, version=context.version)
+    return key, iv
 
 
 def _runs(largest: int, bits: int) -> Iterator[tuple[int, int]]:

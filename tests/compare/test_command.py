@@ -1,0 +1,124 @@
+"""python -m benchmarks.compare, for real: its smallest run, its messages, its end when it is interrupted."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import record
+from benchmarks.compare.accuracy import BASIC, EXACT, load_name
+from benchmarks.compare.oneshot import BYTES, COLD, PACKETS, TICKET, TO_ANSWER
+from benchmarks.compare.record import Run
+from benchmarks.compare.rows import DATAGRAM, ECHO, NTP, QUICHE, processes_of
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "benchmarks.compare", "--smallest"]
+PATIENCE = 120
+
+pytestmark = pytest.mark.foreign
+needs_chronyd = pytest.mark.skipif(shutil.which("chronyd") is None, reason="chronyd is not installed (make peers)")
+needs_namespaces = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
+)
+
+
+def smallest(out: Path, parts: list[str], rows: list[str]) -> Run:
+    done = subprocess.run(
+        [*COMMAND, "--only", *parts, "--rows", *rows, "--out", out],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False, env={**os.environ, "TMPDIR": str(out)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (out / "performance.md").read_text().startswith("# Performance: side by side\n")
+    return record.read(out / "performance" / "run.json.gz")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return smallest(tmp_path_factory.mktemp("compare"), ["oneshot", "handshake", "delay", "serving"], [ECHO, NTP, DATAGRAM])
+
+
+@needs_chronyd
+@needs_namespaces
+def test_the_smallest_run_has_every_cell_that_was_asked_for(run):
+    assert run.mode == "smallest"
+    assert not run.notes
+    assert QUICHE in run.skipped
+    for row in (ECHO, NTP, DATAGRAM):
+        assert run.median("serving", row, "1 client", "server CPU") > 0
+        assert 0 < run.median("serving", row, "1 client", "busy") < 1.5
+        for load in run.loads("delay"):
+            assert run.median("delay", row, load, "wall, compiled client") > 0
+            assert run.median("delay", row, load, "wall, Python client") > 0
+    for kind in ("full", "resumed", "0-RTT"):
+        assert run.median("handshake", DATAGRAM, f"ECDSA P-256, {kind}", "server CPU") > 0
+        assert run.median("handshake", DATAGRAM, f"RSA-2048, {kind}", "client CPU") > 0
+    assert run.median("memory", DATAGRAM, "1 client", "memory") > 2**20
+
+
+@needs_chronyd
+@needs_namespaces
+def test_packets_until_the_answer_are_those_of_the_protocols(run):
+    # One NTP packet each way, with its IP and UDP headers.
+    assert run.find("oneshot", NTP, COLD, PACKETS).values() == [2]
+    assert run.find("oneshot", NTP, COLD, BYTES).values() == [2 * 76]
+    cold, resumed = (run.find("oneshot", DATAGRAM, load, BYTES).values()[0] for load in (COLD, TICKET))
+    # A QUIC client's first datagram has 1200 bytes (RFC 9000 §14.1).
+    assert resumed > 1200
+    assert cold > resumed
+    assert run.median("oneshot", DATAGRAM, COLD, TO_ANSWER) > 0
+
+
+@needs_chronyd
+@needs_namespaces
+def test_accuracy_is_read_from_chronyd_s_log(tmp_path):
+    run = smallest(tmp_path, ["accuracy"], [NTP])
+    for kind, stamps in ((BASIC, "KKUK"), (EXACT, "KKKK")):
+        offsets = run.find("accuracy", NTP, load_name(64, "idle"), f"|offset|, {kind}").values()
+        assert len(offsets) > 3
+        # One clock: whatever the machine does, not a tenth of a second.
+        assert max(offsets) < 0.1
+        assert run.shapes[f"stamps of {NTP}, {kind}"] == stamps
+
+
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
+    command = [*COMMAND, "--only", "delay", "--rows", ECHO, DATAGRAM, "--out", tmp_path / "out"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    for line in process.stderr:
+        if f"starting {DATAGRAM}" in line:
+            break
+    started = processes_of(process.pid)[1:]
+    assert started, "the echo runs"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert errors.rstrip().endswith("everything that was started is ended")
+    assert not [pid for pid in started if runs(pid)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie that waits for init."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_figures_that_cannot_be_read_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "run.json").write_text('{"schema": 99}')
+    command = [*COMMAND, "--again", tmp_path / "run.json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+    assert "schema 99 found, 1 expected" in done.stderr
+
+
+def test_the_help_says_what_is_needed():
+    done = subprocess.run([*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert "root (for network namespaces)" in done.stdout
+    assert "--quick" in done.stdout
