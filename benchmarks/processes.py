@@ -176,21 +176,25 @@ class Chronyd(Process):
 
 
 class NtsServer(Chronyd):
-    """chronyd as a server of NTP and NTS on loopback. port: NTP's, UDP; establishment: NTS-KE's, TCP."""
+    """chronyd as a server of NTP and NTS. port: NTP's, UDP; establishment: NTS-KE's, TCP."""
 
-    def __init__(self, directory: Path, certificate: Path, key: Path) -> None:
+    def __init__(
+        self, directory: Path, certificate: Path, key: Path, *, host: str = HOST, prefix: Sequence[str] = ()
+    ) -> None:
         self.port, self.establishment = free_port(), free_port(socket.SOCK_STREAM)
         configuration = [
-            f"port {self.port}", f"bindaddress {HOST}", f"allow {HOST}", "local stratum 1", f"ntsport {self.establishment}",
+            f"port {self.port}", f"bindaddress {host}", "allow", "local stratum 1", f"ntsport {self.establishment}",
             f"ntsservercert {certificate}", f"ntsserverkey {key}", f"ntsdumpdir {directory}", "maxntsconnections 1000",
         ]
-        super().__init__(directory, configuration)
+        super().__init__(directory, configuration, prefix=prefix)
 
 
 def chronyd_once(directory: Path, *directives: str) -> list[str]:
     """The command that asks once, prints the offset, and never sets a clock."""
     own = ["user root", f"pidfile {directory}/once.pid", "cmdport 0", "bindcmdaddress /"]
     return ["chronyd", "-x", "-Q", "-t", "10", "-f", "/dev/null", *own, *directives]
+
+
 class Newcomer(Process):
     """The plain aioquic server."""
 

@@ -190,10 +190,8 @@ def _delay(run: Run, drawn: Sequence[str]) -> list[str]:
         *_picture(drawn, pictures.EXCHANGE, "Bars: the parts of one exchange from T1 to T4 and the client's own, for each row"),
         *_say(
             "One exchange after another over loopback. On one core the ends take turns, and the figure is their work. With a "
-            "core each, "
-            "both block and have to be woken up, which costs more than any server's work: that figure is the machine's. The "
-            "compiled "
-            "clients look for an answer, wait in poll, and look again, which are two system calls more than a read that blocks."
+            "core each, the compiled clients look for the answer without sleeping while the server blocks and has to be woken "
+            "up; the Python clients block too. Waking up costs more than any server's work: those figures are the machine's."
         ),
     ]
     for load in run.loads("delay"):

@@ -21,7 +21,7 @@ from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTP, NTS, QUICHE, STREAM, start, started
 from benchmarks.compare.sniffer import Packet
-from benchmarks.processes import WITH_PARENT, Process, environment, have
+from benchmarks.processes import WITH_PARENT, Process, chronyd_once, environment, have
 from tsq.config import Target
 
 COLD, TICKET = "cold", "with a saved ticket, 0-RTT"
@@ -129,8 +129,7 @@ class Bench:
     def _chronyd(self, *configuration: str) -> Sequence[str]:
         place = self._directory / "chronyd-once"
         place.mkdir(exist_ok=True)
-        own = ["user root", f"pidfile {place}/pid", "bindcmdaddress /", "cmdport 0"]
-        return ["chronyd", "-Q", "-x", "-t", "10", *own, *configuration]
+        return chronyd_once(place, *configuration)
 
     def _shoot(self, command: Sequence[str], tells: bool) -> Shot:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

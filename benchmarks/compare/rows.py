@@ -5,7 +5,7 @@ row cannot run here. It must never leave a row out silently.
 """
 
 import os
-import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,13 @@ from pathlib import Path
 from benchmarks import streams
 from benchmarks.processes import (
     HOST,
-    Chronyd,
     Echo,
     Newcomer,
     NodeServer,
+    NtsServer,
     Process,
     Programs,
     TsqServer,
-    free_port,
     have,
     quiche,
     why_no_quiche,
@@ -109,18 +108,9 @@ def started(server: Server) -> Server:
 
 
 def _chronyd(files: CertificateFiles, directory: Path, host: str, prefix: Sequence[str]) -> Server:
-    port, establishment = free_port(), free_port(socket.SOCK_STREAM)
-    configuration = [
-        f"port {port}",
-        f"bindaddress {host}",
-        "allow",
-        "local stratum 1",
-        f"ntsport {establishment}",
-        f"ntsservercert {files.certificate}",
-        f"ntsserverkey {files.key}",
-    ]
-    place = directory / f"chronyd-{port}"
-    return Server(Chronyd(place, configuration, prefix=prefix), Target(host, port), establishment)
+    place = Path(tempfile.mkdtemp(prefix="chronyd-", dir=directory))
+    server = NtsServer(place, files.certificate, files.key, host=host, prefix=prefix)
+    return Server(server, Target(host, server.port), server.establishment)
 
 
 def processes_of(pid: int) -> list[int]:
