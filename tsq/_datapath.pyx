@@ -13,8 +13,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send, io_view, io_warm,
-    monotonic, ntp_of_ns, put_u64, realtime_ns, restart_stamps,
+    C_BATCH, BatchIO, Departed, View, drain_departures, go_in_vain, io_free, io_item, io_new, io_receive, io_reply, io_send,
+    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, restart_stamps,
 )
 from tsq._packet cimport TAG_SIZE, Keys, keys_free, put_varint
 from tsq._recovery cimport has_room, probe_timeout
@@ -254,6 +254,7 @@ cdef class Datapath:
             raise MemoryError()
         self.sessions[connection_id] = session
         session.state.listed += 1
+        session.state.owner = <void*> self
 
     def discard(self, bytes connection_id not None):
         """Packets to this connection ID are nobody's any more."""
@@ -261,6 +262,8 @@ cdef class Datapath:
         if session is None:
             return
         (<Session> session).state.listed -= 1
+        if not (<Session> session).state.listed:
+            (<Session> session).state.owner = NULL
         table_remove(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)))
         self.forget_wishes((<Session> session).state)
 
@@ -392,7 +395,7 @@ cdef class Datapath:
             jobs += k == ANSWER
         if jobs and self.sink >= 0 and now - self.sent_at > REST:
             # Else the first answer after a rest leaves some microseconds later after its T3 than others.
-            io_warm(self.io, fd, self.jobs[0].message, self.sink)
+            go_in_vain(self.sink)
         for i in range(jobs):
             out = self.out + packets * OUT_CAPACITY
             size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)
@@ -451,8 +454,8 @@ cdef class Datapath:
         self.jobs[0].answer = True
         self.jobs[0].state = session.state
         self.jobs[0].send_ns = send_ns
-        # Only what is in the table is taken out of the wishes when it ends.
-        if session.state.listed > 0:
+        # Only what is in this table is taken out of its wishes when it ends: a client may come by another socket's way.
+        if session.state.owner == <void*> self:
             wanted = self.wish(&self.jobs[0])
         self.io.views[0].local = <const uint8_t*> PyBytes_AS_STRING(local)
         self.io.views[0].local_size = len(local)

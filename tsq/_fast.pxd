@@ -37,7 +37,7 @@ cdef extern from "<sys/socket.h>" nogil:
         size_t cmsg_len
         int cmsg_level
         int cmsg_type
-    int AF_INET, AF_INET6, SOL_SOCKET, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_CTRUNC, MSG_CONFIRM
+    int AF_INET, AF_INET6, SOL_SOCKET, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_CTRUNC
     int SO_TIMESTAMPNS, SCM_TIMESTAMPNS, SO_TIMESTAMPING, SCM_TIMESTAMPING
     cmsghdr* CMSG_FIRSTHDR(msghdr* message)
     cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* previous)
@@ -47,7 +47,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     ssize_t send_bytes "send"(int fd, const void* data, size_t size, int flags)
-    ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
 
 
@@ -97,7 +96,7 @@ cdef bint io_view(BatchIO* io, int i, View* view) noexcept nogil
 cdef object io_item(BatchIO* io, int i)
 cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil
-cdef void io_warm(BatchIO* io, int fd, int message, int sink) noexcept nogil
+cdef void go_in_vain(int sink) noexcept nogil
 cdef int restart_stamps(int fd) noexcept nogil
 cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil
 

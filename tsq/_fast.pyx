@@ -72,15 +72,12 @@ cdef extern from *:
     #define TSQ_ERA_SECONDS INT64_C(0x100000000)
     /* SOF_TIMESTAMPING_OPT_RX_FILTER, which headers before Linux 6.12 lack. */
     #define TSQ_RX_FILTER (1 << 17)
-    /* MSG_PROBE of <linux/socket.h>, which the C library leaves out. */
-    #define TSQ_MSG_PROBE 0x10
     """
     const int64_t C_NS_PER_S "TSQ_NS_PER_S"
     const int64_t C_NTP_UNIX "TSQ_NTP_UNIX"
     const int64_t C_SECONDS_MAX "TSQ_SECONDS_MAX"
     const int64_t C_ERA_SECONDS "TSQ_ERA_SECONDS"
     const int C_RX_FILTER "TSQ_RX_FILTER"
-    const int MSG_PROBE "TSQ_MSG_PROBE"
 
 
 # A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
@@ -561,31 +558,18 @@ cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil:
     return went
 
 
-cdef void io_warm(BatchIO* io, int fd, int message, int sink) noexcept nogil:
-    """Go the way that a reply to datagram `message` will go, without sending one: it is in the processor's caches then.
-
-    MSG_PROBE has the kernel look up route and neighbour for an empty datagram, and stop there; `sink`, a socket that may be sent to
-    at will, goes the rest of the way.
-    """
-    go_in_vain(fd, &io.names[message], <socklen_t> io.views[message].remote_size, sink)
-
-
-cdef void go_in_vain(int fd, sockaddr_storage* name, socklen_t name_size, int sink) noexcept nogil:
-    cdef msghdr probe
+cdef void go_in_vain(int sink) noexcept nogil:
+    """Go a datagram's way out by `sink`, a socket that may be sent to at will: it is in the processor's caches then."""
     cdef uint8_t nothing[WARM_SIZE]
-    memset(&probe, 0, sizeof(probe))
-    probe.msg_name = name
-    probe.msg_namelen = name_size
-    sendmsg(fd, &probe, MSG_PROBE | MSG_CONFIRM | MSG_DONTWAIT)
     memset(nothing, 0, WARM_SIZE)
     # Full or not, it has gone the way.
     send_bytes(sink, nothing, WARM_SIZE, MSG_DONTWAIT)
 
 
-def warm(int fd, int sink):
-    """Go the way of a datagram to the peer of a connected socket without sending one, by way of `sink`: see `io_warm`."""
+def warm(int sink):
+    """Go a datagram's way out by `sink`, before one that counts."""
     with nogil:
-        go_in_vain(fd, NULL, 0, sink)
+        go_in_vain(sink)
 
 
 @cython.final

@@ -100,7 +100,9 @@ cdef struct State:
     double last_keys_until
     int known_count
     KnownT3 known[KNOWN_T3]
+    # How often a table has it, and which one: only that one takes it out of its wishes when it ends.
     int listed
+    void* owner
 
 
 # The ranges of an ACK frame, largest first, and the delay that it tells in the peer's units.

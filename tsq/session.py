@@ -152,8 +152,10 @@ class Session:
             for nonce in self._leaving[-held_back:]:
                 self._expiry.pop(nonce, None)
                 self.exchange.withdraw(nonce)
+                # One that makes no sample was for another's sake, which does not wait for it.
+                self._held_back += nonce not in self._uncounted
+                self._uncounted.discard(nonce)
             del self._leaving[-held_back:]
-            self._held_back += held_back
             self._ask_again_at = now + _HELD_BACK_PAUSE
         return [data for data, _ in out]
 

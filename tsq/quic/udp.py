@@ -167,7 +167,7 @@ class UdpSocket:
         """After a rest, go the way out in vain first: a datagram that is late after its stamp looks like a long path."""
         now = time.monotonic()
         if self._sink is not None and now - self._sent_at > _REST:
-            _fast.warm(self.fileno(), self._sink.fileno())
+            _fast.warm(self._sink.fileno())
         self._sent_at = now
 
     def stamp_departures(self) -> None:
