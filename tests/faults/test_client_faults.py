@@ -44,6 +44,8 @@ ELSEWHERE = [
     (52, "cli/test_client.py", ["test_a_wrong_name_tells_the_certificates_names_and_the_advice_works"]),
     (52, "cli/test_client.py", ["test_an_expired_certificate_tells_its_end_and_our_clock"]),
     (52, "cli/test_client.py", ["test_a_certificate_of_the_future_tells_its_beginning_and_suspects_our_clock"]),
+    (54, "conformance/test_signatures.py", ["test_R6_client_rejects_a_response_without_a_right_signature"]),
+    (54, "wire/test_signature.py", ["test_absent_is_refused", "test_anything_changed_is_refused"]),
     (55, "test_report.py", ["test_details_from_the_network_are_escaped_wherever_they_are_shown"]),
     (56, "conformance/test_samples.py", ["test_R8_the_offset_limit_is_the_users"]),
     (61, "integration/test_processes.py", ["test_name_with_a_dead_address_is_answered_by_the_next"]),
