@@ -181,7 +181,7 @@ cdef void note_sent(State* s, int64_t pn, Py_ssize_t size, double now) noexcept 
 cdef void measure(State* s, double sample, uint64_t told_delay) noexcept nogil:
     """One round trip, of a packet that is acknowledged for the first time (RFC 9002 §5)."""
     cdef double delay = <double> (told_delay << s.ack_delay_exponent) * 1e-6 if told_delay < <uint64_t> 1 << 40 else s.max_ack_delay
-    cdef double off
+    cdef double adjusted, off
     if sample < 0:
         return
     if delay > s.max_ack_delay:
@@ -193,10 +193,12 @@ cdef void measure(State* s, double sample, uint64_t told_delay) noexcept nogil:
         return
     if sample < s.minimum:
         s.minimum = sample
-    s.latest = sample - delay if sample >= s.minimum + delay else sample
-    off = s.smoothed - s.latest
+    # The peer's delay is no part of the path, but of how long an acknowledgment takes (RFC 9002 §5.3, §6.1.2).
+    s.latest = sample
+    adjusted = sample - delay if sample >= s.minimum + delay else sample
+    off = s.smoothed - adjusted
     s.variance = 0.75 * s.variance + 0.25 * (off if off > 0 else -off)
-    s.smoothed = 0.875 * s.smoothed + 0.125 * s.latest
+    s.smoothed = 0.875 * s.smoothed + 0.125 * adjusted
 
 
 cdef bint covers(const AckRanges* ranges, int64_t pn) noexcept nogil:

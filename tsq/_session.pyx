@@ -415,6 +415,9 @@ cdef class Session:
         out[end] = 0x01
         memset(out + end + 1, 0, 3)
         size = finish(s, out, end + 4, 0, now)
+        # To be acknowledged, it restarts the idle timer as the first packet since the last receipt (RFC 9000 §10.1).
+        if s.first_sent <= s.last_receive:
+            s.first_sent = now
         s.probes += 1 if s.probes < MOST_BACKOFF else 0
         # Backing off from a second at least: nothing is to be sent again, only room to be had back.
         s.next_probe = now + max(probe_timeout(s), 1.0) * (1 << s.probes)
@@ -429,11 +432,14 @@ cdef class Session:
         take_known(s, out)
         return PyBytes_FromStringAndSize(<const char*> out, 32).decode("ascii")
 
-    def acknowledged(self, ranges, double now):
-        """Ranges (first, last) that an ACK in the control plane acknowledged, largest first; now in monotonic seconds."""
+    def acknowledged(self, ranges, double now, uint64_t delay=0):
+        """Ranges (first, last) that an ACK in the control plane acknowledged, largest first; now in monotonic seconds.
+
+        delay: as the ACK frame has it, in the peer's units.
+        """
         cdef AckRanges found
         found.count = 0
-        found.delay = 0
+        found.delay = delay
         for first, last in ranges:
             if found.count == MAX_ACK_RANGES:
                 break

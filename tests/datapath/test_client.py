@@ -54,6 +54,22 @@ def test_a_client_whose_ring_filled_while_the_network_was_down_goes_on(certifica
     assert session.error is None
 
 
+def test_a_request_that_makes_no_sample_is_not_asked_anew_when_it_was_held_back(certificates, monkeypatch):
+    world, session = served(certificates)
+    before = len(session.samples)
+    with monkeypatch.context() as full:
+        full.setattr(session._connection.plane, "seal", lambda *_, **__: None)
+        session.ask(world.now, counted=False)
+        world.pump(session)
+        # One that counts is.
+        session.ask(world.now)
+        world.pump(session)
+    assert not session.warming
+    world.run(1)
+    assert len(session.samples) == before + 1
+    assert session.waiting == 0
+
+
 def test_a_request_shortly_before_the_idle_deadline_keeps_the_connection(certificates):
     world = World(certificates, data_plane=True)
     world.to_server = world.to_client = lambda data, number: [50_000_000]

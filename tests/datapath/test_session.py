@@ -625,17 +625,31 @@ def test_the_round_trip_is_measured_as_rfc_9002_has_it(peer):
     peer.now += 0.1
     # 20 ms of it were the peer's, in units of 8 µs.
     peer.give(ack(packet.number, delay=2500))
-    assert peer.session.round_trip == pytest.approx((True, 0.08, 0.045, 0.025, 0.04))
+    assert peer.session.round_trip == pytest.approx((True, 0.1, 0.045, 0.025, 0.04))
     [packet] = peer.ask(3)
     peer.now += 0.1
     # No more than the peer's max_ack_delay is believed.
     peer.give(ack(packet.number, delay=1 << 40))
-    assert peer.session.round_trip[1] == pytest.approx(0.075)
+    assert peer.session.round_trip[2] == pytest.approx(0.875 * 0.045 + 0.125 * 0.075)
     [packet] = peer.ask(4)
     peer.now += 0.041
     # It cannot have been less than the least.
     peer.give(ack(packet.number, delay=2500))
-    assert peer.session.round_trip[1] == pytest.approx(0.041)
+    assert peer.session.round_trip[2] == pytest.approx(0.875 * 0.04875 + 0.125 * 0.041)
+
+
+def test_a_probe_restarts_the_idle_timer_as_the_first_packet_since_the_last_receipt(peer):
+    peer.ask(1)
+    peer.now += 1
+    peer.give(PADDING)
+    received = peer.now
+    assert peer.session.last_activity == received
+    peer.now += 2
+    assert peer.session.probe(peer.now)
+    assert peer.session.last_activity == peer.now
+    peer.now += 2
+    peer.session.probe(peer.now)
+    assert peer.session.last_activity == received + 2
 
 
 def test_an_ack_whose_largest_is_known_measures_nothing(peer):

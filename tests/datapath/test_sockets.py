@@ -752,6 +752,43 @@ def test_many_clients_share_a_table(world):
 
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_departures_are_wished_for_only_in_the_sessions_own_table(own):
+    """Only that one forgets them with the session; another socket's table would write to memory that is gone."""
+    with contextlib.closing(Wire("127.0.0.1")) as wire:
+        other = Datapath()
+        table = wire.peer.datapath if own else other
+        sent = table.send_stamped(
+            wire.server.fileno(), bytes(40), wire.peer.remote, b"", wire.peer.session, bytes(16), time.time_ns()
+        )
+        assert sent == 1
+        table.receive(wire.server.fileno())
+        assert table.exact == own
+        assert wire.peer.session.tell() == "" or own
+
+
+@pytest.mark.parametrize("on_a_stream", [False, True])
+def test_losses_count_whichever_plane_hears_of_them(world, on_a_stream):
+    client = connected(world, idle_timeout=60.0, ack_delay=0.0)
+    [connection] = world.router.connections
+    before = connection.plane.session.congestion[0]
+    world.to_client = lambda data, number: []
+    for n in range(12):
+        client.ask(request(n), seconds=0.002)
+    world.to_client = lambda data, number: [1_000_000]
+    client.ask(request(20), seconds=0.0)
+    if on_a_stream:
+        # It goes with the acknowledgment of the answer, which is aioquic's then.
+        client.quic.send_stream_data(client.open(), request(21), end_stream=True)
+    world.run(0.1)
+    session = connection.plane.session
+    assert session.counts["lost"] >= 9
+    assert session.congestion[0] < before
+    assert session.congestion[1] == session.congestion[0]
+    connection.enter()
+    assert connection.quic._loss.congestion_window == session.congestion[0]
+
+
 # -------------------------------------------------------------------------------------------------- the way out, warmed
 
 def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_nobody():

@@ -139,10 +139,10 @@ class SharedConnection(LeanConnection):
         """RFC 9000 §13.1: an acknowledgment of a packet that was never sent ends the connection; aioquic does not look."""
         start = buf.tell()
         try:
-            ranges, _ = pull_ack_frame(buf)
+            ranges, delay = pull_ack_frame(buf)
         except ValueError:
             # Malformed: aioquic says so below.
-            ranges = None
+            ranges, delay = None, 0
         buf.seek(start)
         if ranges is not None and ranges.bounds().stop > self._packet_number:
             raise QuicConnectionError(
@@ -152,7 +152,10 @@ class SharedConnection(LeanConnection):
             )
         super()._handle_ack_frame(context, frame_type, buf)
         if ranges is not None and self.session is not None and context.epoch is Epoch.ONE_RTT:
-            self.session.acknowledged([(r.start, r.stop - 1) for r in reversed(ranges)], context.time)
+            # It may be of both planes' packets; window and round trip are one connection's.
+            _hand_recovery(self, self.session)
+            self.session.acknowledged([(r.start, r.stop - 1) for r in reversed(ranges)], context.time, delay)
+            _take_back_recovery(self, self.session)
 
 
 class Plane:
@@ -258,7 +261,7 @@ class Plane:
         for number in [n for n, packet in space.sent_packets.items() if not packet.in_flight and n <= session.largest_acknowledged]:
             del space.sent_packets[number]
         quic._spin_bit, quic._spin_highest_pn = session.spin
-        self._take_back_recovery(quic._loss, session)
+        _take_back_recovery(quic, session)
 
     def leave(self, now: float) -> None:
         """Hand the connection to the data plane, where it is fit for that."""
@@ -276,7 +279,7 @@ class Plane:
         session.set_path(remote, local, quic._peer_cid.cid)
         self._list(session)
         self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
-        self._hand_recovery(session)
+        _hand_recovery(quic, session)
         session.set_spin(bool(quic._spin_bit), quic._spin_highest_pn)
         session.active = True
 
@@ -357,37 +360,6 @@ class Plane:
         session.set_keys(receive.key_phase, key, iv, send_key, send_iv, *_next_material(receive), now)
         self._secret = receive.secret
 
-    def _hand_recovery(self, session: Session) -> None:
-        quic: Any = self._quic
-        loss = quic._loss
-        session.set_recovery(
-            loss.congestion_window,
-            loss.bytes_in_flight,
-            _NO_THRESHOLD if loss._cc.ssthresh is None else loss._cc.ssthresh,
-            quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
-        )
-        known = loss._rtt_initialized
-        guess = loss._rtt_initial
-        session.set_round_trip(
-            known,
-            loss._rtt_latest if known else guess,
-            loss._rtt_smoothed if known else guess,
-            # So that a probe waits for twice the guess (RFC 9002 §6.2.2).
-            loss._rtt_variance if known else guess / 4,
-            loss._rtt_min if known else 0.0,
-            loss.max_ack_delay,
-            quic._remote_ack_delay_exponent,
-        )
-
-    def _take_back_recovery(self, loss: Any, session: Session) -> None:
-        window, threshold = session.congestion
-        loss._cc.congestion_window = window
-        loss._cc.ssthresh = None if threshold == _NO_THRESHOLD else threshold
-        known, latest, smoothed, variance, minimum = session.round_trip
-        if known:
-            loss._rtt_initialized = True
-            loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = latest, smoothed, variance, minimum
-
     def _hand_received(self, session: Session, space: Any) -> None:
         largest = space.largest_received_packet
         window = space.received_packets
@@ -406,6 +378,41 @@ class Plane:
             queue.add(first, last + 1)
         while len(queue) > _MAX_RANGES:
             queue.shift()
+
+
+def _hand_recovery(quic: Any, session: Session) -> None:
+    """Give the session the congestion window and the round trip that aioquic has."""
+    loss = quic._loss
+    session.set_recovery(
+        loss.congestion_window,
+        loss.bytes_in_flight,
+        _NO_THRESHOLD if loss._cc.ssthresh is None else loss._cc.ssthresh,
+        quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
+    )
+    known = loss._rtt_initialized
+    guess = loss._rtt_initial
+    session.set_round_trip(
+        known,
+        loss._rtt_latest if known else guess,
+        loss._rtt_smoothed if known else guess,
+        # So that a probe waits for twice the guess (RFC 9002 §6.2.2).
+        loss._rtt_variance if known else guess / 4,
+        loss._rtt_min if known else 0.0,
+        loss.max_ack_delay,
+        quic._remote_ack_delay_exponent,
+    )
+
+
+def _take_back_recovery(quic: Any, session: Session) -> None:
+    """Give aioquic the window and the round trip as the session's acknowledgments and losses have left them."""
+    loss = quic._loss
+    window, threshold = session.congestion
+    loss._cc.congestion_window = window
+    loss._cc.ssthresh = None if threshold == _NO_THRESHOLD else threshold
+    known, latest, smoothed, variance, minimum = session.round_trip
+    if known:
+        loss._rtt_initialized = True
+        loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = latest, smoothed, variance, minimum
 
 
 def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
