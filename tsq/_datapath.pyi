@@ -16,6 +16,7 @@ class Datapath:
     held_back: int
     stepped_back: int
     unstamped: int
+    in_vain: int
     unsent: int
     truncated: int
     exact: int

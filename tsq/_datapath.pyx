@@ -13,8 +13,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, drain_departures, go_in_vain, io_free, io_item, io_new, io_receive, io_reply, io_send,
-    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, restart_stamps,
+    C_BATCH, BatchIO, Departed, View, drain_departures, go_in_vain, io_free, io_go_in_vain, io_item, io_new, io_receive,
+    io_reply, io_send, io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
 )
 from tsq._packet cimport TAG_SIZE, Keys, keys_free, put_varint
 from tsq._recovery cimport has_room, probe_timeout
@@ -54,7 +54,7 @@ cdef enum:
 BATCH = SERVED_AT_ONCE
 
 # Seconds after which the way out of the machine is not in the caches any more.
-cdef double REST = 0.001
+cdef double REST = 0.0005
 
 cdef extern from *:
     """
@@ -217,12 +217,15 @@ cdef class Datapath:
     cdef bint handed_up
     cdef list rest
     cdef int sink
+    cdef bint segments_refused
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
+    cdef readonly unsigned long long in_vain
     cdef public unsigned long long key_update_after, failed_open_limit
 
     def __cinit__(self, int sink=-1):
         """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the way out after a rest; -1: do without."""
         self.sink = sink
+        self.segments_refused = sink >= 0 and refuses_segments(sink)
         # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
         self.key_update_after = 1 << 22
         self.failed_open_limit = (<unsigned long long> 1) << 36
@@ -396,6 +399,8 @@ cdef class Datapath:
         if jobs and self.sink >= 0 and now - self.sent_at > REST:
             # Else the first answer after a rest leaves some microseconds later after its T3 than others.
             go_in_vain(self.sink)
+            if self.segments_refused:
+                self.in_vain += io_go_in_vain(self.io, fd, self.jobs[0].message)
         for i in range(jobs):
             out = self.out + packets * OUT_CAPACITY
             size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)

@@ -47,6 +47,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     ssize_t send_bytes "send"(int fd, const void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
 
 
@@ -97,6 +98,8 @@ cdef object io_item(BatchIO* io, int i)
 cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil
 cdef void go_in_vain(int sink) noexcept nogil
+cdef bint refuses_segments(int sink) noexcept nogil
+cdef bint io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil
 cdef int restart_stamps(int fd) noexcept nogil
 cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil
 

@@ -6,7 +6,7 @@ bytes it was given. System calls run without the interpreter lock.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -36,7 +36,7 @@ cdef extern from "<netinet/in.h>" nogil:
     cdef struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
-    int IPPROTO_IP, IPPROTO_IPV6, IP_PKTINFO, IPV6_RECVPKTINFO, IPV6_PKTINFO, IP_RECVERR, IPV6_RECVERR
+    int IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IP_PKTINFO, IPV6_RECVPKTINFO, IPV6_PKTINFO, IP_RECVERR, IPV6_RECVERR
     uint16_t htons(uint16_t value)
     uint16_t ntohs(uint16_t value)
 
@@ -72,12 +72,17 @@ cdef extern from *:
     #define TSQ_ERA_SECONDS INT64_C(0x100000000)
     /* SOF_TIMESTAMPING_OPT_RX_FILTER, which headers before Linux 6.12 lack. */
     #define TSQ_RX_FILTER (1 << 17)
+    /* UDP_SEGMENT of <linux/udp.h>, which <netinet/udp.h> lacks before glibc 2.33. */
+    #define TSQ_UDP_SEGMENT 103
+    static const unsigned char tsq_nothing[1200];
     """
     const int64_t C_NS_PER_S "TSQ_NS_PER_S"
     const int64_t C_NTP_UNIX "TSQ_NTP_UNIX"
     const int64_t C_SECONDS_MAX "TSQ_SECONDS_MAX"
     const int64_t C_ERA_SECONDS "TSQ_ERA_SECONDS"
     const int C_RX_FILTER "TSQ_RX_FILTER"
+    const int UDP_SEGMENT "TSQ_UDP_SEGMENT"
+    const uint8_t* NOTHING "tsq_nothing"
 
 
 # A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
@@ -87,6 +92,8 @@ BATCH = 64
 cdef enum:
     # As an answer.
     WARM_SIZE = 80
+    # As large as a QUIC packet may be on any path: many times the segments that are allowed.
+    VAIN_SIZE = 1200
     TYPE_NONCE = 1
     TYPE_RECEIVE = 2
     TYPE_SEND = 3
@@ -564,6 +571,44 @@ cdef void go_in_vain(int sink) noexcept nogil:
     memset(nothing, 0, WARM_SIZE)
     # Full or not, it has gone the way.
     send_bytes(sink, nothing, WARM_SIZE, MSG_DONTWAIT)
+
+
+cdef bint is_refused(int fd, void* name, size_t name_size, uint8_t* control, size_t used) noexcept nogil:
+    """Try to send more segments of one byte than the kernel allows: it looks up the route, builds the packet, and refuses it.
+
+    control: room for the wish behind what is there. True where that was the kernel's reason (udp(7), UDP_SEGMENT).
+    """
+    cdef cmsghdr* header = <cmsghdr*> (control + used)
+    cdef uint16_t segment = 1
+    cdef msghdr vain
+    cdef iovec vector
+    header.cmsg_level = IPPROTO_UDP
+    header.cmsg_type = UDP_SEGMENT
+    header.cmsg_len = CMSG_LEN(sizeof(segment))
+    memcpy(CMSG_DATA(header), &segment, sizeof(segment))
+    memset(&vain, 0, sizeof(vain))
+    vector.iov_base = <void*> NOTHING
+    vector.iov_len = VAIN_SIZE
+    vain.msg_name = name
+    vain.msg_namelen = <socklen_t> name_size
+    vain.msg_iov = &vector
+    vain.msg_iovlen = 1
+    vain.msg_control = control
+    vain.msg_controllen = used + CMSG_SPACE(sizeof(segment))
+    return sendmsg(fd, &vain, MSG_DONTWAIT) < 0 and errno == EINVAL
+
+
+cdef bint refuses_segments(int sink) noexcept nogil:
+    """Whether this kernel refuses what `io_go_in_vain` must not send."""
+    cdef uint8_t control[CONTROL_CAPACITY]
+    return is_refused(sink, NULL, 0, control, 0)
+
+
+cdef bint io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil:
+    """Go the way of a reply to datagram `message` up to the route, without sending one. Only where `refuses_segments`."""
+    cdef uint8_t control[CONTROL_CAPACITY]
+    cdef size_t used = put_source(control, io.views[message].local, io.views[message].local_size)
+    return is_refused(fd, &io.names[message], io.views[message].remote_size, control, used)
 
 
 def warm(int sink):

@@ -791,6 +791,21 @@ def test_losses_count_whichever_plane_hears_of_them(world, on_a_stream):
 
 # -------------------------------------------------------------------------------------------------- the way out, warmed
 
+@pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", None), ("127.0.0.1", "0.0.0.0"), ("::1", None), ("::1", "::")])
+def test_after_a_rest_the_way_to_the_peer_is_gone_in_vain_and_nothing_more_arrives(host, bind):
+    with contextlib.closing(Wire(host, bind)) as wire, contextlib.closing(sink()) as spare:
+        warmed = Datapath(spare.fileno())
+        warmed.add(wire.peer.id, wire.peer.session)
+        wire.peer.datapath = warmed
+        # Its departure is the socket's first: what was gone in vain is not counted among them.
+        ask_exact(wire, 1)
+        assert warmed.in_vain == 1
+        [second], _ = ask_exact(wire, 2)
+        assert told(second)[0] == 1
+        with pytest.raises(BlockingIOError):
+            wire.client.recv(1 << 12)
+
+
 def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_nobody():
     with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
         spare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
