@@ -17,6 +17,7 @@ from tsq.about import about
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
 from tsq.host.clock import now_ns
+from tsq.host.identity import machine
 from tsq.host.sync_state import HostClock, SyncState, nobody_knows, sync_state
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
@@ -73,13 +74,14 @@ class Server:
         self._key_log = key_log
         configuration = tls.server_configuration(certificate_file, key_file, key_log=key_log)
         self._report_expiry(configuration)
-        self._router = Router(configuration, self.counters, limits or Limits())
         self._data_plane = data_plane
         missing = offload.missing_names() if data_plane else []
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False
         self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
+        where = " ".join(sorted(map(str, self._listen)))
+        self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
         self.clock: SyncState | None = None

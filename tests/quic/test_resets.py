@@ -1,16 +1,19 @@
 """Stateless resets (RFC 9000 §10.3): a server that was restarted ends what it knew before; nobody else can, and nothing loops."""
 
 import random
+import socket
 
 import pytest
 
 from tests.foreign import path
+from tests.support.chronyd import free_port
+from tests.support.threads import ServerThread
 from tests.support.world import World
 from tsq.errors import ConnectionLost
 from tsq.quic.resets import TOKEN_SIZE, StatelessResets, is_reset, reset_key
 from tsq.quic.udp import Datagram
 
-KEY = reset_key(b"a private key")
+KEY = reset_key(b"a private key", b"here")
 STRANGER = path(999)
 
 
@@ -125,7 +128,28 @@ def test_resets_look_like_packets_and_no_two_are_alike():
     assert all(is_reset(reset, resets.token(b"x" * 8)) for reset in seen)
 
 
-def test_tokens_follow_from_the_key_and_the_id_alone():
-    assert StatelessResets(KEY).token(b"12345678") == StatelessResets(reset_key(b"a private key")).token(b"12345678")
-    assert StatelessResets(KEY).token(b"12345678") != StatelessResets(KEY).token(b"12345679")
-    assert StatelessResets(KEY).token(b"12345678") != StatelessResets(reset_key(b"another")).token(b"12345678")
+def test_tokens_follow_from_private_key_instance_and_id_alone():
+    token = StatelessResets(KEY).token(b"12345678")
+    assert token == StatelessResets(reset_key(b"a private key", b"here")).token(b"12345678")
+    assert token != StatelessResets(KEY).token(b"12345679")
+    assert token != StatelessResets(reset_key(b"another", b"here")).token(b"12345678")
+    assert token != StatelessResets(reset_key(b"a private key", b"there")).token(b"12345678")
+
+
+def token_of(server: ServerThread) -> bytes:
+    """What a stranger is told of a connection ID that this server does not know."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.settimeout(10)
+        stranger.connect(("127.0.0.1", server.target.port))
+        stranger.send(b"\x40" + bytes(99))
+        return stranger.recv(1500)[-TOKEN_SIZE:]
+
+
+def test_servers_with_one_private_key_do_not_end_each_others_connections(certificates):
+    """RFC 9000 §21.11. A server that is restarted where it was makes the same tokens."""
+    where, elsewhere = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    with ServerThread([where], certificates) as one, ServerThread([elsewhere], certificates) as other:
+        token, others = token_of(one), token_of(other)
+    with ServerThread([where], certificates) as again:
+        assert token_of(again) == token
+    assert others != token

@@ -18,9 +18,13 @@ _CONTEXT = b"tsq stateless reset"
 _MOST = 100
 
 
-def reset_key(secret: bytes) -> bytes:
-    """The key of a server's tokens, from something secret that stays the same when it is restarted: its private key."""
-    return hmac.digest(secret, _CONTEXT, sha256)
+def reset_key(secret: bytes, instance: bytes) -> bytes:
+    """The key of a server's tokens, from something secret that stays the same when it is restarted: its private key.
+
+    instance: what tells it from other servers with that private key. Two that make the same tokens end each other's connections,
+    for whoever sends one of them what is meant for the other (RFC 9000 §21.11).
+    """
+    return hmac.digest(secret, _CONTEXT + b"\0" + instance, sha256)
 
 
 def is_reset(data: bytes, token: bytes) -> bool:

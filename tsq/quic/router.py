@@ -64,15 +64,18 @@ class Limits:
 
 
 class Router:
-    """Connections by connection ID. `configuration` may be replaced at any time; it holds for connections that come after."""
+    """Connections by connection ID. `configuration` may be replaced at any time; it holds for connections that come after.
 
-    def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits) -> None:
+    instance: what tells this server from others with the same private key, and stays the same when it is restarted.
+    """
+
+    def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits, instance: bytes = b"") -> None:
         self.configuration = configuration
         self.limits = limits
         self.replies: list[tuple[bytes, Path]] = []
         self._counters = counters
         # A certificate that is renewed in mid-run changes nothing here: connections that are there keep their tokens.
-        self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration)))
+        self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration), instance))
         self._tickets = TicketStore()
         self._tokens = QuicRetryTokenHandler()
         self._by_id: dict[bytes, ServerConnection] = {}
