@@ -1,8 +1,10 @@
 """The throw-away authority: names, modes, what is used again, what is renewed, and what is never written over."""
 
+import contextlib
 import datetime
 import os
 import stat
+import time
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.cli.peers import Authority
+from tests.support.threads import ServerThread
+from tsq.client import query_all
+from tsq.config import ClientOptions, Trust
 from tsq.errors import ConfigError
 from tsq.quic import selfsigned
 from tsq.quic.selfsigned import CertificateFiles, self_signed
@@ -89,14 +94,16 @@ def test_what_has_the_names_asked_for_is_used_again(made, tmp_path, names):
     assert contents(tmp_path) == before
 
 
-def test_a_new_name_renews_the_certificate_and_keeps_the_authority(made, tmp_path):
+def test_a_new_name_renews_the_certificate_keeps_authority_and_key_and_is_told(made, tmp_path, caplog):
     before = contents(tmp_path)
+    caplog.set_level("INFO")
     self_signed(str(tmp_path), [*NAMES, "new.example"])
     after = contents(tmp_path)
     assert set(certificate_names(load(made.certificate))) == {*NAMES, "new.example"}
     assert (after["ca.pem"], after["ca-key.pem"]) == (before["ca.pem"], before["ca-key.pem"])
     assert after["cert.pem"] != before["cert.pem"]
-    assert after["key.pem"] != before["key.pem"]
+    assert after["key.pem"] == before["key.pem"]
+    assert f"{made.certificate} made anew, for time.example, 127.0.0.1, ::1, new.example; its key stays" in caplog.text
     load(made.certificate).verify_directly_issued_by(load(made.authority))
 
 
@@ -209,3 +216,16 @@ def test_a_name_that_no_certificate_can_have_is_an_error_or_is_written_as_it_is(
     except ConfigError:
         return
     assert name in certificate_names(load(files.certificate))
+
+
+@pytest.mark.parametrize("by_the_clock", [True, False])
+def test_several_labs_can_be_trusted_together(tmp_path, by_the_clock):
+    labs = [self_signed(str(tmp_path / name), ["localhost", "127.0.0.1"]) for name in "abc"]
+    together = tmp_path / "together.pem"
+    together.write_bytes(b"".join(lab.authority.read_bytes() for lab in labs))
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(ServerThread(["127.0.0.1:0"], lab)) for lab in labs]
+        trust = Trust(ca_file=str(together), valid_at=None if by_the_clock else time.time() + 86400)
+        options = ClientOptions(count=1, trust=trust)
+        results = query_all([server.target for server in servers], options)
+    assert [(result.error, result.good) for result in results] == [(None, 1)] * 3

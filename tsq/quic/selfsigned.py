@@ -1,11 +1,12 @@
 """A throw-away certification authority and a server certificate by it, for labs, tests and the demo.
 
 Comes in: a directory, names and addresses. Goes out: file names. Keys are mode 0600. What is in the directory already is used
-again as long as it is valid and has the names asked for; the authority is kept when the certificate is renewed, so that clients
-that trust it go on. It must never write over files that it did not make.
+again as long as it is valid and has the names asked for; where the certificate is renewed, the authority and the server's key are
+kept, so that clients that trust either go on. It must never write over files that it did not make.
 """
 
 import datetime
+import logging
 import os
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -24,6 +25,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tsq.errors import ConfigError
 from tsq.quic.tls import certificate_names
+
+logger = logging.getLogger(__name__)
 
 _LIFETIME = datetime.timedelta(days=365)
 _BACKDATED = datetime.timedelta(days=1)
@@ -100,19 +103,33 @@ def _authority(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate
 def _issue(
     files: CertificateFiles, names: list[str], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
 ) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = _key_so_far(files)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     expires = min(_now() + _LIFETIME, authority.not_valid_after_utc)
     certificate = (
         _builder(subject, authority.subject, key.public_key(), expires)
+        # Tells this authority from those of other directories, which have the same name.
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
+    if files.certificate.exists():
+        logger.info("%s made anew, for %s; its key stays", files.certificate, ", ".join(names))
     _write_private(files.key, key)
     _write(files.certificate, certificate.public_bytes(Encoding.PEM), 0o644)
+
+
+def _key_so_far(files: CertificateFiles) -> ec.EllipticCurvePrivateKey:
+    """The server's key, a new one where there is none that goes with the certificate."""
+    if files.key.exists() and files.certificate.exists():
+        key = load_pem_private_key(files.key.read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
+            return key
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _check_place(files: CertificateFiles) -> None:
