@@ -42,11 +42,9 @@ class Arena:
         lossy: bool,
         data_plane: bool = True,
         suite: CipherSuite = CipherSuite.AES_128_GCM_SHA256,
-        migrates: bool = True,
     ) -> None:
         self.random = random.Random(seed)
         self.lossy = lossy
-        self.migrates = migrates
         self.now = 1000.0
         self.counters = Counters()
         self.datapath = Datapath() if data_plane else None
@@ -97,7 +95,10 @@ class Arena:
         elif choice < 0.90:
             self.client.change_connection_id()
             self.done["connection ID"] += 1
-        elif choice < 0.91 and self.migrates:
+        elif choice < 0.91:
+            # RFC 9000 §9.5: who moves of his own will takes another connection ID with him.
+            if self.random.random() < 0.5:
+                self.client.change_connection_id()
             self.path = self._path(self.random.randint(2000, 60000))
             self.done["migration"] += 1
         self._client_turn()
@@ -157,6 +158,10 @@ class Arena:
             out += [(answer, path) for answer, _, _ in answers]
         for item, remote, local, received_ns, kernel in rest:
             out += self.service.received(Datagram(item, Path(remote, local), received_ns, kernel), self.now).datagrams
+        if self.connection is not None:
+            # The client may use a connection ID as soon as it has it.
+            told = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
+            assert told <= self.connection.ids
         return out
 
     def _from_server(self, out: list[tuple[bytes, Any]]) -> None:

@@ -165,6 +165,9 @@ class Connection:
         """Let the data plane have the connection, where it can; what the control plane had to send before that."""
         if self.plane is None or self.plane.active or self.terminated is not None:
             return []
+        if self.handshake is not None and not self.plane.path_validated:
+            # A client at a new address may be sent three times what came (RFC 9000 §8.1): the answer goes beside the challenge.
+            return []
         out = self.flush(now)
         self.leave(now)
         return out
@@ -189,7 +192,11 @@ class Connection:
         if self.terminated is not None:
             return []
         nothing: Outgoing = []
-        return self._guarded(lambda: self.quic.datagrams_to_send(now), nothing)
+        out = self._guarded(lambda: self.quic.datagrams_to_send(now), nothing)
+        # Messages were read when they came; what is left are connection IDs that go out just now and may be used at once.
+        while (event := self.quic.next_event()) is not None:
+            self._note(event)
+        return out
 
     def close(self, error_code: int = QuicErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close; `flush` gives the last datagram."""

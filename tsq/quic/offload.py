@@ -183,6 +183,12 @@ class Plane:
         """Whether the data plane serves the connection now."""
         return self._quic.session is not None and self._quic.session.active
 
+    @property
+    def path_validated(self) -> bool:
+        """Whether the peer is known to be where its newest packets come from."""
+        paths: Any = self._quic._network_paths
+        return bool(paths) and bool(paths[0].is_validated)
+
     def seal(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[bytes, object] | None:
         """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
 
@@ -327,8 +333,7 @@ class Plane:
             and quic._state is QuicConnectionState.CONNECTED
             and not quic._close_pending
             and quic._version == QuicProtocolVersion.VERSION_1
-            and quic._network_paths
-            and quic._network_paths[0].is_validated
+            and self.path_validated
             and not quic._cryptos[Epoch.ONE_RTT]._update_key_requested
             and len(quic.host_cid) == CONNECTION_ID_SIZE
             and internals.peer_datagram_limit(quic) >= _LEAST_PEER_FRAME
