@@ -415,7 +415,8 @@ def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError |
         detail = f" ({last.detail})" if last.detail else ""
         return RejectedSamples(f"all answers were rejected; the last one: {last.reason}{detail}", advice="-v shows each sample")
     if error is None and samples:
-        return NoAnswer(f"connected, but none of {len(samples)} requests was answered", advice="try again, or with --stream")
+        requests = "the request was not" if len(samples) == 1 else f"none of {len(samples)} requests was"
+        return NoAnswer(f"connected, but {requests} answered", advice="try again, or with --stream")
     return error or _interrupted()
 
 

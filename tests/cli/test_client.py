@@ -219,6 +219,12 @@ def test_a_server_that_connects_and_never_answers_is_no_answer(ask, certificates
     assert "try again, or with --stream" in run.err
 
 
+def test_one_request_without_an_answer_is_told_in_the_singular(ask, certificates):
+    with Peer(certificates, silent) as peer:
+        run = ask(peer.target, "--ca", peer.ca, "--timeout", "0.3", "--count", "1")
+    assert "connected, but the request was not answered" in one_line_of(run)
+
+
 def test_no_answer_differs_by_words_between_nobody_there_silence_and_no_name(ask):
     with closed_port() as closed, deaf_port() as (deaf, _):
         runs = [ask(host, "--timeout", "0.2") for host in (closed, deaf, "something.invalid")]

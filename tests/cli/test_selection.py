@@ -347,6 +347,25 @@ def test_watch_elsewhere_prints_lines(server, certificates, hosts):
     assert rest.splitlines()[-1].startswith("System clock wrong by")
 
 
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_watch_ends_quietly_when_nobody_reads_on(server, certificates, hosts):
+    with ExitStack() as running:
+        targets = [str(server.target)]
+        if hosts == 2:
+            targets.append(str(running.enter_context(Peer(certificates, telling())).target))
+        command = [BIN / "tsq-client", *targets, "--ca", server.ca, "--watch", "--interval", "0.01"]
+        process = running.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        try:
+            assert process.stdout.readline()
+            process.stdout.close()
+            process.wait(PATIENCE)
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGPIPE
+
+
 def test_watch_ends_by_itself_after_count_samples(server, capsys):
     assert main([str(server.target), "--ca", server.ca, "--watch", "--count", "3", "--interval", "0"]) == EXIT_OK
     assert " 3/3 " in capsys.readouterr().out
