@@ -9,7 +9,7 @@ import pytest
 from tsq import report
 from tsq.config import Target
 from tsq.errors import NoAnswer
-from tsq.result import HostResult, selection
+from tsq.result import HostResult, newest_ns, selection
 from tsq.timing.sample import Reason, Sample, StampSource, make_sample
 from tsq.timing.selection import Mark, NoTime, Unused
 from tsq.timing.server_state import ServerState
@@ -73,8 +73,13 @@ def test_spans_that_round_up_to_the_next_unit_are_written_in_it(seconds, text):
     assert report.duration(seconds) == text
 
 
-def test_a_table_shows_each_host_that_has_an_estimate_with_its_bound():
-    header, first, second = table([
+def test_offsets_are_told_to_the_microsecond_at_least():
+    assert report.duration(182.0001234, signed=True) == "+182.000123 s"
+    assert report.duration(-0.2500004, signed=True) == "-250.000 ms"
+
+
+def test_a_table_shows_each_host_with_its_bound_and_dashes_for_what_is_not_known():
+    header, first, failed, second = table([
         host(sample(250_000_000), sample(250_000_000)),
         HostResult(Target("dead.example"), error=NoAnswer("nothing")),
         host(sample(-5_000, server=told(0.0025)), name="192.0.2.1", zero_rtt=True),
@@ -84,6 +89,7 @@ def test_a_table_shows_each_host_that_has_an_estimate_with_its_bound():
     assert cells[1:4] == ["time.example:443 (192.0.2.1)", "-", "+250.000 ms"]
     assert re.fullmatch(r"± 1\.\d{3} ms", cells[4])
     assert cells[5:] == ["unknown", "2.000 ms", "0.001 µs", "kernel", "2/2", "datagram tsq/1"]
+    assert failed.split() == ["?", "dead.example:443", *"-" * 9]
     cells = re.split(r"  +", second)
     # An address that is what the user wrote is not said twice; one sample has no jitter.
     assert cells[1:4] == ["192.0.2.1:443", "2", "-5.000 µs"]
@@ -101,6 +107,30 @@ def test_columns_of_a_table_are_aligned():
 def test_the_stamps_column_tells_when_one_of_them_is_not_the_kernels():
     row = table([host(sample(t4_source=StampSource.USER))]).splitlines()[1]
     assert " kernel/user " in row
+
+
+def test_a_host_that_answered_badly_shows_its_samples_and_how_it_was_asked():
+    bad = host(Sample(T, reason=Reason.NO_ANSWER), name="bad.example", error=NoAnswer("connected, but"))
+    row = table([host(sample()), bad]).splitlines()[2]
+    assert row.split() == ["?", "bad.example:443", "(192.0.2.1)", *"-" * 7, "0/1", "datagram", "tsq/1"]
+
+
+def failing(words: str) -> HostResult:
+    return HostResult(Target("dead.example"), error=NoAnswer(words, advice="do this"))
+
+
+def test_hosts_that_gave_no_time_are_named_with_the_first_words_of_their_errors():
+    chosen = selection([host(sample()), failing("nothing came")])
+    assert report.unused(chosen, failed=True) == ["? dead.example:443: gave no time: nothing came"]
+    # Without being asked for, only those that gave one.
+    assert report.unused(chosen) == []
+
+
+def test_reasons_are_short_and_escaped():
+    (line,) = report.unused(selection([failing(HOSTILE + "x" * 1000)]), failed=True)
+    assert line.isprintable()
+    assert line.endswith("…")
+    assert len(line) < 120
 
 
 def test_no_estimate_gives_no_table_and_no_verdict():
@@ -198,6 +228,17 @@ def test_the_line_of_a_watch_has_time_offset_bound_and_marks():
     )
 
 
+def test_the_newest_sample_is_that_which_came_last_whichever_is_best():
+    late = replace(sample(delay_ns=9_000_000), t1_ns=T + 5 * 10**9, t4_ns=T + 5 * 10**9 + 9_000_000)
+    unanswered = Sample(T + 7 * 10**9, reason=Reason.NO_ANSWER)
+    results = [host(sample(), late), host(sample(), name="b"), failing("nothing")]
+    assert selection(results).at_ns == results[0].samples[0].t4_ns
+    assert newest_ns(results) == late.t4_ns
+    assert report.line(selection(results, newest_ns(results))).startswith("2027-01-15 08:00:05  ")
+    assert newest_ns([host(sample(), unanswered)]) == unanswered.t1_ns
+    assert newest_ns([failing("nothing")]) is None
+
+
 def test_an_unsynchronized_server_is_shown_and_not_used():
     result = host(sample(server=told(stratum=0, leap=3)))
     assert report.unused(selection([result])) == [f"? time.example:443: {Unused.UNSYNCHRONIZED}"]
@@ -280,6 +321,7 @@ def test_json_of_a_failure_has_the_same_fields_with_nulls():
     assert set(bad) == set(good)
     assert (bad["error"], bad["error_kind"]) == ("nothing: wait", "NoAnswer")
     assert {bad[name] for name in ("address", "mode", "alpn", "offset", "root_distance", "delay", "jitter")} == {None}
+    assert (bad["mark"], bad["unused"], bad["unused_because"]) == ("?", "NO_ESTIMATE", "gave no time")
 
 
 def test_json_of_a_rejected_sample_tells_reason_and_timestamps():

@@ -78,20 +78,34 @@ def query_all(
 ) -> list[HostResult]:
     """Ask several servers at the same time; a result for each, in order. Errors are in the results, never raised.
 
-    on_sample, on_change: called for each sample, from the thread that asks; on_change gets a function that gives all results so
-    far. Interrupted (Ctrl-C), it gives what there is so far.
+    on_sample, on_change: called for each sample, from the thread that asks; on_change also at the start and when a host has failed
+    or is done. It gets a function that gives all results so far. Interrupted (Ctrl-C), `query_all` gives what there is so far.
     """
+
+    def changed() -> None:
+        if on_change is not None:
+            on_change(lambda: [query.result() for query in queries])
 
     def told(target: Target, sample: Sample) -> None:
         if on_sample is not None:
             on_sample(target, sample)
-        if on_change is not None:
-            on_change(lambda: [query.result() for query in queries])
+        changed()
+
+    def run(query: HostQuery) -> None:
+        query.run()
+        changed()
 
     queries = [HostQuery(target, options, rules, on_sample=told, key_log=key_log) for target in targets]
+    changed()
     if len(queries) == 1:
         return [queries[0].run()]
-    threads = [threading.Thread(target=query.run, name=str(query.target), daemon=True) for query in queries]
+    _in_parallel(queries, run)
+    return [query.result() for query in queries]
+
+
+def _in_parallel(queries: Sequence["HostQuery"], run: Callable[["HostQuery"], None]) -> None:
+    """Run each in a thread of its own; Ctrl-C ends them early."""
+    threads = [threading.Thread(target=run, args=(query,), name=str(query.target), daemon=True) for query in queries]
     try:
         # An interrupt inside `start` could leave threading's own lock taken, and everything waiting for it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -108,7 +122,6 @@ def query_all(
         for thread in threads:
             if thread.ident is not None:
                 thread.join(_END_WAIT)
-    return [query.result() for query in queries]
 
 
 class Link:
@@ -185,6 +198,7 @@ class HostQuery:
         self._notices: list[str] = []
         self._error: TSQError | None = None
         self._stopped = False
+        self._ended = False
         # Whether what checks a certificate is loaded, or not needed.
         self._can_check = options.trust.insecure
         self._last: Link | None = None
@@ -208,6 +222,7 @@ class HostQuery:
         for link in self._links:
             link.finish(time.monotonic())
         self._poll.close()
+        self._ended = True
         return self.result()
 
     def result(self) -> HostResult:
@@ -216,23 +231,28 @@ class HostQuery:
         if link is None:
             return HostResult(
                 self.target,
-                error=self._error or _interrupted(),
+                error=self._error or self._unheard(),
                 notices=tuple(self._notices),
                 assumed_error=self._options.server_error,
             )
         session = link.session
         samples = tuple(session.samples)
+        error = session.error or self._error or (None if samples else self._unheard())
         return HostResult(
             self.target,
             address=link.address,
             mode=session.mode.value if session.established else None,
-            alpn=session.alpn,
+            alpn=session.alpn if session.established else None,
             zero_rtt=session.zero_rtt,
             samples=samples,
             notices=tuple(self._notices + session.notices + self._cut_short(session)),
-            error=why_nothing(samples, session.error or self._error),
+            error=why_nothing(samples, error),
             assumed_error=self._options.server_error,
         )
+
+    def _unheard(self) -> NoAnswer:
+        """The error of a host of which nothing is known yet, or never will be."""
+        return _interrupted() if self._stopped or self._ended else NoAnswer("no answer yet")
 
     def _cut_short(self, session: Session) -> list[str]:
         """What to say of a run that ended before all its samples were taken."""
@@ -395,7 +415,8 @@ def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError |
         detail = f" ({last.detail})" if last.detail else ""
         return RejectedSamples(f"all answers were rejected; the last one: {last.reason}{detail}", advice="-v shows each sample")
     if error is None and samples:
-        return NoAnswer(f"connected, but none of {len(samples)} requests was answered", advice="try again, or with --stream")
+        requests = "the request was not" if len(samples) == 1 else f"none of {len(samples)} requests was"
+        return NoAnswer(f"connected, but {requests} answered", advice="try again, or with --stream")
     return error or _interrupted()
 
 

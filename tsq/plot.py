@@ -1,18 +1,25 @@
 """A picture of the sources' correctness intervals and of the one that they agree on. Needs matplotlib, an extra: `tsq[plot]`.
 
-Comes in: a Selection. Goes out: a PNG file, or ConfigError that says what to do. It must never be needed for anything else, nor
-open a window.
+Comes in: a Selection. Goes out: a PNG, SVG or PDF file, or ConfigError that says what to do. It must never be needed for anything
+else, nor open a window.
+
+The axis shows the neighbourhood of the agreed interval, or where there is none, of the offsets at which most sources meet. A source
+outside of it is an arrow at the edge; every source has its offset in words beside its row.
 """
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsq import report
 from tsq.errors import ConfigError
-from tsq.timing.selection import Mark, Selection, Verdict
+from tsq.timing.intersection import Interval
+from tsq.timing.selection import Agreed, Mark, Selection, Unused, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FORMATS = (".png", ".svg", ".pdf")
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 # Colours that colour-blind people can tell apart (Okabe and Ito), and a form for each: the mark is written, too.
 _LOOKS = {
@@ -30,59 +37,84 @@ _MEANINGS = {
     Mark.UNUSABLE: "cannot be used",
 }
 _LONGEST_NAME = 40
-# How far from the agreed interval a source may lie before the picture shows only where it went, in widths of that interval.
+_LONGEST_REASON = 70
+# How far from the interval in the middle a source may lie before the picture shows only where it went, in widths of that interval.
 _FAR = 20.0
+_LEAST_WIDTH = 1e-9
 
 
-def check() -> None:
-    """Raises ConfigError where the picture could not be drawn: better before the servers are asked than after."""
+def check(path: str) -> None:
+    """Raises ConfigError where the picture could not be drawn or written: better before the servers are asked than after."""
+    _format(path)
     _matplotlib()
+    there = os.path.lexists(path)
+    try:
+        with open(path, "ab"):
+            pass
+        if not there:
+            os.remove(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def draw(chosen: Selection, path: str) -> None:
     """Write the picture of a selection to a file."""
     figure_type, canvas_type = _matplotlib()
-    shown = [verdict for verdict in chosen.verdicts if verdict.interval is not None]
+    shown = [verdict.interval for verdict in chosen.verdicts if verdict.interval is not None]
     if not shown:
         raise ConfigError("no source gave a time: there is nothing to draw")
-    figure = figure_type(figsize=(9, 1.9 + 0.42 * len(shown)), dpi=110, layout="constrained")
+    figure = figure_type(figsize=(10, 1.9 + 0.42 * len(chosen.verdicts)), dpi=110, layout="constrained")
     canvas_type(figure)
     axes = figure.add_subplot()
-    low, high = _range(chosen, shown)
-    scale, unit = next(((s, u) for s, u in _UNITS if max(abs(low), abs(high)) >= s), _UNITS[-1])
-    _axes(axes, shown, unit)
+    view = _view(_middle(chosen, shown), shown)
+    scale, unit = next(((s, u) for s, u in _UNITS if max(abs(view.low), abs(view.high)) >= s), _UNITS[-1])
+    _axes(axes, chosen, unit)
     _agreed(axes, chosen, scale)
-    for row, verdict in enumerate(shown):
-        _source(axes, row, verdict, scale, (low, high))
-    axes.set_xlim(low / scale, high / scale)
+    for row, verdict in enumerate(chosen.verdicts):
+        _source(axes, row, verdict, scale, view)
+    axes.set_xlim(view.low / scale, view.high / scale)
     _legend(figure, axes)
     try:
-        figure.savefig(path, format="png")
+        figure.savefig(path, format=_format(path))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}", advice="name a file that can be written") from error
+        raise _unwritable(path, error) from error
 
 
-def _range(chosen: Selection, shown: list[Verdict]) -> tuple[float, float]:
-    """The offsets that the picture reaches from and to."""
-    intervals = [verdict.interval for verdict in shown if verdict.interval is not None]
+def _middle(chosen: Selection, shown: list[Interval]) -> Interval:
+    """The offsets that the picture is about: the agreed ones, or else those at which most sources meet, nearest to 0."""
     if chosen.agreed is not None:
-        middle = chosen.agreed.interval
-        far = _FAR * max(middle.high - middle.low, 1e-9)
-        intervals = [one for one in intervals if one.low > middle.low - far and one.high < middle.high + far] + [middle]
-    low, high = min(one.low for one in intervals), max(one.high for one in intervals)
-    margin = 0.08 * (high - low) or 1e-9
-    return low - margin, high + margin
+        return chosen.agreed.interval
+    # Most sources meet where an interval begins.
+    met = [[one for one in shown if one.low <= begin.low <= one.high] for begin in shown]
+    most = max(map(len, met))
+    unions = [Interval(min(one.low for one in group), max(one.high for one in group)) for group in met if len(group) == most]
+    return min(unions, key=lambda one: abs(one.clamp(0.0)))
 
 
-def _axes(axes: "Axes", shown: list[Verdict], unit: str) -> None:
-    axes.set_yticks(range(len(shown)), [_name(verdict) for verdict in shown])
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+def _view(middle: Interval, shown: list[Interval]) -> Interval:
+    """The offsets that the picture reaches from and to."""
+    far = _FAR * max(middle.high - middle.low, _LEAST_WIDTH)
+    near = [one for one in shown if one.low > middle.low - far and one.high < middle.high + far] + [middle]
+    low, high = min(one.low for one in near), max(one.high for one in near)
+    margin = 0.08 * (high - low) or _LEAST_WIDTH
+    return Interval(low - margin, high + margin)
+
+
+def _axes(axes: "Axes", chosen: Selection, unit: str) -> None:
+    rows = range(len(chosen.verdicts))
+    axes.set_yticks(rows, [_name(verdict) for verdict in chosen.verdicts])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"offset in {unit}; positive: this machine's clock is behind")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    # Clear of the arrows.
+    axes.tick_params(axis="y", length=0, pad=10)
+    said = axes.secondary_yaxis("right")
+    said.set_yticks(rows, [_offset(verdict) for verdict in chosen.verdicts], fontsize="small")
+    said.spines["right"].set_visible(False)
+    said.tick_params(axis="y", length=0, pad=10)
 
 
 def _agreed(axes: "Axes", chosen: Selection, scale: float) -> None:
@@ -91,38 +123,54 @@ def _agreed(axes: "Axes", chosen: Selection, scale: float) -> None:
         axes.set_title(f"No time: {chosen.problem}", loc="left", fontsize="medium")
         return
     low, high = found.interval.low / scale, found.interval.high / scale
-    axes.axvspan(low, high, color="#009e73", alpha=0.18, label="what the majority agrees on")
-    axes.axvline(found.offset / scale, color="#009e73", linewidth=1.4, label="combined offset")
-    text = f"Agreed: {report.duration(found.offset, signed=True)} ± {report.bound(found.root_distance)}"
-    axes.set_title(text, loc="left", fontsize="medium")
+    axes.axvspan(low, high, color="#009e73", alpha=0.18, label="agreed interval")
+    axes.axvline(found.offset / scale, color="#009e73", linewidth=1.4, label="agreed offset")
+    axes.set_title(_title(chosen, found), loc="left", fontsize="medium")
 
 
-def _source(axes: "Axes", row: int, verdict: Verdict, scale: float, shown: tuple[float, float]) -> None:
+def _title(chosen: Selection, found: Agreed) -> str:
+    offset, root_distance = report.agreed_in_microseconds(found)
+    agree = found.compared - len(chosen.falsetickers)
+    who = "One source, no redundancy" if found.compared == 1 else f"{agree} of {found.compared} sources agree"
+    return f"{who}: clock wrong by {offset:+.6f} ± {root_distance:.6f} s"
+
+
+def _source(axes: "Axes", row: int, verdict: Verdict, scale: float, view: Interval) -> None:
+    """One row: the source's interval as far as the picture reaches, an arrow where the offset lies outside; or why it has none."""
     interval, colour, form = verdict.interval, *_LOOKS[verdict.mark]
     if interval is None:
+        text = f"no time: {report.shortened(report.escaped(verdict.detail), _LONGEST_REASON)}" if verdict.detail else "no time"
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axes.text(
+            0.01,
+            row,
+            _plain(text),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize="small",
+            color="#555555",
+            bbox=paper,
+        )
         return
-    label = f"{verdict.mark} {_MEANINGS[verdict.mark]}"
+    label = _label(verdict)
     if label in axes.get_legend_handles_labels()[1]:
         label = "_" + label
     middle = (interval.low + interval.high) / 2
-    if shown[0] <= middle <= shown[1]:
+    if view.low <= middle <= view.high:
         reach = (interval.high - interval.low) / 2 / scale
         axes.errorbar(middle / scale, row, xerr=reach, fmt=form, color=colour, capsize=4, markersize=6, label=label)
         return
-    # Far outside: an arrow at the edge, with the offset in words.
-    right = middle > shown[1]
-    edge = shown[1] if right else shown[0]
-    axes.plot([edge / scale], [row], ">" if right else "<", color=colour, markersize=9, clip_on=False, label=label)
-    axes.annotate(
-        report.duration(middle, signed=True),
-        (edge / scale, row),
-        textcoords="offset points",
-        xytext=(-9 if right else 9, 0),
-        ha="right" if right else "left",
-        va="center",
-        fontsize="small",
-        color=colour,
-    )
+    right = middle > view.high
+    edge, arrow = (view.high, ">") if right else (view.low, "<")
+    axes.plot([edge / scale], [row], arrow, color=colour, markersize=9, clip_on=False, label=label)
+    if interval.overlaps(view):
+        axes.plot([view.clamp(interval.low) / scale, view.clamp(interval.high) / scale], [row, row], color=colour)
+
+
+def _label(verdict: Verdict) -> str:
+    """What a source's mark means, for the legend."""
+    meaning = "no majority: nobody knows whether it is right" if verdict.unused is Unused.NO_MAJORITY else _MEANINGS[verdict.mark]
+    return f"{verdict.mark} {meaning}"
 
 
 def _legend(figure: Any, axes: "Axes") -> None:
@@ -135,9 +183,32 @@ def _legend(figure: Any, axes: "Axes") -> None:
 
 
 def _name(verdict: Verdict) -> str:
-    name = verdict.source.name
+    return f"{_plain(report.shortened(verdict.source.name, _LONGEST_NAME))}  {verdict.mark}"
+
+
+def _offset(verdict: Verdict) -> str:
+    """A source's interval in words."""
+    if verdict.interval is None:
+        return ""
+    low, high = verdict.interval.low, verdict.interval.high
+    return f"{report.duration((low + high) / 2, signed=True)} ± {report.bound((high - low) / 2)}"
+
+
+def _plain(text: str) -> str:
     # "$" would begin a formula.
-    return f"{name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + '…'}  {verdict.mark}".replace("$", r"\$")
+    return text.replace("$", r"\$")
+
+
+def _format(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        found = f"ends in {suffix}" if suffix else "has no suffix"
+        raise ConfigError(f"plot file {path} {found}", expected=f"a name that ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    return suffix[1:]
+
+
+def _unwritable(path: str, error: OSError) -> ConfigError:
+    return ConfigError(f"plot file {path}: {error.strerror or error}", advice="name a file that can be written")
 
 
 def _matplotlib() -> tuple[Any, Any]:

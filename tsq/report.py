@@ -10,6 +10,7 @@ from math import ceil
 from typing import Any
 
 from tsq.result import HostResult
+from tsq.timing.filter import Estimate
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Agreed, NoTime, Selection, Verdict
 
@@ -23,14 +24,21 @@ _HEADER = (
     "M", "host", "stratum", "offset", "± to server", "± server's own", "delay", "jitter", "stamps", "samples", "mode"
 )  # fmt: skip
 _TO_THE_LEFT = (0, 1, len(_HEADER) - 1)
+_FROM_ESTIMATE = _HEADER.index("stamps") + 1 - _HEADER.index("stratum")
 # What a bound is rounded up by at the least, so that binary fractions do not make it one step too large.
 _SLACK = 1e-6
+# How much of an error stands in a list of reasons; a server may put a lot into one.
+_MOST_OF_A_REASON = 80
 
 
 def duration(seconds: float, signed: bool = False) -> str:
-    """A span with a unit that suits its size: '+12.345 µs', '0.012 µs', '1.234 s'."""
+    """A span with a unit that suits its size: '+12.345 µs', '0.012 µs', '1.234 s'. One with a sign is an offset, told to the
+    microsecond at least: '+1.234567 s'.
+    """
     # What rounds up to the next unit is written in it.
     scale, unit = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
+    if signed and unit == "s":
+        return f"{seconds:+.6f} s"
     return f"{seconds / scale:+.3f} {unit}" if signed else f"{seconds / scale:.3f} {unit}"
 
 
@@ -41,13 +49,10 @@ def bound(seconds: float) -> str:
 
 
 def table(results: Sequence[HostResult], chosen: Selection) -> str:
-    """One line for each host that gave an estimate, under a header; empty where none did. M: the selection's mark."""
-    rows = [
-        row for row in (_row(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)) if row is not None
-    ]
-    if not rows:
+    """One line for each host, under a header; empty where none gave an estimate. M: the selection's mark."""
+    if all(verdict.interval is None for verdict in chosen.verdicts):
         return ""
-    lines = [_HEADER, *rows]
+    lines = [_HEADER, *(_row(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
     return "\n".join(
         "  ".join(
@@ -58,13 +63,27 @@ def table(results: Sequence[HostResult], chosen: Selection) -> str:
     )
 
 
-def unused(chosen: Selection) -> list[str]:
-    """Why sources that gave a time are not used, one line each, with the mark in front."""
+def unused(chosen: Selection, *, failed: bool = False) -> list[str]:
+    """Why sources are not used, one line each, with the mark in front. failed: also those that gave no time, in the first words of
+    their errors.
+    """
     return [
-        f"{verdict.mark} {verdict.source.name}: {verdict.unused}"
+        f"{verdict.mark} {verdict.source.name}: {why_unused(verdict)}"
         for verdict in chosen.verdicts
-        if verdict.unused is not None and verdict.interval is not None
+        if verdict.unused is not None and (failed or verdict.interval is not None)
     ]
+
+
+def why_unused(verdict: Verdict) -> str:
+    """Why a source is not used, short and escaped; empty where it is used."""
+    if verdict.unused is None:
+        return ""
+    return verdict.unused + (f": {shortened(escaped(verdict.detail), _MOST_OF_A_REASON)}" if verdict.detail else "")
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many characters of a text; one that had more ends in "…"."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def redundancy(chosen: Selection, assumed_error: float) -> str:
@@ -141,15 +160,20 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...] | None:
-    estimate = verdict.source.estimate
-    if estimate is None:
-        return None
+def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...]:
+    """A host's cells; what is not known is "-"."""
     where = str(result.target) if result.address in (None, result.target.host) else f"{result.target} ({result.address})"
+    samples = f"{result.good}/{len(result.samples)}" if result.samples else "-"
+    mode = "-" if result.mode is None else f"{result.mode} {result.alpn}" + (" 0-RTT" if result.zero_rtt else "")
+    return (verdict.mark.value, where, *_estimate_cells(result, verdict.source.estimate), samples, mode)
+
+
+def _estimate_cells(result: HostResult, estimate: Estimate | None) -> tuple[str, ...]:
+    """The columns from stratum to stamps."""
+    if estimate is None:
+        return ("-",) * _FROM_ESTIMATE
     stratum = None if estimate.server is None else estimate.server.stratum
     return (
-        verdict.mark.value,
-        where,
         "-" if stratum is None else str(stratum),
         duration(estimate.offset, signed=True),
         f"± {bound(estimate.server_distance)}",
@@ -157,8 +181,6 @@ def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...] | None:
         duration(estimate.delay),
         duration(estimate.jitter) if result.good > 1 else "-",
         estimate.stamps,
-        f"{result.good}/{len(result.samples)}",
-        f"{result.mode} {result.alpn}" + (" 0-RTT" if result.zero_rtt else ""),
     )
 
 

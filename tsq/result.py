@@ -12,6 +12,9 @@ from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Criteria, Selection, Source, select
 
+# Samples come to an end in nearly the order of time: no more than so many can be under way.
+_LATELY = 64
+
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
@@ -44,6 +47,12 @@ class HostResult:
 def selection(results: Sequence[HostResult], at_ns: int | None = None, criteria: Criteria | None = None) -> Selection:
     """What these hosts say together at a local time; None: that of the newest estimate. The verdicts are in the hosts' order."""
     return select([_source(result) for result in results], at_ns, criteria)
+
+
+def newest_ns(results: Sequence[HostResult]) -> int | None:
+    """The local time of the newest sample of all, whether it is valid or not; None where there is none."""
+    times = [sample.t4_ns or sample.t1_ns for result in results for sample in result.samples[-_LATELY:]]
+    return max(times, default=None)
 
 
 def _source(result: HostResult) -> Source:

@@ -219,6 +219,12 @@ def test_a_server_that_connects_and_never_answers_is_no_answer(ask, certificates
     assert "try again, or with --stream" in run.err
 
 
+def test_one_request_without_an_answer_is_told_in_the_singular(ask, certificates):
+    with Peer(certificates, silent) as peer:
+        run = ask(peer.target, "--ca", peer.ca, "--timeout", "0.3", "--count", "1")
+    assert "connected, but the request was not answered" in one_line_of(run)
+
+
 def test_no_answer_differs_by_words_between_nobody_there_silence_and_no_name(ask):
     with closed_port() as closed, deaf_port() as (deaf, _):
         runs = [ask(host, "--timeout", "0.2") for host in (closed, deaf, "something.invalid")]
@@ -497,8 +503,12 @@ def test_one_bad_host_of_several_gives_status_1_and_the_good_ones_line(ask, serv
     assert run.status == SOME_FAILED
     assert f"{bad}: nothing listens" in run.err
     assert len(run.err.splitlines()) == 1
-    assert run.out.splitlines()[1].startswith(f"*  {server.target}")
-    assert len(run.out.splitlines()) == 5
+    header, good, failed, _, reason, trust, _ = run.out.splitlines()
+    assert good.startswith(f"*  {server.target} ")
+    assert failed.split() == ["?", str(bad), *"-" * 9]
+    assert (header.index("mode"), good.index("datagram")) == (failed.rindex("-"),) * 2
+    assert reason == f"? {bad}: gave no time: nothing listens on this UDP port (ICMP port unreachable)"
+    assert trust.startswith("one source, no redundancy")
 
 
 def test_a_host_that_is_silent_does_not_keep_the_others_from_answering(ask, server):
@@ -558,8 +568,28 @@ def test_a_ca_file_that_cannot_be_used_exits_2_and_names_the_file(ask, tmp_path,
         file.write_text(content)
     run = ask(server.target, "--ca", file)
     assert run.status == USAGE
-    assert str(file) in run.err
+    assert str(file) in one_line_of(run)
     assert words in run.err
+
+
+@pytest.mark.parametrize(
+    ("plot", "words"),
+    [
+        ("x.jpg", "plot file x.jpg ends in .jpg (expected a name that ends in .png, .svg or .pdf)"),
+        ("png", "plot file png has no suffix (expected"),
+        ("nowhere/x.png", "plot file nowhere/x.png: No such file or directory: name a file that can be written"),
+        ("here.png", "plot file here.png: Is a directory"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_known_before_anybody_is_asked(ask, server, tmp_path, monkeypatch, plot, words):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.png").mkdir()
+    run = ask(server.target, "--ca", server.ca, "--plot", plot)
+    assert run.status == USAGE
+    assert words in one_line_of(run)
+    assert server.server.counters.get("handshakes", "full") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["here.png"]
 
 
 @pytest.mark.parametrize("name", ["münchen.example", "a" * 300, "\N{SNOWMAN}"])

@@ -1,5 +1,6 @@
 """tsq-client with several hosts, some of which lie: marks, reasons, the agreed time, exit status, the picture, the live view."""
 
+import html
 import json
 import os
 import pty
@@ -9,19 +10,29 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from tests.cli.peers import Answer, Peer
+from tests.cli.peers import Answer, Peer, closed_port, deaf_port
 from tests.support.processes import BIN
 from tsq import plot
 from tsq._fast import clock_ns, pack_response, pack_tlvs
 from tsq.cli.client import EXIT_FAILED, EXIT_NO_MAJORITY, EXIT_OK, EXIT_USAGE, main
-from tsq.errors import ConfigError
+from tsq.cli.watch import Watch
+from tsq.client import query_all
+from tsq.config import ClientOptions, Target
+from tsq.errors import ConfigError, NoAnswer
+from tsq.result import HostResult, selection
+from tsq.timing.sample import make_sample
+from tsq.timing.selection import Selection
+from tsq.timing.server_state import ServerState
 from tsq.wire.message import ClockQuality, TimeSource, metadata_tlv
 
 PATIENCE = 60
+NOW_NS = 1_800_000_000_000_000_000
 
 
 def telling(offset_ns: int = 0, *, error_us: int = 500, stratum: int = 2, **pairs: str) -> Answer:
@@ -140,19 +151,77 @@ def test_plot_draws_a_picture(peers, capsys, certificates, tmp_path):
     assert 200 < height < 1000
 
 
-def test_a_picture_that_cannot_be_written_says_so(peers, capsys, certificates, tmp_path):
+@pytest.mark.parametrize(("suffix", "begin"), [(".PNG", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_the_suffix_says_what_is_written(tmp_path, suffix, begin):
     pytest.importorskip("matplotlib")
-    status, lines, errors = ask(capsys, certificates, *peers(telling()), "--plot", str(tmp_path / "nowhere" / "x.png"))
-    assert status == EXIT_USAGE
-    assert lines[-1].startswith("System clock wrong by")
-    assert "No such file or directory: name a file that can be written" in errors
+    path = tmp_path / f"offsets{suffix}"
+    plot.check(str(path))
+    assert not path.exists()
+    plot.draw(selection([result("a", 0)]), str(path))
+    assert path.read_bytes().startswith(begin)
+    plot.check(str(path))
+    assert path.read_bytes().startswith(begin)
+
+
+def result(name: str, offset_ns: int, error: float = 1e-4, failed: str = "") -> HostResult:
+    """A host's result by a path of 100 µs: its interval is 150 µs to either side of its offset."""
+    if failed:
+        return HostResult(Target(name), error=NoAnswer(failed))
+    word = ServerState(NOW_NS, stratum=2, error=error)
+    sample = make_sample(NOW_NS, NOW_NS + 50_000 + offset_ns, NOW_NS + 50_000 + offset_ns, NOW_NS + 100_000, server=word)
+    return HostResult(Target(name), address=name, samples=(sample,))
+
+
+def words_of(chosen: Selection, path: Path) -> list[str]:
+    """The texts of a picture; matplotlib notes each beside its shapes."""
+    plot.draw(chosen, str(path))
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", path.read_text())]
+
+
+def test_a_picture_has_every_host_with_its_interval_or_why_it_has_none(tmp_path):
+    pytest.importorskip("matplotlib")
+    chosen = selection([result("a", 0), result("b$", 0), result("dead", 0, failed="nothing came"), result("liar", 182 * 10**9)])
+    words = words_of(chosen, tmp_path / "x.svg")
+    assert {"a:443  *", "b$:443  +", "dead:443  ?", "liar:443  x"} <= {each.replace("\\", "") for each in words}
+    assert "no time: nothing came" in words
+    assert any(re.fullmatch(r"\+182\.000000 s ± 150\.00\d µs", each) for each in words)
+    assert "2 of 3 sources agree: clock wrong by +0.000000 ± 0.000151 s" in words
+    assert "x contradicts the majority" in words
+
+
+def test_a_picture_without_a_majority_does_not_say_who_is_wrong(tmp_path):
+    pytest.importorskip("matplotlib")
+    words = words_of(selection([result("a", 0), result("b", 10**9)]), tmp_path / "x.svg")
+    assert "No time: the two sources contradict each other" in words
+    assert "x no majority: nobody knows whether it is right" in words
+    assert not any("contradicts the majority" in each for each in words)
+
+
+@pytest.mark.parametrize(
+    "offsets_ns",
+    [
+        [0, 0, 0, 300_000_000],
+        [0, 300_000_000, 182_000_000_000],
+        [182_000_000_000, -300_000_000, 0],
+        [5_000_000_000, 0, 5_000_010_000],
+        [0],
+    ],
+)
+def test_intervals_are_wide_enough_to_be_seen_however_far_others_are_off(offsets_ns):
+    chosen = selection([result(str(number), offset_ns) for number, offset_ns in enumerate(offsets_ns)])
+    intervals = [verdict.interval for verdict in chosen.verdicts]
+    view = plot._view(plot._middle(chosen, intervals), intervals)
+    whole = [one for one in intervals if view.low < one.low and one.high < view.high]
+    # Where most of them meet; with nothing to choose between, what is nearest to this clock.
+    assert len(whole) == max(sum(one.overlaps(other) for other in intervals) for one in intervals)
+    assert all(one.high - one.low > 0.2 * (view.high - view.low) for one in whole)
 
 
 def test_without_matplotlib_the_extra_is_named_before_anybody_is_asked(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ConfigError, match=r"tsq\[plot\]"):
-        plot.check()
+        plot.check("x.png")
     with pytest.raises(SystemExit) as end:
         main(["something.invalid", "--plot", "x.png"])
     assert end.value.code == EXIT_USAGE
@@ -206,6 +275,55 @@ def test_watch_on_a_terminal_redraws_and_ends_with_the_final_table(server):
 
 
 @pytest.mark.usefixtures("interruptible")
+def test_watch_on_a_terminal_shows_hosts_that_are_tried_and_that_failed(server):
+    master, slave = pty.openpty()
+    with closed_port() as bad, deaf_port() as (deaf, _):
+        hosts = [str(bad), str(deaf), str(server.target)]
+        command = [BIN / "tsq-client", *hosts, "--ca", server.ca, "--watch", "--interval", "0.05", "--timeout", "60"]
+        process = subprocess.Popen(command, stdout=slave, stderr=slave, env=os.environ | {"COLUMNS": "200", "LINES": "40"})
+        try:
+            os.close(slave)
+            # At once, before anybody answered.
+            shown = read_until(master, r"Ctrl-C ends\r\n")
+            assert [f"? {host}: gave no time: no answer yet" for host in hosts] == shown.splitlines()[:3]
+            view = rf"\?  {bad}( +-){{9}}\r\n\?  {deaf}( +-){{9}}\r\n\*  {server.target} .*"
+            reasons = rf"\? {bad}: gave no time: nothing listens [^\r]*\r\n\? {deaf}: gave no time: no answer yet\r\n"
+            read_until(master, rf"J[^\033]*{view}{reasons}[^\033]*Ctrl-C ends\r\n")
+            process.send_signal(signal.SIGINT)
+            rest = read_until(master, r"\(ignored\)\r\n$")
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
+            os.close(master)
+    assert process.returncode == EXIT_FAILED
+    assert f"? {deaf}: gave no time: stopped before an answer came\r\n" in rest
+
+
+def test_a_line_of_a_watch_has_the_time_of_the_newest_sample_and_comes_with_one(capsys):
+    old = result("a", 0)
+    late_ns = NOW_NS + 5 * 10**9
+    slow = make_sample(late_ns, late_ns + 90_000, late_ns + 90_000, late_ns + 180_000)
+    shown = Watch(0.0, 0.01)
+    shown._period = 0.0
+    for results in ([], [replace(old, samples=())], [old], [old], [replace(old, samples=(*old.samples, slow))]):
+        shown.changed(lambda results=results: results)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["08:00:00", "08:00:05"]
+    bounds = [float(re.search(r"± (\S+) s", line)[1]) for line in lines]
+    # The best one is the old one; its bound has aged: 15 ppm of 5 s.
+    assert bounds == [pytest.approx(151e-6), pytest.approx(226e-6)]
+
+
+def test_a_library_that_watches_is_told_of_the_start_and_of_failures():
+    seen: list[str] = []
+    with closed_port() as first, closed_port() as second:
+        query_all([first, second], ClientOptions(), on_change=lambda snapshot: seen.extend(each.error.found for each in snapshot()))
+    assert seen[:2] == ["no answer yet", "no answer yet"]
+    assert all(words.startswith("nothing listens") for words in seen[-2:])
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_watch_elsewhere_prints_lines(server, certificates, hosts):
     with ExitStack() as running:
@@ -227,6 +345,25 @@ def test_watch_elsewhere_prints_lines(server, certificates, hosts):
     assert all(earlier <= later for earlier, later in pairwise(times))
     assert "\033" not in rest
     assert rest.splitlines()[-1].startswith("System clock wrong by")
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_watch_ends_quietly_when_nobody_reads_on(server, certificates, hosts):
+    with ExitStack() as running:
+        targets = [str(server.target)]
+        if hosts == 2:
+            targets.append(str(running.enter_context(Peer(certificates, telling())).target))
+        command = [BIN / "tsq-client", *targets, "--ca", server.ca, "--watch", "--interval", "0.01"]
+        process = running.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        try:
+            assert process.stdout.readline()
+            process.stdout.close()
+            process.wait(PATIENCE)
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGPIPE
 
 
 def test_watch_ends_by_itself_after_count_samples(server, capsys):

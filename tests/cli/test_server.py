@@ -84,6 +84,9 @@ def logged(server: ServerProcess, words: str) -> None:
         (["--self-signed", "lab", "--listen", "127.0.0.1:65536"], "expected a number from 0 to 65535"),
         (["--self-signed", "lab", "--max-connections", "0"], "expected a number from 1 to 10000000"),
         (["--self-signed", "lab", "--max-connections", "many"], "expected a number from 1 to 10000000"),
+        (["--self-signed", "lab", "--local-error", "0.5"], "--local-error without --local-stratum: say which"),
+        (["--self-signed", "lab", "--local-source", "gps"], "--local-source without --local-stratum: say which"),
+        (["--self-signed", "lab", "--local-stratum", "16"], "local stratum 16 (expected 1 to 15)"),
         (["--self-signed", "lab", "--retry", "sometimes"], "invalid choice: 'sometimes'"),
         (["--self-signed", "lab", "--log-level", "loud"], "invalid choice: 'loud'"),
         (["--self-signed", "lab", "127.0.0.1:443"], "unrecognized arguments: 127.0.0.1:443"),
@@ -149,6 +152,8 @@ def test_files_that_cannot_be_used_exit_2_and_are_named(serve, tmp_path, certifi
     certificate, key = fault(tmp_path, certificates)
     run = serve("--listen", "127.0.0.1:0", "--cert", certificate, "--key", key)
     assert (run.status, run.out) == (USAGE, "")
+    # The usage would hide it.
+    assert len(run.err.splitlines()) == 1
     assert str(certificate) in run.err
     assert str(key) in run.err
     assert words in run.err
@@ -161,7 +166,8 @@ def test_a_port_in_use_exits_2_and_says_how_to_find_who_has_it(serve, certificat
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         run = serve("--listen", address, "--cert", certificates.certificate, "--key", certificates.key)
     assert (run.status, run.out) == (USAGE, "")
-    assert f"cannot listen on {address}: Address already in use: another program has the port: `ss -ulpn` names it" in run.err
+    why = "Address already in use: another program has the port: `ss -ulpn` names it"
+    assert run.err == f"tsq-server: error: cannot listen on {address}: {why}\n"
 
 
 def test_an_address_of_another_machine_exits_2(serve, certificates):

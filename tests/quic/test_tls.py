@@ -80,6 +80,7 @@ def test_key_files_that_cannot_be_used_are_named(tmp_path, certificates, fault):
     with pytest.raises(ConfigError) as caught:
         tls.server_configuration(str(certificates.certificate), path)
     assert f"with key {path}: " in str(caught.value)
+    assert "cryptography.io" not in str(caught.value)
     assert "unencrypted private key" in str(caught.value)
 
 
@@ -143,6 +144,25 @@ def test_a_ca_file_that_cannot_be_used_is_named(tmp_path, fault):
         tls.check_trust(Trust(ca_file=path))
     assert f"CA file {path}" in str(caught.value)
     assert "expected certificates in PEM form" in str(caught.value)
+    assert "cryptography.io" not in str(caught.value)
+
+
+def test_a_ca_file_is_told_from_a_damaged_one_and_one_in_der_form(tmp_path, certificates):
+    pem = certificates.authority.read_bytes()
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    for content, found, advice in (
+        (der, "holds no certificate (", "openssl x509 -inform der"),
+        (pem.replace(b"MII", b"???"), "holds a damaged certificate (", "get the file anew"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            tls.check_trust(Trust(ca_file=written(tmp_path / "ca.pem", content)))
+        assert found in str(caught.value)
+        assert advice in str(caught.value)
+
+
+def test_a_ca_file_may_have_text_around_its_certificates(tmp_path, certificates):
+    pem = certificates.authority.read_bytes()
+    tls.check_trust(Trust(ca_file=written(tmp_path / "ca.pem", b"# ours\n" + pem + b"\n" + pem + b"\n# end\n")))
 
 
 def test_usable_trust_passes_the_check(certificates):

@@ -124,6 +124,16 @@ def test_the_newest_word_says_what_the_server_is_and_the_sample_s_own_how_exact_
     assert estimate([at_second(0, delay_us=10), at_second(1, server=early)]).server_error == pytest.approx(0.001, rel=1e-3)
 
 
+def test_a_newer_word_takes_the_place_of_one_that_has_grown_but_not_for_samples_before_it():
+    early, late = ServerState(T, stratum=1, error=1e-6), ServerState(T + 32 * 10**9, stratum=1, error=2e-6)
+    before, after = at_second(31, server=early), at_second(33, delay_us=90, server=late)
+    assert estimate([before]).server_error == pytest.approx(1e-6 + 15e-6 * 31, rel=1e-3)
+    assert estimate([before, after, at_second(34, delay_us=200, server=late)]).server_error == pytest.approx(2e-6 + 15e-6, rel=1e-3)
+    # The one with the least delay came before the newer word, which may be that of a clock corrected since.
+    best = at_second(31, delay_us=2, server=early)
+    assert estimate([best, after]).server_error == pytest.approx(1e-6 + 15e-6 * 31, rel=1e-3)
+
+
 def test_the_root_distance_ages_by_the_frequency_tolerance_either_way():
     found = estimate([at_second(0)])
     assert found.at_ns == found.best.t4_ns

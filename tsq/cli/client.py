@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tsq
 from tsq import report
-from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, checked, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, cannot_use, checked, key_log
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
 from tsq.errors import (
@@ -60,15 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _options(values)
         targets = [parse_target(text, values.port) for text in values.host]
+        if values.watch and values.json:
+            raise ConfigError("--watch together with --json", expected="one of them")
+    except ConfigError as error:
+        parser.error(str(error))
+    try:
         if values.plot is not None:
             from tsq import plot  # noqa: PLC0415 - as json below
 
-            plot.check()
-        if values.watch and values.json:
-            raise ConfigError("--watch together with --json", expected="one of them")
+            plot.check(values.plot)
         secrets = key_log(PROGRAM)
     except ConfigError as error:
-        parser.error(str(error))
+        cannot_use(parser, error)
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
     progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
@@ -117,7 +120,7 @@ def _print(results: list[HostResult], chosen: Selection, values: argparse.Namesp
     if table:
         print(table)
         print(report.LEGEND)
-        for line in [*report.unused(chosen), report.redundancy(chosen, values.server_error)]:
+        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, values.server_error)]:
             if line:
                 print(line)
         print(report.verdict(chosen))
@@ -198,7 +201,11 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds that a server's own error is taken for if it does not tell (default: %(default)s)",
     )
     add("--watch", action="store_true", help="go on until Ctrl-C, and show what there is so far")
-    add("--plot", metavar="FILE", help="draw the sources' correctness intervals into this PNG file (needs tsq[plot])")
+    add(
+        "--plot",
+        metavar="FILE",
+        help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq[plot])",
+    )
     add("--json", action="store_true", help="print one JSON object")
     add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")
     add("--version", action=_Version, nargs=0, help="print the version and exit")

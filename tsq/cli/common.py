@@ -1,13 +1,14 @@
 """What the command lines share: options read from text, and the TLS key log.
 
-Comes in: texts of a command line, the environment. Goes out: values, or argparse's usage error (exit status 2).
+Comes in: texts of a command line, the environment. Goes out: values, or argparse's usage error (exit status 2). What is wrong with
+a file or an address is told in one line, without the usage, with the same exit status.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TextIO, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 from tsq.errors import ConfigError
 
@@ -29,6 +30,11 @@ def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert_or_explain
+
+
+def cannot_use(parser: argparse.ArgumentParser, error: ConfigError) -> NoReturn:
+    """End the program: the options are well formed, but a file or an address that they name cannot be used."""
+    parser.exit(EXIT_USAGE, f"{parser.prog}: error: {error}\n")
 
 
 def key_log(program: str) -> TextIO | None:

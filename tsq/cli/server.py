@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import tsq
-from tsq.cli.common import EXIT_FAILED, EXIT_OK, checked, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, key_log
 from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.errors import ConfigError, TSQError
 from tsq.host.sync_state import HostClock, Keeper
@@ -37,15 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = (values.cert is not None, values.key is not None)
     if given != ((True, True) if values.self_signed is None else (False, False)):
         parser.error("give --cert and --key, or --self-signed")
+    try:
+        host_clock = _host_clock(values)
+    except ConfigError as error:
+        parser.error(str(error))
     logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(message)s", level=values.log_level.upper())
     # aioquic reports each peer's faults: a flood, on a public port.
     logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
     try:
-        server = _server(values, key_log(PROGRAM))
+        server = _server(values, host_clock, key_log(PROGRAM))
         with asyncio.Runner(loop_factory=ServingLoop) as runner:
             runner.run(_serve(server))
     except ConfigError as error:
-        parser.error(str(error))
+        cannot_use(parser, error)
     except TSQError as error:
         logger.error("%s", error)
         return EXIT_FAILED
@@ -67,7 +71,7 @@ async def _serve(server: Server) -> None:
         logger.info("%s: %d", name, count)
 
 
-def _server(values: argparse.Namespace, secrets: TextIO | None) -> Server:
+def _server(values: argparse.Namespace, host_clock: HostClock, secrets: TextIO | None) -> Server:
     listen: list[Target] = values.listen or [parse_listen(f"0.0.0.0:{DEFAULT_PORT}")]
     certificate, key = values.cert, values.key
     if values.self_signed is not None:
@@ -75,14 +79,17 @@ def _server(values: argparse.Namespace, secrets: TextIO | None) -> Server:
         certificate, key = str(files.certificate), str(files.key)
         logger.warning("self-signed certificate: clients need --ca %s", files.authority)
     limits = Limits(max_connections=values.max_connections, retry=RetryPolicy(values.retry))
-    return Server(listen, certificate, key, limits=limits, key_log=secrets, host_clock=_host_clock(values))
+    return Server(listen, certificate, key, limits=limits, key_log=secrets, host_clock=host_clock)
 
 
 def _host_clock(values: argparse.Namespace) -> HostClock:
     """Where to ask how good the clock is."""
-    local = None
-    if values.local_stratum is not None:
-        local = LocalClock(values.local_stratum, values.local_source, values.local_error)
+    told = {"source": values.local_source, "error": values.local_error}
+    given = {name: value for name, value in told.items() if value is not None}
+    if given and values.local_stratum is None:
+        options = " and ".join(f"--local-{name}" for name in given)
+        raise ConfigError(f"{options} without --local-stratum", advice="say which stratum the clock has with --local-stratum N")
+    local = None if values.local_stratum is None else LocalClock(values.local_stratum, **given)
     address = (values.chrony.host, values.chrony.port)
     keeper = Keeper(values.clock_state)
     return HostClock(keeper, address, values.chrony_socket, values.ntpd_rs, local)
@@ -156,15 +163,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--local-source",
         choices=SOURCES,
-        default=_CLAIMED.source,
-        help="with --local-stratum: what the clock is set by (default: %(default)s)",
+        help=f"with --local-stratum: what the clock is set by (default: {_CLAIMED.source})",
     )
     add(
         "--local-error",
         type=float,
-        default=_CLAIMED.error,
         metavar="S",
-        help="with --local-stratum: bound of the clock's error in seconds (default: %(default)s)",
+        help=f"with --local-stratum: bound of the clock's error in seconds (default: {_CLAIMED.error})",
     )
     add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
     add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")

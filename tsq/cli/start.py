@@ -5,11 +5,13 @@ garbage, and never walks over them again, at exit neither: that is a tenth of a 
 """
 
 import gc
+import signal
 from importlib import import_module
 
 
 def client() -> int:
-    """tsq-client."""
+    """tsq-client. Ends quietly when nobody reads on, as in `tsq-client --watch HOST | head`; it has nothing to put in order."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     return _run("tsq.cli.client")
 
 

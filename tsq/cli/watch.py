@@ -1,7 +1,7 @@
 """The live view of tsq-client --watch.
 
-Comes in: what there is so far, whenever a sample came. Goes out: a view that is drawn anew on a terminal, lines elsewhere. Holds no
-logic of its own: `tsq.report` words it.
+Comes in: what there is so far, whenever a sample came or a host failed. Goes out: a view that is drawn anew on a terminal, lines
+elsewhere. Holds no logic of its own: `tsq.report` words it.
 """
 
 import shutil
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from tsq import report
-from tsq.result import HostResult, selection
+from tsq.result import HostResult, newest_ns, selection
 
 _LEAST_PERIOD = 0.2
 
@@ -25,17 +25,26 @@ class Watch:
         self._live = sys.stdout.isatty()
         self._lock = threading.Lock()
         self._next = 0.0
+        self._newest: int | None = None
         self._drawn = 0
 
     def changed(self, snapshot: Callable[[], list[HostResult]]) -> None:
-        """Something came: show it, but not too often."""
+        """Something came, or failed: show it, but not too often."""
         with self._lock:
             now = time.monotonic()
             # On a terminal as soon as may be; elsewhere a line for each round.
             if now < self._next:
                 return
-            self._next = now + (_LEAST_PERIOD if self._live else self._period)
-            self._show(snapshot())
+            results = snapshot()
+            newest = newest_ns(results)
+            if newest is not None:
+                self._next = now + (_LEAST_PERIOD if self._live else self._period)
+            if self._live:
+                self._draw(results, newest)
+            elif newest != self._newest:
+                # Each line is that of a sample.
+                print(report.line(selection(results, newest)), flush=True)
+            self._newest = newest
 
     def clear(self) -> None:
         """Take the view off the terminal, so that the final table can stand in its place."""
@@ -44,13 +53,11 @@ class Watch:
             sys.stdout.write(self._erase())
             sys.stdout.flush()
 
-    def _show(self, results: list[HostResult]) -> None:
-        chosen = selection(results)
-        if not self._live:
-            print(report.line(chosen), flush=True)
-            return
+    def _draw(self, results: list[HostResult], newest: int | None) -> None:
+        chosen = selection(results, newest)
         size = shutil.get_terminal_size()
-        text = [*report.table(results, chosen).splitlines(), *report.unused(chosen)]
+        text = [*report.table(results, chosen).splitlines(), *report.unused(chosen, failed=True)]
+        text += [f"{result.target}: {report.escaped(notice)}" for result in results for notice in result.notices]
         text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
         lines = [one[: size.columns - 1] for one in text if one][: size.lines - 1]

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.tls import CipherSuite, SessionTicket, load_pem_x509_certificates
+from aioquic.tls import CipherSuite, SessionTicket
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -36,6 +36,7 @@ ALPN = ["tsq/1", "tsq"]
 # A message never fills a packet; the largest value says "whatever fits" (RFC 9221 §3).
 DATAGRAM_FRAME_LIMIT = 65535
 IDLE_TIMEOUT = 30.0
+_PEM = b"-----BEGIN CERTIFICATE-----"
 _STREAM_WINDOW = 4096
 _CONNECTION_WINDOW = 65536
 # The mandatory suite first (RFC 9001 §5.3): it is the fastest to open and seal.
@@ -61,11 +62,18 @@ def check_trust(trust: Trust) -> None:
         return
     try:
         with open(trust.ca_file, "rb") as file:
-            certificates = load_pem_x509_certificates(file.read())
-    except (OSError, ValueError) as error:
+            content = file.read()
+    except OSError as error:
         raise ConfigError(f"CA file {trust.ca_file}: {_why(error)}", expected="certificates in PEM form") from error
-    if not certificates:
-        raise ConfigError(f"CA file {trust.ca_file} holds no certificate", expected="certificates in PEM form")
+    try:
+        x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        damaged = _PEM in content
+        raise ConfigError(
+            f"CA file {trust.ca_file} holds {'a damaged certificate' if damaged else 'no certificate'}",
+            expected=f"certificates in PEM form, which begin with {_PEM.decode()}",
+            advice="get the file anew" if damaged else "if it is in DER form, `openssl x509 -inform der` converts it",
+        ) from error
 
 
 def trust_identity(trust: Trust) -> str:
@@ -110,8 +118,10 @@ def server_configuration(certificate_file: str, key_file: str, *, key_log: TextI
     try:
         configuration.load_cert_chain(certificate_file, key_file)
     except (OSError, ValueError, TypeError, IndexError) as error:
+        # What the library says of a file that it cannot read is no help.
+        why = _why(error) if isinstance(error, OSError | TypeError) else "one of them cannot be read"
         raise ConfigError(
-            f"certificate {certificate_file} with key {key_file}: {_why(error)}",
+            f"certificate {certificate_file} with key {key_file}: {why}",
             expected="a certificate chain and an unencrypted private key, both in PEM form",
         ) from error
     if configuration.certificate.public_key() != configuration.private_key.public_key():
