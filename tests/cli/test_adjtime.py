@@ -19,7 +19,7 @@ from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
 from tsq.adjtime import Change, Interruptions, perform
 from tsq.cli.adjtime import _NUMBERS, _parser, main
-from tsq.cli.common import negatives_joined
+from tsq.cli.numbers import negatives_joined
 from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
 from tsq.host.owner import clock_owner
@@ -365,14 +365,47 @@ def test_files_that_cannot_be_used_are_told_before_anybody_is_asked_and_without_
     empty = tmp_path / "empty.pem"
     empty.touch()
     for ca, words in [(tmp_path / "none", "No such file or directory"), (empty, "holds no certificate"), (__file__, "")]:
-        assert main(["--bootstrap", "--ca", str(ca), "127.0.0.1:9"], SystemClock(VirtualKernel()), lambda: None) == USAGE
+        with pytest.raises(SystemExit) as end:
+            main(["--bootstrap", "--ca", str(ca), "127.0.0.1:9"], SystemClock(VirtualKernel()), lambda: None)
         said = capsys.readouterr()
-        assert said.err.startswith(f"tsq-adjtime: CA file {ca}")
+        assert end.value.code == USAGE
+        assert said.err.startswith(f"tsq-adjtime: error: CA file {ca}")
         assert re.search(rf"{words}.* \(expected certificates in PEM form\)$", said.err)
         assert "usage" not in said.err
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none" / "keys"))
-    assert main(["127.0.0.1:9"], SystemClock(VirtualKernel()), lambda: None) == USAGE
-    assert capsys.readouterr().err.startswith("tsq-adjtime: SSLKEYLOGFILE ")
+    with pytest.raises(SystemExit) as end:
+        main(["127.0.0.1:9"], SystemClock(VirtualKernel()), lambda: None)
+    assert end.value.code == USAGE
+    assert capsys.readouterr().err.startswith("tsq-adjtime: error: SSLKEYLOGFILE ")
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="+".join)
+def test_whoever_reads_may_go_and_the_work_is_done_all_the_same(files, streams):
+    read, write = os.pipe()
+    os.close(read)
+    kept = {name: write if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
+    with Peer(files, telling(2.0)) as peer, deaf_port() as (deaf, _):
+        arguments = ["--dry-run", "--timeout", "0.5", "--ca", str(files.authority), str(peer.target), str(deaf)]
+        try:
+            run = subprocess.run([BIN / "tsq-adjtime", *arguments], **kept, text=True, timeout=60, check=False)
+        finally:
+            os.close(write)
+    assert run.returncode == OK, run.stderr
+    assert "Error" not in (run.stderr or "")
+    assert "would step by +" in (run.stdout or "would step by +")
+
+
+def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files):
+    with Peer(files, telling(2.0)) as peer:
+        arguments = ["--ca", str(files.authority), "--panic", "1", str(peer.target)]
+        run = subprocess.run(
+            [BIN / "tsq-adjtime", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+        )
+    assert run.returncode == TOO_FAR
+    wrong, before, refusal = run.stdout.splitlines()[-3:]
+    assert wrong.startswith("System clock wrong by +")
+    assert before.startswith("before: kernel: ")
+    assert refusal.startswith("tsq-adjtime: clock not set: the offset is over the limit (+")
 
 
 # -------------------------------------------------------------------------------------------------------- dry runs

@@ -1,10 +1,11 @@
 """tsq-adjtime: ask servers for the time, and set the clock once (docs/reference/tsq-adjtime.md)."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 import tsq
 from tsq import report
@@ -17,10 +18,8 @@ from tsq.cli.common import (
     EXIT_USAGE,
     checked,
     key_log,
-    negatives_joined,
-    number,
-    whole_number,
 )
+from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.errors import ClockError, ConfigError, NotPermitted
@@ -82,8 +81,7 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
         check_trust(options.client.trust)
         ask = partial(query_all, key_log=key_log(PROGRAM))
     except ConfigError as error:
-        _say(str(error))
-        return EXIT_USAGE
+        parser.exit(EXIT_USAGE, f"{PROGRAM}: error: {error}\n")
     if values.insecure:
         _say(f"warning: --insecure {_CONFIRM}: anybody on the way can set this clock")
     run = _Run(targets, options, clock or SystemClock(), ask, owner)
@@ -130,26 +128,26 @@ class _Run:
             _say(f"bootstrap failed, {done.failed}")
             return EXIT_BOOTSTRAP
         if done.stepped:
-            print(f"before: {_kernel(done.measurement.before)}")
-            print(f"stepped by {_signed(done.stepped)} s; the servers' certificates are valid by the new clock:")
+            _tell(f"before: {_kernel(done.measurement.before)}")
+            _tell(f"stepped by {_signed(done.stepped)} s; the servers' certificates are valid by the new clock:")
         _print_measurement(done.measurement, self._options)
         return self._act(done.measurement, before_told=bool(done.stepped))
 
     def _act(self, found: Measurement, before_told: bool = False) -> int:
         action = found.action
         if found.selection.agreed is not None and not before_told:
-            print(f"before: {_kernel(found.before)}")
+            _tell(f"before: {_kernel(found.before)}")
         if isinstance(action, Refuse):
             _say(f"clock not set: {_why(action)}")
             return _STATUS[action.reason]
         if self._options.dry_run:
-            print(f"would {_verb(action)} (dry run: nothing was changed)")
+            _tell(f"would {_verb(action)} (dry run: nothing was changed)")
             for refusal in found.hindrances:
                 _say(f"without --dry-run it would be refused, exit status {_STATUS[refusal.reason]}: {_why(refusal)}")
             return EXIT_OK
         change = perform(action, self.clock, wait=self._options.wait, interruptions=self.interruptions)
-        print(_done(action, change, self._options.wait))
-        print(f"after:  {_kernel(change.after)}")
+        _tell(_done(action, change, self._options.wait))
+        _tell(f"after:  {_kernel(change.after)}")
         if change.interrupted:
             _say(f"interrupted: {_signed(change.rest)} s of the slew were given up")
             return EXIT_INTERRUPTED
@@ -159,9 +157,9 @@ class _Run:
 def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
     _print_table(found)
     if found.selection.agreed is not None:
-        print(report.redundancy(found.selection, options.client.server_error))
+        _tell(report.redundancy(found.selection, options.client.server_error))
         offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
-        print(f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds")
+        _tell(f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds")
 
 
 def _print_table(found: Measurement, note: str = "") -> None:
@@ -177,10 +175,10 @@ def _print_table(found: Measurement, note: str = "") -> None:
         _say(report.escaped(line))
     table = report.table(found.results, found.selection)
     if table:
-        print(table)
-        print(report.LEGEND)
+        _tell(table)
+        _tell(report.LEGEND)
         if note:
-            print(note)
+            _tell(note)
 
 
 def _why(refusal: Refuse) -> str:
@@ -325,8 +323,21 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
 
 
+def _tell(text: str) -> None:
+    _write(sys.stdout, text)
+
+
 def _say(text: str) -> None:
-    sys.stderr.write(f"{PROGRAM}: {text}\n")
+    _write(sys.stderr, f"{PROGRAM}: {text}")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """At once, so that a log of both streams has the order of events."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # Whoever read has gone, or the disk is full: no reason to leave a clock half set.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ Comes in: texts of a command line, the environment. Goes out: values, or argpars
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from typing import TextIO, TypeVar
 
 from tsq.errors import ConfigError
@@ -18,7 +17,6 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-_NEGATIVE = re.compile(r"-(?:\d|\.\d|inf|nan)", re.IGNORECASE)
 
 
 def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
@@ -31,35 +29,6 @@ def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert_or_explain
-
-
-def number(text: str) -> float:
-    """A number; what it may be is for those to say who take it."""
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"{text!r}", expected="a number, such as 0.5") from None
-
-
-def whole_number(text: str) -> int:
-    """As `number`, without a fraction."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"{text!r}", expected="a whole number, such as 3") from None
-
-
-def negatives_joined(arguments: Sequence[str], options: Collection[str]) -> list[str]:
-    """`--step -1` as `--step=-1`, for these options: beside -4 and -6 argparse takes a negative number for an option, and then says
-    nothing of what was found.
-    """
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] in options and _NEGATIVE.match(argument):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def key_log(program: str) -> TextIO | None:
