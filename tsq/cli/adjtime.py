@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import tsq
 from tsq import report
 from tsq.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform
-from tsq.bootstrap import Floor, bootstrap
+from tsq.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -60,6 +60,7 @@ _LIMITS = ClockLimits()
 _CRITERIA = Criteria()
 _CONFIRM = "--i-know-this-is-insecure"
 _NUMBERS = ("--step", "--panic", "--min-sources", "--port", "--count", "--interval", "--timeout", "--server-error")
+_BOOTSTRAP_HELP = f"for a clock that is wrong by years: check certificates for the servers' time; at least {LEAST_SERVERS} hosts"
 _CLAIMS = "these are claims: the servers' certificates were not checked, anybody may have answered"
 _EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
 3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
@@ -319,7 +320,7 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
     add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
-    add("--bootstrap", action="store_true", help="for a clock that is wrong by years: check certificates for the servers' time")
+    add("--bootstrap", action="store_true", help=_BOOTSTRAP_HELP)
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
 
 
