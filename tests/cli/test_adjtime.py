@@ -398,8 +398,11 @@ def test_whoever_reads_may_go_and_the_work_is_done_all_the_same(files, streams):
 def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files):
     with Peer(files, telling(2.0)) as peer:
         arguments = ["--ca", str(files.authority), "--panic", "1", str(peer.target)]
+        # As Python would do it by itself, a pipe gets standard output at the end.
+        usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         run = subprocess.run(
-            [BIN / "tsq-adjtime", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+            [BIN / "tsq-adjtime", *arguments], env=usual, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+            check=False,
         )
     assert run.returncode == TOO_FAR
     wrong, before, refusal = run.stdout.splitlines()[-3:]
