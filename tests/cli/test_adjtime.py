@@ -370,7 +370,7 @@ def test_files_that_cannot_be_used_are_told_before_anybody_is_asked_and_without_
         said = capsys.readouterr()
         assert end.value.code == USAGE
         assert said.err.startswith(f"tsq-adjtime: error: CA file {ca}")
-        assert re.search(rf"{words}.* \(expected certificates in PEM form\)$", said.err)
+        assert re.search(rf"{words}.* \(expected certificates in PEM form", said.err)
         assert "usage" not in said.err
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none" / "keys"))
     with pytest.raises(SystemExit) as end:
