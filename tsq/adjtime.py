@@ -19,7 +19,7 @@ from tsq.exchange import Rules
 from tsq.host.clock import ClockState, SystemClock
 from tsq.host.owner import clock_owner
 from tsq.result import HostResult, selection
-from tsq.timing.adjustment import REST, Circumstances, ClockAction, ClockLimits, Refuse, Slew, Step, decide
+from tsq.timing.adjustment import REST, Circumstances, ClockAction, ClockLimits, Refuse, Slew, Step, decide, hindering
 from tsq.timing.selection import Criteria, Selection
 
 # Whether an offset is too large is for the panic limit to say, not for the single sample.
@@ -46,12 +46,16 @@ class AdjustOptions:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What the servers said, what the kernel said before, and what is to be done."""
+    """What the servers said, what the kernel said before, and what is to be done.
+
+    hindrances: what of this machine forbids setting its clock. A dry run's action is what would be done without them.
+    """
 
     results: Sequence[HostResult]
     selection: Selection
     before: ClockState
     action: ClockAction
+    hindrances: tuple[Refuse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,12 @@ def measure(
     chosen = selection(results, clock.now_ns(), options.criteria)
     circumstances = Circumstances(
         owner(),
-        # A dry run may be anybody's.
-        may_set=options.dry_run or clock.may_set,
+        may_set=clock.may_set,
         stepped=(clock.epoch_ns() - epoch_ns) / 1e9,
         interrupted=interruptions.seen,
+        dry_run=options.dry_run,
     )
-    return Measurement(results, chosen, before, decide(chosen, options.limits, circumstances))
+    return Measurement(results, chosen, before, decide(chosen, options.limits, circumstances), hindering(circumstances))
 
 
 def perform(

@@ -22,7 +22,7 @@ from tsq.client import query_all
 from tsq.config import Target, Trust
 from tsq.host.clock import SystemClock
 from tsq.host.owner import clock_owner
-from tsq.timing.adjustment import Refuse, Slew, Step
+from tsq.timing.adjustment import MOST_SLEWED, Refuse, Slew, Step
 from tsq.timing.selection import Selection
 
 LEAST_SERVERS = 3
@@ -40,11 +40,13 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """What came of it. measurement: the last one; stepped: by how much the clock was set and stays set, seconds; failed: why the
-    clock is as it was.
+    """What came of it. measurement: the last one, but with what the kernel said before any change; checked: whether the
+    certificates behind it were checked; stepped: by how much the clock was set and stays set, seconds; failed: why the clock is as
+    it was.
     """
 
     measurement: Measurement
+    checked: bool
     stepped: float = 0.0
     failed: str = ""
 
@@ -77,7 +79,7 @@ def bootstrap(
     claimed_ns = _agreed_ns(claim, clock)
     problem = _unfit(claim.selection, len(targets)) or _too_early(claimed_ns, floors)
     if problem:
-        return Bootstrap(claim, failed=f"no time to check certificates for: {problem}")
+        return Bootstrap(claim, checked=False, failed=f"no time to check certificates for: {problem}")
     say(f"the servers claim that it is {_written(claimed_ns)}; checking their certificates for that time")
     proof = asked(replace(options.client.trust, valid_at=claimed_ns / 1e9))
     problem = _unfit(proof.selection, len(targets))
@@ -85,17 +87,17 @@ def bootstrap(
     if not problem and abs(proven_ns - claimed_ns) > _SAME * 1e9:
         problem = f"the servers claimed {_written(claimed_ns)} and now say {_written(proven_ns)}"
     if problem or isinstance(proof.action, Refuse):
-        return Bootstrap(proof, failed=problem and f"for that time: {problem}")
+        return Bootstrap(proof, checked=True, failed=problem and f"for that time: {problem}")
     if isinstance(proof.action, Slew) or options.dry_run:
-        return Bootstrap(proof)
-    return _confirmed(proof.action, lambda: asked(options.client.trust), len(targets), options, clock, interruptions)
+        return Bootstrap(proof, checked=True)
+    done = _confirmed(proof.action, lambda: asked(options.client.trust), len(targets), clock, interruptions)
+    return replace(done, measurement=replace(done.measurement, before=proof.before))
 
 
 def _confirmed(
     action: Step,
     ask_by_the_clock: Callable[[], Measurement],
     named: int,
-    options: AdjustOptions,
     clock: SystemClock,
     interruptions: Interruptions,
 ) -> Bootstrap:
@@ -112,14 +114,14 @@ def _confirmed(
         _put_back(action, clock)
         raise
     problem = _unfit(last.selection, named)
-    if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > options.limits.step:
+    if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > MOST_SLEWED:
         problem = f"the clock is off by {last.selection.agreed.offset:+.6f} s again"
     if not problem and isinstance(last.action, Refuse):
         problem = last.action.reason.value
     if problem:
         _put_back(action, clock)
-        return Bootstrap(last, failed=f"by the new clock: {problem}; the clock was put back")
-    return Bootstrap(last, stepped=action.offset)
+        return Bootstrap(last, checked=True, failed=f"by the new clock: {problem}; the clock was put back")
+    return Bootstrap(last, checked=True, stepped=action.offset)
 
 
 def _put_back(action: Step, clock: SystemClock) -> None:
@@ -133,7 +135,8 @@ def _unfit(chosen: Selection, named: int) -> str:
         return "" if chosen.problem is None else chosen.problem.value
     agreeing = chosen.agreed.compared - len(chosen.falsetickers)
     if chosen.agreed.compared < LEAST_SERVERS:
-        return f"{chosen.agreed.compared} servers can be used, at least {LEAST_SERVERS} are needed"
+        servers = "1 server" if chosen.agreed.compared == 1 else f"{chosen.agreed.compared} servers"
+        return f"{servers} can be used, at least {LEAST_SERVERS} are needed"
     if agreeing <= named // 2:
         return f"{agreeing} of {named} servers agree, that is no majority of those that were named"
     return ""

@@ -18,12 +18,15 @@ from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
 from tsq.adjtime import Change, Interruptions, perform
-from tsq.cli.adjtime import main
+from tsq.cli.adjtime import _NUMBERS, _parser, main
+from tsq.cli.numbers import negatives_joined
 from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
+from tsq.host.owner import clock_owner
 from tsq.timing.adjustment import Refusal, Refuse, Slew, Step
 
 OK, FAILED, USAGE, NO_ANSWER, NO_TIME, TOO_FAR, OWNED, NOT_PERMITTED, STEPPED, INTERRUPTED = 0, 1, 2, 3, 8, 9, 10, 11, 12, 130
+ODD = ("-1", "-inf", "nan", "inf")
 CLOCK_CALLS = "adjtimex,clock_adjtime,clock_settime,settimeofday"
 
 
@@ -35,6 +38,12 @@ def telling(offset: float):
         return [pack_response(nonce, now, now)]
 
     return answer
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The real command on this machine's clock, which no test can set."""
+    run = [str(BIN / "tsq-adjtime"), *map(str, arguments)]
+    return subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +75,9 @@ def bench(files, capsys) -> Iterator[Callable[..., Bench]]:
 
             def run(*arguments: object, owner=lambda: None, hosts: list[str] | None = None) -> Run:
                 capsys.readouterr()
-                command = ["--ca", str(files.authority), *map(str, arguments), *(targets if hosts is None else hosts)]
+                given = ["--ca", str(files.authority), *map(str, arguments), *(targets if hosts is None else hosts)]
                 try:
-                    status = main(command, SystemClock(virtual), owner)
+                    status = main(given, SystemClock(virtual), owner)
                 except SystemExit as end:
                     status = end.code
                 captured = capsys.readouterr()
@@ -156,6 +165,9 @@ def refused(it: Bench, run: Run, status: int, *words: str) -> None:
     assert it.unchanged()
     (line,) = [line for line in run.err.splitlines() if "clock not set" in line]
     assert all(word in line for word in words), line
+    # What the kernel says is told wherever the servers agreed on a time, though it is not set.
+    assert run.out.count("before: kernel: ") == (status in (TOO_FAR, OWNED, NOT_PERMITTED, STEPPED))
+    assert "after:" not in run.out
     assert "stepped" not in run.out
     assert "slewing by" not in run.out
 
@@ -181,8 +193,17 @@ def test_fault_49_all_servers_down(bench):
     it = bench(1.0)
     with closed_port() as closed:
         run = it.run(hosts=[str(closed)])
-    refused(it, run, NO_ANSWER)
+    refused(it, run, NO_ANSWER, "no server gave the time: see above why")
     assert "nothing listens" in run.err
+
+
+def test_a_wrong_pin_is_named_and_nobody_is_said_to_be_mistrusted(files, capsys):
+    with Peer(files, telling(2.0)) as peer:
+        twin = VirtualKernel()
+        status = main(["--pin", f"sha256//{'A' * 43}=", str(peer.target)], SystemClock(twin), lambda: None)
+    said = capsys.readouterr()
+    refused(Bench(main, twin, []), Run(status, said.out, said.err), NO_ANSWER, "no server gave the time")
+    assert "the server's key is sha256//" in said.err
 
 
 @pytest.mark.parametrize("offset", [1001.0, -1001.0, 86400.0 * 400])
@@ -206,6 +227,19 @@ def test_fault_57_without_cap_sys_time_it_measures_reports_and_refuses(bench):
     assert "System clock wrong by +" in run.out
 
 
+def test_fault_57_the_real_command_without_the_capability(files):
+    with Peer(files, telling(2.0)) as peer:
+        real = command("--ca", files.authority, peer.target)
+        dry = command("--dry-run", "--ca", files.authority, peer.target)
+    # Where a daemon keeps this machine's clock, that is the first reason.
+    assert real.returncode == (NOT_PERMITTED if clock_owner() is None else OWNED), real.stderr
+    for run in (real, dry):
+        assert "System clock wrong by +" in run.stdout
+        assert "before: kernel: " in run.stdout
+    assert dry.returncode == OK, dry.stderr
+    assert "without --dry-run it would be refused, exit status 11: this process may not set the clock" in dry.stderr
+
+
 def test_fault_57_a_capability_that_is_promised_and_not_kept(bench):
     # As in a container whose user namespace has all capabilities of its own.
     it = bench(2.0, permitted=False, promised=True)
@@ -222,6 +256,38 @@ def test_fault_58_another_daemon_owns_the_clock(bench):
     assert "System clock wrong by +" in run.out
 
 
+def test_fault_58_the_real_command_finds_a_daemon_in_the_process_table(files):
+    """It is cat under another name. Where this machine has a daemon of its own, that may be the one that is named."""
+    there = subprocess.Popen(["ntpd"], executable=shutil.which("cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with Peer(files, telling(2.0)) as peer, there as daemon:
+        # Once it answers, its name is in the table.
+        daemon.stdin.write("there?\n")
+        daemon.stdin.flush()
+        assert daemon.stdout.readline() == "there?\n"
+        owner = clock_owner()
+        run = command("--force", "--ca", files.authority, peer.target)
+        # The end of its input ends it.
+        daemon.stdin.close()
+    assert owner is not None
+    assert run.returncode == OWNED, run.stderr
+    assert f"clock not set: another program keeps the clock ({owner})" in run.stderr
+    assert "before: kernel: " in run.stdout
+
+
+def test_fault_60_a_clock_that_is_stepped_while_servers_are_asked(files, capsys):
+    twin = VirtualKernel(truth_ns=clock_ns() + 2_000_000_000, error_ns=-2e9)
+
+    def meanwhile(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+        if number == 1:
+            twin.step_by_another(-3600.0)
+        return telling(2.0)(nonce, request, number)
+
+    with Peer(files, meanwhile) as peer:
+        status = main(["--force", "--ca", str(files.authority), str(peer.target)], SystemClock(twin), lambda: None)
+    said = capsys.readouterr()
+    refused(Bench(main, twin, []), Run(status, said.out, said.err), STEPPED, "somebody else set the clock", "by -3600.000")
+
+
 def test_fault_60_a_clock_that_somebody_else_steps_meanwhile(bench):
     it = bench(2.0)
     # Whoever keeps the clock is looked for after the servers were asked.
@@ -229,12 +295,12 @@ def test_fault_60_a_clock_that_somebody_else_steps_meanwhile(bench):
     refused(it, run, STEPPED, "somebody else set the clock", "+0.250")
 
 
-def test_fault_53_insecure_needs_a_second_word_before_anybody_is_asked(bench):
-    it = bench(2.0)
-    peer = it.targets[0]
-    run = subprocess.run(
-        [BIN / "tsq-adjtime", "--insecure", peer], capture_output=True, text=True, timeout=60, check=False
-    )
+def test_fault_53_insecure_needs_a_second_word_before_anybody_is_asked():
+    with deaf_port() as (target, udp):
+        run = command("--insecure", target)
+        udp.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            udp.recv(2048)
     assert run.returncode == USAGE
     assert "--i-know-this-is-insecure" in run.stderr
     assert run.stdout == ""
@@ -250,20 +316,99 @@ def test_fault_53_with_the_second_word_it_is_done_with_a_warning(files, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ["--i-know-this-is-insecure"], ["--step", "0.6"], ["--step", "-1"], ["--panic", "0"], ["--panic", "nan"], ["--count", "0"],
-        ["--pin", "sha256//x"], ["--bootstrap", "--pin", "sha256//" + "A" * 43 + "="], ["--server-error", "-1"], ["--step", "nan"],
-        ["--bootstrap", "--insecure", "--i-know-this-is-insecure"], ["--min-sources", "x"],
+        (["--i-know-this-is-insecure"], "--i-know-this-is-insecure without --insecure (expected both or none)"),
+        (["--pin", "sha256//x"], "argument --pin: pinned key 'sha256//x' (expected sha256// and the Base64 of 32 bytes)"),
+        (["--bootstrap", "--pin", f"sha256//{'A' * 43}="], "--bootstrap together with --pin: leave --bootstrap out"),
+        (["--bootstrap", "--insecure"], "--bootstrap together with --insecure: leave one out"),
+        (["--bootstrap", "--insecure", "--i-know-this-is-insecure"], "--bootstrap together with --insecure: leave one out"),
+        *[(["--step", bad], f"step limit {bad} s (expected 0 to 0.5 s; the kernel slews no more)") for bad in ODD],
+        (["--step", "0.6"], "step limit 0.6 s (expected 0 to 0.5 s; the kernel slews no more)"),
+        *[(["--panic", bad], f"panic limit {bad} s (expected a number of seconds above 0): to set") for bad in ("0", *ODD)],
+        *[(["--interval", bad], f"interval {float(bad)} (expected 0 to 86400 seconds)") for bad in ODD],
+        *[(["--timeout", bad], f"timeout {float(bad)} (expected above 0, at most 3600 seconds)") for bad in ("0", *ODD)],
+        *[(["--server-error", bad], f"server error {float(bad)} (expected 0 to 1 second)") for bad in ODD],
+        *[(["--count", bad], f"count {bad} (expected 1 to 1000000)") for bad in ("0", "-1")],
+        *[(["--min-sources", bad], f"a minimum of {bad} sources (expected 1 or more)") for bad in ("0", "-1")],
+        *[(["--port", bad], f"argument --port: port '{bad}' (expected a number from 1 to 65535)") for bad in ("0", "-1", "x")],
+        *[
+            ([option, "x"], f"argument {option}: 'x' (expected a number, such as 0.5)")
+            for option in ("--step", "--panic", "--interval", "--timeout", "--server-error")
+        ],
+        *[
+            ([option, bad], f"argument {option}: '{bad}' (expected a whole number, such as 3)")
+            for option in ("--count", "--min-sources") for bad in ("x", "1.5", "nan", "-inf")
+        ],
     ],
 )
-def test_options_that_make_no_sense(arguments, capsys):
+def test_options_that_make_no_sense(arguments, words, capsys):
     twin = VirtualKernel()
     with pytest.raises(SystemExit) as end:
         main([*arguments, "127.0.0.1:9"], SystemClock(twin), lambda: None)
     assert end.value.code == USAGE
-    assert "tsq-adjtime: error:" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith(f"tsq-adjtime: error: {words}")
+    assert said.out == ""
     assert twin.calls == []
+
+
+def test_negative_numbers_are_values_of_every_option_that_takes_a_number():
+    takes = {action.option_strings[0] for action in _parser()._actions if action.type is not None and action.option_strings}
+    assert takes - {"--pin"} == set(_NUMBERS)
+    given = ["--step", "-1", "-4", "--count", "-.5", "--dry-run", "-6", "--panic", "-INF", "--step", "host"]
+    joined = ["--step=-1", "-4", "--count=-.5", "--dry-run", "-6", "--panic=-INF", "--step", "host"]
+    assert negatives_joined(given, _NUMBERS) == joined
+
+
+def test_files_that_cannot_be_used_are_told_before_anybody_is_asked_and_without_the_usage(capsys, monkeypatch, tmp_path):
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for ca, words in [(tmp_path / "none", "No such file or directory"), (empty, "holds no certificate"), (__file__, "")]:
+        with pytest.raises(SystemExit) as end:
+            main(["--bootstrap", "--ca", str(ca), "127.0.0.1:9"], SystemClock(VirtualKernel()), lambda: None)
+        said = capsys.readouterr()
+        assert end.value.code == USAGE
+        assert said.err.startswith(f"tsq-adjtime: error: CA file {ca}")
+        assert re.search(rf"{words}.* \(expected certificates in PEM form", said.err)
+        assert "usage" not in said.err
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none" / "keys"))
+    with pytest.raises(SystemExit) as end:
+        main(["127.0.0.1:9"], SystemClock(VirtualKernel()), lambda: None)
+    assert end.value.code == USAGE
+    assert capsys.readouterr().err.startswith("tsq-adjtime: error: SSLKEYLOGFILE ")
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="+".join)
+def test_whoever_reads_may_go_and_the_work_is_done_all_the_same(files, streams):
+    read, write = os.pipe()
+    os.close(read)
+    kept = {name: write if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
+    with Peer(files, telling(2.0)) as peer, deaf_port() as (deaf, _):
+        arguments = ["--dry-run", "--timeout", "0.5", "--ca", str(files.authority), str(peer.target), str(deaf)]
+        try:
+            run = subprocess.run([BIN / "tsq-adjtime", *arguments], **kept, text=True, timeout=60, check=False)
+        finally:
+            os.close(write)
+    assert run.returncode == OK, run.stderr
+    assert "Error" not in (run.stderr or "")
+    assert "would step by +" in (run.stdout or "would step by +")
+
+
+def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files):
+    with Peer(files, telling(2.0)) as peer:
+        arguments = ["--ca", str(files.authority), "--panic", "1", str(peer.target)]
+        # As Python would do it by itself, a pipe gets standard output at the end.
+        usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        run = subprocess.run(
+            [BIN / "tsq-adjtime", *arguments], env=usual, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+            check=False,
+        )
+    assert run.returncode == TOO_FAR
+    wrong, before, refusal = run.stdout.splitlines()[-3:]
+    assert wrong.startswith("System clock wrong by +")
+    assert before.startswith("before: kernel: ")
+    assert refusal.startswith("tsq-adjtime: clock not set: the offset is over the limit (+")
 
 
 # -------------------------------------------------------------------------------------------------------- dry runs
@@ -279,11 +424,32 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(bench, offset, word
     assert it.unchanged()
 
 
-def test_a_dry_run_is_anybodys_and_refuses_what_would_be_refused(bench):
+@pytest.mark.parametrize("permitted", [True, False])
+@pytest.mark.parametrize("owner", [None, "ntpd, process 5"])
+def test_a_dry_run_is_anybodys_and_says_what_would_be_refused(bench, permitted, owner):
+    it = bench(2.0, permitted=permitted)
+    run = it.run("--dry-run", owner=lambda: owner)
+    assert run.status == OK, run.err
+    assert it.unchanged()
+    assert "would step by +" in run.out
+    reasons = [
+        *(["10: another program keeps the clock (ntpd, process 5)"] if owner else []),
+        *([] if permitted else ["11: this process may not set the clock"]),
+    ]
+    lines = run.err.splitlines()
+    assert len(lines) == len(reasons)
+    for line, reason in zip(lines, reasons, strict=True):
+        assert line.startswith(f"tsq-adjtime: without --dry-run it would be refused, exit status {reason}")
+    real = it.run(owner=lambda: owner)
+    # What the real run gives as its reason is the first of them.
+    assert real.status == (int(reasons[0][:2]) if reasons else OK)
+
+
+def test_a_dry_run_refuses_where_the_measurement_is_of_no_use(bench):
     it = bench(2.0, permitted=False)
-    assert it.run("--dry-run").status == OK
-    refused(it, it.run("--dry-run", owner=lambda: "ntpd, process 5"), OWNED)
     refused(it, it.run("--dry-run", "--panic", "1"), TOO_FAR)
+    refused(it, it.run("--dry-run", "--min-sources", "2"), NO_TIME)
+    refused(it, it.run("--dry-run", owner=lambda: it.twin.step_by_another(0.25)), STEPPED)
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")
@@ -296,10 +462,10 @@ def test_the_real_command_makes_no_call_that_sets_a_clock(files, tmp_path, optio
     log = tmp_path / "calls"
     with Peer(files, telling(2.0)) as one, Peer(files, telling(2.0)) as two, Peer(files, telling(2.0)) as three:
         targets = [str(peer.target) for peer in (one, two, three)]
-        command = ["strace", "-f", "-o", log, "-e", f"trace={CLOCK_CALLS}", BIN / "tsq-adjtime", *options, "--ca", files.authority]
-        run = subprocess.run([*map(str, command), *targets], capture_output=True, text=True, timeout=120, check=False)
+        traced = ["strace", "-f", "-o", log, "-e", f"trace={CLOCK_CALLS}", BIN / "tsq-adjtime", *options, "--ca", files.authority]
+        run = subprocess.run([*map(str, traced), *targets], capture_output=True, text=True, timeout=120, check=False)
     # A clock daemon on this machine is a reason to refuse, too.
-    assert run.returncode in ((OK, OWNED) if options else (NOT_PERMITTED, OWNED)), run.stderr
+    assert run.returncode in ((OK,) if options else (NOT_PERMITTED, OWNED)), run.stderr
     assert "System clock wrong by +" in run.stdout
     calls = [line for line in log.read_text().splitlines() if re.search(rf"\b({CLOCK_CALLS.replace(',', '|')})\(", line)]
     assert calls, "it read the kernel's state at least"
@@ -311,8 +477,8 @@ def test_strace_sees_calls_that_set_a_clock(tmp_path):
     """The test above can fail: the same account shows a change that is tried, and that the kernel refuses."""
     log = tmp_path / "calls"
     code = "from tsq.host.clock import SystemClock; SystemClock().step(0.0, max_error=1, estimated_error=1)"
-    command = ["strace", "-f", "-o", str(log), "-e", f"trace={CLOCK_CALLS}", str(BIN / "python"), "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    traced = ["strace", "-f", "-o", str(log), "-e", f"trace={CLOCK_CALLS}", str(BIN / "python"), "-c", code]
+    run = subprocess.run(traced, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode != 0
     assert "NotPermitted" in run.stderr
     # strace shows no structure that the kernel did not take.

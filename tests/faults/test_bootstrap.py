@@ -6,6 +6,7 @@ The virtual clock stands at today's time, which for them is decades ago. aioquic
 """
 
 import datetime
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,14 +17,18 @@ import OpenSSL.crypto
 import pytest
 from cryptography import x509
 
-from tests.cli.peers import DAY, NOW, Authority, Peer, build
+from tests.cli.peers import DAY, NOW, Authority, Peer, build, closed_port
 from tests.cli.test_adjtime import telling
 from tests.cli.test_client import Run
 from tests.support.adjtime import shifted
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tsq._fast import clock_ns
+from tsq.adjtime import AdjustOptions
+from tsq.bootstrap import bootstrap
+from tsq.cli import adjtime as command
 from tsq.cli.adjtime import main
 from tsq.client import query_all
+from tsq.config import ClientOptions, Trust, parse_target
 from tsq.host.clock import SystemClock
 from tsq.quic import chain
 
@@ -108,9 +113,9 @@ def machine(good, monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
 
             def run(*arguments: object, owner=lambda: None) -> Run:
                 capsys.readouterr()
-                command = ["--ca", str(good.authority), *map(str, arguments), *targets]
+                given = ["--ca", str(good.authority), *map(str, arguments), *targets]
                 try:
-                    status = main(command, SystemClock(virtual), owner)
+                    status = main(given, SystemClock(virtual), owner)
                 except SystemExit as end:
                     status = end.code
                 captured = capsys.readouterr()
@@ -142,7 +147,28 @@ def test_fault_63_with_it_a_majority_of_three_sets_the_clock_and_is_checked_agai
     assert it.rounds == [1, 2, 3]
     assert it.twin.synchronized
     assert "checking their certificates for that time" in run.err
-    assert "valid by the new clock" in run.out
+    lines = run.out.splitlines()
+    before, stepped = lines[:2]
+    assert before.startswith("before: kernel: unsynchronized")
+    assert re.fullmatch(r"stepped by \+\d+\.\d{6} s; the servers' certificates are valid by the new clock:", stepped)
+    assert "System clock wrong by" in lines[-3]
+    assert "slewing by" in lines[-2]
+    assert lines[-1].startswith("after:  kernel: synchronized")
+    assert run.out.count("before:") == 1
+
+
+def test_before_is_what_the_kernel_said_before_the_step(machine):
+    it = machine(AWAY, AWAY, AWAY, status=0, maxerror_us=1234)
+    assert it.run("--bootstrap").out.startswith("before: kernel: synchronized, maxerror 0.001234 s")
+
+
+def test_a_step_limit_of_nothing_is_met_by_a_second_step(machine):
+    """Agreement with the new clock is not the user's limit: some microseconds are always left."""
+    it = machine(AWAY, AWAY, AWAY)
+    run = it.run("--bootstrap", "--step", "0")
+    assert run.status == OK, run.err
+    assert re.search(r"^stepped by [+-]0\.\d{6} s$", run.out, re.MULTILINE)
+    assert abs(it.away) < 0.1
 
 
 def test_between_step_and_check_the_clock_is_not_called_synchronized(machine):
@@ -172,8 +198,40 @@ def test_two_servers_are_not_enough(machine):
     it = machine(AWAY, AWAY)
     run = it.run("--bootstrap")
     assert run.status == BOOTSTRAP
-    assert "at least 3 are needed" in run.err
+    assert "2 servers can be used, at least 3 are needed" in run.err
     assert it.twin.calls == []
+
+
+def test_claims_of_unchecked_certificates_are_called_that_and_are_no_result(machine, tmp_path):
+    """The first round fails: what its servers say agrees well, and anybody can say it."""
+    stranger = Authority("A stranger").issue(tmp_path / "stranger", not_before=THEN - DAY, not_after=THEN + DAY)
+    it = machine((AWAY, stranger))
+    run = it.run("--bootstrap")
+    assert run.status == BOOTSTRAP
+    assert it.rounds == [1]
+    assert "1 server can be used, at least 3 are needed" in run.err
+    assert it.targets[0] in run.out
+    assert run.out.splitlines()[-1] == "these are claims: the servers' certificates were not checked, anybody may have answered"
+    for word in ("System clock wrong by", "agree", "before:"):
+        assert word not in run.out
+
+
+def test_where_nobody_answers_there_are_no_claims(machine):
+    it = machine()
+    with closed_port() as closed:
+        it.targets.append(str(closed))
+        run = it.run("--bootstrap")
+    assert (run.status, run.out) == (BOOTSTRAP, "")
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+def test_what_came_of_it_says_whether_certificates_were_checked(machine, good, servers):
+    it = machine(*[AWAY] * servers)
+    options = AdjustOptions(ClientOptions(trust=Trust(ca_file=str(good.authority))), dry_run=True)
+    targets = [parse_target(target) for target in it.targets]
+    done = bootstrap(targets, options, SystemClock(it.twin), [], ask=command.query_all, owner=lambda: None)
+    assert done.checked == (servers == 3)
+    assert bool(done.failed) == (servers == 1)
 
 
 def test_a_majority_of_those_that_answer_is_none_of_those_that_were_named(machine, authority, tmp_path):
@@ -271,6 +329,7 @@ def test_what_fails_the_full_check_puts_the_clock_back(machine, monkeypatch):
     run = it.run("--bootstrap")
     assert run.status == BOOTSTRAP
     assert "the clock was put back" in run.err
+    assert "System clock wrong by" not in run.out, "that clock is gone"
     assert len(it.twin.calls) == 4
     assert as_it_was(it)
 
@@ -310,7 +369,10 @@ def test_a_dry_run_stops_before_the_step(machine):
 
 def test_what_forbids_setting_the_clock_forbids_this_too(machine):
     it = machine(AWAY, AWAY, AWAY, permitted=False)
-    assert it.run("--bootstrap").status == NOT_PERMITTED
+    run = it.run("--bootstrap")
+    assert run.status == NOT_PERMITTED
+    assert "System clock wrong by" in run.out, "its certificates were checked"
+    assert "before: kernel: " in run.out
     it = machine(AWAY, AWAY, AWAY)
     assert it.run("--bootstrap", owner=lambda: "ntpd, process 3").status == OWNED
     assert it.twin.calls == []

@@ -1,17 +1,22 @@
 """What to do about the clock: every refusal by name, steps and slews at their limits."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tsq.errors import ConfigError
-from tsq.timing.adjustment import Circumstances, ClockLimits, Refusal, Refuse, Slew, Step, decide, time_constant
+from tsq.timing.adjustment import Circumstances, ClockLimits, Refusal, Refuse, Slew, Step, decide, hindering, time_constant
+from tsq.timing.filter import estimate
 from tsq.timing.intersection import Interval
-from tsq.timing.selection import Agreed, NoTime, Selection
+from tsq.timing.sample import make_sample
+from tsq.timing.selection import Agreed, Mark, NoTime, Selection, Source, Verdict
 
 QUIET = Circumstances()
+SILENT = Verdict(Source("b"), Mark.UNUSABLE)
+ESTIMATE = estimate([make_sample(1_000, 2_000, 2_000, 3_000)])
 
 
 def agreed(offset: float, root_distance: float = 0.01, jitter: float = 0.001) -> Selection:
@@ -44,8 +49,14 @@ def test_limits_that_make_no_sense_are_refused(limits):
 
 @pytest.mark.parametrize("problem", NoTime)
 def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
-    action = decide(Selection((), 0, None, problem), ClockLimits(force=True), QUIET)
+    heard = Verdict(Source("a", ESTIMATE), Mark.UNUSABLE)
+    action = decide(Selection((heard, SILENT), 0, None, problem), ClockLimits(force=True), QUIET)
     assert action == Refuse(Refusal.NO_TIME, problem.value)
+
+
+def test_where_nobody_gave_the_time_there_is_none_to_mistrust():
+    action = decide(Selection((SILENT, SILENT), 0, None, NoTime.NO_SOURCE), ClockLimits(force=True), QUIET)
+    assert action == Refuse(Refusal.NO_ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +71,34 @@ def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
 def test_circumstances_that_forbid_it_are_named_also_with_force(circumstances, reason):
     for offset in (0.1, 3.0):
         assert decide(agreed(offset), ClockLimits(force=True), circumstances).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "reasons"),
+    [
+        (QUIET, []),
+        (Circumstances("ntpd", may_set=False), [Refusal.OWNED, Refusal.NOT_PERMITTED]),
+        (Circumstances("ntpd"), [Refusal.OWNED]),
+        (Circumstances(may_set=False), [Refusal.NOT_PERMITTED]),
+    ],
+)
+def test_a_dry_run_is_told_what_hinders_and_decides_without_that(circumstances, reasons):
+    hindrances = hindering(circumstances)
+    assert [refusal.reason for refusal in hindrances] == reasons
+    real = decide(agreed(3.0), ClockLimits(), circumstances)
+    assert real == hindrances[0] if hindrances else isinstance(real, Step)
+    assert isinstance(decide(agreed(3.0), ClockLimits(), replace(circumstances, dry_run=True)), Step)
+
+
+@pytest.mark.parametrize(
+    ("offset", "circumstances", "reason"),
+    [
+        (2000.0, QUIET, Refusal.TOO_FAR), (3.0, Circumstances(stepped=1.0), Refusal.STEPPED),
+        (3.0, Circumstances(interrupted=True), Refusal.INTERRUPTED),
+    ],
+)
+def test_what_is_wrong_with_the_measurement_a_dry_run_refuses_too(offset, circumstances, reason):
+    assert decide(agreed(offset), ClockLimits(), replace(circumstances, dry_run=True)).reason is reason
 
 
 def test_a_reading_of_two_clocks_a_little_apart_is_no_step():

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsq.errors import ConfigError
 from tsq.timing.filter import estimate
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Criteria, Mark, NoTime, Source, Unused, select
@@ -20,6 +21,12 @@ def source(name, offset_us=0, delay_us=1000, *, error_us=100, at_ns=T, samples=1
     state = ServerState(at_ns, **{"stratum": 2, "error": error_us / 1e6, **told}) if error_us is not None else None
     found = [make_sample(at_ns, at_ns + at, at_ns + at, at_ns + 2 * there, server=state) for _ in range(samples)]
     return Source(name, estimate(found, assumed), identity)
+
+
+@pytest.mark.parametrize("wanted", [0, -3])
+def test_no_fewer_than_one_source_can_be_wanted(wanted):
+    with pytest.raises(ConfigError, match=f"minimum of {wanted} sources"):
+        Criteria(min_sources=wanted)
 
 
 def marks(chosen):

@@ -1,23 +1,33 @@
 """tsq-adjtime: ask servers for the time, and set the clock once (docs/reference/tsq-adjtime.md)."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 import tsq
 from tsq import report
 from tsq.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform
-from tsq.bootstrap import Floor, bootstrap
-from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, checked, key_log
+from tsq.bootstrap import LEAST_SERVERS, Floor, bootstrap
+from tsq.cli.common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    checked,
+    key_log,
+)
+from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host import saved_time
 from tsq.host.clock import ClockState, SystemClock, build_time_ns
 from tsq.host.owner import clock_owner
-from tsq.timing.adjustment import ClockLimits, Refusal, Refuse, Slew, Step
+from tsq.quic.tls import check_trust
+from tsq.timing.adjustment import MOST_SLEWED, ClockLimits, Refusal, Refuse, Slew, Step
 from tsq.timing.selection import Criteria
 
 PROGRAM = "tsq-adjtime"
@@ -29,6 +39,7 @@ EXIT_NOT_PERMITTED = 11
 EXIT_STEPPED = 12
 EXIT_BOOTSTRAP = 13
 _STATUS = {
+    Refusal.NO_ANSWER: EXIT_NO_ANSWER,
     Refusal.NO_TIME: EXIT_NO_TIME,
     Refusal.TOO_FAR: EXIT_TOO_FAR,
     Refusal.STEPPED: EXIT_STEPPED,
@@ -37,6 +48,7 @@ _STATUS = {
     Refusal.INTERRUPTED: EXIT_INTERRUPTED,
 }
 _ADVICE = {
+    Refusal.NO_ANSWER: "see above why",
     Refusal.NO_TIME: "ask more servers, or see above which of them cannot be used",
     Refusal.TOO_FAR: "if the offset is right, use --force",
     Refusal.STEPPED: "find out who did, then try again",
@@ -47,22 +59,30 @@ _DEFAULTS = ClientOptions()
 _LIMITS = ClockLimits()
 _CRITERIA = Criteria()
 _CONFIRM = "--i-know-this-is-insecure"
-_EPILOG = """exit status: 0 the clock was set (or would have been, with --dry-run); 1 a failure; 2 usage; 3 no server gave the time;
-8 the servers do not agree; 9 the offset is over the limit; 10 another program keeps the clock; 11 not permitted; 12 somebody else
-set the clock meanwhile; 13 --bootstrap failed; 130 interrupted. The clock is as it was, unless the status is 0."""
+_NUMBERS = ("--step", "--panic", "--min-sources", "--port", "--count", "--interval", "--timeout", "--server-error")
+_BOOTSTRAP_HELP = f"for a clock that is wrong by years: check certificates for the servers' time; at least {LEAST_SERVERS} hosts"
+_CLAIMS = "these are claims: the servers' certificates were not checked, anybody may have answered"
+_EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
+3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
+the clock; 11 not permitted; 12 somebody else set the clock meanwhile; 13 --bootstrap failed; 130 interrupted. With any but 0 the
+clock is as it was, but for the part that a slew had done when it was interrupted (130) or given up (1)."""
 
 
 def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = None, owner: Owner = clock_owner) -> int:
     """Run the command; its exit status. clock: this machine's, unless another one is given; owner: finds who keeps it."""
     parser = _parser()
-    values = parser.parse_args(arguments)
+    values = parser.parse_args(negatives_joined(sys.argv[1:] if arguments is None else arguments, _NUMBERS))
     try:
         _check(values)
         options = _options(values)
         targets = [parse_target(text, values.port) for text in values.host]
-        ask = partial(query_all, key_log=key_log(PROGRAM))
     except ConfigError as error:
         parser.error(str(error))
+    try:
+        check_trust(options.client.trust)
+        ask = partial(query_all, key_log=key_log(PROGRAM))
+    except ConfigError as error:
+        parser.exit(EXIT_USAGE, f"{PROGRAM}: error: {error}\n")
     if values.insecure:
         _say(f"warning: --insecure {_CONFIRM}: anybody on the way can set this clock")
     run = _Run(targets, options, clock or SystemClock(), ask, owner)
@@ -103,34 +123,48 @@ class _Run:
         if saved is not None:
             floors.append(Floor(saved, f"the time was saved in {state_file}"))
         done = bootstrap(self._targets, self._options, self.clock, floors, say=_say, **self._doors)
-        _print_measurement(done.measurement, self._options)
         if done.failed:
+            # What was agreed on is no result then.
+            _print_table(done.measurement, "" if done.checked else _CLAIMS)
             _say(f"bootstrap failed, {done.failed}")
             return EXIT_BOOTSTRAP
         if done.stepped:
-            print(f"stepped by {done.stepped:+.6f} s; the servers' certificates are valid by the new clock")
-        return self._act(done.measurement)
+            _tell(f"before: {_kernel(done.measurement.before)}")
+            _tell(f"stepped by {_signed(done.stepped)} s; the servers' certificates are valid by the new clock:")
+        _print_measurement(done.measurement, self._options)
+        return self._act(done.measurement, before_told=bool(done.stepped))
 
-    def _act(self, found: Measurement) -> int:
+    def _act(self, found: Measurement, before_told: bool = False) -> int:
         action = found.action
+        if found.selection.agreed is not None and not before_told:
+            _tell(f"before: {_kernel(found.before)}")
         if isinstance(action, Refuse):
-            _refuse(action)
-            nobody = action.reason is Refusal.NO_TIME and not any(result.good for result in found.results)
-            return EXIT_NO_ANSWER if nobody else _STATUS[action.reason]
-        print(f"before: {_kernel(found.before)}")
+            _say(f"clock not set: {_why(action)}")
+            return _STATUS[action.reason]
         if self._options.dry_run:
-            print(f"would {_verb(action)} (dry run: nothing was changed)")
+            _tell(f"would {_verb(action)} (dry run: nothing was changed)")
+            for refusal in found.hindrances:
+                _say(f"without --dry-run it would be refused, exit status {_STATUS[refusal.reason]}: {_why(refusal)}")
             return EXIT_OK
         change = perform(action, self.clock, wait=self._options.wait, interruptions=self.interruptions)
-        print(_done(action, change, self._options.wait))
-        print(f"after:  {_kernel(change.after)}")
+        _tell(_done(action, change, self._options.wait))
+        _tell(f"after:  {_kernel(change.after)}")
         if change.interrupted:
-            _say(f"interrupted: {change.rest:+.6f} s of the slew were given up")
+            _say(f"interrupted: {_signed(change.rest)} s of the slew were given up")
             return EXIT_INTERRUPTED
         return EXIT_OK
 
 
 def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
+    _print_table(found)
+    if found.selection.agreed is not None:
+        _tell(report.redundancy(found.selection, options.client.server_error))
+        offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
+        _tell(f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds")
+
+
+def _print_table(found: Measurement, note: str = "") -> None:
+    """What each server said; note: what a reader of the table must know."""
     for result in found.results:
         for notice in result.notices:
             _say(f"{result.target}: {report.escaped(notice)}")
@@ -141,36 +175,34 @@ def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
     for line in report.unused(found.selection):
         _say(report.escaped(line))
     table = report.table(found.results, found.selection)
-    if not table:
-        return
-    print(table)
-    print(report.LEGEND)
-    if found.selection.agreed is not None:
-        print(report.redundancy(found.selection, options.client.server_error))
-        offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
-        print(f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds")
+    if table:
+        _tell(table)
+        _tell(report.LEGEND)
+        if note:
+            _tell(note)
 
 
-def _refuse(action: Refuse) -> None:
-    detail = f" ({action.detail})" if action.detail else ""
-    advice = f": {_ADVICE[action.reason]}" if action.reason in _ADVICE else ""
-    _say(f"clock not set: {action.reason}{detail}{advice}")
+def _why(refusal: Refuse) -> str:
+    """Why the clock is left alone, and what a user can do about it."""
+    detail = f" ({refusal.detail})" if refusal.detail else ""
+    advice = f": {_ADVICE[refusal.reason]}" if refusal.reason in _ADVICE else ""
+    return f"{refusal.reason}{detail}{advice}"
 
 
 def _verb(action: Step | Slew) -> str:
     if isinstance(action, Step):
-        return f"step by {action.offset:+.6f} s"
-    return f"slew by {action.offset:+.6f} s, 99 % of it within {action.seconds} s"
+        return f"step by {_signed(action.offset)} s"
+    return f"slew by {_signed(action.offset)} s, 99 % of it within {action.seconds} s"
 
 
 def _done(action: Step | Slew, change: Change, waited: bool) -> str:
     if isinstance(action, Step):
-        return f"stepped by {action.offset:+.6f} s"
+        return f"stepped by {_signed(action.offset)} s"
     if change.interrupted:
-        return f"slewed by {action.offset - change.rest:+.6f} s"
+        return f"slewed by {_signed(action.offset - change.rest)} s"
     if waited:
-        return f"slewed by {action.offset - change.rest:+.6f} s; the kernel goes on with the rest"
-    return f"slewing by {action.offset:+.6f} s: the kernel does it, 99 % within {action.seconds} s"
+        return f"slewed by {_signed(action.offset - change.rest)} s; the kernel goes on with the rest"
+    return f"slewing by {_signed(action.offset)} s: the kernel does it, 99 % within {action.seconds} s"
 
 
 def _kernel(state: ClockState) -> str:
@@ -178,20 +210,27 @@ def _kernel(state: ClockState) -> str:
     mark = "synchronized" if state.synchronized else "unsynchronized"
     return (
         f"kernel: {mark}, maxerror {state.max_error:.6f} s, esterror {state.estimated_error:.6f} s, "
-        f"frequency {state.frequency_ppm:+.3f} ppm, slewing {state.rest:+.6f} s"
+        f"frequency {state.frequency_ppm:+.3f} ppm, slewing {_signed(state.rest)} s"
     )
+
+
+def _signed(seconds: float) -> str:
+    """To the microsecond, with a sign, and no negative zero."""
+    return f"{round(seconds, 6) + 0.0:+.6f}"
 
 
 def _check(values: argparse.Namespace) -> None:
     """What options must not stand together, or alone."""
+    if values.bootstrap and values.insecure:
+        raise ConfigError("--bootstrap together with --insecure", advice="leave one out; only --bootstrap checks certificates")
+    if values.bootstrap and values.pin:
+        raise ConfigError("--bootstrap together with --pin", advice="leave --bootstrap out; a pinned key is good at any time")
     if values.insecure and not values.confirmed:
         raise ConfigError(
             "--insecure: whoever answers would set this machine's clock", advice=f"measure with tsq-client, or add {_CONFIRM}"
         )
     if values.confirmed and not values.insecure:
         raise ConfigError(f"{_CONFIRM} without --insecure", expected="both or none")
-    if values.bootstrap and (values.insecure or values.pin):
-        raise ConfigError("--bootstrap together with --insecure or --pin", expected="one of them")
 
 
 def _options(values: argparse.Namespace) -> AdjustOptions:
@@ -215,32 +254,44 @@ def _parser() -> argparse.ArgumentParser:
         PROGRAM, description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.", epilog=_EPILOG
     )
     add = parser.add_argument
-    add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; at least four can outvote a liar in peace")
-    add("--dry-run", action="store_true", help="measure, and say what would be done")
-    add("--step", type=float, default=_LIMITS.step, metavar="S", help="step from this offset on, slew below (default: %(default)s)")
-    add("--panic", type=float, default=_LIMITS.panic, metavar="S", help="refuse from this offset on (default: %(default)s)")
+    add(
+        "host",
+        nargs="+",
+        metavar="HOST",
+        help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; three outvote a liar, four also where one is silent",
+    )
+    add("--dry-run", action="store_true", help="measure, and say what would be done; needs no privilege")
+    seconds, whole = checked(number), checked(whole_number)
+    add(
+        "--step",
+        type=seconds,
+        default=_LIMITS.step,
+        metavar="S",
+        help=f"step over this offset, else slew; 0 to {MOST_SLEWED} (default: %(default)s)",
+    )
+    add("--panic", type=seconds, default=_LIMITS.panic, metavar="S", help="refuse over this offset (default: %(default)s)")
     add("--force", action="store_true", help="set the clock whatever the offset is")
     add("--wait", action="store_true", help="stay until 99 percent of a slew are done; interrupted, give up the rest")
     add(
         "--min-sources",
-        type=int,
+        type=whole,
         default=_CRITERIA.min_sources,
         metavar="N",
         help="refuse where fewer servers can be used (default: %(default)s)",
     )
     add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
-    add("--count", type=int, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
-    add("--interval", type=float, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
+    add("--count", type=whole, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
+    add("--interval", type=seconds, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
     add(
         "--timeout",
-        type=float,
+        type=seconds,
         default=_DEFAULTS.timeout,
         metavar="S",
         help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
     )
     add(
         "--server-error",
-        type=float,
+        type=seconds,
         default=_DEFAULTS.server_error,
         metavar="S",
         help="a server's own error, where it does not tell (default: %(default)s)",
@@ -269,12 +320,25 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
     add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
-    add("--bootstrap", action="store_true", help="for a clock that is wrong by years: check certificates for the servers' time")
+    add("--bootstrap", action="store_true", help=_BOOTSTRAP_HELP)
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
 
 
+def _tell(text: str) -> None:
+    _write(sys.stdout, text)
+
+
 def _say(text: str) -> None:
-    sys.stderr.write(f"{PROGRAM}: {text}\n")
+    _write(sys.stderr, f"{PROGRAM}: {text}")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """At once, so that a log of both streams has the order of events."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # Whoever read has gone, or the disk is full: no reason to leave a clock half set.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ REST = 0.01
 class Refusal(StrEnum):
     """Why the clock is left alone."""
 
+    NO_ANSWER = "no server gave the time"
     NO_TIME = "the servers give no time that can be trusted"
     TOO_FAR = "the offset is over the limit"
     STEPPED = "somebody else set the clock while it was being measured"
@@ -48,19 +49,21 @@ class ClockLimits:
         if not 0 <= self.step <= MOST_SLEWED:
             raise ConfigError(f"step limit {self.step:g} s", expected="0 to 0.5 s; the kernel slews no more")
         if not 0 < self.panic < float("inf"):
-            raise ConfigError(f"panic limit {self.panic:g} s", expected="a number of seconds above 0")
+            advice = "to set the clock whatever the offset is, use --force"
+            raise ConfigError(f"panic limit {self.panic:g} s", expected="a number of seconds above 0", advice=advice)
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What is known of this machine. owner: the program that keeps the clock; stepped: by how much others set the clock during the
-    measurement, seconds.
+    measurement, seconds; dry_run: nothing is going to be done, so that nothing here can forbid it.
     """
 
     owner: str | None = None
     may_set: bool = True
     stepped: float = 0.0
     interrupted: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +110,26 @@ def decide(selection: Selection, limits: ClockLimits, circumstances: Circumstanc
     agreed = selection.agreed
     if circumstances.interrupted:
         return Refuse(Refusal.INTERRUPTED)
+    if agreed is None and all(verdict.source.estimate is None for verdict in selection.verdicts):
+        return Refuse(Refusal.NO_ANSWER)
     if agreed is None:
         return Refuse(Refusal.NO_TIME, "" if selection.problem is None else selection.problem.value)
     if abs(agreed.offset) > limits.panic and not limits.force:
         return Refuse(Refusal.TOO_FAR, f"{agreed.offset:+.6f} s, limit {limits.panic:g} s")
     if abs(circumstances.stepped) > _STILL:
         return Refuse(Refusal.STEPPED, f"by {circumstances.stepped:+.6f} s")
-    if circumstances.owner is not None:
-        return Refuse(Refusal.OWNED, circumstances.owner)
-    if not circumstances.may_set:
-        return Refuse(Refusal.NOT_PERMITTED)
+    hindrances = hindering(circumstances)
+    if hindrances and not circumstances.dry_run:
+        return hindrances[0]
     if abs(agreed.offset) > limits.step:
         return Step(agreed.offset, agreed.root_distance, agreed.jitter)
     return Slew(agreed.offset, time_constant(agreed.offset), agreed.root_distance, agreed.jitter)
+
+
+def hindering(circumstances: Circumstances) -> tuple[Refuse, ...]:
+    """What of this machine forbids setting its clock, whatever the offset is; first what a user has to see to first."""
+    owned = () if circumstances.owner is None else (Refuse(Refusal.OWNED, circumstances.owner),)
+    return owned if circumstances.may_set else (*owned, Refuse(Refusal.NOT_PERMITTED))
 
 
 def time_constant(offset: float) -> int:

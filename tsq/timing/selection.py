@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tsq.errors import ConfigError
 from tsq.timing.cluster import Candidate, cluster, combine
 from tsq.timing.filter import Estimate
 from tsq.timing.intersection import Interval, agreed, majority
@@ -61,6 +62,10 @@ class Criteria:
 
     max_distance: float = MAX_DISTANCE
     min_sources: int = 1
+
+    def __post_init__(self) -> None:
+        if self.min_sources < 1:
+            raise ConfigError(f"a minimum of {self.min_sources} sources", expected="1 or more")
 
 
 @dataclass(frozen=True, slots=True)

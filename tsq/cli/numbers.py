@@ -1,0 +1,41 @@
+"""Numbers on a command line.
+
+Comes in: texts. Goes out: numbers, or ConfigError that says what was found. It must never say what a number may be: that is for
+those who take it.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+
+from tsq.errors import ConfigError
+
+_NEGATIVE = re.compile(r"-(?:\d|\.\d|inf|nan)", re.IGNORECASE)
+
+
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{text!r}", expected="a number, such as 0.5") from None
+
+
+def whole_number(text: str) -> int:
+    """A number without a fraction."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{text!r}", expected="a whole number, such as 3") from None
+
+
+def negatives_joined(arguments: Sequence[str], options: Collection[str]) -> list[str]:
+    """`--step -1` as `--step=-1`, for these options: beside -4 and -6 argparse takes a negative number for an option, and then says
+    nothing of what was found.
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in options and _NEGATIVE.match(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
