@@ -15,7 +15,7 @@ from tsq.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
-    EXIT_USAGE,
+    cannot_use,
     checked,
     key_log,
 )
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
         check_trust(options.client.trust)
         ask = partial(query_all, key_log=key_log(PROGRAM))
     except ConfigError as error:
-        parser.exit(EXIT_USAGE, f"{PROGRAM}: error: {error}\n")
+        cannot_use(parser, error)
     if values.insecure:
         _say(f"warning: --insecure {_CONFIRM}: anybody on the way can set this clock")
     run = _Run(targets, options, clock or SystemClock(), ask, owner)

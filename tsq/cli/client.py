@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tsq
 from tsq import report
 from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, cannot_use, checked, key_log
+from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
 from tsq.errors import (
@@ -48,6 +49,7 @@ _LONG_RUN = 10
 _DEFAULTS = ClientOptions()
 # With --watch, where the command line says nothing else.
 _WATCH_COUNT, _WATCH_INTERVAL = 1_000_000, 1.0
+_NUMBERS = ("--port", "--count", "--interval", "--timeout", "--server-error")
 _EPILOG = """exit status: 0 every host gave the time; 1 some hosts did, or another failure; 2 usage; 3 no answer; 4 certificate
 refused; 5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 8 hosts gave the time, but no majority agrees or
 none may be used; 130 interrupted. The clock is never set."""
@@ -56,7 +58,7 @@ none may be used; 130 interrupted. The clock is never set."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
-    values = parser.parse_args(arguments)
+    values = parser.parse_args(negatives_joined(sys.argv[1:] if arguments is None else arguments, _NUMBERS))
     try:
         options = _options(values)
         targets = [parse_target(text, values.port) for text in values.host]
@@ -174,12 +176,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; several are asked in parallel")
     add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
+    seconds = checked(number)
     # None: not given.
-    add("--count", type=int, metavar="N", help=f"samples of each host (default: {_DEFAULTS.count}); with --watch all")
-    add("--interval", type=float, metavar="S", help=f"seconds between samples (default: {_DEFAULTS.interval}); with --watch 1")
+    add(
+        "--count",
+        type=checked(whole_number),
+        metavar="N",
+        help=f"samples of each host (default: {_DEFAULTS.count}); with --watch all",
+    )
+    add("--interval", type=seconds, metavar="S", help=f"seconds between samples (default: {_DEFAULTS.interval}); with --watch 1")
     add(
         "--timeout",
-        type=float,
+        type=seconds,
         default=_DEFAULTS.timeout,
         metavar="S",
         help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
@@ -195,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--session-file", metavar="FILE", help="keep session tickets here, for 0-RTT the next time")
     add(
         "--server-error",
-        type=float,
+        type=seconds,
         default=_DEFAULTS.server_error,
         metavar="S",
         help="seconds that a server's own error is taken for if it does not tell (default: %(default)s)",

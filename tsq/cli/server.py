@@ -11,6 +11,7 @@ from typing import TextIO
 
 import tsq
 from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, key_log
+from tsq.cli.numbers import number, whole_number
 from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.errors import ConfigError, TSQError
 from tsq.host.sync_state import HostClock, Keeper
@@ -156,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ntpd-rs", default=_ASKED.ntpd_rs, metavar="FILE", help="ntpd-rs's observation socket (default: %(default)s)")
     add(
         "--local-stratum",
-        type=int,
+        type=checked(whole_number),
         metavar="N",
         help="the stratum, 1 to 15, that is claimed for a clock for which nobody vouches; without it, that is 0, unsynchronized",
     )
@@ -167,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--local-error",
-        type=float,
+        type=checked(number),
         metavar="S",
         help=f"with --local-stratum: bound of the clock's error in seconds (default: {_CLAIMED.error})",
     )
