@@ -379,6 +379,8 @@ def open_link(
     name = options.server_name or target.host
     tickets = _Tickets(target, name, options, notices)
     configuration = tls.client_configuration(name, options.trust, ticket=tickets.taken, key_log=key_log)
+    # Who waits longer for the handshake than QUIC does for a sign of life shall not be told that the connection went silent.
+    configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
     udp = UdpSocket.connected(family, address)
     tickets.connection = connection
