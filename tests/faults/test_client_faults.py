@@ -1,6 +1,5 @@
-"""What befalls a client, each with the number of its case in the name; the table below names cases that are tested elsewhere."""
+"""What befalls a client, each with the number of its case in the name; test_table.py says where each case is tested."""
 
-import ast
 import asyncio
 import json
 import os
@@ -11,7 +10,6 @@ import subprocess
 import tty
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -34,53 +32,6 @@ from tsq.timing.selection import Source, Unused, select
 from tsq.wire.message import ClockQuality, TimeSource
 from tsq.wire.signature import HmacSigner, Verifier
 from tsq.wire.tlv import MAX_VALUE_SIZE, TlvType
-
-TESTS = Path(__file__).parents[1]
-# Cases that are tests elsewhere: (case, file, names).
-ELSEWHERE = [
-    (42, "test_exchange.py", ["test_a_wrong_nonce_fails_the_oldest_request", "test_malformed_fails_the_request_it_came_for"]),
-    (42, "properties/test_tlv.py", ["test_messages_behind_a_nonce_are_judged_as_the_oracle_does"]),
-    (43, "test_exchange.py", ["test_a_second_answer_is_ignored", "test_a_second_answer_does_not_fail_the_next_request"]),
-    (44, "timing/test_sample.py", ["test_each_check_has_its_reason", "test_the_first_check_that_fails_gives_the_reason"]),
-    (44, "conformance/test_samples.py", ["test_R8_implausible_answers_are_discarded_with_their_reason"]),
-    (45, "test_session.py", ["test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out"]),
-    (46, "conformance/test_samples.py", ["test_R11_a_one_sided_delay_moves_the_offset_by_half_of_it"]),
-    (47, "timing/test_selection.py", ["test_47_one_liar_of_four_is_rejected_and_named"]),
-    (47, "timing/test_selection.py", ["test_47_two_liars_of_four_leave_no_majority_and_no_time"]),
-    (47, "cli/test_selection.py", ["test_a_liar_among_four_is_named_and_the_time_is_that_of_the_others"]),
-    (47, "simulation/test_sweep.py", ["test_no_bound_fails_while_an_honest_majority_is_compared"]),
-    (48, "timing/test_selection.py", ["test_48_a_liar_inside_the_intervals_is_bounded_by_the_root_distance"]),
-    (48, "timing/test_intersection.py", ["test_a_liar_inside_cannot_narrow_it_to_where_the_truth_is_not"]),
-    (50, "cli/test_client.py", ["test_a_server_without_datagrams_is_asked_on_streams_and_that_is_said"]),
-    (51, "integration/test_processes.py", ["test_silent_port_times_out"]),
-    (52, "cli/test_client.py", ["test_a_self_signed_certificate_is_called_that_and_the_advice_works"]),
-    (52, "cli/test_client.py", ["test_an_unknown_authority_is_named_and_the_advice_works"]),
-    (52, "cli/test_client.py", ["test_a_wrong_name_tells_the_certificates_names_and_the_advice_works"]),
-    (52, "cli/test_client.py", ["test_an_expired_certificate_tells_its_end_and_our_clock"]),
-    (52, "cli/test_client.py", ["test_a_certificate_of_the_future_tells_its_beginning_and_suspects_our_clock"]),
-    (54, "conformance/test_signatures.py", ["test_R6_client_rejects_a_response_without_a_right_signature"]),
-    (54, "wire/test_signature.py", ["test_absent_is_refused", "test_anything_changed_is_refused"]),
-    (55, "test_report.py", ["test_details_from_the_network_are_escaped_wherever_they_are_shown"]),
-    (56, "conformance/test_samples.py", ["test_R8_the_offset_limit_is_the_users"]),
-    (61, "integration/test_processes.py", ["test_name_with_a_dead_address_is_answered_by_the_next"]),
-    (61, "cli/test_client.py", ["test_name_not_found_has_its_own_message_and_status"]),
-    (61, "cli/test_client.py", ["test_no_address_of_the_family_asked_for_says_which_family"]),
-    (62, "conformance/test_samples.py", ["test_R9_the_era_edge_is_uneventful", "test_R9_an_exchange_that_spans_the_era_edge"]),
-    (62, "timing/test_selection.py", ["test_62_smeared_and_unsmeared_are_not_mixed"]),
-    (62, "timing/test_selection.py", ["test_62_leap_is_what_more_than_half_of_the_survivors_say"]),
-    (67, "quic/test_tickets.py", ["test_a_ticket_out_of_its_time_is_not_used"]),
-    (67, "integration/test_processes.py", ["test_ticket_that_was_used_already_is_refused_and_the_client_asks_again_by_itself"]),
-    (69, "cli/test_client.py", ["test_ctrl_c_in_mid_run_ends_with_what_there_is"]),
-    (69, "cli/test_client.py", ["test_ctrl_c_before_any_answer_exits_130_and_says_so"]),
-    (69, "cli/test_selection.py", ["test_watch_on_a_terminal_redraws_and_ends_with_the_final_table"]),
-    (69, "test_boundaries.py", ["test_only_the_one_door_sets_a_clock"]),
-]
-
-
-@pytest.mark.parametrize(("case", "file", "names"), ELSEWHERE)
-def test_cases_that_are_tested_elsewhere_are(case, file, names):
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    assert set(names) <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, case
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
