@@ -20,12 +20,15 @@ from tests.cli.test_selection import telling
 from tests.integration.peers import run_json
 from tests.simulation.network import MS, SECOND, START_NS, Client, Clock, Link, Plan, Server, Told
 from tests.support.badlink import BadLink
+from tests.support.kernel import VirtualKernel
 from tests.support.processes import BIN, run_client
 from tests.support.world import World
 from tsq import ClientOptions, Rules, Trust, query
 from tsq._fast import clock_ns, pack_response, pack_tlvs
+from tsq.cli.adjtime import main as adjtime
 from tsq.cli.client import EXIT_CERTIFICATE, EXIT_NO_ANSWER, EXIT_NO_MAJORITY, EXIT_OK, EXIT_REJECTED, main
 from tsq.errors import HandshakeTimeout
+from tsq.host.clock import SystemClock
 from tsq.timing.filter import estimate
 from tsq.timing.sample import Reason
 from tsq.timing.selection import Source, Unused, select
@@ -307,6 +310,21 @@ def test_55_names_in_a_certificate_are_escaped(capsys, tmp_path, text):
             assert (status, out) == (EXIT_CERTIFICATE, "")
             assert all(line.isprintable() for line in err.splitlines()), err
             assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_53_insecure_asks_nobody_before_it_is_confirmed(capsys, certificates, confirmed):
+    twin = VirtualKernel(truth_ns=clock_ns(), error_ns=-2e9)
+    with Peer(certificates, telling()) as peer:
+        try:
+            arguments = ["--insecure", *(["--i-know-this-is-insecure"] if confirmed else []), "--dry-run", str(peer.target)]
+            status = adjtime(arguments, SystemClock(twin), lambda: None)
+        except SystemExit as end:
+            status = end.code
+        assert (peer.requests > 0) is confirmed
+    assert status == (0 if confirmed else 2)
+    assert twin.calls == []
+    assert "--i-know-this-is-insecure" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", [False, True], ids=["datagram", "stream"])

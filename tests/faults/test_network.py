@@ -333,3 +333,27 @@ def test_61_where_all_addresses_are_dead_the_last_one_says_why(network, names, s
     names(time_example={"A": [V4_TOO], "AAAA": [V6_TOO]})
     status, host, _ = client(network, certificates, "time.example", "--timeout", HOURS)
     assert (status, host["error_kind"]) == (3, "NothingListens")
+
+
+# ------------------------------------------------------------------------------------------------------ the network itself
+
+
+def test_a_network_is_gone_with_its_files_also_after_a_failure():
+    need_root_and()
+    made = []
+
+    def fail() -> None:
+        with pair(["192.0.2.1"], ["192.0.2.2"]) as network, etc(network.one, hosts="127.0.0.1 localhost\n"):
+            made.append(network)
+            assert network.one in namespaces()
+            raise RuntimeError("a test that fails")
+
+    with pytest.raises(RuntimeError, match="a test that fails"):
+        fail()
+    assert not {made[0].one, made[0].other} & namespaces()
+    assert not Path("/etc/netns", made[0].one).exists()
+
+
+def namespaces() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, timeout=HANG, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines()}
