@@ -65,6 +65,7 @@ peers() {
     command -v npm >/dev/null 2>&1 || missing="$missing npm"
     command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
     command -v strace >/dev/null 2>&1 || missing="$missing strace"
+    command -v nft >/dev/null 2>&1 || [ -x /usr/sbin/nft ] || missing="$missing nftables"
     if [ -n "$missing" ]; then
         if may_install; then
             # shellcheck disable=SC2086

@@ -5,6 +5,7 @@ and waits. Every address of a host is tried, the next one as soon as one fails o
 """
 
 import errno
+import os
 import select
 import signal
 import socket
@@ -398,6 +399,8 @@ def open_link(
     name = options.server_name or target.host
     tickets = _Tickets(target, name, options, notices)
     configuration = tls.client_configuration(name, options.trust, ticket=tickets.taken, key_log=key_log)
+    # Who waits longer for the handshake than QUIC does for a sign of life shall not be told that the connection went silent.
+    configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
     udp = UdpSocket.connected(family, address)
     tickets.connection = connection
@@ -466,11 +469,20 @@ def network_error(error: OSError) -> TransportError:
     """Our error for what the socket said."""
     if error.errno in _REFUSED:
         return NothingListens(
-            "nothing listens on this UDP port (ICMP port unreachable)", advice="is the server running, and is the port right?"
+            "nothing listens on this UDP port (ICMP port unreachable)",
+            advice="is the server running, and is the port right? A firewall may answer so, too",
         )
+    if error.errno == errno.EINVAL:
+        # What connect and send say of a blackhole route, and of an IPv6 link-local address alone.
+        return Unreachable(
+            "the address cannot be reached: this machine has no way out for it",
+            advice="is there a blackhole route to it, or does an fe80:: address lack its interface, as in fe80::1%eth0?",
+        )
+    # The number's own words: those of the error may name the call that failed.
+    words = str(error) if error.errno is None else os.strerror(error.errno)
     if error.errno in _UNREACHABLE:
-        return Unreachable(f"the address cannot be reached: {error.strerror}", advice="check routes and firewalls")
-    return TransportError(f"the socket failed: {error.strerror or error}")
+        return Unreachable(f"the address cannot be reached: {words}", advice="check routes and firewalls")
+    return TransportError(f"the socket failed: {words}")
 
 
 def _interrupted() -> NoAnswer:

@@ -1,93 +1,37 @@
 """A server with several addresses on wildcard sockets answers from the address that was asked, in network namespaces of its own."""
 
 import json
-import os
-import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 
 import pytest
 
 from tests.integration.peers import PATIENCE, ReportingServer, good_samples, server_arguments
+from tests.support.namespaces import Pair, inside, pair
 from tests.support.processes import BIN
 
 ADDRESSES = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]
 CLIENT_ADDRESSES = ["192.0.2.10", "2001:db8::10"]
 
 
-class NotPossibleError(Exception):
-    """This machine does not let us make the network."""
-
-
-def ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
-    if done.returncode != 0:
-        raise NotPossibleError(f"ip {' '.join(words)}: {done.stderr.strip()}")
-
-
-def inside(namespace: str) -> tuple[str, ...]:
-    """What to put before a command so that it runs in this namespace."""
-    return ("ip", "netns", "exec", namespace)
-
-
-@dataclass(frozen=True)
-class Network:
-    """Two namespaces with a link between them."""
-
-    server: str
-    client: str
-
-
-def add_namespace(name: str, device: str, addresses: list[str], cleanup: ExitStack) -> None:
-    ip("netns", "add", name)
-    cleanup.callback(ip, "netns", "delete", name)
-    ip("link", "set", device, "netns", name)
-    for address in addresses:
-        # No duplicate address detection: the address is there at once.
-        prefix = [f"{address}/64", "nodad"] if ":" in address else [f"{address}/24"]
-        ip("-n", name, "address", "add", *prefix, "dev", device)
-    for interface in ("lo", device):
-        ip("-n", name, "link", "set", interface, "up")
-
-
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    """The two namespaces; gone with everything in them when the tests are done."""
-    if shutil.which("ip") is None:
-        pytest.skip("iproute2 is not installed: `make peers` installs it where it may")
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    tag = secrets.token_hex(3)
-    names = Network(f"tsq-{tag}-s", f"tsq-{tag}-c")
-    devices = (f"tsq{tag}s", f"tsq{tag}c")
-    with ExitStack() as cleanup:
-        try:
-            ip("link", "add", devices[0], "type", "veth", "peer", "name", devices[1])
-            # Goes with its namespace once it is there; until then by hand.
-            cleanup.callback(
-                subprocess.run, ["ip", "link", "delete", devices[0]], capture_output=True, timeout=PATIENCE, check=False
-            )
-            add_namespace(names.server, devices[0], ADDRESSES, cleanup)
-            add_namespace(names.client, devices[1], CLIENT_ADDRESSES, cleanup)
-        except NotPossibleError as error:
-            pytest.skip(f"network namespaces cannot be made here: {error}")
-        yield names
+def network() -> Iterator[Pair]:
+    """The server's namespace and the client's; gone with everything in them when the tests are done."""
+    with pair(ADDRESSES, CLIENT_ADDRESSES) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def multihomed(network, certificates) -> Iterator[ReportingServer]:
     """A server on the wildcard addresses of both families, on one port."""
-    with ReportingServer(server_arguments(certificates, "0.0.0.0:4433", "[::]:4433"), inside(network.server)) as server:
+    with ReportingServer(server_arguments(certificates, "0.0.0.0:4433", "[::]:4433"), inside(network.one)) as server:
         yield server
 
 
 def ask(network, certificates, host, *options):
     """tsq-client in the client's namespace; its socket hears the asked address only."""
     command = [
-        *inside(network.client), BIN / "tsq-client", "--port", "4433", "--server-name", "localhost", "--ca", certificates.authority,
+        *inside(network.other), BIN / "tsq-client", "--port", "4433", "--server-name", "localhost", "--ca", certificates.authority,
         "--interval", "0.01", "--json", *options, host,
     ]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, check=False)
@@ -106,7 +50,7 @@ def test_answer_comes_from_the_address_that_was_asked(multihomed, network, certi
 def test_retry_and_version_negotiation_come_from_the_address_that_was_asked(network, certificates, address):
     listen = "[::]:4434" if ":" in address else "0.0.0.0:4434"
     arguments = [*server_arguments(certificates, listen), "--retry", "always"]
-    with ReportingServer(arguments, inside(network.server)) as server:
+    with ReportingServer(arguments, inside(network.one)) as server:
         status, host = ask(network, certificates, address, "--port", "4434")
         assert (status, host["address"], len(good_samples(host))) == (0, address, 3)
         assert negotiated(network, address) == address
@@ -123,13 +67,13 @@ with socket.socket(socket.{"AF_INET6" if ":" in address else "AF_INET"}, socket.
     s.sendto(bytes([0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8]) + bytes(8) + bytes([8]) + bytes(1200), ({address!r}, 4434))
     print(s.recvfrom(2048)[1][0])
 """
-    command = [*inside(network.client), str(BIN / "python"), "-c", script]
+    command = [*inside(network.other), str(BIN / "python"), "-c", script]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
 def test_all_addresses_are_asked_at_the_same_time(multihomed, network, certificates):
     command = [
-        *inside(network.client), BIN / "tsq-client", "--port", "4433", "--server-name", "localhost",
+        *inside(network.other), BIN / "tsq-client", "--port", "4433", "--server-name", "localhost",
         "--ca", certificates.authority, "--interval", "0.01", *ADDRESSES,
     ]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, check=False)

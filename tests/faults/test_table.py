@@ -1,0 +1,184 @@
+"""Where each fault case of a client is tested, clause by clause; a test that is named here and does not exist fails.
+
+There is no daemon yet, so what a case says of one is not here: that it coasts while all servers are down (49), freezes when steps
+add up (56), or notices suspend and resume (59). Tests in this directory carry the number of their case in their names.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+CLIENT, TICKETS, INTERRUPTED = "faults/test_client_faults.py", "faults/test_tickets.py", "faults/test_interrupted.py"
+NETWORK, SILENCE = "faults/test_network.py", "faults/test_silence_and_names.py"
+COMMAND, ADJTIME, BOOTSTRAP = "cli/test_client.py", "cli/test_adjtime.py", "faults/test_bootstrap.py"
+SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.py", "conformance/test_samples.py"
+
+# (case, clause, file, names of tests)
+TABLE = [
+    (42, "wrong nonce", "test_exchange.py", "test_a_wrong_nonce_fails_the_oldest_request"),
+    (42, "wrong nonce", COMMAND, "test_answers_that_are_all_rejected_say_why"),
+    (42, "wrong, missing or repeated nonce", CLIENT, "test_42_an_answer_without_its_nonce_fails_its_exchange_and_no_other"),
+    (42, "repeated nonce", CLIENT, "test_42_the_nonce_of_an_earlier_exchange_answers_no_later_one"),
+    (42, "exchange failed", "test_exchange.py", "test_malformed_fails_the_request_it_came_for"),
+    (42, "whatever follows the nonce", "properties/test_tlv.py", "test_messages_behind_a_nonce_are_judged_as_the_oracle_does"),
+    (43, "second answer: ignored", "test_exchange.py", "test_a_second_answer_is_ignored"),
+    (43, "second answer: ignored", "test_exchange.py", "test_a_second_answer_does_not_fail_the_next_request"),
+    (43, "second answer: ignored", COMMAND, "test_a_second_answer_to_one_request_is_no_sample"),
+    (44, "T3 < T2, delay < 0, T4 < T1: reason", "timing/test_sample.py", "test_each_check_has_its_reason"),
+    (44, "which reason", "timing/test_sample.py", "test_the_first_check_that_fails_gives_the_reason"),
+    (44, "T3 < T2, delay < 0", SAMPLES, "test_R8_implausible_answers_are_discarded_with_their_reason"),
+    (44, "T4 < T1", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
+    (44, "and the others count", COMMAND, "test_one_rejected_sample_of_three_is_reported_and_the_others_count"),
+    (45, "lost", "test_session.py", "test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out"),
+    (45, "each and all", "test_session.py", "test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reason"),
+    (45, "all at once", CLIENT, "test_45_lost_doubled_reordered_is_a_right_sample_or_none_and_each_request_ends_once"),
+    (45, "between processes", CLIENT, "test_45_half_lost_doubled_reordered_between_processes_is_right_or_a_clean_time_out"),
+    (45, "doubled, reordered", CLIENT, "test_45_doubled_and_reordered_alone_costs_no_sample"),
+    (46, "error <= d/2, inside the bound", CLIENT, "test_46_a_delay_added_one_way_is_an_error_of_half_of_it_and_inside_the_bound"),
+    (46, "the printed bound", CLIENT, "test_46_a_delay_one_way_between_processes_is_inside_the_printed_bound"),
+    (46, "the printed bound", "test_report.py", "test_the_bound_holds_for_the_offset_as_it_is_printed"),
+    (46, "error = d/2", SAMPLES, "test_R11_a_one_sided_delay_moves_the_offset_by_half_of_it"),
+    (47, "one of four: rejected and named", SELECTION, "test_47_one_liar_of_four_is_rejected_and_named"),
+    (47, "two of four: no majority", SELECTION, "test_47_two_liars_of_four_leave_no_majority_and_no_time"),
+    (47, "rejected and named", SELECTED, "test_a_liar_among_four_is_named_and_the_time_is_that_of_the_others"),
+    (47, "no majority", SELECTED, "test_two_of_four_liars_give_no_time_and_the_status_for_it"),
+    (47, "clock untouched", ADJTIME, "test_fault_47_one_liar_of_four_is_named_two_of_four_leave_the_clock_alone"),
+    (47, "any number", "simulation/test_sweep.py", "test_no_bound_fails_while_an_honest_majority_is_compared"),
+    (48, "bounded", SELECTION, "test_48_a_liar_inside_the_intervals_is_bounded_by_the_root_distance"),
+    (48, "bounded", "timing/test_intersection.py", "test_a_liar_inside_cannot_narrow_it_to_where_the_truth_is_not"),
+    (48, "bounded, over networks", "simulation/test_sweep.py", "test_no_bound_fails_while_an_honest_majority_is_compared"),
+    (49, "exit status", CLIENT, "test_49_all_servers_down_is_no_answer_and_no_table"),
+    (49, "in mid-run", CLIENT, "test_49_a_server_that_dies_in_mid_run_leaves_what_it_gave"),
+    (49, "exit status, clock untouched", ADJTIME, "test_fault_49_all_servers_down"),
+    (50, "Stream Mode", COMMAND, "test_a_server_without_datagrams_is_asked_on_streams_and_that_is_said"),
+    (51, "on a network: bounded, message", NETWORK,
+     "test_51_where_nothing_comes_back_the_client_ends_in_time_and_suspects_a_firewall"),
+    (51, "by the library", NETWORK, "test_51_where_nothing_comes_back_the_library_says_the_same"),
+    (51, "rejected: at once, message", NETWORK, "test_51_what_the_network_says_is_told_at_once"),
+    (51, "by the library", NETWORK, "test_51_what_the_network_says_is_told_at_once_by_the_library_too"),
+    (51, "bounded exactly", SILENCE, "test_51_silence_ends_at_the_time_out_neither_sooner_nor_later"),
+    (51, "several addresses", SILENCE, "test_51_of_several_silent_addresses_each_has_its_time_and_all_of_them_end"),
+    (51, "in mid-run", NETWORK, "test_51_a_network_that_falls_silent_in_mid_run_leaves_what_came_before"),
+    (51, "in mid-run", SILENCE,
+     "test_51_what_is_blocked_in_mid_run_ends_each_request_at_its_time_out_and_the_connection_at_its_own"),
+    (51, "clock untouched", SILENCE, "test_51_tsq_adjtime_leaves_the_clock_alone_where_nothing_comes_back"),
+    (51, "message", COMMAND, "test_silence_is_a_time_out_that_suspects_a_firewall"),
+    (52, "five messages", CLIENT, "test_52_each_fault_of_a_certificate_has_its_kind_and_no_answer_is_asked_for"),
+    (52, "self-signed", COMMAND, "test_a_self_signed_certificate_is_called_that_and_the_advice_works"),
+    (52, "unknown CA", COMMAND, "test_an_unknown_authority_is_named_and_the_advice_works"),
+    (52, "wrong name", COMMAND, "test_a_wrong_name_tells_the_certificates_names_and_the_advice_works"),
+    (52, "expired", COMMAND, "test_an_expired_certificate_tells_its_end_and_our_clock"),
+    (52, "not yet valid", COMMAND, "test_a_certificate_of_the_future_tells_its_beginning_and_suspects_our_clock"),
+    (53, "refused", ADJTIME, "test_fault_53_insecure_needs_a_second_word_before_anybody_is_asked"),
+    (53, "before anybody is asked", CLIENT, "test_53_insecure_asks_nobody_before_it_is_confirmed"),
+    (53, "unless confirmed", ADJTIME, "test_fault_53_with_the_second_word_it_is_done_with_a_warning"),
+    (53, "neither option alone", ADJTIME, "test_options_that_make_no_sense"),
+    (54, "absent, unknown key, bad, not last", CLIENT, "test_54_a_required_signature_that_is_not_right_is_an_answer_discarded"),
+    (54, "any other", "conformance/test_signatures.py", "test_R6_client_rejects_a_response_without_a_right_signature"),
+    (54, "absent", "wire/test_signature.py", "test_absent_is_refused"),
+    (54, "bad", "wire/test_signature.py", "test_anything_changed_is_refused"),
+    (54, "not last", "conformance/test_messages.py", "test_R4_malformed_response_makes_no_valid_sample"),
+    (55, "all kinds of text, all outputs", CLIENT, "test_55_metadata_and_a_clocks_name_are_escaped_in_json_and_reach_no_terminal"),
+    (55, "an error's reason", CLIENT, "test_55_text_of_an_error_reply_is_shown_escaped_on_a_terminal"),
+    (55, "a close's reason", CLIENT, "test_55_text_of_the_reason_for_a_close_is_shown_escaped_on_a_terminal"),
+    (55, "a certificate's names", CLIENT, "test_55_names_in_a_certificate_are_escaped"),
+    (55, "all at once", CLIENT, "test_55_hostile_text_of_a_server_reaches_no_terminal"),
+    (55, "escaped", "test_report.py", "test_details_from_the_network_are_escaped_wherever_they_are_shown"),
+    (56, "a sample over the limit", CLIENT, "test_56_an_offset_over_the_limit_is_refused_and_is_no_time"),
+    (56, "the limit", SAMPLES, "test_R8_the_offset_limit_is_the_users"),
+    (56, "setting the clock: refused", ADJTIME, "test_fault_56_an_offset_over_the_limit_is_refused_and_told"),
+    (57, "measures, reports, exit status", ADJTIME, "test_fault_57_without_cap_sys_time_it_measures_reports_and_refuses"),
+    (57, "the installed command", ADJTIME, "test_fault_57_the_real_command_without_the_capability"),
+    (57, "where it is promised only", ADJTIME, "test_fault_57_a_capability_that_is_promised_and_not_kept"),
+    (57, "no call", ADJTIME, "test_the_real_command_makes_no_call_that_sets_a_clock"),
+    (58, "refused", ADJTIME, "test_fault_58_another_daemon_owns_the_clock"),
+    (58, "the installed command", ADJTIME, "test_fault_58_the_real_command_finds_a_daemon_in_the_process_table"),
+    (58, "a dry run says so", ADJTIME, "test_a_dry_run_is_anybodys_and_says_what_would_be_refused"),
+    (58, "who is one", "host/test_owner.py", "test_programs_that_keep_a_clock"),
+    (58, "a real chronyd", "host/test_owner.py", "test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does"),
+    (60, "detected while servers are asked", ADJTIME, "test_fault_60_a_clock_that_is_stepped_while_servers_are_asked"),
+    (60, "detected before it acts", ADJTIME, "test_fault_60_a_clock_that_somebody_else_steps_meanwhile"),
+    (60, "in an exchange", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
+    (60, "in a slew", ADJTIME, "test_a_slew_that_does_not_progress_is_an_error"),
+    (61, "DNS changes", NETWORK, "test_61_a_name_that_moves_is_asked_at_its_new_address_by_the_same_process"),
+    (61, "DNS changes: resolve again", NETWORK, "test_61_a_name_that_was_lost_is_found_again_by_the_same_process"),
+    (61, "DNS changes between runs", NETWORK,
+     "test_61_a_name_that_moves_between_runs_is_asked_at_its_new_address_and_a_ticket_of_the_old_one_does_no_harm"),
+    (61, "empty", NETWORK, "test_61_a_name_without_an_address_says_why"),
+    (61, "IPv6 only", NETWORK, "test_61_a_name_with_ipv6_only_is_asked_there"),
+    (61, "one dead address: next address", NETWORK, "test_61_the_next_address_is_asked_where_the_first_is_dead"),
+    (61, "all dead", NETWORK, "test_61_where_all_addresses_are_dead_the_last_one_says_why"),
+    (61, "without root: resolve again", SILENCE, "test_61_each_query_looks_the_name_up_again"),
+    (61, "without root: empty", SILENCE, "test_61_an_empty_answer_is_no_address"),
+    (61, "without root: IPv6 only", SILENCE, "test_61_ipv6_only"),
+    (61, "without root: next address", SILENCE, "test_61_dead_addresses_come_first"),
+    (61, "by processes", "integration/test_processes.py", "test_name_with_a_dead_address_is_answered_by_the_next"),
+    (61, "message", COMMAND, "test_name_not_found_has_its_own_message_and_status"),
+    (61, "message", COMMAND, "test_no_address_of_the_family_asked_for_says_which_family"),
+    (62, "era rollover", SAMPLES, "test_R9_the_era_edge_is_uneventful"),
+    (62, "era rollover", SAMPLES, "test_R9_an_exchange_that_spans_the_era_edge"),
+    (62, "era rollover", CLIENT, "test_62_the_year_2036_is_uneventful_from_both_sides_and_for_the_selection"),
+    (62, "leap second", CLIENT, "test_62_a_leap_second_in_the_midst_of_exchanges_is_in_the_bound_or_discarded"),
+    (62, "leap second announced", SELECTION, "test_62_leap_is_what_more_than_half_of_the_survivors_say"),
+    (62, "mixed", SELECTION, "test_62_smeared_and_unsmeared_are_not_mixed"),
+    (62, "mixed", SELECTION, "test_62_half_smeared_half_not_is_no_time"),
+    (62, "mixed", CLIENT, "test_62_smeared_and_unsmeared_servers_give_no_time_together"),
+    (63, "off by default", BOOTSTRAP, "test_fault_63_without_the_option_every_certificate_is_refused_and_the_clock_stays"),
+    (63, "majority of three, step, full check", BOOTSTRAP,
+     "test_fault_63_with_it_a_majority_of_three_sets_the_clock_and_is_checked_again_by_the_new_time"),
+    (63, "an old certificate alone", BOOTSTRAP,
+     "test_an_expired_certificate_that_was_valid_at_the_claimed_time_does_not_pass_alone"),
+    (63, "a floor", BOOTSTRAP, "test_a_time_before_the_package_was_built_is_not_believed_even_of_a_majority"),
+    (63, "a pinned key", BOOTSTRAP, "test_a_pinned_key_sets_the_clock_by_one_server_whatever_the_time"),
+    (63, "documented", "test_docs.py", "test_commands_print_what_the_page_shows"),
+    (67, "expired for the client", TICKETS, "test_67_a_ticket_that_the_client_knows_to_be_over_is_a_full_handshake"),
+    (67, "by the client's clock", TICKETS, "test_67_days_later_by_the_clients_clock_a_ticket_is_a_full_handshake"),
+    (67, "by the server's clock", TICKETS, "test_67_days_later_by_the_servers_clock_a_ticket_is_a_full_handshake"),
+    (67, "unknown to the server", TICKETS, "test_67_a_ticket_that_the_server_does_not_know_any_more_is_a_full_handshake"),
+    (67, "used already", TICKETS, "test_67_a_ticket_that_was_used_already_is_a_full_handshake"),
+    (67, "not used", "quic/test_tickets.py", "test_a_ticket_out_of_its_time_is_not_used"),
+    (68, "an answer, byte by byte", CLIENT, "test_68_a_server_that_drips_bytes_does_not_keep_the_client"),
+    (68, "a handshake", CLIENT, "test_68_a_server_that_drips_its_handshake_has_the_time_out_for_all_of_it"),
+    (69, "tsq-client: in mid-run", COMMAND, "test_ctrl_c_in_mid_run_ends_with_what_there_is"),
+    (69, "tsq-client: before an answer", COMMAND, "test_ctrl_c_before_any_answer_exits_130_and_says_so"),
+    (69, "tsq-client --watch", SELECTED, "test_watch_on_a_terminal_redraws_and_ends_with_the_final_table"),
+    (69, "tsq-client cannot set a clock", "test_boundaries.py", "test_only_the_one_door_sets_a_clock"),
+    (69, "a step, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_step_leaves_it_undone_or_done"),
+    (69, "a slew, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_slew_leaves_nothing_pending_unless_it_ends_well"),
+    (69, "waiting, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_slew_that_is_waited_for_gives_up_the_rest"),
+    (69, "bootstrap, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_bootstrap_puts_the_clock_back_or_finds_it_right"),
+    (69, "measuring", ADJTIME, "test_fault_69_an_interrupt_while_servers_are_asked_changes_nothing"),
+    (69, "measuring, a part has answered", ADJTIME,
+     "test_fault_69_what_was_interrupted_is_not_acted_upon_also_where_a_part_has_answered"),
+    (69, "in a slew", ADJTIME, "test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest"),
+    (69, "in a step", ADJTIME, "test_fault_69_a_step_is_never_half_done"),
+    (69, "in a bootstrap", BOOTSTRAP, "test_fault_69_an_interrupt_in_any_round_leaves_the_clock_as_it_was"),
+]  # fmt: skip
+CASES = [*range(42, 59), *range(60, 64), *range(67, 70)]
+
+
+def defined_in(file: str) -> set[str]:
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_case_has_its_tests_and_all_that_are_named_exist(case):
+    rows = [(file, name) for number, _, file, name in TABLE if number == case]
+    assert rows
+    assert [(file, name) for file, name in rows if name not in defined_in(file)] == []
+
+
+def test_where_a_test_carries_the_number_of_a_case_the_table_sends_who_looks_for_that_case():
+    known = {(case, file) for case, _, file, _ in TABLE}
+    for path in [*(TESTS / "faults").glob("test_*.py"), TESTS / ADJTIME, TESTS / SELECTION]:
+        file = str(path.relative_to(TESTS))
+        numbers = {int(found[1]) for found in (re.match(r"test_(?:fault_)?(\d\d)_", name) for name in defined_in(file)) if found}
+        assert {(case, file) for case in numbers if case in CASES} <= known
+
+
+def test_no_case_is_outside_of_the_list():
+    assert {case for case, *_ in TABLE} == set(CASES)

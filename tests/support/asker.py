@@ -1,0 +1,51 @@
+"""A program that asks servers by the library, as often as it is told to: `python -m tests.support.asker`.
+
+Each line of its input is a question as JSON: {"how": "query", "query_all" or "connect", "host": ..., "ca": ..., "timeout": ...}.
+Each line of its output says what came of it.
+"""
+
+import asyncio
+import json
+import sys
+
+import tsq
+
+
+async def connect(host: str, options: tsq.ClientOptions) -> tsq.HostResult:
+    """By the asynchronous client."""
+    async with tsq.connect(host, options) as client:
+        return await client.measure(options.count, options.interval)
+
+
+def asked(question: dict) -> tsq.HostResult:
+    """The result; raises TSQError."""
+    options = tsq.ClientOptions(
+        interval=0.01,
+        timeout=question["timeout"],
+        trust=tsq.Trust(ca_file=question["ca"]),
+        server_name="localhost",
+    )
+    if question["how"] == "connect":
+        return asyncio.run(connect(question["host"], options))
+    if question["how"] == "query":
+        return tsq.query(question["host"], options)
+    (result,) = tsq.query_all([tsq.parse_target(question["host"])], options)
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+def main() -> None:
+    """Answer each question."""
+    for line in sys.stdin:
+        try:
+            result = asked(json.loads(line))
+            told = {"address": result.address, "good": result.good, "zero_rtt": result.zero_rtt, "kind": None, "error": None}
+        except tsq.TSQError as error:
+            told = {"address": None, "good": 0, "zero_rtt": False, "kind": type(error).__name__, "error": str(error)}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
