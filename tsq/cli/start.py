@@ -6,7 +6,11 @@ garbage, and never walks over them again, at exit neither: that is a tenth of a 
 
 import gc
 import signal
+import sys
 from importlib import import_module
+
+# As `tsq.cli.common.EXIT_INTERRUPTED`, which is not loaded yet.
+_INTERRUPTED = 130
 
 
 def client() -> int:
@@ -29,6 +33,9 @@ def _run(module: str) -> int:
     gc.disable()
     try:
         main = import_module(module).main
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before anything was done\n")
+        return _INTERRUPTED
     finally:
         gc.freeze()
         gc.enable()
