@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.processes import ServerProcess
-from tsq.client import Link, open_link
 from tsq.config import ClientOptions, Target, Trust
 from tsq.exchange import Rules
+from tsq.link import Link, open_link
 from tsq.quic.selfsigned import self_signed
 from tsq.session import Session
 from tsq.timing.sample import Sample

@@ -3,7 +3,7 @@
     python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm] [--stream]
 
 Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 that a later answer told (null where none did), who
-took T1 and T4. It asks through `tsq.client`'s own link and session, so with its stamps; but it writes its requests itself, and
+took T1 and T4. It asks through `tsq.link`'s own link and session, so with its stamps; but it writes its requests itself, and
 reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
 """
 
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsq._fast import ns_from_ntp
-from tsq.client import Link, open_link
 from tsq.config import ClientOptions, Target, Trust, parse_target
 from tsq.exchange import Exchange, Rules
+from tsq.link import Link, open_link
 from tsq.timing.sample import Sample, StampSource
 from tsq.wire.message import Response, decode_response, encode_request
 

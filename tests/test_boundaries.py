@@ -38,6 +38,7 @@ FLOORS = (
     ("tsq.daemon",),
     ("tsq.adjtime", "tsq.bootstrap"),
     ("tsq.client", "tsq.aio", "tsq.server"),
+    ("tsq.link",),
     ("tsq.session", "tsq.service", "tsq.serving"),
     ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot", "tsq.about"),
     ("tsq.report",),

@@ -8,10 +8,11 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
-from tsq.client import LAST_WAIT, Link, network_error, open_link, resolve, why_nothing, with_precision
+from tsq.client import LAST_WAIT, why_nothing
 from tsq.config import ClientOptions, Target, parse_target
 from tsq.errors import ConnectionLost, TSQError
 from tsq.exchange import Rules
+from tsq.link import Link, network_error, open_link, resolve, with_precision
 from tsq.quic import later, tls
 from tsq.result import HostResult
 from tsq.session import Session

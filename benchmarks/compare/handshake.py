@@ -23,9 +23,9 @@ from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTS, QUICHE, Serv
 from benchmarks.measure import Round, alternate, cpu_of
 from benchmarks.nts import establish, protected
 from benchmarks.processes import HOST
-from tsq.client import Link
 from tsq.config import Trust
 from tsq.exchange import Rules
+from tsq.link import Link
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.udp import UdpSocket
