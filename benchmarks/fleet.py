@@ -99,10 +99,15 @@ class Fleet:
         end = time.monotonic() + _SETTLE
         while time.monotonic() < end:
             self._turn(fresh, 0.03)
-        for member in fresh:
-            member.hand_over()
-            if member.plane.session is None:
-                raise RuntimeError("a connection is not fit for the data plane")
+        unfit = fresh
+        while unfit:
+            for member in unfit:
+                member.hand_over()
+            unfit = [member for member in unfit if member.plane.session is None]
+            if unfit and time.monotonic() > end + _TIMEOUT:
+                raise RuntimeError(f"{len(unfit)} connections are not fit for the data plane")
+            # What confirms their handshake was lost, and comes again.
+            self._turn(unfit, 0.03)
         self.asker = self.askers()[0]
 
     def askers(self, size: int | None = None) -> list[Asker]:

@@ -242,6 +242,7 @@ def test_the_newest_sample_is_that_which_came_last_whichever_is_best():
 def test_an_unsynchronized_server_is_shown_and_not_used():
     result = host(sample(server=told(stratum=0, leap=3)))
     assert report.unused(selection([result])) == [f"? time.example:443: {Unused.UNSYNCHRONIZED}"]
+    assert f"no time: {NoTime.NO_SOURCE} (time.example:443 {Unused.UNSYNCHRONIZED})  ?time" in report.line(selection([result]))
     assert verdict([result]) == "No time: no source can be used"
     assert as_json([result])["hosts"][0]["leap"] == 3
 

@@ -400,7 +400,10 @@ cdef class Datapath:
             # Else the first answer after a rest leaves some microseconds later after its T3 than others.
             go_in_vain(self.sink)
             if self.segments_refused:
-                self.in_vain += io_go_in_vain(self.io, fd, self.jobs[0].message)
+                k = io_go_in_vain(self.io, fd, self.jobs[0].message)
+                self.in_vain += k == 1
+                # Never twice, should it leave after all.
+                self.segments_refused = k >= 0
         for i in range(jobs):
             out = self.out + packets * OUT_CAPACITY
             size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)

@@ -99,7 +99,7 @@ cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil
 cdef void go_in_vain(int sink) noexcept nogil
 cdef bint refuses_segments(int sink) noexcept nogil
-cdef bint io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil
+cdef int io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil
 cdef int restart_stamps(int fd) noexcept nogil
 cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil
 

@@ -573,10 +573,11 @@ cdef void go_in_vain(int sink) noexcept nogil:
     send_bytes(sink, nothing, WARM_SIZE, MSG_DONTWAIT)
 
 
-cdef bint is_refused(int fd, void* name, size_t name_size, uint8_t* control, size_t used) noexcept nogil:
+cdef int send_refused(int fd, void* name, size_t name_size, uint8_t* control, size_t used) noexcept nogil:
     """Try to send more segments of one byte than the kernel allows: it looks up the route, builds the packet, and refuses it.
 
-    control: room for the wish behind what is there. True where that was the kernel's reason (udp(7), UDP_SEGMENT).
+    control: room for the wish behind what is there. 1 where that was the kernel's reason (udp(7), UDP_SEGMENT); 0 where it had
+    another, such as no route; -1 where it was sent.
     """
     cdef cmsghdr* header = <cmsghdr*> (control + used)
     cdef uint16_t segment = 1
@@ -595,20 +596,22 @@ cdef bint is_refused(int fd, void* name, size_t name_size, uint8_t* control, siz
     vain.msg_iovlen = 1
     vain.msg_control = control
     vain.msg_controllen = used + CMSG_SPACE(sizeof(segment))
-    return sendmsg(fd, &vain, MSG_DONTWAIT) < 0 and errno == EINVAL
+    if sendmsg(fd, &vain, MSG_DONTWAIT) >= 0:
+        return -1
+    return errno == EINVAL
 
 
 cdef bint refuses_segments(int sink) noexcept nogil:
     """Whether this kernel refuses what `io_go_in_vain` must not send."""
     cdef uint8_t control[CONTROL_CAPACITY]
-    return is_refused(sink, NULL, 0, control, 0)
+    return send_refused(sink, NULL, 0, control, 0) == 1
 
 
-cdef bint io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil:
-    """Go the way of a reply to datagram `message` up to the route, without sending one. Only where `refuses_segments`."""
+cdef int io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil:
+    """Go the way of a reply to datagram `message` up to the route, and send none: `send_refused`. Where `refuses_segments` only."""
     cdef uint8_t control[CONTROL_CAPACITY]
     cdef size_t used = put_source(control, io.views[message].local, io.views[message].local_size)
-    return is_refused(fd, &io.names[message], io.views[message].remote_size, control, used)
+    return send_refused(fd, &io.names[message], io.views[message].remote_size, control, used)
 
 
 def warm(int sink):

@@ -320,12 +320,16 @@ cdef class Session:
         # From here on it is the control plane's to acknowledge what came before.
         s.ack_sent = s.ack_wanted = False
 
-    def set_recovery(self, int64_t window, int64_t in_flight, int64_t threshold, bint defer_acks):
-        """Congestion window, what the control plane has in flight, where slow start ends (bytes); whether ACKs are not taken."""
+    def set_recovery(self, int64_t window, int64_t in_flight, int64_t threshold, double since, bint defer_acks):
+        """Congestion window, what the control plane has in flight, where slow start ends (bytes); whether ACKs are not taken.
+
+        since: when the last reduction was, monotonic seconds: what was sent before it reduces no more (RFC 9002 §7.3.2).
+        """
         cdef State* s = self.state
         s.window = window
         s.other_in_flight = in_flight
         s.threshold = threshold
+        s.recovery_start = since
         s.defer_acks = defer_acks
 
     def set_round_trip(
@@ -492,8 +496,8 @@ cdef class Session:
 
     @property
     def congestion(self):
-        """(congestion window, where slow start ends), in bytes."""
-        return self.state.window, self.state.threshold
+        """(congestion window, where slow start ends, both in bytes; when the last reduction was, monotonic seconds)."""
+        return self.state.window, self.state.threshold, self.state.recovery_start
 
     @property
     def round_trip(self):

@@ -79,7 +79,7 @@ def bootstrap(
     claimed_ns = _agreed_ns(claim, clock)
     problem = _unfit(claim.selection, len(targets)) or _too_early(claimed_ns, floors)
     if problem:
-        return Bootstrap(claim, checked=False, failed=f"no time to check certificates for: {problem}")
+        return Bootstrap(claim, checked=False, failed=f"no time is claimed for which certificates could be checked: {problem}")
     say(f"the servers claim that it is {_written(claimed_ns)}; checking their certificates for that time")
     proof = asked(replace(options.client.trust, valid_at=claimed_ns / 1e9))
     problem = _unfit(proof.selection, len(targets))

@@ -80,8 +80,9 @@ def query_all(
     queries = [HostQuery(target, options, rules, on_sample=told, key_log=key_log) for target in targets]
     changed()
     if len(queries) == 1:
-        return [queries[0].run()]
-    _in_parallel(queries, run)
+        run(queries[0])
+    else:
+        _in_parallel(queries, run)
     return [query.result() for query in queries]
 
 

@@ -123,7 +123,9 @@ def line(chosen: Selection) -> str:
     when = "-" if chosen.at_ns is None else str(datetime.fromtimestamp(chosen.at_ns // 10**9, UTC).replace(tzinfo=None))
     marks = " ".join(f"{verdict.mark}{verdict.source.name}" for verdict in chosen.verdicts)
     if chosen.agreed is None:
-        return f"{when}  no time: {chosen.problem}  {marks}"
+        reasons = [f"{verdict.source.name} {verdict.unused}" for verdict in chosen.verdicts if verdict.unused is not None]
+        why = f" ({'; '.join(reasons)})" if chosen.problem is NoTime.NO_SOURCE else ""
+        return f"{when}  no time: {chosen.problem}{why}  {marks}"
     offset, root_distance = agreed_in_microseconds(chosen.agreed)
     return f"{when}  {offset:+.6f} ± {root_distance:.6f} s  {marks}"
 

@@ -183,7 +183,11 @@ class Server:
 
     def _report_clock(self, state: SyncState) -> None:
         if not state.synchronized:
-            logger.warning("this machine's clock is not synchronized (%s): clients are told so, and do not use it", state.keeper)
+            logger.warning(
+                "this machine's clock is not synchronized (%s): clients are told so, and do not use it; in a lab, --local-stratum 1"
+                " claims that it is right",
+                state.keeper,
+            )
         else:
             stratum, error = state.stratum, state.error
             logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)

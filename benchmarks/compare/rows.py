@@ -108,6 +108,7 @@ def started(server: Server) -> Server:
 
 
 def _chronyd(files: CertificateFiles, directory: Path, host: str, prefix: Sequence[str]) -> Server:
+    directory.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="chronyd-", dir=directory))
     server = NtsServer(place, files.certificate, files.key, host=host, prefix=prefix)
     return Server(server, Target(host, server.port), server.establishment)

@@ -1,10 +1,12 @@
 """tsq-adjtime against real servers that tell a time of the test's choice, on a virtual clock: what it does, says and exits with."""
 
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -392,7 +394,19 @@ def test_whoever_reads_may_go_and_the_work_is_done_all_the_same(files, streams):
             os.close(write)
     assert run.returncode == OK, run.stderr
     assert "Error" not in (run.stderr or "")
-    assert "would step by +" in (run.stdout or "would step by +")
+    assert run.stdout is None or "would step by +" in run.stdout
+
+
+def test_a_terminal_without_the_signs_leaves_no_clock_half_set(bench, monkeypatch):
+    it = bench(2.0)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert it.run().status == OK
+    out.seek(0)
+    text = out.read()
+    assert "System clock wrong by +2.0" in text
+    assert "\\xb1" in text
+    assert "after:  kernel: " in text
 
 
 def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files):

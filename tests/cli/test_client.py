@@ -562,7 +562,12 @@ def test_usage_errors_exit_2_and_say_what_is_wrong(ask, arguments, words):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file or directory"), ("", "holds no certificate"), ("not PEM", "expected certificates in PEM form")],
+    [
+        (None, "No such file or directory"),
+        ("", "holds no certificate"),
+        ("not PEM", "expected certificates in PEM form"),
+        ("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", "is it the right file?"),
+    ],
 )
 def test_a_ca_file_that_cannot_be_used_exits_2_and_names_the_file(ask, tmp_path, server, content, words):
     file = tmp_path / "ca.pem"

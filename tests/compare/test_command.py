@@ -13,7 +13,7 @@ from benchmarks.compare import record
 from benchmarks.compare.accuracy import BASIC, EXACT, load_name
 from benchmarks.compare.oneshot import BYTES, COLD, PACKETS, TICKET, TO_ANSWER
 from benchmarks.compare.record import Run
-from benchmarks.compare.rows import DATAGRAM, ECHO, NTP, QUICHE, processes_of
+from benchmarks.compare.rows import DATAGRAM, ECHO, NTP, NTS, QUICHE, processes_of
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "benchmarks.compare", "--smallest"]
@@ -38,7 +38,7 @@ def smallest(out: Path, parts: list[str], rows: list[str]) -> Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return smallest(tmp_path_factory.mktemp("compare"), ["oneshot", "handshake", "delay", "serving"], [ECHO, NTP, DATAGRAM])
+    return smallest(tmp_path_factory.mktemp("compare"), ["oneshot", "handshake", "delay", "serving"], [ECHO, NTP, NTS, DATAGRAM])
 
 
 @needs_chronyd
@@ -53,6 +53,7 @@ def test_the_smallest_run_has_every_cell_that_was_asked_for(run):
         for load in run.loads("delay"):
             assert run.median("delay", row, load, "wall, compiled client") > 0
             assert run.median("delay", row, load, "wall, Python client") > 0
+    assert run.median("handshake", NTS, "ECDSA P-256, full", "server CPU") > 0
     for kind in ("full", "resumed", "0-RTT"):
         assert run.median("handshake", DATAGRAM, f"ECDSA P-256, {kind}", "server CPU") > 0
         assert run.median("handshake", DATAGRAM, f"RSA-2048, {kind}", "client CPU") > 0

@@ -119,7 +119,7 @@ class Peer:
         round_trip = loss_delay / 1.125
         spread = probe_timeout - round_trip - MAX_ACK_DELAY
         assert spread >= 0.001
-        self.session.set_recovery(window, 0, 1 << 62, defer)
+        self.session.set_recovery(window, 0, 1 << 62, 0.0, defer)
         self.session.set_round_trip(True, round_trip, round_trip, spread / 4, round_trip, MAX_ACK_DELAY, 3)
 
     # ------------------------------------------------------------------------------------------------------------- keys

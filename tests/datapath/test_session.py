@@ -677,7 +677,7 @@ def test_the_probe_waits_for_the_measured_round_trip(peer):
 def limited(window: int, threshold: int) -> Peer:
     """A peer whose answers fill the window."""
     peer = Peer()
-    peer.session.set_recovery(window, 0, threshold, False)
+    peer.session.set_recovery(window, 0, threshold, 0.0, False)
     while peer.ask(1)[0].messages:
         pass
     return peer
@@ -719,14 +719,14 @@ def test_a_window_that_was_no_limit_does_not_grow():
     for n in range(30):
         peer.ask(n)
         acknowledge_all(peer)
-    assert peer.session.congestion == (12000, 1 << 62)
+    assert peer.session.congestion == (12000, 1 << 62, 0.0)
 
 
 def test_what_the_control_plane_has_in_flight_takes_up_the_window():
     peer = Peer()
-    peer.session.set_recovery(12000, 11950, 1 << 62, False)
+    peer.session.set_recovery(12000, 11950, 1 << 62, 0.0, False)
     assert peer.ask(1)[0].messages == []
-    peer.session.set_recovery(12000, 10000, 1 << 62, False)
+    peer.session.set_recovery(12000, 10000, 1 << 62, 0.0, False)
     assert peer.ask(2)[0].nonces == [2]
 
 

@@ -790,6 +790,26 @@ def test_losses_count_whichever_plane_hears_of_them(world, on_a_stream):
     assert connection.quic._loss.congestion_window == session.congestion[0]
 
 
+def test_one_outage_reduces_the_window_once_whoever_lost_what(world):
+    """RFC 9002 §7.3.2, with packets of both planes in the same round trip."""
+    client = connected(world, idle_timeout=60.0, ack_delay=0.0)
+    [connection] = world.router.connections
+    before = connection.plane.session.congestion[0]
+    world.to_client = lambda data, number: []
+    for n in range(6):
+        client.ask(request(n), seconds=0.002)
+    for n in range(6):
+        client.write(client.open(), request(100 + n), fin=True, seconds=0.002)
+    world.to_client = lambda data, number: [1_000_000]
+    client.ask(request(20), seconds=0.0)
+    client.quic.send_stream_data(client.open(), request(21), end_stream=True)
+    world.run(0.1)
+    assert connection.plane.session.counts["lost"] >= 4
+    connection.enter()
+    window = connection.quic._loss.congestion_window
+    assert 0.45 * before < window < 0.6 * before
+
+
 # -------------------------------------------------------------------------------------------------- the way out, warmed
 
 @pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", None), ("127.0.0.1", "0.0.0.0"), ("::1", None), ("::1", "::")])

@@ -1,7 +1,6 @@
 """tsq-adjtime: ask servers for the time, and set the clock once (docs/reference/tsq-adjtime.md)."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from tsq.cli.common import (
     cannot_use,
     checked,
     key_log,
+    write_no_more,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
@@ -65,7 +65,8 @@ _CLAIMS = "these are claims: the servers' certificates were not checked, anybody
 _EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
 3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
 the clock; 11 not permitted; 12 somebody else set the clock meanwhile; 13 --bootstrap failed; 130 interrupted. With any but 0 the
-clock is as it was, but for the part that a slew had done when it was interrupted (130) or given up (1)."""
+clock is as it was, but for the part that a slew had done when it was interrupted (130) or given up (1), and for a step of
+--bootstrap that was confirmed before."""
 
 
 def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = None, owner: Owner = clock_owner) -> int:
@@ -337,8 +338,11 @@ def _write(stream: TextIO, text: str) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # Whoever read has gone, or the disk is full: no reason to leave a clock half set.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        # No reason to leave a clock half set.
+        write_no_more(stream)
+    except UnicodeError:
+        # Nor is a terminal that has no "±".
+        print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
 
 
 if __name__ == "__main__":

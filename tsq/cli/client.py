@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tsq
 from tsq import report
-from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, cannot_use, checked, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, cannot_use, checked, key_log, write_no_more
 from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
@@ -94,12 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if watch is not None:
             watch.clear()
     chosen = selection(results)
-    if values.json:
-        import json  # noqa: PLC0415 - not on the way of who does not ask for it
+    try:
+        if values.json:
+            import json  # noqa: PLC0415 - not on the way of who does not ask for it
 
-        print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
-    else:
-        _print(results, chosen, values)
+            print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
+        else:
+            _print(results, chosen, values)
+        sys.stdout.flush()
+    except OSError as error:
+        write_no_more(sys.stdout)
+        _say(f"the results cannot be written: {error.strerror}")
+        return EXIT_FAILED
     return _plot(chosen, values.plot) or _status(results, chosen)
 
 

@@ -37,6 +37,11 @@ def cannot_use(parser: argparse.ArgumentParser, error: ConfigError) -> NoReturn:
     parser.exit(EXIT_USAGE, f"{parser.prog}: error: {error}\n")
 
 
+def write_no_more(stream: TextIO) -> None:
+    """What is still to be written there goes nowhere, as who read has gone, or the disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def key_log(program: str) -> TextIO | None:
     """The file that SSLKEYLOGFILE names, for decrypting captures; says so, for whoever has it can read the traffic."""
     name = os.environ.get("SSLKEYLOGFILE")

@@ -5,6 +5,7 @@ garbage, and never walks over them again, at exit neither: that is a tenth of a 
 """
 
 import gc
+import io
 import signal
 import sys
 from importlib import import_module
@@ -30,6 +31,9 @@ def adjtime() -> int:
 
 
 def _run(module: str) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: what the terminal's encoding has not, such as "±", is written in another way.
+        sys.stdout.reconfigure(errors="backslashreplace")
     gc.disable()
     try:
         main = import_module(module).main

@@ -60,7 +60,8 @@ class Watch:
         text += [f"{result.target}: {report.escaped(notice)}" for result in results for notice in result.notices]
         text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
-        lines = [one[: size.columns - 1] for one in text if one][: size.lines - 1]
+        most = size.columns - 1
+        lines = [one if len(one) <= most else f"{one[: most - 1]}…" for one in text if one][: size.lines - 1]
         view = self._erase() + "\n".join(lines) + "\n"
         # Before it is drawn: Ctrl-C may come in the next moment, and `clear` must know of it.
         self._drawn = len(lines)

@@ -3,6 +3,7 @@
 Comes in: nothing. Goes out: bytes. It is no secret, and must never be used as one or be sent to anybody.
 """
 
+import os
 import socket
 
 _MACHINE_ID = "/etc/machine-id"
@@ -15,4 +16,4 @@ def machine() -> bytes:
             number = file.read(64).strip()
     except OSError:
         number = b""
-    return number + b" " + socket.gethostname().encode()
+    return number + b" " + os.fsencode(socket.gethostname())

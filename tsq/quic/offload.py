@@ -62,6 +62,7 @@ PRIVATE_NAMES = {
         "_rtt_smoothed",
         "_rtt_variance",
     ),
+    "congestion": ("_congestion_recovery_start_time",),
     "window": ("_lower", "_received"),
     "keys": ("_update_key_requested",),
 }
@@ -79,6 +80,7 @@ def missing_names() -> list[str]:
     owners = {
         "connection": connection,
         "recovery": getattr(connection, "_loss", None),
+        "congestion": getattr(getattr(connection, "_loss", None), "_cc", None),
         "window": QuicPacketSpace().received_packets,
         "keys": CryptoPair(),
     }
@@ -392,6 +394,7 @@ def _hand_recovery(quic: Any, session: Session) -> None:
         loss.congestion_window,
         loss.bytes_in_flight,
         _NO_THRESHOLD if loss._cc.ssthresh is None else loss._cc.ssthresh,
+        loss._cc._congestion_recovery_start_time,
         quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
     )
     known = loss._rtt_initialized
@@ -411,9 +414,10 @@ def _hand_recovery(quic: Any, session: Session) -> None:
 def _take_back_recovery(quic: Any, session: Session) -> None:
     """Give aioquic the window and the round trip as the session's acknowledgments and losses have left them."""
     loss = quic._loss
-    window, threshold = session.congestion
+    window, threshold, since = session.congestion
     loss._cc.congestion_window = window
     loss._cc.ssthresh = None if threshold == _NO_THRESHOLD else threshold
+    loss._cc._congestion_recovery_start_time = since
     known, latest, smoothed, variance, minimum = session.round_trip
     if known:
         loss._rtt_initialized = True

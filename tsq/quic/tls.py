@@ -69,10 +69,13 @@ def check_trust(trust: Trust) -> None:
         x509.load_pem_x509_certificates(content)
     except ValueError as error:
         damaged = _PEM in content
+        advice = (
+            "is it the right file?" if b"-----BEGIN" in content else "if it is in DER form, `openssl x509 -inform der` converts it"
+        )
         raise ConfigError(
             f"CA file {trust.ca_file} holds {'a damaged certificate' if damaged else 'no certificate'}",
             expected=f"certificates in PEM form, which begin with {_PEM.decode()}",
-            advice="get the file anew" if damaged else "if it is in DER form, `openssl x509 -inform der` converts it",
+            advice="get the file anew" if damaged else advice,
         ) from error
 
 
