@@ -51,6 +51,7 @@ FLOORS = (
 )
 # What sets a clock by itself, or could call what does. A Python program has no `adjtime` but our own command's name.
 SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|settimeofday|stime|ctypes|cffi|CDLL")
+ALLOCATES = re.compile(r"=.*\b(?:malloc|calloc|realloc|aligned_alloc|posix_memalign|EVP_\w+_new|PyMem_\w+)\(")
 SETS_A_CLOCK_IN_C = re.compile(rf"\b(?:{SETS_A_CLOCK.pattern}|adjtime|ntp_adjtime)\b")
 
 
@@ -260,6 +261,21 @@ def system_clock() -> ast.ClassDef:
 def test_only_one_compiled_module_sets_a_clock(path):
     # All of the text: a string in a .pyx may be C.
     assert not SETS_A_CLOCK_IN_C.findall(path.read_text(encoding="utf-8"))
+
+
+def test_the_data_plane_allocates_when_a_connection_or_a_table_begins_and_not_for_a_packet():
+    found = set()
+    for path in PACKAGE.glob("_*.pyx"):
+        function = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if head := re.match(r"\s*(?:cdef|def|cpdef)\b[^=(]*?(\w+)\(", line):
+                function = head.group(1)
+            elif ALLOCATES.search(line) and function:
+                found.add(f"{path.stem}.{function}")
+    assert found == {
+        "_asker.__cinit__", "_asker.run", "_datapath.__cinit__", "_fast.io_new", "_packet.keys_set_aead",
+        "_packet.keys_set_protection", "_session.__cinit__", "_table.table_init", "_table.grow",
+    }  # fmt: skip
 
 
 def test_that_module_has_one_call_that_sets_a_clock():

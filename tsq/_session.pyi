@@ -5,6 +5,7 @@ from typing import final
 
 CONNECTION_ID_SIZE: int
 WINDOW_SIZE: int
+STATE_SIZE: int
 
 @final
 class Session:

@@ -25,6 +25,8 @@ from tsq.errors import ConfigError
 
 CONNECTION_ID_SIZE = C_CID
 WINDOW_SIZE = C_WINDOW
+# What a session takes beside its Python object and, where libcrypto does the arithmetic, its contexts; bytes.
+STATE_SIZE = sizeof(State)
 
 cdef extern from "<stdlib.h>" nogil:
     void* aligned_alloc(size_t alignment, size_t size)

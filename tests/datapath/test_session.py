@@ -23,7 +23,7 @@ from tests.foreign import ForeignClient
 from tests.support.world import CLIENT, World
 from tsq._datapath import Datapath
 from tsq._fast import ns_from_ntp, pack_address
-from tsq._session import Session
+from tsq._session import STATE_SIZE, Session
 from tsq.errors import ConfigError
 
 
@@ -1134,3 +1134,7 @@ def test_a_protocol_error_ends_the_connection_as_without_a_data_plane(certificat
     assert client.end.error_code == code
     assert CLIENT in world._sessions
     assert not client.datagram_messages
+
+
+def test_a_session_takes_four_kibibytes_at_the_most():
+    assert 1024 < STATE_SIZE <= 4096
