@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.peers import Answer, Peer, closed_port, deaf_port
 from tests.support.processes import BIN
+from tests.support.threads import ServerThread
 from tsq import plot
 from tsq._fast import clock_ns, pack_response, pack_tlvs
 from tsq.cli.client import EXIT_FAILED, EXIT_NO_MAJORITY, EXIT_OK, EXIT_USAGE, main
@@ -25,6 +26,7 @@ from tsq.cli.watch import Watch
 from tsq.client import query_all
 from tsq.config import ClientOptions, Target
 from tsq.errors import ConfigError, NoAnswer
+from tsq.quic.selfsigned import CertificateFiles
 from tsq.result import HostResult, selection
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Selection
@@ -325,9 +327,9 @@ def test_a_library_that_watches_is_told_of_the_start_and_of_failures(hosts):
     assert all(words.startswith("nothing listens") for words in seen[-hosts:])
 
 
-@pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_watch_elsewhere_prints_lines(server, certificates, hosts):
+@contextmanager
+def watching(server: ServerThread, certificates: CertificateFiles, hosts: int) -> Iterator[subprocess.Popen[str]]:
+    """tsq-client --watch of one host or two, elsewhere than on a terminal."""
     with ExitStack() as running:
         targets = [str(server.target)]
         if hosts == 2:
@@ -335,11 +337,18 @@ def test_watch_elsewhere_prints_lines(server, certificates, hosts):
         command = [BIN / "tsq-client", *targets, "--ca", server.ca, "--watch", "--interval", "0.01"]
         process = running.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         try:
-            first = [process.stdout.readline() for _ in range(3)]
-            process.send_signal(signal.SIGINT)
-            rest, errors = process.communicate(timeout=PATIENCE)
+            yield process
         finally:
             process.kill()
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_watch_elsewhere_prints_lines(server, certificates, hosts):
+    with watching(server, certificates, hosts) as process:
+        first = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == EXIT_OK
     assert errors == ""
     line = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)  [+-]\d\.\d{6} ± \d\.\d{6} s  \S+( \S+)?\n"
@@ -352,19 +361,11 @@ def test_watch_elsewhere_prints_lines(server, certificates, hosts):
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_watch_ends_quietly_when_nobody_reads_on(server, certificates, hosts):
-    with ExitStack() as running:
-        targets = [str(server.target)]
-        if hosts == 2:
-            targets.append(str(running.enter_context(Peer(certificates, telling())).target))
-        command = [BIN / "tsq-client", *targets, "--ca", server.ca, "--watch", "--interval", "0.01"]
-        process = running.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        try:
-            assert process.stdout.readline()
-            process.stdout.close()
-            process.wait(PATIENCE)
-            assert process.stderr.read() == ""
-        finally:
-            process.kill()
+    with watching(server, certificates, hosts) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        process.wait(PATIENCE)
+        assert process.stderr.read() == ""
     assert process.returncode == -signal.SIGPIPE
 
 
