@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := $(patsubst tsq/%.pyx,tsq.%,$(wildcard tsq/*.pyx))
 
-.PHONY: demo test build lint sim fuzz sanitize bench compare clean
+.PHONY: demo test build lint sim mutants fuzz sanitize bench compare clean
 
 demo: build
 	@$(BIN)/python scripts/demo.py
@@ -39,6 +39,10 @@ lint: build
 # A million exchanges with servers of which some lie, in virtual time: some minutes, and a table.
 sim: build
 	@$(BIN)/python -m tests.simulation $(SIM)
+
+# A small change of meaning for each rule; the tests must notice every one.
+mutants: build
+	@$(BIN)/python -m tests.mutants $(MUTANTS)
 
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120

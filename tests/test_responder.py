@@ -57,6 +57,14 @@ def test_key_and_description_may_be_replaced_at_any_time():
     assert [kind for kind, _ in oracle.unpack(response)] == [1, 2, 3, 251, 255]
 
 
+@MODES
+def test_nothing_is_said_of_the_clock_unless_a_metadata_query_asks_for_it(mode):
+    responder = Responder(None, (TimeSource(1, 1).tlv(),), {"tsq.leap": "0"})
+    request = encode_request(NONCE, metadata={"tsq.leap": ""})
+    response = responder.prepare(request, T2_NS, mode).complete(T2_NS)
+    assert [kind for kind, _ in oracle.unpack(response)] == [1, 2, 3]
+
+
 @given(st.binary(max_size=60) | st.randoms(use_true_random=False).map(messages.mutated), st.sampled_from(list(Mode)))
 def test_any_bytes_get_a_response_or_a_refusal(data, mode):
     responder = Responder(SIGNER, (TimeSource(1, 1, "roof").tlv(),))

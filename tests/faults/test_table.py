@@ -1,7 +1,8 @@
-"""Where each fault case of a client is tested, clause by clause; a test that is named here and does not exist fails.
+"""Where each fault case of a client is tested, part by part; a test that is named here and does not exist fails.
 
-There is no daemon yet, so what a case says of one is not here: that it coasts while all servers are down (49), freezes when steps
-add up (56), or notices suspend and resume (59). Tests in this directory carry the number of their case in their names.
+The cases are those of docs/reference/faults.md. There is no daemon yet, so what a case says of one is not here: that it coasts
+while all servers are down (49), freezes when steps add up (56), or notices suspend and resume (59). Tests in this directory carry
+the number of their case in their names.
 """
 
 import ast
@@ -182,3 +183,13 @@ def test_where_a_test_carries_the_number_of_a_case_the_table_sends_who_looks_for
 
 def test_no_case_is_outside_of_the_list():
     assert {case for case, *_ in TABLE} == set(CASES)
+
+
+def test_every_number_in_a_tests_name_is_a_case_of_the_documentation():
+    page = (TESTS.parent / "docs/reference/faults.md").read_text(encoding="utf-8")
+    documented = [int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)]
+    assert documented == list(range(1, len(documented) + 1))
+    for path in TESTS.rglob("test_*.py"):
+        names = defined_in(str(path.relative_to(TESTS)))
+        numbers = {int(found[1]) for found in (re.match(r"test_(?:fault_)?(\d\d?)_", name) for name in names) if found}
+        assert numbers <= set(documented), path

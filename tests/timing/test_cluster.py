@@ -22,6 +22,13 @@ def test_nobody_goes_while_noise_explains_the_spread():
     assert len(cluster(candidates(0.0, 0.1, 0.2, 0.3, 0.4, jitter=1.0))) == 5
 
 
+def test_the_steadiest_source_says_what_noise_explains():
+    steady = Candidate(0, 0.0, 1.0, 1e-6)
+    noisy = [Candidate(number, offset, 1.0, 10.0) for number, offset in enumerate((0.1, 0.2, 0.9), 1)]
+    # RFC 5905 §11.2.2: the largest selection jitter is compared with the least jitter of a peer.
+    assert {one.number for one in cluster([steady, *noisy])} == {0, 1, 2}
+
+
 def test_the_best_comes_first_by_stratum_then_distance():
     found = [Candidate(0, 0, 0.1, 1, 3), Candidate(1, 0, 0.5, 1, 2), Candidate(2, 0, 0.4, 1, 2), Candidate(3, 0, 0.01, 1)]
     assert [one.number for one in cluster(found)] == [2, 1, 0, 3]

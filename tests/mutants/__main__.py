@@ -1,0 +1,104 @@
+"""`python -m tests.mutants`, `make mutants`: applies each mutation and runs its tests. Ends with 1 where a mutation survives."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.mutants.table import ROOT, Mutant, mutants
+
+_PATIENCE_S = 600
+# What the copy does without: it is large, and no test that a mutation names needs it there.
+_LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", "node_modules", "*.egg-info", ".mypy_cache", ".ruff_cache", ".hypothesis"
+)
+
+
+class Copy:
+    """A copy of the checkout, with its own built extensions, that mutations are applied to."""
+
+    def __init__(self, where: Path) -> None:
+        self.root = where / "tsq"
+        shutil.copytree(ROOT, self.root, ignore=_LEFT_OUT, symlinks=True)
+
+    def run(self, mutant: Mutant) -> tuple[str, str]:
+        """(killed, survived or broken; the last lines of output) of one mutation. The copy is afterwards as it was."""
+        path = self.root / mutant.file
+        original = path.read_text(encoding="utf-8")
+        path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+        try:
+            if mutant.compiled and (problem := self.build()):
+                return "broken", problem
+            return self._test(mutant)
+        finally:
+            path.write_text(original, encoding="utf-8")
+            if mutant.compiled:
+                self.build()
+
+    def fails_unchanged(self, chosen: list[Mutant]) -> str:
+        """What the named tests say of the source as it is, where they fail: they could not tell a mutation then."""
+        files = sorted({argument for mutant in chosen for argument in mutant.tests if argument.startswith("tests/")})
+        done = self._call([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files])
+        return "" if done.returncode == 0 else done.stdout[-2000:]
+
+    def build(self) -> str:
+        """Build the extensions; what the compiler said where that fails."""
+        done = self._call([sys.executable, "setup.py", "-q", "build_ext", "--inplace"])
+        return "" if done.returncode == 0 else f"does not build: {done.stderr[-400:]}"
+
+    def _test(self, mutant: Mutant) -> tuple[str, str]:
+        try:
+            done = self._call([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests])
+        except subprocess.TimeoutExpired:
+            # An endless loop is noticed, too.
+            return "killed", f"no end within {_PATIENCE_S} s"
+        tail = "\n".join(done.stdout.splitlines()[-3:])
+        # 1: tests failed; 0: none did. Anything else (no such test, an error of pytest's) is a fault of the list.
+        return {0: "survived", 1: "killed"}.get(done.returncode, "broken"), tail
+
+    def _call(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
+        return subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--only", metavar="TEXT", default="", help="only mutations whose rule or file has this text in it")
+    parser.add_argument("--python", action="store_true", help="only mutations of Python files, which need no compiler")
+    values = parser.parse_args()
+    chosen = [one for one in mutants() if values.only in f"{one.rule} {one.file}" and not (values.python and one.compiled)]
+    faults = [fault for one in chosen for fault in one.faults()]
+    if faults:
+        print("\n".join(faults), file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="tsq-mutants-") as where:
+        bad = _run(Copy(Path(where)), chosen)
+    print(f"{len(chosen) - len(bad)} of {len(chosen)} mutations were noticed by the tests")
+    for one, outcome, output in bad:
+        print(f"{outcome.upper()}: {one.rule} ({one.file}: {one.old!r} -> {one.new!r})\n{output}")
+    return int(bool(bad))
+
+
+def _run(copy: Copy, chosen: list[Mutant]) -> list[tuple[Mutant, str, str]]:
+    bad = []
+    if any(one.compiled for one in chosen) and (problem := copy.build()):
+        raise SystemExit(f"the source as it is {problem}")
+    if problem := copy.fails_unchanged(chosen):
+        raise SystemExit(f"tests fail without any mutation:\n{problem}")
+    for number, one in enumerate(chosen, 1):
+        started = time.monotonic()
+        outcome, output = copy.run(one)
+        print(f"{number:3}/{len(chosen)}  {outcome:8}  {time.monotonic() - started:5.1f} s  {one.rule}", flush=True)
+        if outcome != "killed":
+            bad.append((one, outcome, output))
+    return bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""The list of mutations fits the source that it is about: `make mutants` runs it."""
+
+import pytest
+
+from tests.mutants.table import mutants
+
+MUTANTS = mutants()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
+def test_each_mutation_can_be_applied_and_names_tests_that_are_there(mutant):
+    assert mutant.faults() == []
+
+
+def test_there_is_a_mutation_for_each_rule_and_no_rule_stands_twice():
+    rules = [mutant.rule for mutant in MUTANTS]
+    assert len(rules) >= 60
+    assert len(set(rules)) == len(rules)
