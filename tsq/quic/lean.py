@@ -163,6 +163,14 @@ class _FrameHandlers:
         return getattr(self._connection, name), epochs
 
 
+class _CryptoBuffers(dict[Epoch, Buffer]):
+    """Where TLS writes what is to be sent, each made when it is first written to: whoever sends half a ClientHello gets none."""
+
+    def __missing__(self, epoch: Epoch) -> Buffer:
+        self[epoch] = buffer = Buffer(capacity=aioquic_connection.CRYPTO_BUFFER_SIZE)
+        return buffer
+
+
 # For epochs that are over. They hold no keys, so that late packets fail to open as they do with aioquic's own.
 _SPENT_KEYS = CryptoPair()
 _SPENT_SPACE = QuicPacketSpace()
@@ -194,6 +202,7 @@ class LeanConnection(QuicConnection):
         # Told to the peer in the transport parameters (RFC 9000 §18.2).
         self._local_active_connection_id_limit = _CONNECTION_IDS
         self._initialize_base(peer_cid)
+        self._crypto_buffers = _CryptoBuffers()
         for epoch, stream in self._crypto_streams.items():
             later = epoch is Epoch.ONE_RTT
             receiver: Any = stream.receiver

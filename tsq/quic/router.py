@@ -26,6 +26,7 @@ from tsq._fast import unpack_address
 from tsq.metrics import Counters
 from tsq.quic import initial, tls
 from tsq.quic.budget import Bucket, Fading, Seldom
+from tsq.quic.frames import contents
 from tsq.quic.limits import Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
@@ -220,10 +221,13 @@ class Router:
                 return self._drop(Drop.INVALID_TOKEN)
             self.replies.append((self._retry(header, header.version, path, now), path))
             return None
-        if not initial.opens(data[: header.packet_length], number_offset, header.destination_cid, header.version):
-            # Before a connection is made, which costs ten times as much. It is load all the same: it turns Retry on.
+        # Before a connection is made, which costs ten times as much.
+        payload = initial.payload(data[: header.packet_length], number_offset, header.destination_cid, header.version)
+        excess = "" if payload is None else contents(payload, self.limits.peer).excess
+        if payload is None or excess:
+            # It is load all the same: it turns Retry on.
             self._failed.add(now)
-            return self._drop(Drop.UNREADABLE_INITIAL)
+            return self._drop(Drop(excess) if excess else Drop.UNREADABLE_INITIAL)
         if original is None and not self._newcomer_has_room(now):
             return self._drop(Drop.TOO_MANY_HANDSHAKES)
         if self.half_open >= self.limits.most_half_open:
