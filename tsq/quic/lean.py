@@ -48,6 +48,8 @@ PRIVATE_NAMES = {
         "_remote_active_connection_id_limit",
         "_replenish_connection_ids",
         "_spaces",
+        "_streams",
+        "_streams_queue",
     ),
     "recovery": ("_send_probe",),
     # Of the TLS context; all but the receive buffer are used up when the handshake is over.
@@ -324,9 +326,13 @@ def release(connection: QuicConnection) -> None:
     """Of a connection that is forgotten: cut what ties it to itself, so that it goes at once, without the garbage collector."""
     quic: Any = connection
     quic._QuicConnection__frame_handlers = {}
-    quic._crypto_buffers = quic._crypto_streams = {}
+    quic._crypto_buffers = quic._crypto_streams = quic._streams = {}
+    quic._streams_queue = []
     quic._cryptos = dict.fromkeys(Epoch, _SPENT_KEYS)
     quic._cryptos_initial = {}
+    for space in quic._spaces.values():
+        # What is to be done when a packet is acknowledged knows its space, and its stream.
+        space.sent_packets.clear()
     quic._spaces = dict.fromkeys(Epoch, _SPENT_SPACE)
     quic._loss.spaces = []
     quic._loss._send_probe = None
