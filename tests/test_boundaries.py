@@ -190,7 +190,7 @@ def test_only_internals_lean_and_offload_touch_private_attributes_of_others(name
 
 def test_the_tables_of_internals_name_what_internals_touches_and_nothing_else():
     used = {node.attr for node in attributes(TREES["tsq.quic.internals"]) if is_private(node.attr)}
-    assert used == {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
+    assert used == {*internals.PRIVATE_NAMES, *internals.PRIVATE_SENDER_NAMES, *internals.PRIVATE_TLS_NAMES}
 
 
 def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
@@ -205,7 +205,7 @@ def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
 def test_the_tables_of_lean_name_what_lean_touches_and_nothing_else():
     tree = TREES["tsq.quic.lean"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    own = {"_initialize_base", "_holds_handshake"}
+    own = {"_initialize_base", "_holds_handshake", "_refusals"}
     for name in ("_InitialContext", "_FrameHandlers"):
         own |= own_private_names(classes[name])
     used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tsq.errors import TSQError
     from tsq.exchange import Rules
     from tsq.host.sync_state import HostClock, Keeper
-    from tsq.quic.router import Limits, RetryPolicy
+    from tsq.quic.limits import Limits, RetryPolicy
     from tsq.result import HostResult, selection
     from tsq.server import Server
     from tsq.timing.filter import Estimate
@@ -49,8 +49,8 @@ _HOMES = {
     "Rules": "tsq.exchange",
     "HostClock": "tsq.host.sync_state",
     "Keeper": "tsq.host.sync_state",
-    "Limits": "tsq.quic.router",
-    "RetryPolicy": "tsq.quic.router",
+    "Limits": "tsq.quic.limits",
+    "RetryPolicy": "tsq.quic.limits",
     "HostResult": "tsq.result",
     "selection": "tsq.result",
     "Server": "tsq.server",

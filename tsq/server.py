@@ -26,7 +26,7 @@ from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Path, UdpSocket, sink
 from tsq.responder import NoResponse, Responder
-from tsq.service import Service
+from tsq.service import Outcome, Service
 from tsq.serving import ServingLoop
 from tsq.wire.message import Mode
 from tsq.wire.signature import Signer
@@ -219,6 +219,7 @@ class _Endpoint:
             service.counters.before_reading(self._count)
         self._loop = asyncio.get_running_loop()
         self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
+        service.router.when_forgotten(self._forgotten)
         self._truncated = 0
 
     def start(self) -> None:
@@ -261,10 +262,7 @@ class _Endpoint:
             self._service.counters.add("dropped", "datagram over 2048 bytes", self.udp.truncated - self._truncated)
             self._truncated = self.udp.truncated
         for datagram in datagrams:
-            out, connection = self._service.received(datagram, self._loop.time())
-            self._send(out)
-            if connection is not None:
-                self._keep(connection)
+            self._conclude(self._service.received(datagram, self._loop.time()))
 
     def _serve(self) -> None:
         """The data plane answers what it can by itself; the rest comes up."""
@@ -279,10 +277,7 @@ class _Endpoint:
                 return
             now = self._loop.time()
             for data, remote, local, received_ns, kernel in rest:
-                out, connection = self._service.received(Datagram(data, Path(remote, local), received_ns, kernel), now)
-                self._send(out)
-                if connection is not None:
-                    self._keep(connection)
+                self._conclude(self._service.received(Datagram(data, Path(remote, local), received_ns, kernel), now))
             if not rest or count % BATCH:
                 # Nothing waits any more, or it has had its turn.
                 return
@@ -326,33 +321,39 @@ class _Endpoint:
     def _look_after(self) -> None:
         """The coarse timer of the data plane."""
         self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
-        for out, connection in self._service.look_after(self._loop.time()):
-            self._send(out)
-            if connection is not None:
-                self._keep(connection)
+        for outcome in self._service.look_after(self._loop.time()):
+            self._conclude(outcome)
 
     def _expired(self, connection: ServerConnection) -> None:
-        del self._timers[connection]
+        self._timers.pop(connection, None)
         now = self._loop.time()
         due = self._service.router.deadline(connection)
         if due is not None and due > now:
             # The deadline has moved away since.
             self._keep(connection)
             return
-        out, kept = self._service.expired(connection, now)
-        self._send(out)
-        if kept is not None:
-            self._keep(kept)
+        self._conclude(self._service.expired(connection, now))
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """What comes after everything that was done with a connection: its timer is kept, whatever comes of sending."""
+        try:
+            self._send(outcome.datagrams)
+        finally:
+            if outcome.connection is not None:
+                self._keep(outcome.connection)
+
+    def _forgotten(self, connection: ServerConnection) -> None:
+        handle = self._timers.pop(connection, None)
+        if handle is not None:
+            handle.cancel()
 
     def _keep(self, connection: ServerConnection) -> None:
         """See that the connection's timer is armed, or gone when the connection is."""
-        handle = self._timers.get(connection)
         due = self._service.router.deadline(connection)
         if due is None:
-            if handle is not None:
-                handle.cancel()
-                del self._timers[connection]
+            self._forgotten(connection)
             return
+        handle = self._timers.get(connection)
         # A deadline that moved away is looked at when the old one fires: arming anew for each packet would cost more.
         if handle is None or due < handle.when():
             if handle is not None:

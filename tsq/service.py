@@ -6,12 +6,14 @@ connection to look after. It must never touch a socket, and never keep an answer
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from tsq._datapath import Datapath
 from tsq.metrics import Counters
-from tsq.quic.connection import Message, Outgoing
-from tsq.quic.router import Router
+from tsq.quic.budget import Bucket
+from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
+from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram
 from tsq.responder import Draft, Refusal, Responder, stream_request_ready
@@ -20,6 +22,10 @@ from tsq.wire.message import Mode
 logger = logging.getLogger(__name__)
 
 _MOST_LOOKED_AFTER = 1000
+# As many frames cost about as much as a packet without any.
+_FRAMES_A_UNIT = 16
+# What a packet counts where nearly all of them are plain requests.
+_UNIT_ALONE = 0.05
 
 
 class Outcome(NamedTuple):
@@ -49,23 +55,89 @@ class Service:
         self.counters = counters
         self._clock = clock
         self._datapath = datapath
+        self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
+        # Without a data plane, plain requests come here, too.
+        self._unit = 1.0 if datapath is not None else _UNIT_ALONE
 
     def received(self, datagram: Datagram, now: float) -> Outcome:
         """Deal with one datagram."""
         self.counters.add("datagrams")
         if not datagram.kernel:
             self.counters.add("user-space receive times")
-        router = self.router
-        connection = router.route(datagram.data, datagram.path, now)
+        try:
+            connection = self.router.route(datagram.data, datagram.path, now)
+        except Exception as error:
+            logger.error("a datagram that could not be dealt with: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+            connection = None
         if connection is None:
-            replies: Outgoing = list(router.replies)
-            router.replies.clear()
+            replies: Outgoing = list(self.router.replies)
+            self.router.replies.clear()
             return Outcome(replies, None)
+        if self._is_admitted(connection, now):
+            return self._visit(connection, now, lambda: self._receive(connection, datagram, now))
+        # Nothing of the connection has changed, so nothing else is to be done: this is to cost as little as can be.
+        self.counters.add("dropped", Drop.OVER_BUDGET)
+        if connection.budget.is_offender(now):
+            return self._visit(connection, now, lambda: self._close(connection, PROTOCOL_VIOLATION, "too many packets", now))
+        return Outcome([], None)
+
+    def expired(self, connection: ServerConnection, now: float) -> Outcome:
+        """A connection's deadline has passed."""
+        if not self.router.knows(connection):
+            return Outcome([], None)
+        if self.router.overdue(connection, now):
+            logger.debug("handshake took too long")
+            self.router.forget(connection)
+            return Outcome([], None)
+
+        def work() -> Outgoing:
+            connection.handle_timer(now)
+            return connection.flush(now)
+
+        return self._visit(connection, now, work)
+
+    def look_after(self, now: float) -> list[Outcome]:
+        """Probe, rekey or end connections that the data plane cannot go on with by itself; to be called every second or so."""
+        if self._datapath is None:
+            return []
+        due = set(self._datapath.due(now))
+        all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
+        # A few at a time, so that answers do not wait behind them.
+        return [self._visit(c, now, partial(c.look_after, now), enter=False) for c in all_due[:_MOST_LOOKED_AFTER]]
+
+    def _visit(self, connection: ServerConnection, now: float, work: Callable[[], Outgoing], *, enter: bool = True) -> Outcome:
+        """Have something done with one connection: the only way from a packet or a timer to a connection.
+
+        Whatever goes wrong ends this connection and nothing else. Afterwards the connection is in all tables with a deadline, or in
+        none, so its timer can be kept. enter: False where `work` itself does so if need be.
+        """
+        out: Outgoing = []
+        try:
+            if enter:
+                connection.enter()
+            out = work()
+            self.router.refresh(connection)
+            if self.router.knows(connection):
+                connection.leave(now)
+        except Exception as error:
+            connection.fail(error)
+            self.router.forget(connection)
+        return Outcome(out, connection)
+
+    def _is_admitted(self, connection: ServerConnection, now: float) -> bool:
+        """Whether one more packet may go through the control plane, for this connection and for all."""
+        if not connection.budget.admits(now, strained=self._everything.refill(now) < 1, amount=self._unit):
+            return False
+        self._everything.take(self._unit)
+        return True
+
+    def _receive(self, connection: ServerConnection, datagram: Datagram, now: float) -> Outgoing:
+        """Feed a datagram to its connection; what is sent for it."""
         if connection.fresh and self._datapath is not None:
             connection.attach(self._datapath)
-        connection.enter()
         shaken = connection.handshake is not None
         messages = connection.receive_on(datagram.path, datagram.data, now)
+        self._account(connection)
         if any(self._is_due(message) for message in messages):
             out = self._answer(connection, messages, datagram.received_ns, now)
         elif connection.handshake is not None and not shaken:
@@ -74,46 +146,30 @@ class Service:
         else:
             out = connection.flush(now)
         if not out and connection.fresh:
-            router.unreadable(connection)
-            return Outcome(out, None)
+            self.router.unreadable(connection, now)
         connection.fresh = False
-        router.refresh(connection)
-        connection.leave(now)
-        return Outcome(out, connection)
+        return out
 
-    def expired(self, connection: ServerConnection, now: float) -> Outcome:
-        """A connection's deadline has passed."""
-        if self.router.overdue(connection, now):
-            logger.debug("handshake took too long")
-            self.router.forget(connection)
-            return Outcome([], None)
-        connection.enter()
-        connection.handle_timer(now)
-        out = connection.flush(now)
-        self.router.refresh(connection)
-        connection.leave(now)
-        return Outcome(out, connection)
+    def _account(self, connection: ServerConnection) -> None:
+        """Count what was not done for a datagram, and charge what was."""
+        frames, refused = connection.take_account()
+        for reason in refused:
+            self.counters.add("dropped", Drop(reason))
+        if frames or refused:
+            # In packets that opened.
+            connection.budget.opened(frames / _FRAMES_A_UNIT * self._unit)
+        if connection.left_out:
+            self.counters.add("requests", Mode.DATAGRAM, connection.left_out)
+            self.counters.add("unanswered", "too many requests in one packet", connection.left_out)
+            connection.left_out = 0
 
-    def look_after(self, now: float) -> list[Outcome]:
-        """Probe, rekey or end connections that the data plane cannot go on with by itself; to be called every second or so."""
-        if self._datapath is None:
-            return []
-        due = set(self._datapath.due(now))
-        outcomes = []
-        all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
-        # A few at a time, so that answers do not wait behind them.
-        for connection in all_due[:_MOST_LOOKED_AFTER]:
-            out = connection.look_after(now)
-            self.router.refresh(connection)
-            connection.leave(now)
-            outcomes.append(Outcome(out, connection))
-        return outcomes
+    def _close(self, connection: ServerConnection, code: int, reason: str, now: float) -> Outgoing:
+        connection.close(code, reason)
+        return connection.flush(now)
 
     def goodbye(self, connection: ServerConnection, reason: str, now: float) -> Outgoing:
         """Close a connection for good."""
-        connection.enter()
-        connection.close(reason=reason)
-        out = connection.flush(now)
+        out = self._visit(connection, now, lambda: self._close(connection, NO_ERROR, reason, now)).datagrams
         self.router.forget(connection)
         return out
 
@@ -135,6 +191,10 @@ class Service:
                 told = connection.tell()
                 draft = draft.telling(told) if told else draft  # noqa: PLW2901
                 stamp = (draft.nonce, send_ns)
+            if message.stream_id is not None and not connection.can_send_stream(message.stream_id):
+                connection.stream_done(message.stream_id, message.finished)
+                self.counters.add("unanswered", "stream cancelled by the client")
+                continue
             response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
             if isinstance(response, Refusal):
                 self.counters.add("unanswered", response.reason)

@@ -6,6 +6,7 @@ and never look at what a message says.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,9 +18,13 @@ from aioquic.quic.packet import QuicErrorCode
 from tsq._datapath import Datapath
 from tsq.errors import TransportError
 from tsq.quic import internals
+from tsq.quic.budget import Seldom
 from tsq.quic.offload import Plane, SharedConnection
 
-__all__ = ["Connection", "Message", "Outgoing", "QuicConfiguration"]
+__all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
+
+NO_ERROR = int(QuicErrorCode.NO_ERROR)
+PROTOCOL_VIOLATION = int(QuicErrorCode.PROTOCOL_VIOLATION)
 
 T = TypeVar("T")
 Outgoing = list[tuple[bytes, object]]
@@ -34,6 +39,8 @@ _MOST_SEALED = 900
 MAX_STREAM_SIZE = 2048
 # RFC 9221 §4: type and a two-byte length in front of a message of up to 16383 bytes, one byte of length up to 63.
 _FRAME_OVERHEAD = 3
+# A peer that knows how to cause a failure must not fill the log with it.
+_failures = Seldom(10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class Connection:
     """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams.
 
     `enter` comes before anything that is done through aioquic, `leave` after everything: the planes never work at the same time.
+    left_out: messages that were more than one packet may bring, and are dropped.
     """
 
     def __init__(self, quic: SharedConnection) -> None:
@@ -60,6 +68,8 @@ class Connection:
         self.alpn: str | None = None
         self.issued: list[bytes] = []
         self.retired: list[bytes] = []
+        self.left_out = 0
+        # Both hold streams that are open only: as many as the peer may open.
         self._streams: dict[int, bytearray] = {}
         self._stopped: set[int] = set()
 
@@ -85,6 +95,13 @@ class Connection:
             self.quic.close(error_code=QuicErrorCode.KEY_UPDATE_ERROR, reason_phrase="too many key updates")
         return self._drain()
 
+    def take_account(self) -> tuple[int, tuple[str, ...]]:
+        """(frames that were handled, why packets were refused) since this was last asked."""
+        quic = self.quic
+        account = quic.frames, quic.refused
+        quic.frames, quic.refused = 0, ()
+        return account
+
     def handle_timer(self, now: float) -> list[Message]:
         """Let deadlines that have passed take effect."""
         due = self.timer
@@ -107,6 +124,10 @@ class Connection:
             )
         self.quic.send_datagram_frame(data)
 
+    def can_send_stream(self, stream_id: int) -> bool:
+        """Whether the stream still takes a message: the peer may have cancelled it (RFC 9000 §3.5), or closed it long ago."""
+        return internals.stream_takes_data(self.quic, stream_id)
+
     def send_stream(self, stream_id: int, data: bytes) -> None:
         """Send a whole message, and FIN, on a stream."""
         self.quic.send_stream_data(stream_id, data, end_stream=True)
@@ -114,7 +135,7 @@ class Connection:
     def stream_done(self, stream_id: int, finished: bool) -> None:
         """Forget what came on a stream. One that the peer has not finished is stopped, so that it does not stay for ever."""
         self._streams.pop(stream_id, None)
-        if not finished:
+        if not finished and internals.stream_is_receiving(self.quic, stream_id):
             self._stopped.add(stream_id)
             self.quic.stop_stream(stream_id, QuicErrorCode.NO_ERROR)
 
@@ -207,27 +228,43 @@ class Connection:
         try:
             return call()
         except Exception as error:
-            logger.error("the QUIC stack failed on one connection, which ends here: %r", error, exc_info=logger.isEnabledFor(10))
-            self.terminated = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, f"internal error: {error!r}")
+            self.fail(error)
             return otherwise
+
+    def fail(self, error: Exception) -> None:
+        """End the connection at once, because something went wrong that nobody foresaw; nothing is sent."""
+        count = _failures.due(time.monotonic())
+        if count:
+            trace = logger.isEnabledFor(logging.DEBUG)
+            logger.error("the QUIC stack failed: %d connection(s) ended, the last by %r", count, error, exc_info=trace)
+        self.terminated = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, f"internal error: {error!r}")
 
     def _drain(self) -> list[Message]:
         messages: list[Message] = []
         touched: dict[int, bool] = {}
         while (event := self.quic.next_event()) is not None:
             if isinstance(event, events.DatagramFrameReceived):
-                messages.append(Message(event.data))
+                if len(messages) < self.quic.limits.messages:
+                    messages.append(Message(event.data))
+                else:
+                    self.left_out += 1
             elif isinstance(event, events.StreamDataReceived):
                 self._collect(event, touched)
             elif isinstance(event, events.StreamReset):
-                self._streams.pop(event.stream_id, None)
                 self._stopped.discard(event.stream_id)
-                touched.pop(event.stream_id, None)
+                self._cancelled(event.stream_id, touched)
+            elif isinstance(event, events.StopSendingReceived):
+                self._cancelled(event.stream_id, touched)
             else:
                 self._note(event)
         for stream_id, finished in touched.items():
             messages.append(Message(bytes(self._streams[stream_id]), stream_id, finished))
         return messages
+
+    def _cancelled(self, stream_id: int, touched: dict[int, bool]) -> None:
+        """The peer gave up a stream, or does not want what is sent on it; which is no fault of anybody's."""
+        self._streams.pop(stream_id, None)
+        touched.pop(stream_id, None)
 
     def _note(self, event: events.QuicEvent) -> None:
         """Keep what an event says of the connection itself."""

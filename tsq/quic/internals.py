@@ -8,6 +8,7 @@ from typing import Any
 
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.stream import QuicStream
 from aioquic.tls import Context, Epoch
 from cryptography.x509 import Certificate
 
@@ -24,7 +25,10 @@ PRIVATE_NAMES = (
     "_remote_max_datagram_frame_size",
     "_remote_max_streams_bidi",
     "_spaces",
+    "_streams",
 )
+# Of a stream's sending part.
+PRIVATE_SENDER_NAMES = ("_buffer_fin", "_reset_error_code")
 # Of the connection's TLS context, which is made when the first packet is.
 PRIVATE_TLS_NAMES = ("_peer_certificate", "_peer_certificate_chain")
 
@@ -41,6 +45,8 @@ def check(connection: QuicConnection) -> None:
     # A throw-away context costs 30 µs, once.
     context = Context(is_client=True)
     missing += [f"tls.{name}" for name in PRIVATE_TLS_NAMES if not hasattr(context, name)]
+    sender = QuicStream().sender
+    missing += [f"sender.{name}" for name in PRIVATE_SENDER_NAMES if not hasattr(sender, name)]
     missing += lean.missing_names()
     if missing:
         raise ConfigError(f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8")
@@ -85,6 +91,22 @@ def peer_stream_limit(connection: QuicConnection) -> int:
     quic: Any = connection
     limit: int = quic._remote_max_streams_bidi
     return limit
+
+
+def stream_takes_data(connection: QuicConnection, stream_id: int) -> bool:
+    """Whether more can be sent on a stream: it is there, and neither end has ended or cancelled that direction."""
+    quic: Any = connection
+    stream = quic._streams.get(stream_id)
+    if stream is None or stream.sender.is_finished:
+        return False
+    return stream.sender._reset_error_code is None and stream.sender._buffer_fin is None
+
+
+def stream_is_receiving(connection: QuicConnection, stream_id: int) -> bool:
+    """Whether more can come on a stream."""
+    quic: Any = connection
+    stream = quic._streams.get(stream_id)
+    return stream is not None and not stream.receiver.is_finished
 
 
 def drop_unsent_datagrams(connection: QuicConnection) -> int:

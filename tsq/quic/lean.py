@@ -1,8 +1,9 @@
-"""aioquic's connection with less to do in its handshake, and less to hold after it (RFC 9000, RFC 9001).
+"""aioquic's connection with less to do, less to hold, and bounds for what a peer may cost (RFC 9000, RFC 9001).
 
 Comes in: what comes into a QuicConnection. Goes out: the same packets, but for two things: fewer spare connection IDs, and (a
-client) fewer key shares. It must never change what is accepted, what is verified, or which keys protect what: a key may be derived
-later than aioquic would, never differently, and what is let go of is what aioquic itself has discarded the keys of.
+client) fewer key shares. Packets that hold more than `limits` are dropped as if they had not come, or end the connection. It must
+never change what is verified, or which keys protect what: a key may be derived later than aioquic would, never differently, and
+what is let go of is what aioquic itself has discarded the keys of.
 
 Where a method of aioquic must run with something else in place of a global name, a copy of it runs (`_with_names`): other users of
 aioquic in the same process are not touched.
@@ -16,10 +17,15 @@ from typing import Any
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicReceiveContext
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicReceiveContext
 from aioquic.quic.crypto import CryptoContext, CryptoPair
+from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Context, Epoch, Group
+
+from tsq.quic.frames import contents
+from tsq.quic.limits import CLIENT_LIMITS, PeerLimits
+from tsq.quic.reassembly import BoundedStream, BufferExceeded
 
 PRIVATE_NAMES = {
     "connection": (
@@ -28,18 +34,25 @@ PRIVATE_NAMES = {
         "_crypto_streams",
         "_cryptos",
         "_cryptos_initial",
+        "_handle_crypto_frame",
+        "_handle_new_connection_id_frame",
         "_handle_padding_frame",
+        "_handle_stream_frame",
         "_handshake_confirmed",
         "_initialize",
         "_is_client",
         "_local_active_connection_id_limit",
         "_loss",
+        "_payload_received",
+        "_peer_cid_sequence_numbers",
         "_remote_active_connection_id_limit",
         "_replenish_connection_ids",
         "_spaces",
+        "_streams",
+        "_streams_queue",
     ),
     "recovery": ("_send_probe",),
-    # Of the TLS context, all of them used up when the handshake is over.
+    # Of the TLS context; all but the receive buffer are used up when the handshake is over.
     "tls": (
         "_dec_key",
         "_ec_private_keys",
@@ -47,13 +60,19 @@ PRIVATE_NAMES = {
         "_key_schedule_proxy",
         "_key_schedule_psk",
         "_new_session_ticket",
+        "_receive_buffer",
         "_supported_groups",
         "_x25519_private_key",
         "_x448_private_key",
     ),
 }
 # method of QuicConnection -> global names that it finds something else under.
-REPLACED_NAMES = {"__init__": ("EPOCHS",), "_initialize": ("CryptoPair",)}
+REPLACED_NAMES = {
+    "__init__": ("EPOCHS",),
+    "_get_or_create_stream": ("QuicStream",),
+    "_get_or_create_stream_for_send": ("QuicStream",),
+    "_initialize": ("CryptoPair", "QuicStream"),
+}
 
 # RFC 9000 §5.1.1: the one in use, and one for the next path. aioquic would have eight.
 _CONNECTION_IDS = 2
@@ -68,13 +87,17 @@ def missing_names() -> list[str]:
     owners = {"connection": connection, "recovery": getattr(connection, "_loss", None), "tls": Context(is_client=True)}
     missing = [f"{owner}.{name}" for owner, names in PRIVATE_NAMES.items() for name in names if not hasattr(owners[owner], name)]
     for method, names in REPLACED_NAMES.items():
-        code = getattr(QuicConnection, method).__code__
+        found = getattr(QuicConnection, method, None)
+        if found is None:
+            missing.append(f"QuicConnection.{method}")
+            continue
+        code = found.__code__
         known = {*code.co_names, *(name for inner in code.co_consts if hasattr(inner, "co_names") for name in inner.co_names)}
         missing += [f"QuicConnection.{method}: {name}" for name in names if name not in known]
     return missing
 
 
-def _with_names(method: str, **names: object) -> Callable[..., None]:
+def _with_names(method: str, **names: object) -> Callable[..., Any]:
     """This method of QuicConnection, with these global names for something else."""
     original = getattr(QuicConnection, method)
     copy = FunctionType(original.__code__, original.__globals__ | names, method, original.__defaults__, original.__closure__)
@@ -142,23 +165,50 @@ class _FrameHandlers:
         return getattr(self._connection, name), epochs
 
 
+class _CryptoBuffers(dict[Epoch, Buffer]):
+    """Where TLS writes what is to be sent, each made when it is first written to: whoever sends half a ClientHello gets none."""
+
+    def __missing__(self, epoch: Epoch) -> Buffer:
+        self[epoch] = buffer = Buffer(capacity=aioquic_connection.CRYPTO_BUFFER_SIZE)
+        return buffer
+
+
 # For epochs that are over. They hold no keys, so that late packets fail to open as they do with aioquic's own.
 _SPENT_KEYS = CryptoPair()
 _SPENT_SPACE = QuicPacketSpace()
 _SPENT_SPACE.discarded = True
 
 
+class PacketRefused(Exception):
+    """A packet holds more than its peer may send, and is dropped; the reason is what the counters say."""
+
+
 class LeanConnection(QuicConnection):
-    """A QuicConnection with less to do, and less to hold once its handshake is confirmed."""
+    """A QuicConnection with less to do, and less to hold once its handshake is confirmed.
+
+    limits: what the peer may have it keep or do. refused: why packets were dropped, since this was last looked at. frames: how many
+    were in the packets that were not, since then.
+    """
 
     __init__ = _with_names("__init__", EPOCHS=cache(aioquic_connection.EPOCHS))
-    _initialize_base = _with_names("_initialize", CryptoPair=_Pair)
+    _initialize_base = _with_names("_initialize", CryptoPair=_Pair, QuicStream=BoundedStream)
+    _get_or_create_stream = _with_names("_get_or_create_stream", QuicStream=BoundedStream)
+    _get_or_create_stream_for_send = _with_names("_get_or_create_stream_for_send", QuicStream=BoundedStream)
     _holds_handshake = True
+    _refusals = 0
+    limits: PeerLimits = CLIENT_LIMITS
+    refused: tuple[str, ...] = ()
+    frames = 0
 
     def _initialize(self, peer_cid: bytes) -> None:
         # Told to the peer in the transport parameters (RFC 9000 §18.2).
         self._local_active_connection_id_limit = _CONNECTION_IDS
         self._initialize_base(peer_cid)
+        self._crypto_buffers = _CryptoBuffers()
+        for epoch, stream in self._crypto_streams.items():
+            later = epoch is Epoch.ONE_RTT
+            receiver: Any = stream.receiver
+            receiver.limit(self.limits.crypto_later if later else self.limits.crypto_bytes, self.limits.crypto_gaps)
         if self._is_client:
             tls: Any = self.tls
             tls._supported_groups = [group for group in _KEY_SHARES if group in tls._supported_groups]
@@ -167,6 +217,19 @@ class LeanConnection(QuicConnection):
         self._remote_active_connection_id_limit = min(_CONNECTION_IDS, self._remote_active_connection_id_limit)
         super()._replenish_connection_ids()
 
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        # Before the first frame is handled: what is dropped must not leave anything behind.
+        frames, excess = contents(plain, self.limits)
+        if excess:
+            self._refusals += 1
+            if context.network_path.is_validated and self._refusals > self.limits.refused_packets:
+                raise QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, 0, "too many packets beyond the limits")
+            raise PacketRefused(excess)
+        self.frames += frames
+        return super()._payload_received(context, plain, crypto_frame_required)
+
     def _handle_padding_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         # aioquic looks at each byte by itself, of the thousand that an Initial has.
         start = buf.tell()
@@ -174,12 +237,59 @@ class LeanConnection(QuicConnection):
         buf.seek(start + len(rest) - len(rest.lstrip(b"\0")))
         super()._handle_padding_frame(context, frame_type, buf)
 
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if context.epoch is Epoch.ONE_RTT:
+            tls: Any = self.tls
+            waiting = len(tls._receive_buffer)
+            excess = waiting > self.limits.crypto_later
+        else:
+            excess = end > self.limits.crypto_bytes
+        try:
+            if excess:
+                raise BufferExceeded
+            super()._handle_crypto_frame(context, frame_type, buf)
+        except BufferExceeded as error:
+            if not context.network_path.is_validated:
+                # Whoever sent it may not be where it claims to be: nothing is said to that address.
+                raise PacketRefused("handshake data beyond the limits") from error
+            raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "too much CRYPTO data waits") from error
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        try:
+            super()._handle_stream_frame(context, frame_type, buf)
+        except BufferExceeded as error:
+            raise QuicConnectionError(QuicErrorCode.INTERNAL_ERROR, frame_type, "too much of a stream out of order") from error
+
+    def _handle_new_connection_id_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_new_connection_id_frame(context, frame_type, buf)
+        # aioquic remembers all, against repeated frames, until the peer says that older ones are retired.
+        numbers = self._peer_cid_sequence_numbers
+        if len(numbers) > 2 * self.limits.connection_ids:
+            self._peer_cid_sequence_numbers = set(sorted(numbers)[-self.limits.connection_ids :])
+
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """As aioquic's; then let go of what the handshake needed, when it is confirmed (RFC 9001 §4.1.2)."""
-        super().receive_datagram(data, addr, now)
+        """As aioquic's, within the limits; then let go of what the handshake needed, when it is confirmed (RFC 9001 §4.1.2)."""
+        try:
+            super().receive_datagram(data, addr, now)
+        except PacketRefused as refusal:
+            self.refused += (str(refusal),)
         if self._holds_handshake and self._handshake_confirmed and not self._is_client:
             self._holds_handshake = False
             _let_go_of_handshake(self)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As aioquic's; then forget the oldest packets that ask for no acknowledgment, which aioquic keeps until one comes."""
+        out = super().datagrams_to_send(now)
+        for space in self._loss.spaces:
+            sent = space.sent_packets
+            if len(sent) > self.limits.sent_packets:
+                idle = [number for number, packet in sent.items() if not packet.in_flight]
+                for number in idle[: len(sent) - self.limits.sent_packets // 2]:
+                    del sent[number]
+        return out
 
 
 @cache
@@ -216,9 +326,13 @@ def release(connection: QuicConnection) -> None:
     """Of a connection that is forgotten: cut what ties it to itself, so that it goes at once, without the garbage collector."""
     quic: Any = connection
     quic._QuicConnection__frame_handlers = {}
-    quic._crypto_buffers = quic._crypto_streams = {}
+    quic._crypto_buffers = quic._crypto_streams = quic._streams = {}
+    quic._streams_queue = []
     quic._cryptos = dict.fromkeys(Epoch, _SPENT_KEYS)
     quic._cryptos_initial = {}
+    for space in quic._spaces.values():
+        # What is to be done when a packet is acknowledged knows its space, and its stream.
+        space.sent_packets.clear()
     quic._spaces = dict.fromkeys(Epoch, _SPENT_SPACE)
     quic._loss.spaces = []
     quic._loss._send_probe = None

@@ -2,11 +2,13 @@
 
 Comes in: datagrams with their path, the time. Goes out: a connection, stateless replies (Version Negotiation, Retry, reset), or a
 counted drop. Nothing is kept for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply is larger than the
-datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others are.
+datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others are; a connection that
+is there has a deadline.
 """
 
+import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import StrEnum
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
@@ -22,22 +24,24 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from tsq._fast import unpack_address
 from tsq.metrics import Counters
-from tsq.quic import tls
+from tsq.quic import initial, tls
+from tsq.quic.budget import Bucket, Fading, Seldom
+from tsq.quic.frames import contents
+from tsq.quic.limits import Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.tickets import TicketStore
 from tsq.quic.udp import Path
 
+__all__ = ["CONNECTION_ID_SIZE", "Drop", "Limits", "RetryPolicy", "Router"]
+
 CONNECTION_ID_SIZE = 8
 _MIN_INITIAL_SIZE = 1200
+# For how long a handshake that came to nothing counts as load, and how often a full server is reported.
+_LOAD_FADES = 5.0
+_REPORT_INTERVAL = 60.0
 
-
-class RetryPolicy(StrEnum):
-    """When a client must show that it can receive at its address before anything is kept for it (RFC 9000 §8.1.2)."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
+logger = logging.getLogger(__name__)
 
 
 class Drop(StrEnum):
@@ -51,16 +55,11 @@ class Drop(StrEnum):
     TOO_MANY_CONNECTIONS = "connection limit reached"
     INVALID_TOKEN = "invalid Retry token"
     UNREADABLE_INITIAL = "Initial that cannot be opened"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a server spends on strangers. handshake_timeout in seconds; half_open: Retry is asked for above so many."""
-
-    max_connections: int = 10_000
-    half_open: int = 200
-    handshake_timeout: float = 5.0
-    retry: RetryPolicy = RetryPolicy.AUTO
+    TOO_MANY_HANDSHAKES = "too many handshakes under way"
+    TOO_MANY_FRAMES = "packet with too many frames"
+    TOO_MANY_ACKS = "packet with too many acknowledgments"
+    HANDSHAKE_DATA = "handshake data beyond the limits"
+    OVER_BUDGET = "more packets than one connection may cost"
 
 
 class Router:
@@ -81,6 +80,13 @@ class Router:
         self._by_id: dict[bytes, ServerConnection] = {}
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
+        # Of these, those whose clients have not shown that they receive at their address.
+        self._unproven: dict[ServerConnection, None] = {}
+        # Never beyond twice what turns Retry on, so that it is off again seconds after a flood.
+        self._failed = Fading(_LOAD_FADES, 2.0 * limits.half_open)
+        self._newcomers = Bucket(limits.newcomers, limits.newcomers)
+        self._full = Seldom(_REPORT_INTERVAL)
+        self._watchers: list[Callable[[ServerConnection], None]] = []
 
     @property
     def connections(self) -> list[ServerConnection]:
@@ -92,6 +98,10 @@ class Router:
         """How many connections have not finished their handshake."""
         return len(self._half_open)
 
+    def when_forgotten(self, watcher: Callable[[ServerConnection], None]) -> None:
+        """Call this with every connection that is forgotten, whatever the reason."""
+        self._watchers.append(watcher)
+
     def route(self, data: bytes, path: Path, now: float) -> ServerConnection | None:
         """The connection that this datagram is for, made if need be; None where it is for none (see `replies`)."""
         if len(data) < 1 + CONNECTION_ID_SIZE:
@@ -99,15 +109,18 @@ class Router:
         if not data[0] & 0x80:
             connection_id = data[1 : 1 + CONNECTION_ID_SIZE]
             return self._by_id.get(connection_id) or self._unknown(data, connection_id, path, now)
+        buffer = Buffer(data=data)
         try:
-            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_SIZE)
+            header = pull_quic_header(buffer, host_cid_length=CONNECTION_ID_SIZE)
         except ValueError:
             return self._drop(Drop.TOO_SHORT)
         connection = self._by_id.get(header.destination_cid)
-        return connection if connection is not None else self._stranger(header, len(data), path, now)
+        return connection if connection is not None else self._stranger(header, data, buffer.tell(), path, now)
 
     def refresh(self, connection: ServerConnection) -> None:
         """Take note of what changed on a connection; to be called after everything that was done with it."""
+        if connection not in self._connections:
+            return
         for connection_id in connection.issued:
             connection.ids.add(connection_id)
             self._by_id[connection_id] = connection
@@ -118,37 +131,62 @@ class Router:
         connection.retired.clear()
         if connection.handshake is not None and connection in self._half_open:
             del self._half_open[connection]
+            self._unproven.pop(connection, None)
             self._counters.add("handshakes", "resumed" if connection.handshake.session_resumed else "full")
         if connection.terminated is not None:
             self.forget(connection)
 
     def deadline(self, connection: ServerConnection) -> float | None:
-        """When the connection needs attention: its own timer, or the end of the time for its handshake."""
-        due = connection.timer
-        if connection in self._half_open and due is not None:
+        """When the connection needs attention: its own timer, or its handshake's deadline; None once it is forgotten."""
+        if connection not in self._connections:
+            return None
+        try:
+            due = connection.timer
+        except Exception as error:
+            connection.fail(error)
+            due = None
+        if due is None:
+            # Nothing else would ever look at it again.
+            self.forget(connection)
+        elif connection in self._half_open:
             due = min(due, connection.created + self.limits.handshake_timeout)
         return due
+
+    def knows(self, connection: ServerConnection) -> bool:
+        """Whether this connection is still there."""
+        return connection in self._connections
 
     def overdue(self, connection: ServerConnection, now: float) -> bool:
         """Whether a connection has taken too long over its handshake."""
         return connection in self._half_open and now >= connection.created + self.limits.handshake_timeout
 
-    def unreadable(self, connection: ServerConnection) -> None:
+    def unreadable(self, connection: ServerConnection, now: float) -> None:
         """Drop a new connection whose first datagram gave nothing to answer: whoever sent it cannot speak QUIC to us."""
         self._half_open.pop(connection, None)
         self.forget(connection)
+        self._failed.add(now)
         self._drop(Drop.UNREADABLE_INITIAL)
 
     def forget(self, connection: ServerConnection) -> None:
         """Drop a connection at once, sending nothing."""
+        # Out of every table first, whatever comes of the rest.
         for connection_id in connection.ids:
             self._by_id.pop(connection_id, None)
         connection.ids.clear()
-        connection.drop()
-        self._connections.pop(connection, None)
+        self._unproven.pop(connection, None)
+        if connection not in self._connections:
+            return
+        del self._connections[connection]
         if connection in self._half_open:
             del self._half_open[connection]
             self._counters.add("handshakes", "failed")
+        for watcher in self._watchers:
+            watcher(connection)
+        try:
+            connection.drop()
+        except Exception as error:
+            # Of a connection that failed half-way: it is in no table any more.
+            connection.fail(error)
 
     def _unknown(self, data: bytes, connection_id: bytes, path: Path, now: float) -> ServerConnection | None:
         """A packet of a connection that is not there any more, or never was: its sender is told, if it can tell."""
@@ -158,11 +196,11 @@ class Router:
             self._counters.add("stateless resets")
         return self._drop(Drop.UNKNOWN_CONNECTION)
 
-    def _stranger(self, header: QuicHeader, size: int, path: Path, now: float) -> ServerConnection | None:
+    def _stranger(self, header: QuicHeader, data: bytes, number_offset: int, path: Path, now: float) -> ServerConnection | None:
         """A long header whose connection ID is nobody's."""
         if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
             return self._drop(Drop.UNKNOWN_VERSION)
-        if size < _MIN_INITIAL_SIZE:
+        if len(data) < _MIN_INITIAL_SIZE:
             return self._drop(Drop.SMALL_INITIAL)
         if header.version is None or header.version not in self.configuration.supported_versions:
             versions = encode_quic_version_negotiation(
@@ -175,29 +213,65 @@ class Router:
         if header.packet_type != QuicPacketType.INITIAL:
             return self._drop(Drop.NOT_INITIAL)
         if len(self._connections) >= self.limits.max_connections:
+            self._report_full(now)
             return self._drop(Drop.TOO_MANY_CONNECTIONS)
-        if header.token:
-            return self._returned(header, path, now)
-        if self._asks_for_retry():
+        original = self._proven(header, path, now) if header.token else None
+        if original is None and self._asks_for_retry(now):
+            if header.token:
+                return self._drop(Drop.INVALID_TOKEN)
             self.replies.append((self._retry(header, header.version, path, now), path))
             return None
+        # Before a connection is made, which costs ten times as much.
+        payload = initial.payload(data[: header.packet_length], number_offset, header.destination_cid, header.version)
+        excess = "" if payload is None else contents(payload, self.limits.peer).excess
+        if payload is None or excess:
+            # It is load all the same: it turns Retry on.
+            self._failed.add(now)
+            return self._drop(Drop(excess) if excess else Drop.UNREADABLE_INITIAL)
+        if original is None and not self._newcomer_has_room(now):
+            return self._drop(Drop.TOO_MANY_HANDSHAKES)
+        if self.half_open >= self.limits.most_half_open:
+            self.forget(next(iter(self._unproven), None) or next(iter(self._half_open)))
+        if original is not None:
+            return self._open(original, header.destination_cid, (header.destination_cid,), now)
         return self._open(header.destination_cid, None, (header.destination_cid,), now)
 
-    def _returned(self, header: QuicHeader, path: Path, now: float) -> ServerConnection | None:
-        """An Initial with a token: ours is the proof of a Retry; another's is as good as none (RFC 9000 §8.1.3)."""
+    def _newcomer_has_room(self, now: float) -> bool:
+        """Whether a handshake may begin for a client that has not shown its address."""
+        if self.half_open < self.limits.half_open:
+            return True
+        if self._newcomers.refill(now) < 1:
+            return False
+        self._newcomers.take()
+        return True
+
+    def _report_full(self, now: float) -> None:
+        count = self._full.due(now)
+        if count:
+            logger.warning(
+                "all %d connections are in use: new clients are not served (%d attempts since the last such line);"
+                " --max-connections allows more",
+                self.limits.max_connections,
+                count,
+            )
+
+    def _proven(self, header: QuicHeader, path: Path, now: float) -> bytes | None:
+        """The first connection ID of a client that comes back from our Retry, which proves its address; None for others.
+
+        A token that is not ours is as good as none (RFC 9000 §8.1.3).
+        """
         try:
-            original = self._tokens.validate_token(
+            return self._tokens.validate_token(
                 address=unpack_address(path.remote)[:2], destination_cid=header.destination_cid, token=header.token, now=now
             )
         except ValueError:
-            if self._asks_for_retry():
-                return self._drop(Drop.INVALID_TOKEN)
-            return self._open(header.destination_cid, None, (header.destination_cid,), now)
-        return self._open(original, header.destination_cid, (header.destination_cid,), now)
+            return None
 
-    def _asks_for_retry(self) -> bool:
+    def _asks_for_retry(self, now: float) -> bool:
         policy = self.limits.retry
-        return policy is RetryPolicy.ALWAYS or (policy is RetryPolicy.AUTO and self.half_open >= self.limits.half_open)
+        if policy is not RetryPolicy.AUTO:
+            return policy is RetryPolicy.ALWAYS
+        return self.half_open + self._failed.count(now) >= self.limits.half_open
 
     def _retry(self, header: QuicHeader, version: int, path: Path, now: float) -> bytes:
         source_id = os.urandom(CONNECTION_ID_SIZE)
@@ -224,12 +298,15 @@ class Router:
             tickets=self._tickets,
             created=now,
             reset_token=self._resets.token,
+            limits=self.limits.peer,
         )
         connection.ids = {connection.quic.host_cid, *ids}
         for connection_id in connection.ids:
             self._by_id[connection_id] = connection
         self._connections[connection] = None
         self._half_open[connection] = None
+        if not connection.proven:
+            self._unproven[connection] = None
         return connection
 
     def _drop(self, reason: Drop) -> ServerConnection | None:

@@ -10,8 +10,10 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
 from tsq.quic import internals
+from tsq.quic.budget import ControlBudget
 from tsq.quic.connection import Connection, Outgoing
 from tsq.quic.lean import release
+from tsq.quic.limits import PeerLimits
 from tsq.quic.offload import SharedConnection
 from tsq.quic.tickets import TicketStore
 
@@ -22,7 +24,8 @@ class ServerConnection(Connection):
     """A connection that a client opened.
 
     created: when, for the handshake's deadline. reset_token: makes the tokens of its connection IDs (`resets`). fresh: nothing was
-    answered yet. ids: its connection IDs, kept by the router.
+    answered yet. ids: its connection IDs, kept by the router. budget: what it may still cost the control plane. proven: the client
+    has shown that it receives at its address.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class ServerConnection(Connection):
         tickets: TicketStore,
         created: float,
         reset_token: Callable[[bytes], bytes],
+        limits: PeerLimits | None = None,
     ) -> None:
         quic = SharedConnection(
             configuration=configuration,
@@ -43,16 +47,27 @@ class ServerConnection(Connection):
             session_ticket_handler=tickets.add,
         )
         super().__init__(quic)
+        limits = limits or PeerLimits()
+        quic.limits = limits
         quic.issue_reset_tokens(reset_token)
         internals.limit_streams(quic, _SERVER_STREAMS, 0)
         self.created = created
         self.fresh = True
         self.ids: set[bytes] = set()
+        self.proven = retry_source is not None
+        self.budget = ControlBudget(limits.control_rate, limits.control_burst, limits.offence)
 
     def drop(self) -> None:
         """To be called when the connection is forgotten; nothing else may be asked of it after that."""
         super().drop()
         release(self.quic)
+
+    def _cancelled(self, stream_id: int, touched: dict[int, bool]) -> None:
+        super()._cancelled(stream_id, touched)
+        # So that both directions end, and the client may open another stream for this one.
+        self.quic.reset_stream(stream_id, QuicErrorCode.NO_ERROR)
+        if stream_id not in self._stopped:
+            self.stream_done(stream_id, finished=False)
 
     def look_after(self, now: float) -> Outgoing:
         """What only a look from time to time can tell: answers that nobody acknowledged, keys that are used up; what to send."""

@@ -1,0 +1,121 @@
+"""How much of something was used lately: buckets that fill and counts that fade, without a clock of their own.
+
+Comes in: the time, what is used. Goes out: whether there is any left. It must never read a clock.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+class Bucket:
+    """Refilled at `rate` a second, up to `burst`."""
+
+    __slots__ = ("_at", "burst", "level", "rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.level = burst
+        self._at: float | None = None
+
+    def refill(self, now: float) -> float:
+        """What is left now."""
+        if self._at is not None and now > self._at:
+            self.level = min(self.burst, self.level + (now - self._at) * self.rate)
+        self._at = now
+        return self.level
+
+    def take(self, amount: float = 1.0) -> None:
+        """Use some; where more is used than is left, nothing is left."""
+        self.level = max(0.0, self.level - amount)
+
+
+class Fading:
+    """A count of recent events: each counts less as it gets older. most: it never grows beyond."""
+
+    __slots__ = ("_at", "_count", "_most", "_seconds")
+
+    def __init__(self, seconds: float, most: float) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._count = 0.0
+        self._at = 0.0
+
+    def add(self, now: float) -> None:
+        """One more."""
+        self._count = min(self.count(now) + 1, self._most)
+        self._at = now
+
+    def count(self, now: float) -> float:
+        """How many there were lately."""
+        return self._count * math.exp(min(0.0, self._at - now) / self._seconds)
+
+
+@dataclass(slots=True)
+class _Offence:
+    since: float
+    served: int = 0
+    authentic: int = 0
+
+
+class ControlBudget:
+    """What one connection may have the control plane do.
+
+    A packet takes one unit before it is opened, and more afterwards, for what was in it. Who is beyond the budget for `offence`
+    seconds, and whose packets were authentic, is an offender. Forged packets use the budget up, too, but make nobody an offender.
+    """
+
+    __slots__ = ("_bucket", "_offence", "_patience")
+
+    def __init__(self, rate: float, burst: float, patience: float) -> None:
+        self._bucket = Bucket(rate, burst)
+        self._patience = patience
+        self._offence: _Offence | None = None
+
+    def admits(self, now: float, *, strained: bool, amount: float = 1.0) -> bool:
+        """Whether one more packet may be opened. strained: all connections together use much, so each has half of its burst."""
+        bucket = self._bucket
+        level = bucket.refill(now)
+        half = bucket.burst / 2
+        if level < (half if strained else 1.0):
+            self._offence = self._offence or _Offence(now)
+            return False
+        if level >= half + bucket.rate / 4 or level >= bucket.burst - 1:
+            self._offence = None
+        bucket.take(amount)
+        if self._offence is not None:
+            self._offence.served += 1
+        return True
+
+    def opened(self, units: float) -> None:
+        """The packet was authentic, and what was in it costs so much more."""
+        self._bucket.take(units)
+        if self._offence is not None:
+            self._offence.authentic += 1
+
+    def is_offender(self, now: float) -> bool:
+        """Whether the peer itself has asked for too much for too long."""
+        offence = self._offence
+        if offence is None or now < offence.since + self._patience:
+            return False
+        return offence.served > 0 and 4 * offence.authentic >= 3 * offence.served
+
+
+class Seldom:
+    """Lets something through at most once in `seconds`; tells how often it was held back since."""
+
+    __slots__ = ("_at", "_held", "_seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._at = -math.inf
+        self._held = 0
+
+    def due(self, now: float) -> int:
+        """0 where it is too early; else how many events there were since the last time, this one included."""
+        self._held += 1
+        if now < self._at + self._seconds:
+            return 0
+        self._at = now
+        count, self._held = self._held, 0
+        return count

@@ -1,0 +1,112 @@
+"""How much there is in a packet, before aioquic handles the first of its frames (RFC 9000 §19, RFC 9221 §4).
+
+Comes in: the payload of an opened packet. Goes out: how many frames, or why it is refused. It must never judge whether frames are
+well formed: from the first that is not, all is left to aioquic, which stops there as well.
+"""
+
+from typing import NamedTuple
+
+from tsq.quic.limits import PeerLimits
+
+_PADDING, _CRYPTO, _NEW_TOKEN, _NEW_CONNECTION_ID = 0x00, 0x06, 0x07, 0x18
+_ACKS = (0x02, 0x03)
+_CLOSES = (0x1C, 0x1D)
+_DATAGRAMS = (0x30, 0x31)
+_PATHS = (0x1A, 0x1B)
+_STREAMS = range(0x08, 0x10)
+# Frames that are variable-length integers only: how many.
+_INTEGERS = {
+    0x01: 0, 0x04: 3, 0x05: 2, 0x10: 1, 0x11: 2, 0x12: 1, 0x13: 1, 0x14: 1, 0x15: 2, 0x16: 1, 0x17: 1, 0x19: 1, 0x1E: 0,
+}  # fmt: skip
+
+
+class Contents(NamedTuple):
+    """What is in a packet. excess: why it is refused; "" where it is not."""
+
+    frames: int
+    excess: str = ""
+
+
+class _Reader:
+    """Walks through a payload. Raises IndexError at its end."""
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def integer(self) -> int:
+        """RFC 9000 §16."""
+        first = self.data[self.at]
+        size = 1 << (first >> 6)
+        if size == 1:
+            self.at += 1
+            return first
+        end = self.at + size
+        if end > len(self.data):
+            raise IndexError
+        value = int.from_bytes(self.data[self.at : end], "big") & ((1 << (8 * size - 2)) - 1)
+        self.at = end
+        return value
+
+    def skip(self, count: int) -> None:
+        """Step over integers."""
+        for _ in range(count):
+            self.at += 1 << (self.data[self.at] >> 6)
+
+
+def contents(payload: bytes, limits: PeerLimits) -> Contents:
+    """Look through a packet, no further than the limits go."""
+    reader = _Reader(payload)
+    frames = acks = ranges = 0
+    size = len(payload)
+    try:
+        while reader.at < size:
+            frames += 1
+            if frames > limits.frames:
+                return Contents(frames, "packet with too many frames")
+            kind = reader.integer()
+            if kind in _ACKS:
+                acks += 1
+                reader.skip(2)
+                more = reader.integer()
+                ranges += 1 + more
+                if acks > limits.acks or ranges > limits.ack_ranges:
+                    return Contents(frames, "packet with too many acknowledgments")
+                reader.skip(1 + 2 * more + (3 if kind & 1 else 0))
+            elif not _step_over(reader, kind):
+                break
+    except IndexError:
+        pass
+    return Contents(frames)
+
+
+def _step_over(reader: _Reader, kind: int) -> bool:
+    """Go to the next frame; False where this one is unknown."""
+    if kind == _PADDING:
+        rest = reader.data[reader.at :]
+        reader.at += len(rest) - len(rest.lstrip(b"\0"))
+    elif kind in _DATAGRAMS:
+        reader.at = reader.integer() + reader.at if kind & 1 else len(reader.data)
+    elif kind in _STREAMS:
+        reader.skip(2 if kind & 4 else 1)
+        reader.at = reader.integer() + reader.at if kind & 2 else len(reader.data)
+    elif kind == _CRYPTO:
+        reader.skip(1)
+        reader.at = reader.integer() + reader.at
+    elif kind in _INTEGERS:
+        reader.skip(_INTEGERS[kind])
+    elif kind == _NEW_CONNECTION_ID:
+        reader.skip(2)
+        reader.at += 1 + reader.data[reader.at] + 16
+    elif kind in _PATHS:
+        reader.at += 8
+    elif kind == _NEW_TOKEN:
+        reader.at = reader.integer() + reader.at
+    elif kind in _CLOSES:
+        reader.skip(2 if kind == _CLOSES[0] else 1)
+        reader.at = reader.integer() + reader.at
+    else:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""What a server spends on its peers: every limit, in one place, with its reason.
+
+Comes in: what an operator chose. Goes out: plain values. Holds no state, and decides nothing by itself.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class RetryPolicy(StrEnum):
+    """When a client must show that it can receive at its address before anything is kept for it (RFC 9000 §8.1.2)."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """What one peer may have an endpoint keep or do. Nothing here has to be tuned: the values leave real peers room.
+
+    frames: in one packet, runs of PADDING included. Chrome cuts a ClientHello into some 45, other stacks send ten at most.
+    ack_ranges: in one packet, of all its ACK frames; the data plane takes as many.
+    acks: ACK frames in one packet; real stacks send one.
+    messages: requests of one packet that are answered: as many as fit a packet of 1200 bytes, and some.
+    refused_packets: authenticated packets beyond these limits; the connection is closed after so many.
+    crypto_bytes: TLS bytes in the Initial and in the Handshake packets of a peer, from the first to the last. A ClientHello with
+    post-quantum key shares has about 2 KiB.
+    crypto_later: TLS bytes in 1-RTT packets that are not yet a whole message: session tickets, for a client.
+    crypto_gaps: pieces of TLS bytes that are kept because others before them are missing.
+    stream_ahead, stream_gaps: the same for a stream, whose messages have 2 KiB at most.
+    control_rate: packets a second that the control plane takes of one connection; each costs it 0.1 to 1 ms. Plain requests are not
+    among them: the data plane answers those.
+    control_burst: so many at once, for a handshake with losses, a migration, a client that was asleep.
+    offence: seconds for which a connection that stays beyond control_rate is served no more before it is closed.
+    sent_packets: packets of this end that are remembered though they ask for no acknowledgment.
+    connection_ids: numbers of the peer's connection IDs that are remembered after they are retired.
+    """
+
+    frames: int = 64
+    ack_ranges: int = 64
+    acks: int = 4
+    messages: int = 64
+    refused_packets: int = 16
+    crypto_bytes: int = 16 * 1024
+    crypto_later: int = 4 * 1024
+    crypto_gaps: int = 32
+    stream_ahead: int = 4 * 1024
+    stream_gaps: int = 16
+    control_rate: float = 250.0
+    control_burst: float = 1000.0
+    offence: float = 10.0
+    sent_packets: int = 128
+    connection_ids: int = 64
+
+
+# A server's certificates may be many: aioquic itself sends 16 KiB at most, other servers more.
+CLIENT_LIMITS = PeerLimits(crypto_bytes=128 * 1024, crypto_later=16 * 1024, crypto_gaps=128)
+
+# All bytes of all connections of this process that wait for others before them.
+MOST_KEPT = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server spends on strangers. handshake_timeout in seconds; half_open: Retry is asked for above so many.
+
+    most_half_open: handshakes under way; the oldest, of clients that have not shown their address, makes room for a new one.
+    newcomers: handshakes a second of such clients that are begun while there are more than half_open: the rest of the machine's
+    time is for clients that are there. A handshake costs about a millisecond.
+    all_control: packets a second that the control plane takes of all connections before it keeps each to half of its burst.
+    peer: what one connection may cost.
+    """
+
+    max_connections: int = 10_000
+    half_open: int = 200
+    handshake_timeout: float = 5.0
+    retry: RetryPolicy = RetryPolicy.AUTO
+    most_half_open: int = 1000
+    newcomers: float = 300.0
+    all_control: float = 1000.0
+    peer: PeerLimits = field(default_factory=PeerLimits)
