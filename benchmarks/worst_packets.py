@@ -2,9 +2,9 @@
 
     python -m benchmarks.worst_packets [--packets 400] [--only PING]
 
-A real server on loopback. For each kind there is a fresh connection with a finished handshake. Its packets are authentic, except for
-the forged ones, and up to 1,200 bytes long. They go out in small groups; a plain request after each group shows that the server has
-dealt with it. Whoever holds a connection can send all of this, so the most expensive kind says how many packets a second stop a
+A real server on loopback. For each kind there is a fresh connection with a finished handshake. Its packets are authentic, except
+for the forged ones, and up to 1,200 bytes long. They go out in small groups; a plain request after each group
+shows that the server has dealt with it. Whoever holds a connection can send all of this, so the most expensive kind says how many packets a second stop a
 server. Where the server closes the connection, the line says after how many packets: what was sent after that is not counted.
 """
 
@@ -86,6 +86,11 @@ KINDS: dict[str, Frames] = {
     "sparse STREAM frames, the same": lambda n: _sparse(b"\x0e\x00", 0),
     "sparse STREAM frames, new": lambda n: _sparse(b"\x0e\x00", 190 * n),
     "sparse CRYPTO frames": lambda n: _sparse(b"\x06", 190 * n),
+    "STREAM frames, 32: the most": lambda n: b"".join(b"\x0e\x00" + varint(2 * k) + b"\x01x" for k in range(32)),
+    "CRYPTO frames, 32: the most": lambda n: b"".join(b"\x06" + varint(2 * k) + b"\x01x" for k in range(32)),
+    "MAX_DATA frames, 32: the most": lambda n: b"\x10\x01" * 32,
+    "requests with a TLV, 16: the most": lambda n: b"".join(datagram(request()[2:] + b"\xf8\0") for _ in range(16)),
+    "request with a TLV": lambda n: datagram(request()[2:] + b"\xf8\0"),
     "MAX_DATA frames, 580": lambda n: b"\x10\x01" * 580,
     "PATH_CHALLENGE frames, 128": lambda n: _filled(lambda k: b"\x1a" + os.urandom(8)),
     "NEW_CONNECTION_ID, the same": lambda n: b"\x18\x01\x00\x08" + b"spare-id" + bytes(16),

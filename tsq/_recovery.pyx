@@ -115,30 +115,37 @@ cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
 
 
 cdef int parse_ack(const State* s, const uint8_t** at, const uint8_t* end, bint ecn, AckRanges* out) noexcept nogil:
-    """An ACK frame after its type (RFC 9000 §19.3); 0, or -1 for one that the control plane is to judge."""
+    """An ACK frame after its type (RFC 9000 §19.3); 0, or -1 for one that the control plane is to judge.
+
+    Of more than 64 ranges the newest 64 are kept. All are read: the packet's end ends a count that is too large.
+    """
     cdef uint64_t largest = 0, delay = 0, count = 0, span = 0, gap = 0
     cdef int64_t low
-    cdef uint64_t i
+    cdef int i = 1
     cdef int _counter
     if get_varint(at, end, &largest) or get_varint(at, end, &delay) or get_varint(at, end, &count) or get_varint(at, end, &span):
         return -1
     # A number that was never sent is the control plane's to punish (RFC 9000 §13.1).
-    if <int64_t> largest >= s.next_pn or span > largest or count >= MAX_ACK_RANGES:
+    if <int64_t> largest >= s.next_pn or span > largest:
         return -1
     out.last[0] = <int64_t> largest
     low = <int64_t> (largest - span)
     out.first[0] = low
-    for i in range(1, count + 1):
+    while count:
         if get_varint(at, end, &gap) or get_varint(at, end, &span):
             return -1
         # Both are below 2^62: no sum here overflows.
         low -= <int64_t> gap + 2
-        out.last[i] = low
+        if i < MAX_ACK_RANGES:
+            out.last[i] = low
         low -= <int64_t> span
         if low < 0:
             return -1
-        out.first[i] = low
-    out.count = <int> count + 1
+        if i < MAX_ACK_RANGES:
+            out.first[i] = low
+            i += 1
+        count -= 1
+    out.count = i
     out.delay = delay
     if ecn:
         for _counter in range(3):
