@@ -5,7 +5,8 @@
 A real server on loopback. For each kind there is a fresh connection with a finished handshake. Its packets are authentic, except
 for the forged ones, and up to 1,200 bytes long. They go out in small groups; a plain request after each group
 shows that the server has dealt with it. Whoever holds a connection can send all of this, so the most expensive kind says how many
-packets a second stop a server. Where the server closes the connection, the line says after how many packets: what was sent after that is not counted.
+packets a second stop a server. Where the server closes the connection, the line says after how many packets: what was
+sent after that is not counted.
 """
 
 import argparse

@@ -37,12 +37,13 @@ FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 class Wire:
     """A session's peer on a socket of its own, and the socket that the data plane serves. What is sent has arrived: loopback."""
 
-    def __init__(self, host: str = "127.0.0.1", bind: str | None = None) -> None:
+    def __init__(self, host: str = "127.0.0.1", bind: str | None = None, *, transmit_timestamps: bool = True) -> None:
         family = FAMILIES[host]
         self.server = socket.socket(family, socket.SOCK_DGRAM)
         self.server.setblocking(False)
         _fast.enable_receive_timestamps(self.server.fileno(), family, bind is not None)
-        _fast.enable_transmit_timestamps(self.server.fileno())
+        if transmit_timestamps:
+            _fast.enable_transmit_timestamps(self.server.fileno())
         self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.server.bind((bind or host, 0))
         self.client = socket.socket(family, socket.SOCK_DGRAM)
@@ -297,6 +298,51 @@ def test_what_came_late_to_the_error_queue_is_taken_away(wire):
     _fast.send(wire.server.fileno(), [(b"x", wire.peer.remote, b"")], True)
     assert wire.serve() == (0, [])
     assert _fast.transmit_times(wire.server.fileno()) == []
+
+
+def stamp_other_packets(wire: Wire, count: int) -> None:
+    """Let the kernel stamp so many packets of the socket's that the data plane does not know of, and take the stamps away."""
+    fd = wire.server.fileno()
+    while count:
+        sent, *_ = _fast.send(fd, [(b"x", wire.peer.remote, b"")] * min(count, 32), True)
+        assert sent
+        count -= sent
+        while _fast.transmit_times(fd):
+            pass
+        wire.received.receive(wire.client.fileno())
+
+
+def test_a_transmit_timestamp_that_comes_when_its_session_is_gone_is_nobodys():
+    with contextlib.closing(Wire("127.0.0.1", transmit_timestamps=False)) as wire:
+        datapath, fd = wire.peer.datapath, wire.server.fileno()
+        ask_exact(wire, 1)
+        datapath.discard(wire.peer.id)
+        # Only now is there a stamp, and it has the number of that answer.
+        _fast.enable_transmit_timestamps(fd)
+        _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
+        assert wire.serve() == (0, [])
+        assert _fast.transmit_times(fd) == []
+        assert datapath.exact == 0
+        assert wire.peer.session.tell() == ""
+
+
+def test_a_transmit_timestamp_belongs_to_the_answer_with_its_number_and_not_to_one_a_whole_round_away(wire):
+    stamp_other_packets(wire, 4096)
+    ask_exact(wire, 1)
+    [message], _ = ask_exact(wire, 2)
+    assert len(message) == 38
+    assert wire.peer.datapath.exact == 0
+
+
+@pytest.mark.parametrize(("ahead_ns", "believed"), [(-100_000_000, 1), (60_000_000_000, 0), (-60_000_000_000, 0)])
+def test_a_transmit_timestamp_is_believed_from_t3_until_a_second_after_it(wire, ahead_ns, believed):
+    datapath = wire.peer.datapath
+    assert datapath.send_stamped(
+        wire.server.fileno(), bytes(40), wire.peer.remote, b"", wire.peer.session, bytes(16), time.time_ns() + ahead_ns
+    )
+    wire.serve()
+    assert datapath.exact == believed
+    assert bool(wire.peer.session.tell()) == bool(believed)
 
 
 # ------------------------------------------------------------------------------------------------------------- a server
@@ -697,6 +743,26 @@ def test_a_migration_is_validated_by_the_control_plane_and_then_served_by_the_da
     assert served(world, client) == 5
     assert world.router.connections[0].quic._network_paths[0].addr[:2] == elsewhere[:2]
     assert client.end is None
+
+
+def test_a_client_at_an_address_that_is_not_validated_is_not_the_data_planes(world):
+    """RFC 9000 §8.1: until it has shown that it receives there, it is sent three times what it sent."""
+    client = connected(world, idle_timeout=60.0)
+    assert served(world, client) == 5
+    elsewhere = path(4)
+    [connection] = world.router.connections
+    answered, to_elsewhere, from_elsewhere = world.datapath.answered, 0, 0
+    for n in range(30):
+        client.quic.send_datagram_frame(request(n))
+        for data in client.datagrams(world.now):
+            from_elsewhere += len(data)
+            # What the server sends never arrives, so the path stays as it is.
+            to_elsewhere += sum(map(len, world.deliver_to_server(data, elsewhere)))
+        assert not connection.plane.active
+        assert connection.quic._network_paths[0].addr[:2] == elsewhere[:2]
+        world.run(0.02)
+    assert world.datapath.answered == answered
+    assert to_elsewhere <= 3 * from_elsewhere
 
 
 def test_a_change_of_connection_ids_is_followed(world):
