@@ -28,7 +28,7 @@ from aioquic.quic.packet import pull_ack_frame
 from aioquic.tls import Epoch
 
 from benchmarks import plain
-from tests.datapath.peer import PADDING, PING, SUITES, WISH, Peer, ack, datagram, varint
+from tests.datapath.peer import EXACT_T3, PADDING, PING, SUITES, Peer, ack, datagram, varint
 from tests.support.fuzzing import first_difference, options
 from tsq._frames import MOST_WORK_PER_PACKET
 from tsq.quic import tls
@@ -140,7 +140,7 @@ def _good_ack(buffer: Buffer, ecn: bool, next_number: int) -> bool:
 
 
 def _plain(message: bytes) -> bool:
-    return message[:2] == b"\x01\x10" and (len(message) == 18 or (len(message) == 28 and message[18:] == WISH))
+    return message[:2] == b"\x01\x10" and (len(message) == 18 or (len(message) == 28 and message[18:] == EXACT_T3))
 
 
 def _malformed(message: bytes) -> bool:
@@ -343,13 +343,13 @@ class Fuzzer:
         rng = self.rng
         message = self._request()
         if rng.random() < 0.1:
-            message += rng.choice((b"\xf8\x02\0\0", b"\xfa\x00", b"\xfd\x08\x06tsq.t4\x00", b"x", WISH))
+            message += rng.choice((b"\xf8\x02\0\0", b"\xfa\x00", b"\xfd\x08\x06tsq.t4\x00", b"x", EXACT_T3))
         if rng.random() < 0.05:
             message = message[: rng.randint(0, len(message))]
         return message
 
     def _request(self) -> bytes:
-        return b"\x01\x10" + self.rng.randbytes(16) + (WISH if self.rng.random() < 0.3 else b"")
+        return b"\x01\x10" + self.rng.randbytes(16) + (EXACT_T3 if self.rng.random() < 0.3 else b"")
 
     def _changed(self, frames: bytes) -> bytes:
         rng = self.rng

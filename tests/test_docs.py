@@ -721,7 +721,7 @@ def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
     table = {row[0]: row[1] for row in rows(section(PLANES, "## Limits"))}
     assert table["requests in one packet"] == constants["MAX_FRAMES"]
     assert table["packet numbers that are remembered"] == constants["C_WINDOW"]
-    assert table["packets with answers that nobody has acknowledged"].startswith(constants["RING"])
+    assert table["packets with answers that are not acknowledged yet"].startswith(constants["RING"])
     ranges = f"{constants['MAX_ACK_RANGES']}; {int(constants['SENT_ACK_RANGES']) + 1}"
     assert table["ranges in a received ACK; in a sent one"] == ranges
     assert table["transmit timestamps kept for a connection"] == constants["KNOWN_T3"]

@@ -176,7 +176,7 @@ cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t re
 
 
 cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
-    """Build and seal the next packet that answers a job; its size, 0 for none. job.answer tells whether it holds answers.
+    """Build and seal the next packet that answers a job; its size, 0 for none. job.answer: whether it holds answers.
 
     job.here: how many requests it deals with, answered or not. With none to answer it is an acknowledgment alone.
 
@@ -190,7 +190,7 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
         job.here = ANSWERED_AT_ONCE
     # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
     job.stepped_back = False
-    job.answer = job.here > 0 and has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
+    job.answer = has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
@@ -290,7 +290,7 @@ cdef class Datapath:
         session.state.owner = <void*> self
 
     def discard(self, bytes connection_id not None):
-        """Packets to this connection ID are nobody's any more."""
+        """No session gets packets to this connection ID any more."""
         session = self.sessions.pop(connection_id, None)
         if session is None:
             return

@@ -1,7 +1,7 @@
 """Packet numbers received and sent, ACK frames, loss and congestion of one session (RFC 9000 §13, §19.3; RFC 9002 §5 to §7).
 
 Comes in: a session's state, ACK frames, the monotonic time. Goes out: the same state, ACK frames, whether one more packet may go.
-Packets that hold answers are in flight (RFC 9221 §5) and never sent again: loss only tells how much the path takes. It must never
+Packets that hold answers are in flight (RFC 9221 §5) and never sent again: a loss only shows how much the path takes. It must never
 send, read a clock, or change anything for a frame that is not whole.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
@@ -185,12 +185,15 @@ cdef void note_sent(State* s, int64_t pn, Py_ssize_t size, double now) noexcept 
     s.in_flight += size
 
 
-cdef void measure(State* s, double sample, uint64_t told_delay) noexcept nogil:
+cdef void measure(State* s, double sample, uint64_t reported_delay) noexcept nogil:
     """One round trip, of a packet that is acknowledged for the first time (RFC 9002 §5)."""
-    cdef double delay = <double> (told_delay << s.ack_delay_exponent) * 1e-6 if told_delay < <uint64_t> 1 << 40 else s.max_ack_delay
+    cdef double delay = s.max_ack_delay
     cdef double adjusted, off
     if sample < 0:
         return
+    # More than that would not fit.
+    if reported_delay < <uint64_t> 1 << 40:
+        delay = <double> (reported_delay << s.ack_delay_exponent) * 1e-6
     if delay > s.max_ack_delay:
         delay = s.max_ack_delay
     if not s.round_trip_known:

@@ -242,7 +242,7 @@ cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers
 
 @cython.final
 cdef class Session:
-    """One connection's keys, packet numbers and path. Made and kept in step by tsq.quic.offload; nobody else writes to it."""
+    """One connection's keys, packet numbers and path. Made and kept in step by tsq.quic.offload alone."""
 
     def __cinit__(self):
         # On a line of the processor's cache of its own: a packet touches a third of a state, and no line more than it must.
@@ -347,7 +347,7 @@ cdef class Session:
         self, bint known, double latest, double smoothed, double variance, double minimum, double max_ack_delay,
         int ack_delay_exponent,
     ):
-        """The round trip in seconds (RFC 9002 §5), a guess where it is not known yet, and how the peer tells its delays."""
+        """The round trip in seconds (RFC 9002 §5), a guess where it is not known yet, and how the peer writes its delays."""
         cdef State* s = self.state
         if not 0 <= ack_delay_exponent <= 20:
             raise ConfigError(f"an exponent of {ack_delay_exponent}", expected="0 to 20", section="RFC 9000 §18.2")

@@ -107,7 +107,7 @@ cdef struct State:
     void* owner
 
 
-# The ranges of an ACK frame, largest first, and the delay that it tells in the peer's units.
+# The ranges of an ACK frame, largest first, and its delay in the peer's units.
 cdef struct AckRanges:
     int count
     uint64_t delay

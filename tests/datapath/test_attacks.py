@@ -18,7 +18,8 @@ from tsq.quic.udp import Path
 # Frames that an authentic client may put into a packet to make work.
 WORK = (
     PING, PING * 500, PING + PADDING * 900, datagram(b""), datagram(b"") * 64, datagram(b"") * 300,
-    datagram(b"\x02\x10" + bytes(16)), b"\x10\x40\x40", b"\x10\x40\x40" * 200, b"\x1a" + bytes(8), b"\x1a" + bytes(8) + PING, ack(0), ack(0) * 100,
+    datagram(b"\x02\x10" + bytes(16)), b"\x10\x40\x40", b"\x10\x40\x40" * 200, b"\x1a" + bytes(8),
+    b"\x1a" + bytes(8) + PING, ack(0), ack(0) * 100,
 )
 
 

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from tests.datapath.peer import (
     CLOCK_NS,
+    EXACT_T3,
     LOCAL,
     PADDING,
     PING,
     REMOTE,
     SUITES,
-    WISH,
     Peer,
     ack,
     datagram,
@@ -176,7 +176,7 @@ MALFORMED = {
     "another nonce length": b"\x01\x0f" + bytes(16),
     "another type first": b"\x02\x10" + bytes(16),
     "a nonce twice": request(1) + request(1),
-    "exact T3 before the nonce": WISH + request(1),
+    "exact T3 before the nonce": EXACT_T3 + request(1),
     "exact T3 with a wrong length": request(1) + b"\xfd\x07\x06tsq.t3\x00",
 }
 
@@ -210,7 +210,7 @@ OTHER_REQUESTS = {
     "a precision request": request(1) + b"\xfa\x00",
     "other metadata": request(1) + b"\xfd\x08\x06tsq.t4\x00",
     "exact T3 with a value": request(1) + b"\xfd\x09\x06tsq.t3\x01x",
-    "exact T3 twice": request(1) + WISH + WISH,
+    "exact T3 twice": request(1) + EXACT_T3 + EXACT_T3,
     "T2 of the client's": request(1) + b"\x02\x08" + bytes(8),
 }
 
@@ -407,7 +407,7 @@ def test_runs_below_the_acknowledged_floor_are_left_out(peer):
     assert packet.acked == [96, 97, 99, 100, 101]
 
 
-def test_the_ack_delay_is_told_in_units_of_8_us(peer):
+def test_the_ack_delay_is_in_units_of_8_us(peer):
     peer.receive([0])
     peer.now += 0.008
     [packet] = peer.give(datagram(request(1)), 1)

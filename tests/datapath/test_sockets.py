@@ -15,7 +15,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import Epoch
 
 from benchmarks.fleet import Fleet
-from tests.datapath.peer import WISH, Packet, Peer, datagram, nonce_of, request
+from tests.datapath.peer import EXACT_T3, Packet, Peer, datagram, nonce_of, request
 from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
 from tests.support.threads import ServerThread
@@ -185,8 +185,8 @@ def test_an_answer_that_cannot_be_sent_costs_the_others_of_its_batch_nothing(ord
 
 # ------------------------------------------------------------------------------------------------------- exact T3 (R12)
 
-def told(message: bytes) -> tuple[int, int]:
-    """(nonce, time in ns) that an answer tells of an earlier one; its form is checked byte for byte."""
+def reported(message: bytes) -> tuple[int, int]:
+    """(nonce, time in ns) that an answer reports of an earlier one; its form is checked byte for byte."""
     assert len(message) == 80
     assert message[38:48] == b"\xfd\x28\x06tsq.t3\x20"
     value = message[48:].decode()
@@ -195,13 +195,13 @@ def told(message: bytes) -> tuple[int, int]:
     return int(value[:16], 16), ns_from_ntp(int(value[16:], 16), time.time_ns())
 
 
-def wish(number: int) -> bytes:
+def exact_request(number: int) -> bytes:
     """A request for exact T3 whose number is in the nonce's first 8 bytes."""
-    return b"\x01\x10" + number.to_bytes(8, "big") * 2 + WISH
+    return b"\x01\x10" + number.to_bytes(8, "big") * 2 + EXACT_T3
 
 
 def ask_exact(wire: Wire, *numbers: int) -> tuple[list[bytes], int]:
-    wire.send(b"".join(datagram(wish(n)) for n in numbers))
+    wire.send(b"".join(datagram(exact_request(n)) for n in numbers))
     assert wire.serve() == (1, [])
     [(packet, at)] = wire.read()
     return packet.messages, at
@@ -211,36 +211,36 @@ def t3_of(message: bytes) -> int:
     return ns_from_ntp(int.from_bytes(message[30:38], "big"), time.time_ns())
 
 
-def test_the_next_answer_tells_when_the_last_one_left(wire):
+def test_the_next_answer_reports_when_the_last_one_left(wire):
     [first], t4 = ask_exact(wire, 0x0123456789ABCDEF)
     assert len(first) == 38
     [second], _ = ask_exact(wire, 2)
-    nonce, left = told(second)
+    nonce, left = reported(second)
     assert second[48:64] == b"0123456789abcdef"
     assert nonce == 0x0123456789ABCDEF
     assert t3_of(first) <= left <= t4
     assert wire.peer.datapath.exact == 2
 
 
-def test_each_departure_is_told_once(wire):
+def test_each_transmit_timestamp_is_reported_once(wire):
     ask_exact(wire, 1)
     [second], _ = ask_exact(wire, 2)
     [third], _ = ask_exact(wire, 3)
-    assert (told(second)[0], told(third)[0]) == (1, 2)
+    assert (reported(second)[0], reported(third)[0]) == (1, 2)
 
 
-def test_departures_are_told_only_to_who_asks(wire):
+def test_transmit_timestamps_are_reported_only_to_clients_that_ask(wire):
     ask_exact(wire, 1)
     for n in range(3):
         packet, _ = wire.ask(n)
         assert [len(message) for message in packet.messages] == [38]
     [last], _ = ask_exact(wire, 2)
-    assert told(last)[0] == 1
-    # Plain requests between them asked for no departure time.
+    assert reported(last)[0] == 1
+    # Plain requests between them asked for no transmit timestamp.
     assert wire.peer.datapath.exact == 2
 
 
-def test_plain_requests_cost_no_departure_times(wire):
+def test_plain_requests_cost_no_transmit_timestamps(wire):
     for n in range(5):
         packet, _ = wire.ask(n)
         assert [len(message) for message in packet.messages] == [38]
@@ -248,52 +248,52 @@ def test_plain_requests_cost_no_departure_times(wire):
     assert _fast.transmit_times(wire.server.fileno()) == []
 
 
-def test_only_the_newest_four_departures_are_kept(wire):
+def test_only_the_newest_four_transmit_timestamps_are_kept(wire):
     for n in range(1, 8):
-        wire.send(datagram(wish(n)))
+        wire.send(datagram(exact_request(n)))
     assert wire.serve() == (7, [])
     assert [len(packet.messages[0]) for packet, _ in wire.read()] == [38] * 7
     messages, _ = ask_exact(wire, *range(10, 16))
-    assert [told(message)[0] for message in messages[:4]] == [4, 5, 6, 7]
+    assert [reported(message)[0] for message in messages[:4]] == [4, 5, 6, 7]
     assert [len(message) for message in messages[4:]] == [38, 38]
 
 
-def test_a_packets_departure_is_told_of_its_first_wish(wire):
-    wire.send(datagram(request(1)) + datagram(wish(7)) + datagram(wish(8)))
+def test_a_packets_transmit_timestamp_is_reported_for_its_first_exact_request(wire):
+    wire.send(datagram(request(1)) + datagram(exact_request(7)) + datagram(exact_request(8)))
     wire.serve()
     wire.read()
     [message], _ = ask_exact(wire, 9)
-    assert told(message)[0] == 7
+    assert reported(message)[0] == 7
 
 
 def test_a_lost_answer_harms_nothing(wire):
     for n in range(1, 4):
-        wire.send(datagram(wish(n)))
+        wire.send(datagram(exact_request(n)))
         wire.serve()
     lost = wire.read()
     assert [len(packet.messages[0]) for packet, _ in lost] == [38, 80, 80]
     [message], _ = ask_exact(wire, 4)
-    assert told(message)[0] == 3
+    assert reported(message)[0] == 3
 
 
-def test_departures_of_a_discarded_session_are_nobodys(wire):
+def test_transmit_timestamps_of_a_session_that_left_the_table_are_not_reported(wire):
     for n in range(1, 4):
-        wire.send(datagram(wish(n)))
+        wire.send(datagram(exact_request(n)))
     wire.serve()
     peer = wire.peer
     peer.datapath.discard(peer.id)
-    wire.send(datagram(wish(5)))
+    wire.send(datagram(exact_request(5)))
     count, rest = wire.serve()
     assert (count, len(rest)) == (1, 1)
     peer.datapath.add(peer.id, peer.session)
     wire.read()
     [message], _ = ask_exact(wire, 6)
-    assert told(message)[0] == 1
+    assert reported(message)[0] == 1
 
 
 def test_what_came_late_to_the_error_queue_is_taken_away(wire):
-    # A departure time that lies there when nothing else does would wake the event loop for ever.
-    wire.client.send(wire.peer.seal(datagram(wish(1))))
+    # A transmit timestamp that lies there when nothing else does would wake the event loop for ever.
+    wire.client.send(wire.peer.seal(datagram(exact_request(1))))
     assert wire.serve() == (1, [])
     _fast.send(wire.server.fileno(), [(b"x", wire.peer.remote, b"")], True)
     assert wire.serve() == (0, [])
@@ -312,7 +312,7 @@ def stamp_other_packets(wire: Wire, count: int) -> None:
         wire.received.receive(wire.client.fileno())
 
 
-def test_a_transmit_timestamp_that_comes_when_its_session_is_gone_is_nobodys():
+def test_a_transmit_timestamp_that_comes_when_its_session_is_gone_is_dropped():
     with contextlib.closing(Wire("127.0.0.1", transmit_timestamps=False)) as wire:
         datapath, fd = wire.peer.datapath, wire.server.fileno()
         ask_exact(wire, 1)
@@ -332,6 +332,55 @@ def test_a_transmit_timestamp_belongs_to_the_answer_with_its_number_and_not_to_o
     [message], _ = ask_exact(wire, 2)
     assert len(message) == 38
     assert wire.peer.datapath.exact == 0
+
+
+def test_a_transmit_timestamp_is_used_once(wire):
+    fd = wire.server.fileno()
+    ask_exact(wire, 1)
+    assert wire.peer.datapath.exact == 1
+    # The kernel counts from 0 again: the next packet has the same number.
+    _fast.enable_transmit_timestamps(fd)
+    _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
+    assert wire.serve() == (0, [])
+    assert wire.peer.datapath.exact == 1
+
+
+def test_of_several_answering_packets_each_has_the_transmit_timestamp_of_its_own_requests(wire):
+    plain = b"".join(datagram(request(n)) for n in range(16))
+    wire.send(plain + datagram(exact_request(7)))
+    assert wire.serve() == (1, [])
+    first, second = (packet for packet, _ in wire.read())
+    assert (len(first.messages), len(second.messages)) == (16, 1)
+    assert wire.peer.datapath.exact == 1
+    wire.send(datagram(exact_request(8)) + plain[20:] + datagram(request(5)) * 5)
+    assert wire.serve() == (1, [])
+    first, second = (packet for packet, _ in wire.read())
+    assert reported(first.messages[0])[0] == 7
+    assert wire.peer.datapath.exact == 2
+    [message], _ = ask_exact(wire, 9)
+    assert reported(message)[0] == 8
+
+
+def test_no_transmit_timestamp_is_asked_for_where_nothing_is_answered():
+    with contextlib.closing(Wire("127.0.0.1")) as wire:
+        wire.peer.recover(10)
+        messages, _ = ask_exact(wire, 1)
+        assert messages == []
+        assert _fast.transmit_times(wire.server.fileno()) == []
+        wire.peer.recover(1 << 20)
+        [message], _ = ask_exact(wire, 2)
+        assert len(message) == 38
+        assert wire.peer.datapath.exact == 1
+
+
+def test_a_session_whose_connection_id_is_given_to_another_one_has_left_the_table():
+    with contextlib.closing(Wire("127.0.0.1")) as wire:
+        datapath, peer = wire.peer.datapath, wire.peer
+        datapath.add(peer.id, Peer(seed=2).session)
+        datapath.discard(peer.id)
+        datapath.send_stamped(wire.server.fileno(), bytes(40), peer.remote, b"", peer.session, bytes(16), time.time_ns())
+        wire.serve()
+        assert datapath.exact == 0
 
 
 @pytest.mark.parametrize(("ahead_ns", "believed"), [(-100_000_000, 1), (60_000_000_000, 0), (-60_000_000_000, 0)])
@@ -366,7 +415,7 @@ def test_a_load_is_answered_by_the_data_plane(server, fleet):
     assert server.call(server.server.counters.get, "answered") >= fleet.asker.answered
 
 
-def test_a_load_that_asks_for_exact_t3_is_told(server, fleet):
+def test_a_load_that_asks_for_exact_t3_gets_it(server, fleet):
     fleet.run(1000, window=1, exact=True)
     # Each connection's first answer has nothing to tell.
     assert fleet.asker.answered - fleet.asker.exact <= 4 + fleet.asker.lost
@@ -382,19 +431,19 @@ def test_a_client_that_does_not_ask_for_exact_t3_sees_38_bytes(server, certifica
     assert taken(server) > 40
 
 
-def test_the_departure_of_an_answer_of_the_control_plane_is_told_too(server, certificates):
+def test_the_transmit_timestamp_of_an_answer_of_the_control_plane_is_reported_too(server, certificates):
     with aioquic_client(server.target, certificates) as client:
         client.wait("HandshakeCompleted")
         for _ in range(5):
             client.exchange()
-        # An unknown TLV behind the wish: nothing that the data plane decides.
-        client.quic.send_datagram_frame(wish(0xABCD) + b"\x09\x00")
+        # An unknown TLV behind the request for exact T3: nothing that the data plane decides.
+        client.quic.send_datagram_frame(exact_request(0xABCD) + b"\x09\x00")
         client.flush()
         first = client.wait("DatagramFrameReceived").data
         assert len(first) == 38
-        client.quic.send_datagram_frame(wish(2))
+        client.quic.send_datagram_frame(exact_request(2))
         client.flush()
-        nonce, left = told(client.wait("DatagramFrameReceived").data)
+        nonce, left = reported(client.wait("DatagramFrameReceived").data)
     assert nonce == 0xABCD
     assert t3_of(first) <= left
 
@@ -795,6 +844,20 @@ def test_a_client_close_takes_the_session_out_of_the_table(world):
     assert len(world.datapath) == 0
 
 
+def test_what_an_answer_of_the_data_plane_acknowledges_is_not_acknowledged_again(world):
+    client = connected(world, idle_timeout=60.0)
+    # To be acknowledged, but not to be answered: the control plane would wait for its time.
+    quic = client.quic
+    keys = quic._cryptos[Epoch.ONE_RTT].send
+    header = bytes([0x43 | keys.key_phase << 2]) + quic._peer_cid.cid + quic._packet_number.to_bytes(4, "big")
+    assert world.deliver_to_server(keys.encrypt_packet(header, b"\x10\x40\x40", quic._packet_number)) == []
+    quic._packet_number += 1
+    before = [side for side, _ in world.sent].count("server")
+    assert served(world, client, 1) == 1
+    world.run(0.5)
+    assert [side for side, _ in world.sent].count("server") == before + 1
+
+
 def test_a_lost_answer_is_neither_repeated_nor_does_it_stop_the_next(world):
     client = connected(world, idle_timeout=60.0)
     drop = {"now": True}
@@ -821,8 +884,8 @@ def test_many_clients_share_a_table(world):
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_departures_are_wished_for_only_in_the_sessions_own_table(own):
-    """Only that one forgets them with the session; another socket's table would write to memory that is gone."""
+def test_transmit_timestamps_are_asked_for_only_in_the_sessions_own_table(own):
+    """Only that one forgets them with the session; another socket's table would write to memory that was freed."""
     with contextlib.closing(Wire("127.0.0.1")) as wire:
         other = Datapath()
         table = wire.peer.datapath if own else other
@@ -836,7 +899,7 @@ def test_departures_are_wished_for_only_in_the_sessions_own_table(own):
 
 
 def heard_of(world: World, client: ForeignClient, *, on_a_stream: bool) -> None:
-    """After an outage: one more answer arrives, and its acknowledgment tells what did not."""
+    """After an outage: one more answer arrives, and its acknowledgment shows what did not."""
     world.to_client = lambda data, number: [1_000_000]
     client.ask(request(20), seconds=0.0)
     if on_a_stream:
@@ -880,24 +943,24 @@ def test_one_outage_reduces_the_window_once_whoever_lost_what(world, datagrams):
     assert 0.45 * before < window < 0.6 * before
 
 
-# -------------------------------------------------------------------------------------------------- the way out, warmed
+# -------------------------------------------------------------------------------------------- the transmit path, warmed
 
 @pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", None), ("127.0.0.1", "0.0.0.0"), ("::1", None), ("::1", "::")])
-def test_after_a_rest_the_way_to_the_peer_is_gone_in_vain_and_nothing_more_arrives(host, bind):
+def test_after_a_rest_the_transmit_path_is_warmed_and_nothing_more_arrives(host, bind):
     with contextlib.closing(Wire(host, bind)) as wire, contextlib.closing(sink()) as spare:
         warmed = Datapath(spare.fileno())
         warmed.add(wire.peer.id, wire.peer.session)
         wire.peer.datapath = warmed
-        # Its departure is the socket's first: what was gone in vain is not counted among them.
+        # Its transmit timestamp is the socket's first: what warmed the path is not counted among them.
         ask_exact(wire, 1)
         assert warmed.warmed == 1
         [second], _ = ask_exact(wire, 2)
-        assert told(second)[0] == 1
+        assert reported(second)[0] == 1
         with pytest.raises(BlockingIOError):
             wire.client.recv(1 << 12)
 
 
-def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_nobody():
+def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_the_sink():
     with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
         spare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         warmed = Datapath(spare.fileno())
