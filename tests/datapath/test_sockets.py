@@ -11,25 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aioquic.quic.packet import QuicErrorCode
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 from aioquic.tls import Epoch
 
 from benchmarks.fleet import Fleet
-from tests.datapath.peer import EXACT_T3, Packet, Peer, datagram, nonce_of, request
+from tests.datapath.peer import EXACT_T3, Packet, Peer, ack, datagram, nonce_of, request
 from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
 from tests.support.threads import ServerThread
-from tests.support.world import World
+from tests.support.world import CLIENT, World
 from tsq import _fast
 from tsq._datapath import BATCH, Datapath
 from tsq._fast import ns_from_ntp, pack_address
 from tsq.client import query
 from tsq.config import ClientOptions, Target, Trust
 from tsq.errors import ConfigError
-from tsq.quic import offload
+from tsq.quic import offload, tls
+from tsq.quic.client_connection import ClientConnection
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.udp import sink
 from tsq.server import Server
+from tsq.session import Session
 
 FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
@@ -373,10 +375,12 @@ def test_no_transmit_timestamp_is_asked_for_where_nothing_is_answered():
         assert wire.peer.datapath.exact == 1
 
 
-def test_a_session_whose_connection_id_is_given_to_another_one_has_left_the_table():
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_session_that_has_left_the_table_asks_for_no_transmit_timestamp(replaced):
     with contextlib.closing(Wire("127.0.0.1")) as wire:
         datapath, peer = wire.peer.datapath, wire.peer
-        datapath.add(peer.id, Peer(seed=2).session)
+        if replaced:
+            datapath.add(peer.id, Peer(seed=2).session)
         datapath.discard(peer.id)
         datapath.send_stamped(wire.server.fileno(), bytes(40), peer.remote, b"", peer.session, bytes(16), time.time_ns())
         wire.serve()
@@ -842,6 +846,94 @@ def test_a_client_close_takes_the_session_out_of_the_table(world):
     world.run(2.0)
     assert world.router.connections == []
     assert len(world.datapath) == 0
+
+
+def test_the_control_plane_follows_packet_numbers_that_the_data_plane_has_seen(world):
+    client = connected(world, idle_timeout=60.0)
+    for n in range(5):
+        # A packet has the last two bytes of its number.
+        client.quic._packet_number += 20_000
+        assert served(world, client, 1) == 1, n
+    assert world.router.connections[0].plane.active
+    assert nonce_of(client.ask_stream(request(7))) == 7
+
+
+def test_the_number_of_the_next_packet_cannot_be_acknowledged_in_the_control_plane_either(world):
+    client = connected(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    quic = client.quic
+    keys = quic._cryptos[Epoch.ONE_RTT].send
+    for number, ended in ((connection.quic._packet_number - 1, False), (connection.quic._packet_number, True)):
+        header = bytes([0x43 | keys.key_phase << 2]) + quic._peer_cid.cid + quic._packet_number.to_bytes(4, "big")
+        # MAX_DATA makes it the control plane's.
+        packet = keys.encrypt_packet(header, ack(number) + b"\x10\x40\x40", quic._packet_number)
+        quic._packet_number += 1
+        world.deliver_to_server(packet)
+        assert (connection.quic._close_event is not None) == ended
+
+
+@pytest.mark.parametrize(("limit", "fit"), [(127, False), (128, True)])
+def test_a_client_that_takes_only_small_datagram_frames_is_the_control_planes(world, limit, fit):
+    client = ForeignClient(world, max_datagram_frame_size=limit)
+    world.run(0.5)
+    for n in range(3):
+        assert len(client.ask(request(n))) == 1
+    assert serving(world) == fit
+    assert bool(world.datapath.answered) == fit
+
+
+def test_a_client_of_quic_version_2_is_the_control_planes(world):
+    version = QuicProtocolVersion.VERSION_2
+    client = ForeignClient(world, supported_versions=[version], original_version=version)
+    world.run(0.5)
+    for n in range(3):
+        assert len(client.ask(request(n))) == 1
+    assert not serving(world)
+    assert world.datapath.answered == 0
+
+
+@pytest.mark.parametrize("what", ["close", "request_key_update"])
+def test_a_connection_with_something_to_send_first_is_not_handed_over(world, what):
+    connected(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    connection.enter()
+    getattr(connection.quic, what)()
+    connection.leave(world.now)
+    assert not connection.plane.active
+
+
+def test_a_connection_that_is_closing_is_not_handed_over(world):
+    connected(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    connection.enter()
+    connection.quic.close()
+    connection.quic.datagrams_to_send(world.now)
+    connection.plane.leave(world.now)
+    assert not connection.plane.active
+
+
+def test_a_connection_whose_handshake_is_not_confirmed_is_not_handed_over(world):
+    world.to_client = lambda data, number: []
+    client = ForeignClient(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    connection.leave(world.now)
+    assert not connection.plane.active
+    assert client.end is None
+
+
+@pytest.mark.parametrize(("size", "fit"), [(8, True), (4, False)])
+def test_a_client_with_connection_ids_of_another_length_is_the_control_planes(world, certificates, size, fit):
+    configuration = tls.client_configuration("localhost", Trust(ca_file=str(certificates.authority)))
+    configuration.connection_id_length = size
+    session = Session(ClientConnection(configuration))
+    world._sessions[CLIENT] = session
+    session.start(world.now)
+    world.pump(session)
+    world.run(1)
+    for _ in range(3):
+        world.exchange(session)
+    assert [sample.valid for sample in session.samples] == [True] * 3
+    assert session._connection.plane.active == fit
 
 
 def test_what_an_answer_of_the_data_plane_acknowledges_is_not_acknowledged_again(world):
