@@ -912,13 +912,18 @@ def test_a_connection_that_is_closing_is_not_handed_over(world):
     assert not connection.plane.active
 
 
-def test_a_connection_whose_handshake_is_not_confirmed_is_not_handed_over(world):
-    world.to_client = lambda data, number: []
-    client = ForeignClient(world, idle_timeout=60.0)
-    [connection] = world.router.connections
-    connection.leave(world.now)
-    assert not connection.plane.active
-    assert client.end is None
+def test_a_client_hands_nothing_over_before_its_handshake_is_confirmed(world):
+    """RFC 9001 §4.1.2: for a client that is later than complete. Until then Handshake packets are still to be sent."""
+    session = world.session()
+    world.run(1)
+    for _ in range(3):
+        world.exchange(session)
+    plane = session._connection.plane
+    for confirmed in (False, True):
+        session._connection.enter()
+        session._connection.quic._handshake_confirmed = confirmed
+        plane.leave(world.now)
+        assert plane.active == confirmed
 
 
 @pytest.mark.parametrize(("size", "fit"), [(8, True), (4, False)])
