@@ -5,12 +5,14 @@ the same frames go, under keys of its own, to a server connection of aioquic alo
 
 - the data plane takes a packet exactly when a reader written in Python (`requests_of`) says that it may;
 - what it takes, aioquic takes too, and finds the same DATAGRAM frames in it; what ends aioquic's connection is never taken;
-- what it does not take leaves no trace in the session, and is handed up as it came;
+- what it does not take leaves no trace in the session, and is handed up as it came, unless it is more work (`work_of`) than the
+  control plane is to have: then it is dropped and counted;
 - answers are for the requests of this packet, each once, in order; packet numbers strictly increase; counters add up.
 
 Anything else ends it with exit status 1 and that input.
 """
 
+import contextlib
 import random
 import sys
 import tempfile
@@ -25,8 +27,10 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.packet import pull_ack_frame
 from aioquic.tls import Epoch
 
-from tests.datapath.peer import PADDING, PING, SUITES, WISH, Peer, ack, datagram, varint
+from benchmarks import plain
+from tests.datapath.peer import EXACT_T3, PADDING, PING, SUITES, Peer, ack, datagram, varint
 from tests.support.fuzzing import first_difference, options
+from tsq._frames import MOST_WORK_PER_PACKET
 from tsq.quic import tls
 from tsq.quic.offload import SharedConnection
 from tsq.quic.selfsigned import CertificateFiles, self_signed
@@ -55,32 +59,79 @@ def requests_of(frames: bytes, next_number: int, *, defer_acks: bool) -> list[by
     """The requests of a packet that the data plane is to take; None for one that is the control plane's."""
     buffer = Buffer(data=frames)
     messages: list[bytes] = []
-    acked = pinged = False
+    acked = False
     try:
         while not buffer.eof():
             kind = buffer.pull_uint8()
-            if kind == 0x01:
-                pinged = True
-            elif kind in (0x02, 0x03):
+            if kind in (0x02, 0x03):
                 if acked or not _good_ack(buffer, kind == 0x03, next_number):
                     return None
                 acked = True
             elif kind in (0x30, 0x31):
                 messages.append(buffer.pull_bytes(buffer.pull_uint_var() if kind == 0x31 else len(frames) - buffer.tell()))
-            elif kind != 0x00:
+            elif kind not in (0x00, 0x01):
                 return None
     except ValueError:
         return None
-    if not frames or (pinged and not messages) or (acked and defer_acks) or len(messages) > 16:
+    if not frames or (acked and defer_acks) or len(messages) > 64:
         return None
-    return messages if all(map(_plain, messages)) else None
+    return messages if all(_plain(message) or _malformed(message) for message in messages) else None
+
+
+def work_of(frames: bytes) -> int:
+    """How much work these frames are for the control plane: 1 for an ACK range, 8 for a DATAGRAM, 4 for any other frame."""
+    buffer = Buffer(data=frames)
+    work = 0
+    with contextlib.suppress(ValueError):
+        while not buffer.eof():
+            kind = buffer.pull_uint_var()
+            if kind != 0x00:
+                work += 8 if kind in (0x30, 0x31) else 4
+                work += _skip(buffer, kind)
+    return work
+
+
+# Fields of the frames of RFC 9000 §19 in order: v an integer, d bytes whose number stands before them, c the same with a length of
+# one byte, 8 and t so many bytes (t: 16), r the rest of the packet.
+_FIELDS = {
+    0x01: "", 0x04: "vvv", 0x05: "vv", 0x06: "vd", 0x07: "d", 0x08: "vr", 0x09: "vr", 0x0A: "vd", 0x0B: "vd", 0x0C: "vvr",
+    0x0D: "vvr", 0x0E: "vvd", 0x0F: "vvd", 0x10: "v", 0x11: "vv", 0x12: "v", 0x13: "v", 0x14: "v", 0x15: "vv", 0x16: "v",
+    0x17: "v", 0x18: "vvct", 0x19: "v", 0x1A: "8", 0x1B: "8", 0x1C: "vvd", 0x1D: "vd", 0x1E: "", 0x30: "r", 0x31: "d",
+}
+
+
+def _skip(buffer: Buffer, kind: int) -> int:
+    """Read a frame after its type; the number of ranges of an ACK frame below the first. Raises ValueError where it is broken."""
+    ranges = 0
+    if kind in (0x02, 0x03):
+        _, _, count, _ = (buffer.pull_uint_var() for _ in range(4))
+        try:
+            for _ in range(min(count, _MOST)):
+                # One that is cut has been begun.
+                ranges += 1
+                buffer.pull_uint_var()
+                buffer.pull_uint_var()
+            for _ in range(3 if kind == 0x03 else 0):
+                buffer.pull_uint_var()
+        except ValueError:
+            buffer.seek(buffer.capacity)
+        return ranges
+    if kind not in _FIELDS:
+        raise ValueError(f"frame type {kind}")
+    for field in _FIELDS[kind]:
+        if field == "v":
+            buffer.pull_uint_var()
+        elif field == "d":
+            buffer.pull_bytes(buffer.pull_uint_var())
+        elif field == "c":
+            buffer.pull_bytes(buffer.pull_uint8())
+        else:
+            buffer.pull_bytes({"8": 8, "t": 16, "r": buffer.capacity - buffer.tell()}[field])
+    return 0
 
 
 def _good_ack(buffer: Buffer, ecn: bool, next_number: int) -> bool:
     start = buffer.tell()
-    _, _, more = (buffer.pull_uint_var() for _ in range(3))
-    if more > 63:
-        return False
     buffer.seek(start)
     ranges, _ = pull_ack_frame(buffer)
     for _ in range(3 if ecn else 0):
@@ -89,7 +140,15 @@ def _good_ack(buffer: Buffer, ecn: bool, next_number: int) -> bool:
 
 
 def _plain(message: bytes) -> bool:
-    return message[:2] == b"\x01\x10" and (len(message) == 18 or (len(message) == 28 and message[18:] == WISH))
+    return message[:2] == b"\x01\x10" and (len(message) == 18 or (len(message) == 28 and message[18:] == EXACT_T3))
+
+
+def _malformed(message: bytes) -> bool:
+    try:
+        plain.unpack_message(message)
+    except ValueError:
+        return True
+    return not message
 
 
 class Alone:
@@ -146,7 +205,7 @@ class Fuzzer:
         self.certificates = certificates
         self.peer = Peer(self.rng.choice(SUITES), seed=seed)
         self.alone = Alone(certificates)
-        self.taken = self.refused = self.ended = 0
+        self.taken = self.refused = self.ended = self.excessive = 0
         self._requests = 0
         self._defer = False
 
@@ -169,15 +228,25 @@ class Fuzzer:
 
     def _check(self, frames: bytes, number: int, reserved: int, next_number: int) -> str | None:
         peer, datapath = self.peer, self.peer.datapath
-        before, counts = peer.state, (datapath.received, datapath.taken, datapath.answered + datapath.held_back)
+        before, counts = peer.state, (datapath.received, datapath.taken, self._counted())
         duplicate = _received(before[0], number)
         expected = None if reserved else requests_of(frames, next_number, defer_acks=self._defer)
+        dropped = peer.session.counts["excessive"]
         packets = peer.deliver(peer.seal(frames, number, reserved=reserved))
-        after = (datapath.received, datapath.taken, datapath.answered + datapath.held_back)
+        dropped = peer.session.counts["excessive"] - dropped
+        after = (datapath.received, datapath.taken, self._counted())
         grown = tuple(a - b for a, b in zip(after, counts, strict=True))
         if duplicate and not reserved:
             return None if peer.taken and not packets and peer.state == before else "a duplicate that is not dropped"
         self._requests += len(expected or ())
+        if expected is None and not reserved and work_of(frames) > MOST_WORK_PER_PACKET:
+            self.excessive += 1
+            without = [part for part in zip(peer.state, before, strict=True) if part[0] != part[1]]
+            if not dropped or packets or len(without) != 1 or grown != (1, 0, 0):
+                return f"too much work, and not just dropped and counted: {without}"
+            return None
+        if dropped:
+            return "dropped as too much work, and is not"
         if peer.taken != (expected is not None):
             return "taken, and is the control plane's" if peer.taken else "not taken, and is the data plane's"
         if grown != (1, int(peer.taken), len(expected or ())):
@@ -190,7 +259,7 @@ class Fuzzer:
             self.ended += found is None
         else:
             self.taken += 1
-            what = self._check_answer(expected or [], packets, next_number)
+            what = self._check_answer(expected or [], packets, next_number, _eliciting(frames))
             if what is not None:
                 return what
             if found != expected:
@@ -199,19 +268,29 @@ class Fuzzer:
             self.alone = Alone(self.certificates)
         return None
 
-    def _check_answer(self, expected: list[bytes], packets: list[Any], next_number: int) -> str | None:
-        if len(packets) != bool(expected):
+    def _counted(self) -> int:
+        """Requests that the data plane dealt with."""
+        datapath = self.peer.datapath
+        return datapath.answered + datapath.held_back + datapath.malformed
+
+    def _check_answer(self, expected: list[bytes], packets: list[Any], next_number: int, eliciting: bool) -> str | None:
+        expected = list(filter(_plain, expected))
+        groups = [expected[at : at + 16] for at in range(0, len(expected), 16)]
+        numbers = list(range(next_number, next_number + len(packets)))
+        if [packet.number for packet in packets] != numbers or self.peer.session.next_packet_number != next_number + len(packets):
+            return f"packet numbers {[packet.number for packet in packets]}"
+        if bool(packets) != eliciting:
             return f"{len(packets)} packets for {len(expected)} requests"
-        if not packets:
-            return None
-        [packet] = packets
-        if packet.number != next_number or self.peer.session.next_packet_number != next_number + 1:
-            return f"packet number {packet.number}"
-        if packet.messages and [message[:18] for message in packet.messages] != [message[:18] for message in expected]:
-            return "answers to other requests"
-        if any(len(message) != 38 for message in packet.messages):
-            return "an answer of another length"
-        if max(packet.acked) != self.peer.session.received[0]:
+        answered = [packet for packet in packets if packet.messages]
+        # What the window does not admit is one ACK alone at the end.
+        if len(packets) != len(answered) + (not answered or len(answered) < len(groups)) and packets:
+            return f"{len(packets)} packets, {len(answered)} with answers, to {len(expected)} requests"
+        for packet, group in zip(answered, groups, strict=False):
+            if [message[:18] for message in packet.messages] != [message[:18] for message in group]:
+                return "answers to other requests"
+            if any(len(message) != 38 for message in packet.messages):
+                return "an answer of another length"
+        if any(max(packet.acked) != self.peer.session.received[0] for packet in packets):
             return "an ACK of other packets"
         return None
 
@@ -225,6 +304,10 @@ class Fuzzer:
     def _frame(self, next_number: int) -> bytes:
         rng = self.rng
         choice = rng.random()
+        if rng.random() < 0.03:
+            # Many of one kind.
+            some = rng.choice((PING, b"\x10\x40\x40", b"\x0e\x00\x00\x01x", b"\x06\x00\x01x", datagram(b""), b"\x1a" + bytes(8)))
+            return some * rng.choice((10, 31, 32, 33, 100))
         if choice < 0.12:
             return PADDING * rng.choice((1, 2, 30))
         if choice < 0.22:
@@ -236,7 +319,7 @@ class Fuzzer:
         if choice < 0.90:
             return b"\x30" + self._message()
         if choice < 0.95:
-            return b"".join(datagram(self._request()) for _ in range(rng.choice((8, 15, 16, 17))))
+            return b"".join(datagram(self._request()) for _ in range(rng.choice((8, 15, 16, 17, 33, 40))))
         return rng.choice(
             (
                 b"\x04\x00\x00\x00", b"\x05\x00\x00", b"\x06\x00\x01x", b"\x08\x00x", b"\x0b\x00\x12" + self._request(),
@@ -249,7 +332,7 @@ class Fuzzer:
     def _ack(self, next_number: int) -> bytes:
         rng = self.rng
         largest = max(0, next_number - rng.choice((1, 1, 1, 1, 2, 2, 3, 10, 10, 0, -1)))
-        count = rng.choice((0, 0, 1, 3, 10, 62, 63, 64))
+        count = rng.choice((0, 0, 1, 3, 10, 62, 63, 64, 130))
         ranges = [(rng.choice((0, 0, 1, 5)), rng.choice((0, 0, 1, 4))) for _ in range(count)]
         low = largest - sum(gap + length + 2 for gap, length in ranges)
         first = rng.randint(0, max(0, min(low, 40))) if rng.random() < 0.95 else rng.getrandbits(rng.choice((8, 62)))
@@ -260,13 +343,13 @@ class Fuzzer:
         rng = self.rng
         message = self._request()
         if rng.random() < 0.1:
-            message += rng.choice((b"\xf8\x02\0\0", b"\xfa\x00", b"\xfd\x08\x06tsq.t4\x00", b"x", WISH))
+            message += rng.choice((b"\xf8\x02\0\0", b"\xfa\x00", b"\xfd\x08\x06tsq.t4\x00", b"x", EXACT_T3))
         if rng.random() < 0.05:
             message = message[: rng.randint(0, len(message))]
         return message
 
     def _request(self) -> bytes:
-        return b"\x01\x10" + self.rng.randbytes(16) + (WISH if self.rng.random() < 0.3 else b"")
+        return b"\x01\x10" + self.rng.randbytes(16) + (EXACT_T3 if self.rng.random() < 0.3 else b"")
 
     def _changed(self, frames: bytes) -> bytes:
         rng = self.rng
@@ -297,6 +380,18 @@ def _received(received: tuple[int, float, int, bool], number: int) -> bool:
     return distance >= 0 and (distance >= 128 or bool(bits >> distance & 1))
 
 
+def _eliciting(frames: bytes) -> bool:
+    """Whether a packet that the data plane takes has to be acknowledged (RFC 9000 §13.2.1)."""
+    buffer = Buffer(data=frames)
+    while not buffer.eof():
+        kind = buffer.pull_uint8()
+        if kind not in (0x00, 0x02, 0x03):
+            return True
+        if kind != 0x00:
+            _skip(buffer, kind)
+    return False
+
+
 def inputs(fuzzer: Fuzzer) -> Iterator[Difference | None]:
     """The result of one input after another, without end."""
     while True:
@@ -319,7 +414,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sys.stdout.write(
         f"seed {values.seed}: {number} packets as they should be: {fuzzer.taken} taken, {fuzzer.refused} not, "
-        f"{fuzzer.ended} of them protocol errors\n"
+        f"{fuzzer.ended} of them protocol errors, {fuzzer.excessive} too much work\n"
     )
     return 0
 

@@ -715,21 +715,24 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
 
 
 def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
-    places = ("_state.pxd", "_recovery.pyx", "_session.pxd", "_datapath.pyx")
+    places = ("_state.pxd", "_recovery.pyx", "_session.pxd", "_frames.pxd", "_datapath.pyx")
     source = "\n".join((ROOT / "tsq" / place).read_text() for place in places)
     constants = dict(re.findall(r"^    (\w+) = (\d+)$", source, re.MULTILINE))
     table = {row[0]: row[1] for row in rows(section(PLANES, "## Limits"))}
     assert table["requests in one packet"] == constants["MAX_FRAMES"]
     assert table["packet numbers that are remembered"] == constants["C_WINDOW"]
-    assert table["packets with answers that nobody has acknowledged"].startswith(constants["RING"])
+    assert table["packets with answers that are not acknowledged yet"].startswith(constants["RING"])
     ranges = f"{constants['MAX_ACK_RANGES']}; {int(constants['SENT_ACK_RANGES']) + 1}"
     assert table["ranges in a received ACK; in a sent one"] == ranges
-    assert table["departure times kept for a connection"] == constants["KNOWN_T3"]
-    assert table["departure times under way for a socket"] == constants["STAMP_RING"]
+    assert table["transmit timestamps kept for a connection"] == constants["KNOWN_T3"]
+    assert table["transmit timestamps under way for a socket"] == constants["STAMP_RING"]
+    assert table["requests in an answering packet"] == constants["ANSWERED_AT_ONCE"]
+    assert table["work of a packet for the control plane"].startswith(constants["MOST_WORK"])
     batches = f"{constants['SERVED_AT_ONCE']}; {constants['BATCHES']}."
     assert table["datagrams in a batch; batches before timers get their turn"].startswith(batches)
     datapath = Datapath()
     assert (datapath.key_update_after, datapath.failed_open_limit) == (1 << 22, 1 << 36)
+    assert table["packets of a connection that are too much work"].startswith(str(datapath.excessive_limit))
     names = sum(map(len, offload.PRIVATE_NAMES.values()))
     assert f"needs {names} private names" in PLANES.read_text()
 

@@ -45,7 +45,7 @@ def test_requests_are_answered_by_waiting(wire, selector):
 
 def test_what_is_not_taken_is_left_for_the_reader_as_it_came(wire, selector):
     wire.send(datagram(request(1)))
-    other = wire.peer.seal(datagram(b"no request"))
+    other = wire.peer.seal(datagram(request(9) + b"\x09\x00"))
     wire.client.send(other)
     assert names(selector.select(PATIENCE)) == [("server", selectors.EVENT_READ)]
     wire.send(datagram(request(2)))

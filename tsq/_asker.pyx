@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from tsq._datapath cimport EXACT_REQUEST_SIZE, EXACT_SIZE, REQUEST_SIZE, RESPONSE_SIZE, T3_WISH
+from tsq._datapath cimport EXACT_REQUEST_SIZE, EXACT_SIZE, REQUEST_SIZE, RESPONSE_SIZE, T3_REQUEST
 from tsq._fast cimport (
     C_BATCH, MSG_DONTWAIT, BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_u64,
     sendmmsg,
@@ -17,7 +17,8 @@ from tsq._fast cimport (
 from tsq._packet cimport TAG_SIZE, Keys, keys_free
 from tsq._recovery cimport has_room
 from tsq._session cimport (
-    CONSUMED, NOT_TAKEN, OUT_CAPACITY, Frame, Frames, Opened, Session, begin, commit, finish, is_short, open_packet, parse_frames,
+    CONSUMED, NOT_TAKEN, OPENED, OUT_CAPACITY, Frame, Frames, Opened, Session, begin, commit, finish, is_short, open_packet,
+    parse_frames,
 )
 from tsq._state cimport C_CID, AckRanges, State
 from tsq._table cimport Slot, Table, key_of, table_find, table_free, table_init, table_put
@@ -173,7 +174,7 @@ cdef class Asker:
         put_u64(out + end + 4, <uint64_t> index)
         put_u64(out + end + 12, <uint64_t> self.sent)
         if exact:
-            memcpy(out + end + 2 + REQUEST_SIZE, T3_WISH, 10)
+            memcpy(out + end + 2 + REQUEST_SIZE, T3_REQUEST, 10)
         end = finish(s, out, end + 2 + size, 1, now)
         if end == 0:
             return False
@@ -205,9 +206,13 @@ cdef class Asker:
                 continue
             s = slot.state
             k = open_packet(s, &self.scratch, &view, now, &opened)
-            if k == CONSUMED:
+            if k != NOT_TAKEN and k != OPENED:
                 continue
-            if k == NOT_TAKEN or parse_frames(s, opened.plain, opened.size, &frames, &ranges):
+            # A PING alone is acknowledged by the control plane: nothing here keeps time for an acknowledgment.
+            if (
+                k == NOT_TAKEN or parse_frames(s, opened.plain, opened.size, &frames, &ranges)
+                or (frames.pinged and not frames.count)
+            ):
                 self.io.taken[i] = NOT_TAKEN
                 self.not_taken = True
                 continue

@@ -11,6 +11,6 @@ cdef enum:
 cdef extern from *:
     """
     /* Metadata TLV that asks for exact T3: type 253, 8 bytes, key length 6, "tsq.t3", an empty value. */
-    static const unsigned char TSQ_T3_WISH[10] = {253, 8, 6, 't', 's', 'q', '.', 't', '3', 0};
+    static const unsigned char TSQ_T3_REQUEST[10] = {253, 8, 6, 't', 's', 'q', '.', 't', '3', 0};
     """
-    const uint8_t* T3_WISH "TSQ_T3_WISH"
+    const uint8_t* T3_REQUEST "TSQ_T3_REQUEST"

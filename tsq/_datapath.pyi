@@ -16,12 +16,17 @@ class Datapath:
     held_back: int
     stepped_back: int
     unstamped: int
-    in_vain: int
+    warmed: int
+    forged: int
+    duplicates: int
+    excessive: int
+    malformed: int
     unsent: int
     truncated: int
     exact: int
     key_update_after: int
     failed_open_limit: int
+    excessive_limit: int
     def __new__(cls, sink: int = -1) -> Datapath: ...
     def __len__(self) -> int: ...
     def add(self, connection_id: bytes, session: Session) -> None: ...

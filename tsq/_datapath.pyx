@@ -1,9 +1,10 @@
 """The table of sessions by connection ID, and the batches of a server: requests are answered here, in C.
 
 Comes in: a socket's file descriptor, sessions. Goes out: answers on the same socket, and every datagram that is not taken, with its
-bytes as they came. A packet is taken when it is authentic and holds nothing but PADDING, PING, ACK and requests that have nothing
-to decide (docs/reference/protocol.md R4, R12). It must never call Python for a packet, keep an answer that cannot
-leave at once, or answer with T3 before T2.
+bytes as they came. A packet is taken when it is authentic and holds nothing but PADDING, PING, ACK, requests that have nothing to
+decide (docs/reference/protocol.md R4, R12) and malformed ones. What is forged, came before, or is more work than any client needs
+is dropped and counted. It must never call Python for a packet, keep an answer that cannot leave at once, or answer with T3 before
+T2.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -13,14 +14,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, drain_departures, go_in_vain, io_free, io_go_in_vain, io_item, io_new, io_receive,
-    io_reply, io_send, io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
+    C_BATCH, BatchIO, Departed, View, check_message, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send,
+    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
 )
+from tsq._fast cimport go_in_vain as warm_by_sink, io_go_in_vain as warm_route
 from tsq._packet cimport TAG_SIZE, Keys, keys_free, put_varint
 from tsq._recovery cimport has_room, probe_timeout
 from tsq._session cimport (
-    ANSWER, CONSUMED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin, commit, finish, is_short,
-    open_packet, parse_frames, take_known,
+    ANSWER, CONSUMED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin,
+    commit, finish, is_short, open_packet, parse_frames, refuse, take_known,
 )
 from tsq._state cimport C_CID, KNOWN_T3, AckRanges, KnownT3, State
 from tsq._table cimport (
@@ -50,15 +52,17 @@ cdef enum:
     # How many full batches are served before timers and other sockets have their turn.
     BATCHES = 16
     STAMP_PATIENCE_NS = 1000000000
+    # Requests that are answered in one packet, so that it fits the smallest MTU; a packet with more gets several answers.
+    ANSWERED_AT_ONCE = 16
 
 BATCH = SERVED_AT_ONCE
 
-# Seconds after which the way out of the machine is not in the caches any more.
+# Seconds after which the transmit path is not in the processor's caches any more.
 cdef double REST = 0.0005
 
 cdef extern from *:
     """
-    /* The answer to the wish for exact T3 up to the value: type 253, 40 bytes, key length 6, "tsq.t3", value length 32. */
+    /* The answer to a request for exact T3 up to the value: type 253, 40 bytes, key length 6, "tsq.t3", value length 32. */
     static const unsigned char TSQ_T3_HEAD[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
     #define TSQ_PREFETCH(at) __builtin_prefetch(at)
     """
@@ -76,13 +80,21 @@ cdef struct Job:
     int message
     int64_t received_ns
     int64_t send_ns
+    # Requests; the first of them that the packet being built answers, and how many it does.
     int count
+    int first
+    int here
+    # DATAGRAM frames that hold no request that R4 allows.
+    int malformed
+    # Whether the packet is ack-eliciting (RFC 9000 §13.2.1).
+    bint acknowledge
     bint answer
     bint stepped_back
     Request requests[MAX_FRAMES]
 
 
-cdef struct StampWish:
+# A packet whose transmit timestamp a client asked for.
+cdef struct TransmitRequest:
     uint32_t id
     int64_t send_ns
     State* state
@@ -92,42 +104,48 @@ cdef struct StampWish:
 # ------------------------------------------------------------------------------------------------------- one request
 
 cdef int read_request(const uint8_t* data, uint64_t size, Request* out) noexcept nogil:
-    """A request with nothing to decide: a nonce alone, or with the wish for exact T3; 0, or -1."""
+    """A request with nothing to decide: a nonce alone, or one that also asks for exact T3; 0, or -1."""
     if size != REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
         return -1
     if data[0] != 1 or data[1] != 16:
         return -1
     out.exact = size == EXACT_REQUEST_SIZE
-    if out.exact and memcmp(data + REQUEST_SIZE, T3_WISH, EXACT_REQUEST_SIZE - REQUEST_SIZE) != 0:
+    if out.exact and memcmp(data + REQUEST_SIZE, T3_REQUEST, EXACT_REQUEST_SIZE - REQUEST_SIZE) != 0:
         return -1
     memcpy(out.nonce, data + 2, 16)
     return 0
 
 
 cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, AckRanges* ranges) noexcept nogil:
-    """As parse_frames, where every DATAGRAM frame is a request with nothing to decide."""
+    """As parse_frames, where every DATAGRAM frame is a request with nothing to decide, or malformed."""
     cdef Frames frames
+    cdef Py_ssize_t offset = 0
     cdef int i
     if parse_frames(s, plain, size, &frames, ranges):
         return -1
+    job.count = job.malformed = job.first = 0
     for i in range(frames.count):
-        if read_request(frames.frames[i].at, frames.frames[i].size, &job.requests[i]):
+        if not read_request(frames.frames[i].at, frames.frames[i].size, &job.requests[job.count]):
+            job.count += 1
+        elif check_message(frames.frames[i].at, <Py_ssize_t> frames.frames[i].size, &offset):
+            job.malformed += 1
+        else:
             return -1
-    job.count = frames.count
+    job.acknowledge = frames.pinged or frames.count > 0
     return 0
 
 
 cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) noexcept nogil:
-    """Open one request packet and take note of it; NOT_TAKEN, CONSUMED or ANSWER."""
+    """Open one packet and take note of it; what became of it. ANSWER: a packet is to be built for the job."""
     cdef Opened opened
     cdef AckRanges ranges
     cdef int outcome = open_packet(s, scratch, view, now, &opened)
     if outcome != OPENED:
         return outcome
     if parse(s, opened.plain, opened.size, job, &ranges):
-        return NOT_TAKEN
+        return refuse(s, &opened)
     commit(s, &opened, &ranges, now)
-    if job.count == 0:
+    if not job.acknowledge:
         return CONSUMED
     job.state = s
     return ANSWER
@@ -135,8 +153,8 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
 
 cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
     """One DATAGRAM frame with a response; its size. An earlier answer's exact T3 goes with it, once (R12)."""
-    cdef bint told = request.exact and s.known_count > 0
-    cdef int size = RESPONSE_SIZE + (EXACT_SIZE if told else 0)
+    cdef bint reported = request.exact and s.known_count > 0
+    cdef int size = RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
     cdef int head = 1
     cdef uint8_t* at
     out[0] = 0x31
@@ -151,23 +169,28 @@ cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t re
     at[28] = 3
     at[29] = 8
     put_u64(at + 30, ntp_of_ns(send_ns))
-    if told:
+    if reported:
         memcpy(at + RESPONSE_SIZE, T3_HEAD, 10)
         take_known(s, at + RESPONSE_SIZE + 10)
     return head + size
 
 
 cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
-    """Build and seal the packet that answers a job; its size, 0 for none. job.answer tells whether it holds the answers.
+    """Build and seal the next packet that answers a job; its size, 0 for none. job.answer: whether it holds answers.
+
+    job.here: how many requests it deals with, answered or not. With none to answer it is an acknowledgment alone.
 
     clock_ns: T3, for who has a clock of his own; 0: the system clock, read here.
     """
     cdef Py_ssize_t end = begin(s, out, now)
     cdef int64_t send_ns
     cdef int i
+    job.here = job.count - job.first
+    if job.here > ANSWERED_AT_ONCE:
+        job.here = ANSWERED_AT_ONCE
     # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
     job.stepped_back = False
-    job.answer = has_room(s, end + job.count * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
+    job.answer = has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
@@ -175,9 +198,12 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
         job.stepped_back = not job.answer
         job.send_ns = send_ns
     if job.answer:
-        for i in range(job.count):
+        for i in range(job.first, job.first + job.here):
             end += put_response(s, out + end, &job.requests[i], job.received_ns, send_ns)
-    return finish(s, out, end, job.count if job.answer else 0, now)
+    else:
+        # The others would fare no better: one acknowledgment is enough.
+        job.here = job.count - job.first
+    return finish(s, out, end, job.here if job.answer else 0, now)
 
 
 cdef bint is_for_session(const View* view) noexcept nogil:
@@ -209,7 +235,7 @@ cdef class Datapath:
     cdef Job* jobs
     cdef uint8_t* out
     cdef Keys scratch
-    cdef StampWish* wishes
+    cdef TransmitRequest* transmit_requests
     cdef State* found[C_BATCH]
     cdef uint32_t next_stamp
     cdef uint32_t stamps_back
@@ -219,29 +245,33 @@ cdef class Datapath:
     cdef int sink
     cdef bint segments_refused
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
-    cdef readonly unsigned long long in_vain
-    cdef public unsigned long long key_update_after, failed_open_limit
+    cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
+    cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
 
     def __cinit__(self, int sink=-1):
-        """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the way out after a rest; -1: do without."""
+        """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the transmit path after a rest; -1: none."""
         self.sink = sink
         self.segments_refused = sink >= 0 and refuses_segments(sink)
         # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
         self.key_update_after = 1 << 22
         self.failed_open_limit = (<unsigned long long> 1) << 36
+        # More than any faulty client would send by accident.
+        self.excessive_limit = 64
         self.sessions = {}
         self.jobs = <Job*> calloc(C_BATCH, sizeof(Job))
         self.out = <uint8_t*> calloc(C_BATCH, OUT_CAPACITY)
-        self.wishes = <StampWish*> calloc(STAMP_RING, sizeof(StampWish))
+        self.transmit_requests = <TransmitRequest*> calloc(STAMP_RING, sizeof(TransmitRequest))
         self.io = io_new()
-        if table_init(&self.table) or self.jobs == NULL or self.out == NULL or self.wishes == NULL or self.io == NULL:
+        if table_init(&self.table) or self.jobs == NULL or self.out == NULL or self.transmit_requests == NULL:
+            raise MemoryError()
+        if self.io == NULL:
             raise MemoryError()
 
     def __dealloc__(self):
         table_free(&self.table)
         free(self.jobs)
         free(self.out)
-        free(self.wishes)
+        free(self.transmit_requests)
         io_free(self.io)
         keys_free(&self.scratch)
 
@@ -260,7 +290,7 @@ cdef class Datapath:
         session.state.owner = <void*> self
 
     def discard(self, bytes connection_id not None):
-        """Packets to this connection ID are nobody's any more."""
+        """No session gets packets to this connection ID any more."""
         session = self.sessions.pop(connection_id, None)
         if session is None:
             return
@@ -268,7 +298,7 @@ cdef class Datapath:
         if not (<Session> session).state.listed:
             (<Session> session).state.owner = NULL
         table_remove(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)))
-        self.forget_wishes((<Session> session).state)
+        self.forget_transmit_requests((<Session> session).state)
 
     def receive(self, int fd):
         """Serve what waits at the socket; (how many datagrams came, those that were not taken, as by ReceiveBatch).
@@ -339,12 +369,13 @@ cdef class Datapath:
             if taken == NOT_TAKEN:
                 rest.append(item)
                 continue
-            self.taken += 1
-            if taken == ANSWER:
+            self.count_outcome(taken, &self.jobs[0])
+            while taken == ANSWER:
                 size = build(state, &self.jobs[0], self.out, now, clock_ns)
-                self.count_answers(&self.jobs[0])
                 if size:
                     answers.append((PyBytes_FromStringAndSize(<const char*> self.out, size), remote, local))
+                if not self.goes_on(&self.jobs[0]):
+                    break
         return answers, rest
 
     cdef State* find(self, const View* view) noexcept nogil:
@@ -358,14 +389,14 @@ cdef class Datapath:
     cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
         """One batch: receive, open all, then stamp, seal and send all; how many came, and how many of them are not taken."""
         cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
-        cdef int jobs = 0, packets = 0, sent, i, k
+        cdef int jobs = 0, packets = 0, i, k
         cdef double now
         cdef View view
         cdef State* state
         cdef Py_ssize_t size
         cdef uint8_t* out
         if count <= 0:
-            # Departure times that came late wake the loop as well; left there, they would do so for ever.
+            # Transmit timestamps that came late wake the loop as well; left there, they would do so for ever.
             if error[0] == EAGAIN or error[0] == EINTR:
                 self.collect(fd)
             return count
@@ -393,41 +424,65 @@ cdef class Datapath:
             k = take(state, &self.scratch, &view, now, &self.jobs[jobs])
             self.io.taken[i] = k != NOT_TAKEN
             self.unstamped += k != NOT_TAKEN and not view.kernel
-            self.taken += k != NOT_TAKEN
             handed_up[0] += k == NOT_TAKEN
+            self.count_outcome(k, &self.jobs[jobs])
             jobs += k == ANSWER
         if jobs and self.sink >= 0 and now - self.sent_at > REST:
             # Else the first answer after a rest leaves some microseconds later after its T3 than others.
-            go_in_vain(self.sink)
+            warm_by_sink(self.sink)
             if self.segments_refused:
-                k = io_go_in_vain(self.io, fd, self.jobs[0].message)
-                self.in_vain += k == 1
+                k = warm_route(self.io, fd, self.jobs[0].message)
+                self.warmed += k == 1
                 # Never twice, should it leave after all.
                 self.segments_refused = k >= 0
         for i in range(jobs):
-            out = self.out + packets * OUT_CAPACITY
-            size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)
-            self.count_answers(&self.jobs[i])
-            if size:
-                io_reply(self.io, packets, self.jobs[i].message, out, size, self.wish(&self.jobs[i]))
-                packets += 1
+            while True:
+                if packets == C_BATCH:
+                    self.send(fd, packets, now)
+                    packets = 0
+                out = self.out + packets * OUT_CAPACITY
+                size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)
+                if size:
+                    io_reply(self.io, packets, self.jobs[i].message, out, size, self.request_transmit_timestamp(&self.jobs[i]))
+                    packets += 1
+                if not self.goes_on(&self.jobs[i]):
+                    break
         if packets:
-            sent = io_send(self.io, fd, packets)
-            self.sent_at = now
-            self.unsent += packets - sent
-            if sent < packets:
-                self.resynchronize(fd)
+            self.send(fd, packets, now)
         if self.next_stamp != self.stamps_back:
             self.collect(fd)
         return count
 
-    cdef void count_answers(self, Job* job) noexcept nogil:
+    cdef void send(self, int fd, int packets, double now) noexcept nogil:
+        """Send the first so many packets of `out`."""
+        cdef int sent = io_send(self.io, fd, packets)
+        self.sent_at = now
+        self.unsent += packets - sent
+        if sent < packets:
+            self.resynchronize(fd)
+
+    cdef void count_outcome(self, int outcome, const Job* job) noexcept nogil:
+        """Count a datagram that is not handed up; the packets that answer it are `goes_on`'s."""
+        if outcome == FORGED:
+            self.forged += 1
+        elif outcome == DUPLICATE:
+            self.duplicates += 1
+        elif outcome == EXCESSIVE:
+            self.excessive += 1
+        elif outcome != NOT_TAKEN:
+            self.taken += 1
+            self.malformed += job.malformed
+
+    cdef bint goes_on(self, Job* job) noexcept nogil:
+        """Count the requests of the packet that `build` made; whether the job has more."""
         if job.answer:
-            self.answered += job.count
+            self.answered += job.here
         elif job.stepped_back:
-            self.stepped_back += job.count
+            self.stepped_back += job.here
         else:
-            self.held_back += job.count
+            self.held_back += job.here
+        job.first += job.here
+        return job.first < job.count
 
     # ------------------------------------------------------------------------------------------------ exact T3 (R12)
 
@@ -441,14 +496,14 @@ cdef class Datapath:
         while drain_departures(fd, departed, C_BATCH) == C_BATCH:
             pass
         for i in range(STAMP_RING):
-            self.wishes[i].state = NULL
+            self.transmit_requests[i].state = NULL
         self.next_stamp = self.stamps_back = 0
 
     def send_stamped(
         self, int fd, bytes data not None, bytes remote not None, bytes local not None, Session session not None,
         bytes nonce not None, int64_t send_ns,
     ):
-        """Send one packet of a session that the control plane made, and have its departure time told in a later answer; 1 or 0.
+        """Send one packet that the control plane made, and have its transmit timestamp reported in a later answer; 1 or 0.
 
         send_ns: the T3 in it, before which it cannot have left.
         """
@@ -458,13 +513,14 @@ cdef class Datapath:
             raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
         memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), 16)
         self.jobs[0].requests[0].exact = True
-        self.jobs[0].count = 1
+        self.jobs[0].count = self.jobs[0].here = 1
+        self.jobs[0].first = 0
         self.jobs[0].answer = True
         self.jobs[0].state = session.state
         self.jobs[0].send_ns = send_ns
-        # Only what is in this table is taken out of its wishes when it ends: a client may come by another socket's way.
+        # Only a session of this table is forgotten here when it ends: a client may have reached another socket.
         if session.state.owner == <void*> self:
-            wanted = self.wish(&self.jobs[0])
+            wanted = self.request_transmit_timestamp(&self.jobs[0])
         self.io.views[0].local = <const uint8_t*> PyBytes_AS_STRING(local)
         self.io.views[0].local_size = len(local)
         self.io.views[0].remote_size = min(<size_t> len(remote), sizeof(self.io.names[0]))
@@ -479,62 +535,63 @@ cdef class Datapath:
         self.io.views[0].local = NULL
         return sent
 
-    cdef bint wish(self, Job* job) noexcept nogil:
-        """Whether this packet's departure time is wanted; if so, remember whose it is."""
-        cdef StampWish* wish
+    cdef bint request_transmit_timestamp(self, const Job* job) noexcept nogil:
+        """Whether this packet's transmit timestamp is asked for; if so, remember whose it is."""
+        cdef TransmitRequest* asked
         cdef int i
         if not job.answer:
             return False
-        for i in range(job.count):
+        for i in range(job.first, job.first + job.here):
             if job.requests[i].exact:
-                wish = &self.wishes[self.next_stamp % STAMP_RING]
-                wish.id = self.next_stamp
-                wish.state = job.state
-                wish.send_ns = job.send_ns
-                memcpy(wish.nonce, job.requests[i].nonce, 8)
+                asked = &self.transmit_requests[self.next_stamp % STAMP_RING]
+                asked.id = self.next_stamp
+                asked.state = job.state
+                asked.send_ns = job.send_ns
+                memcpy(asked.nonce, job.requests[i].nonce, 8)
                 self.next_stamp += 1
                 return True
         return False
 
     cdef void collect(self, int fd) noexcept nogil:
-        """Read departure times, and let each session know those of its answers."""
+        """Read transmit timestamps, and let each session know those of its answers."""
         cdef Departed departed[C_BATCH]
         cdef int count, i
-        cdef StampWish* wish
+        cdef TransmitRequest* asked
         cdef State* s
         while True:
             count = drain_departures(fd, departed, C_BATCH)
             for i in range(count):
                 self.stamps_back = departed[i].id + 1
-                wish = &self.wishes[departed[i].id % STAMP_RING]
-                if wish.state == NULL or wish.id != departed[i].id:
+                asked = &self.transmit_requests[departed[i].id % STAMP_RING]
+                if asked.state == NULL or asked.id != departed[i].id:
                     continue
-                s = wish.state
-                wish.state = NULL
-                # Not before it was stamped, and not long after: anything else is another packet's.
-                if departed[i].at_ns < wish.send_ns or departed[i].at_ns - wish.send_ns > STAMP_PATIENCE_NS:
+                s = asked.state
+                asked.state = NULL
+                # Not before the T3 in the packet, and not long after: anything else is another packet's.
+                if departed[i].at_ns < asked.send_ns or departed[i].at_ns - asked.send_ns > STAMP_PATIENCE_NS:
                     continue
                 if s.known_count == KNOWN_T3:
                     memmove(&s.known[0], &s.known[1], (KNOWN_T3 - 1) * sizeof(KnownT3))
                     s.known_count -= 1
-                memcpy(s.known[s.known_count].nonce, wish.nonce, 8)
+                memcpy(s.known[s.known_count].nonce, asked.nonce, 8)
                 s.known[s.known_count].ntp = ntp_of_ns(departed[i].at_ns)
                 s.known_count += 1
                 self.exact += 1
             if count < C_BATCH:
                 return
 
-    cdef void forget_wishes(self, State* state) noexcept:
+    cdef void forget_transmit_requests(self, State* state) noexcept:
+        """Of a session that ends: its memory is another's soon."""
         cdef int i
         for i in range(STAMP_RING):
-            if self.wishes[i].state == state:
-                self.wishes[i].state = NULL
+            if self.transmit_requests[i].state == state:
+                self.transmit_requests[i].state = NULL
 
     def due(self, double now):
         """Sessions that the control plane is to look after.
 
         Those whose oldest unacknowledged answer is older than the probe timeout (RFC 9002 §6.2) and that were not probed yet, and
-        those near a limit of their keys (RFC 9001 §6.6).
+        those near a limit of their keys (RFC 9001 §6.6), and those that sent too many packets that are too much work.
         """
         cdef State* s
         out = []
@@ -543,6 +600,7 @@ cdef class Datapath:
             if (
                 (s.in_flight_count and not s.defer_acks and s.ring[0].at + probe_timeout(s) <= now and s.next_probe <= now)
                 or s.next_pn - s.key_first_pn >= <int64_t> self.key_update_after or s.failed_opens >= self.failed_open_limit
+                or s.excessive >= self.excessive_limit
             ):
                 out.append(session)
         return out

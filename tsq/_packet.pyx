@@ -330,7 +330,7 @@ cdef class PacketKeys:
         keys_free(&self.opening)
 
     def protect(self, bytes header not None, int64_t packet_number, bytes payload not None):
-        """The protected packet. header: plain, its last bytes the packet number, whose size its first byte tells."""
+        """The protected packet. header: plain, its last bytes the packet number, whose size stands in its first byte."""
         cdef uint8_t packet[MAX_PACKET + 64]
         cdef Py_ssize_t header_size = len(header), size = len(payload)
         if header_size < 2 or header_size < 2 + (header[0] & 0x03):

@@ -1,7 +1,7 @@
 """Packet numbers received and sent, ACK frames, loss and congestion of one session (RFC 9000 §13, §19.3; RFC 9002 §5 to §7).
 
 Comes in: a session's state, ACK frames, the monotonic time. Goes out: the same state, ACK frames, whether one more packet may go.
-Packets that hold answers are in flight (RFC 9221 §5) and never sent again: loss only tells how much the path takes. It must never
+Packets that hold answers are in flight (RFC 9221 §5) and never sent again: a loss only shows how much the path takes. It must never
 send, read a clock, or change anything for a frame that is not whole.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
@@ -115,30 +115,37 @@ cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
 
 
 cdef int parse_ack(const State* s, const uint8_t** at, const uint8_t* end, bint ecn, AckRanges* out) noexcept nogil:
-    """An ACK frame after its type (RFC 9000 §19.3); 0, or -1 for one that the control plane is to judge."""
+    """An ACK frame after its type (RFC 9000 §19.3); 0, or -1 for one that the control plane is to judge.
+
+    Of more than 64 ranges the newest 64 are kept. All are read: the packet's end ends a count that is too large.
+    """
     cdef uint64_t largest = 0, delay = 0, count = 0, span = 0, gap = 0
     cdef int64_t low
-    cdef uint64_t i
+    cdef int i = 1
     cdef int _counter
     if get_varint(at, end, &largest) or get_varint(at, end, &delay) or get_varint(at, end, &count) or get_varint(at, end, &span):
         return -1
     # A number that was never sent is the control plane's to punish (RFC 9000 §13.1).
-    if <int64_t> largest >= s.next_pn or span > largest or count >= MAX_ACK_RANGES:
+    if <int64_t> largest >= s.next_pn or span > largest:
         return -1
     out.last[0] = <int64_t> largest
     low = <int64_t> (largest - span)
     out.first[0] = low
-    for i in range(1, count + 1):
+    while count:
         if get_varint(at, end, &gap) or get_varint(at, end, &span):
             return -1
         # Both are below 2^62: no sum here overflows.
         low -= <int64_t> gap + 2
-        out.last[i] = low
+        if i < MAX_ACK_RANGES:
+            out.last[i] = low
         low -= <int64_t> span
         if low < 0:
             return -1
-        out.first[i] = low
-    out.count = <int> count + 1
+        if i < MAX_ACK_RANGES:
+            out.first[i] = low
+            i += 1
+        count -= 1
+    out.count = i
     out.delay = delay
     if ecn:
         for _counter in range(3):
@@ -178,12 +185,15 @@ cdef void note_sent(State* s, int64_t pn, Py_ssize_t size, double now) noexcept 
     s.in_flight += size
 
 
-cdef void measure(State* s, double sample, uint64_t told_delay) noexcept nogil:
+cdef void measure(State* s, double sample, uint64_t reported_delay) noexcept nogil:
     """One round trip, of a packet that is acknowledged for the first time (RFC 9002 §5)."""
-    cdef double delay = <double> (told_delay << s.ack_delay_exponent) * 1e-6 if told_delay < <uint64_t> 1 << 40 else s.max_ack_delay
+    cdef double delay = s.max_ack_delay
     cdef double adjusted, off
     if sample < 0:
         return
+    # More than that would not fit.
+    if reported_delay < <uint64_t> 1 << 40:
+        delay = <double> (reported_delay << s.ack_delay_exponent) * 1e-6
     if delay > s.max_ack_delay:
         delay = s.max_ack_delay
     if not s.round_trip_known:

@@ -7,7 +7,8 @@ from tsq._state cimport AckRanges, State
 
 
 cdef enum:
-    MAX_FRAMES = 16
+    # More requests than this do not fit into a packet of 1,280 bytes.
+    MAX_FRAMES = 64
     MAX_PLAIN = 2048
     # A power of two would put a batch's packets into the same few sets of the cache.
     OUT_CAPACITY = 2048 + 192
@@ -18,6 +19,10 @@ cdef enum:
     CONSUMED = 1
     ANSWER = 2
     OPENED = 3
+    # Dropped, each counted by itself: it does not open; it came before; it is more work than the control plane is to have.
+    FORGED = 4
+    DUPLICATE = 5
+    EXCESSIVE = 6
 
 
 # A packet that is authentic. earlier: it was sealed with the last phase's keys.
@@ -44,6 +49,7 @@ cdef struct Frames:
 cdef bint is_short(const uint8_t* packet) noexcept nogil
 cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Opened* opened) noexcept nogil
 cdef int parse_frames(const State* s, const uint8_t* plain, Py_ssize_t size, Frames* out, AckRanges* ranges) noexcept nogil
+cdef int refuse(State* s, const Opened* opened) noexcept nogil
 cdef void commit(State* s, const Opened* opened, const AckRanges* ranges, double now) noexcept nogil
 cdef void take_known(State* s, uint8_t* out) noexcept nogil
 cdef Py_ssize_t begin(const State* s, uint8_t* out, double now) noexcept nogil

@@ -2,7 +2,8 @@
 
 Comes in: packets, keys and the state that the control plane hands over. Goes out: frames of packets that are authentic and new,
 sealed packets, the state for the control plane. Nothing of a session changes before a whole packet has been parsed, but for the
-count of packets that do not open. It must never use a packet number twice, nor tell why a packet does not open.
+counts of packets that do not open or are too much work. It must never use a packet number twice, nor say why a packet does not
+open.
 
 RFC 9000 §12.3, §17.3, §17.4; RFC 9001 §5, §6; RFC 9221.
 """
@@ -13,6 +14,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from tsq._fast cimport View, put_u64
+from tsq._frames cimport MOST_WORK, frames_work
 from tsq._packet cimport (
     IV_SIZE, MAX_CID_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, keys_complete, keys_free, keys_set_aead,
     keys_set_protection, put_varint, seal, unprotect,
@@ -90,8 +92,15 @@ cdef int parse_frames(const State* s, const uint8_t* plain, Py_ssize_t size, Fra
             return -1
     if ranges.count and s.defer_acks:
         return -1
-    # A PING alone is acknowledged in the control plane's time.
-    return -1 if out.pinged and not out.count else 0
+    return 0
+
+
+cdef int refuse(State* s, const Opened* opened) noexcept nogil:
+    """What becomes of an authentic packet that the data plane cannot deal with: NOT_TAKEN, or EXCESSIVE and counted."""
+    if frames_work(opened.plain, opened.size) <= MOST_WORK:
+        return NOT_TAKEN
+    s.excessive += 1
+    return EXCESSIVE
 
 
 cdef bint is_short(const uint8_t* packet) noexcept nogil:
@@ -121,9 +130,9 @@ cdef bint open_with(
 
 
 cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Opened* opened) noexcept nogil:
-    """Open one short-header packet, changing nothing but counters; NOT_TAKEN, CONSUMED or OPENED.
+    """Open one short-header packet, changing nothing but counters; NOT_TAKEN, FORGED, DUPLICATE or OPENED.
 
-    What is not authentic is consumed here, from wherever it came: the control plane would take a hundred times as long over it.
+    What is not authentic ends here, from wherever it came: the control plane would take a hundred times as long over it.
     """
     cdef uint64_t truncated = 0
     cdef int pn_size
@@ -134,7 +143,7 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
     pn_size = unprotect(&s.receive, view.data, view.size, 1 + C_CID, opened.header, &truncated)
     # Without the fixed bit it is no packet of this version (RFC 9000 §17.3.1).
     if pn_size < 0 or not view.data[0] & 0x40:
-        return CONSUMED
+        return FORGED
     header_size = 1 + C_CID + pn_size
     opened.pn = decode_pn(truncated, pn_size, s.largest + 1)
     opened.earlier = False
@@ -154,12 +163,12 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
         authentic = opened.earlier or updated
     if not authentic:
         s.failed_opens += 1
-        return CONSUMED
+        return FORGED
     if updated or opened.header[0] & 0x18:
         # A key update, or an authentic peer that sets reserved bits: the control plane's business.
         return NOT_TAKEN
     if seen(s, opened.pn):
-        return CONSUMED
+        return DUPLICATE
     # Who has moved is to prove it; a copy of an old packet sent from elsewhere (it was seen) proves nothing.
     return OPENED if on_path(s, view) else NOT_TAKEN
 
@@ -191,7 +200,7 @@ cdef void put_hex(uint8_t* out, const uint8_t* data, int size) noexcept nogil:
 
 
 cdef void take_known(State* s, uint8_t* out) noexcept nogil:
-    """Write the oldest departure time that was not told yet (32 hex digits), and forget it. There must be one."""
+    """Write the oldest transmit timestamp that was not reported yet (32 hex digits), and forget it. There must be one."""
     cdef uint8_t ntp[8]
     put_hex(out, s.known[0].nonce, 8)
     put_u64(ntp, s.known[0].ntp)
@@ -233,7 +242,7 @@ cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers
 
 @cython.final
 cdef class Session:
-    """One connection's keys, packet numbers and path. Made and kept in step by tsq.quic.offload; nobody else writes to it."""
+    """One connection's keys, packet numbers and path. Made and kept in step by tsq.quic.offload alone."""
 
     def __cinit__(self):
         # On a line of the processor's cache of its own: a packet touches a third of a state, and no line more than it must.
@@ -338,7 +347,7 @@ cdef class Session:
         self, bint known, double latest, double smoothed, double variance, double minimum, double max_ack_delay,
         int ack_delay_exponent,
     ):
-        """The round trip in seconds (RFC 9002 §5), a guess where it is not known yet, and how the peer tells its delays."""
+        """The round trip in seconds (RFC 9002 §5), a guess where it is not known yet, and how the peer writes its delays."""
         cdef State* s = self.state
         if not 0 <= ack_delay_exponent <= 20:
             raise ConfigError(f"an exponent of {ack_delay_exponent}", expected="0 to 20", section="RFC 9000 §18.2")
@@ -374,15 +383,15 @@ cdef class Session:
         if view.size < 1 + C_CID or not is_short(view.data):
             return None
         outcome = open_packet(self.state, &self.scratch, &view, now, &opened)
+        if outcome == OPENED and parse_frames(self.state, opened.plain, opened.size, &frames, &ranges):
+            outcome = refuse(self.state, &opened)
         if outcome == NOT_TAKEN:
             return None
-        if outcome == CONSUMED:
+        if outcome != OPENED:
             return []
-        if parse_frames(self.state, opened.plain, opened.size, &frames, &ranges):
-            return None
         commit(self.state, &opened, &ranges, now)
         # Acknowledged with the next request, or by the control plane's timer.
-        self.state.ack_wanted = self.state.ack_wanted or frames.count > 0
+        self.state.ack_wanted = self.state.ack_wanted or frames.pinged or frames.count > 0
         return [
             PyBytes_FromStringAndSize(<const char*> frames.frames[i].at, <Py_ssize_t> frames.frames[i].size)
             for i in range(frames.count)
@@ -430,7 +439,7 @@ cdef class Session:
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
     def tell(self):
-        """When an earlier answer left (R12), told once: 16 hex digits of nonce, 16 of NTP time; "" for nothing to tell."""
+        """When an earlier answer left (R12), reported once: 16 hex digits of nonce, 16 of NTP time; "" where there is nothing."""
         cdef State* s = self.state
         cdef uint8_t out[32]
         if not s.known_count:
@@ -536,10 +545,11 @@ cdef class Session:
 
     @property
     def counts(self):
-        """{"taken", "answered", "lost", "sealed", "failed_opens"}: packets and answers of this session."""
+        """{"taken", "answered", "lost", "sealed", "failed_opens", "excessive"}: packets and answers of this session."""
         cdef State* s = self.state
         return {
             "taken": s.taken, "answered": s.answered, "lost": s.lost, "failed_opens": s.failed_opens,
+            "excessive": s.excessive,
             # Packet numbers used under this key, by both planes (RFC 9001 §6.6).
             "sealed": s.next_pn - s.key_first_pn,
         }

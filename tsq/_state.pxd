@@ -25,7 +25,7 @@ cdef struct Sent:
     uint16_t size
 
 
-# When an earlier answer left (docs/reference/protocol.md R12).
+# When an earlier answer left: its transmit timestamp (docs/reference/protocol.md R12).
 cdef struct KnownT3:
     uint8_t nonce[8]
     uint64_t ntp
@@ -94,18 +94,20 @@ cdef struct State:
     int suite
     int64_t key_first_pn
     uint64_t failed_opens
+    # Packets that were dropped because they were too much work for the control plane.
+    uint64_t excessive
     RawKeys next_keys
     RawKeys current_keys
     RawKeys last_keys
     double last_keys_until
     int known_count
     KnownT3 known[KNOWN_T3]
-    # How often a table has it, and which one: only that one takes it out of its wishes when it ends.
+    # How often a table has it, and which one: only that one forgets its transmit-timestamp requests when it ends.
     int listed
     void* owner
 
 
-# The ranges of an ACK frame, largest first, and the delay that it tells in the peer's units.
+# The ranges of an ACK frame, largest first, and its delay in the peer's units.
 cdef struct AckRanges:
     int count
     uint64_t delay

@@ -19,7 +19,9 @@ class Counters:
         self._sources.append(source)
 
     def add(self, name: str, reason: str = "", amount: int = 1) -> None:
-        """Count one more."""
+        """Count one more, or so many. Nothing is counted for 0: a name without a count did not happen."""
+        if not amount:
+            return
         key = (name, reason)
         self._counts[key] = self._counts.get(key, 0) + amount
 

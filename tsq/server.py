@@ -40,6 +40,20 @@ _TURNS = 16
 _STATE_INTERVAL = 2.0
 _STATE_HOLDS = 2 * _STATE_INTERVAL
 _CLOSE_REASON = "server is shutting down"
+# What a Datapath counts by itself.
+_DATAPATH_COUNTS = (
+    "taken",
+    "answered",
+    "held_back",
+    "stepped_back",
+    "malformed",
+    "forged",
+    "duplicates",
+    "excessive",
+    "unstamped",
+    "unsent",
+    "truncated",
+)
 
 
 class Server:
@@ -214,7 +228,7 @@ class _Endpoint:
         self._service = service
         self._datapath = datapath
         self._care: asyncio.TimerHandle | None = None
-        self._counted = (0,) * 7
+        self._counted = dict.fromkeys(_DATAPATH_COUNTS, 0)
         if datapath is not None:
             service.counters.before_reading(self._count)
         self._loop = asyncio.get_running_loop()
@@ -287,36 +301,24 @@ class _Endpoint:
         datapath, counters = self._datapath, self._service.counters
         if datapath is None:
             return
-        now = (
-            datapath.taken,
-            datapath.answered,
-            datapath.held_back,
-            datapath.unsent,
-            datapath.truncated,
-            datapath.stepped_back,
-            datapath.unstamped,
-        )
-        taken, answered, held_back, unsent, truncated, stepped_back, unstamped = (
-            a - b for a, b in zip(now, self._counted, strict=True)
-        )
+        now = {name: getattr(datapath, name) for name in _DATAPATH_COUNTS}
+        new = {name: now[name] - self._counted[name] for name in _DATAPATH_COUNTS}
         self._counted = now
-        if taken:
-            counters.add("datagrams", amount=taken)
-            counters.add("taken", amount=taken)
-        if answered or held_back or stepped_back:
-            counters.add("requests", Mode.DATAGRAM, answered + held_back + stepped_back)
-        if stepped_back:
-            counters.add("unanswered", NoResponse.CLOCK_WENT_BACK, stepped_back)
-        if unstamped:
-            counters.add("user-space receive times", amount=unstamped)
-        if answered:
-            counters.add("answered", amount=answered)
-        if held_back:
-            counters.add("unanswered", "congestion window or amplification limit", held_back)
-        if unsent:
-            counters.add("unsent", "no room in the socket, or unreachable", unsent)
-        if truncated:
-            counters.add("dropped", "datagram over 2048 bytes", truncated)
+        dropped = new["forged"] + new["duplicates"] + new["excessive"]
+        requests = new["answered"] + new["held_back"] + new["stepped_back"] + new["malformed"]
+        counters.add("datagrams", amount=new["taken"] + dropped)
+        counters.add("taken", amount=new["taken"])
+        counters.add("user-space receive times", amount=new["unstamped"])
+        counters.add("requests", Mode.DATAGRAM, requests)
+        counters.add("answered", amount=new["answered"])
+        counters.add("unanswered", NoResponse.MALFORMED, new["malformed"])
+        counters.add("unanswered", NoResponse.CLOCK_WENT_BACK, new["stepped_back"])
+        counters.add("unanswered", "congestion window or amplification limit", new["held_back"])
+        counters.add("unsent", "no room in the socket, or unreachable", new["unsent"])
+        counters.add("dropped", "datagram over 2048 bytes", new["truncated"])
+        counters.add("dropped", "packet that does not open", new["forged"])
+        counters.add("dropped", "packet that came before", new["duplicates"])
+        counters.add("dropped", "packet that is too much work", new["excessive"])
 
     def _look_after(self) -> None:
         """The coarse timer of the data plane."""

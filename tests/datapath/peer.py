@@ -24,7 +24,7 @@ LOCAL = b"\xc0\x00\x02\x01"
 KEY_SIZES = {0x1301: 16, 0x1302: 32, 0x1303: 32}
 SUITES = tuple(KEY_SIZES)
 MAX_ACK_DELAY = 0.025
-WISH = b"\xfd\x08\x06tsq.t3\x00"
+EXACT_T3 = b"\xfd\x08\x06tsq.t3\x00"
 PING = b"\x01"
 PADDING = b"\x00"
 
@@ -49,8 +49,8 @@ def datagram(message: bytes) -> bytes:
 
 
 def request(number: int, *, exact: bool = False) -> bytes:
-    """A request whose nonce tells a number."""
-    return b"\x01\x10" + number.to_bytes(16, "big") + (WISH if exact else b"")
+    """A request whose nonce is a number."""
+    return b"\x01\x10" + number.to_bytes(16, "big") + (EXACT_T3 if exact else b"")
 
 
 def nonce_of(message: bytes) -> int:

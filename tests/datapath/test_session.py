@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from tests.datapath.peer import (
     CLOCK_NS,
+    EXACT_T3,
     LOCAL,
     PADDING,
     PING,
     REMOTE,
     SUITES,
-    WISH,
     Peer,
     ack,
     datagram,
@@ -40,6 +40,15 @@ def not_taken(peer: Peer, frames: bytes, number: int | None = None, **options) -
     assert peer.state == before
 
 
+def excessive(peer: Peer, frames: bytes) -> None:
+    """This packet is dropped and counted, and leaves no other trace."""
+    before, dropped = peer.state, peer.session.counts["excessive"]
+    assert peer.give(frames) == []
+    assert peer.taken
+    assert peer.session.counts["excessive"] == peer.datapath.excessive == dropped + 1
+    assert [new for new, old in zip(peer.state, before, strict=True) if new != old] == [tuple(peer.session.counts.items())]
+
+
 # ------------------------------------------------------------------------------------------------------------ requests
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -64,8 +73,28 @@ def test_every_request_of_a_packet_is_answered_in_order(peer, count):
     assert peer.datapath.answered == count
 
 
-def test_17_requests_in_a_packet_are_not_taken(peer):
-    not_taken(peer, b"".join(datagram(request(n)) for n in range(17)))
+@pytest.mark.parametrize("count", [17, 32, 33, 50, 58])
+def test_more_than_16_requests_of_a_packet_are_answered_in_several_packets(peer, count):
+    packets = peer.ask(*range(count))
+    assert [nonce for packet in packets for nonce in packet.nonces] == list(range(count))
+    assert [len(packet.messages) for packet in packets[:-1]] == [16] * ((count - 1) // 16)
+    assert [packet.number for packet in packets] == list(range(len(packets)))
+    assert all(packet.acked == [0] for packet in packets)
+    assert peer.datapath.answered == peer.session.counts["answered"] == count
+    assert peer.session.in_flight[0] == len(packets)
+
+
+def test_of_many_requests_those_that_the_window_does_not_admit_get_one_acknowledgment():
+    peer = Peer(window=2000)
+    packets = peer.ask(*range(50))
+    assert [len(packet.messages) for packet in packets] == [16, 0]
+    assert (peer.datapath.answered, peer.datapath.held_back) == (16, 34)
+    assert peer.session.in_flight[0] == 1
+
+
+def test_64_requests_are_the_most_that_a_packet_may_hold(peer):
+    assert len(peer.give((datagram(request(1)) * 64)[: 64 * 20])) == 4
+    excessive(peer, datagram(request(1)) * 65)
 
 
 def test_a_request_without_length_that_fills_the_packet_is_answered(peer):
@@ -73,8 +102,10 @@ def test_a_request_without_length_that_fills_the_packet_is_answered(peer):
     assert packet.nonces == [3]
 
 
-def test_a_request_without_length_swallows_what_follows_and_is_not_taken(peer):
-    not_taken(peer, b"\x30" + request(3) + PADDING)
+def test_a_request_without_length_swallows_what_follows_and_is_malformed(peer):
+    [packet] = peer.give(b"\x30" + request(3) + PADDING)
+    assert packet.messages == []
+    assert peer.datapath.malformed == 1
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -96,33 +127,91 @@ def test_padding_alone_is_taken_and_not_answered(peer):
     assert peer.session.received[0] == 0
 
 
-def test_a_ping_alone_is_not_taken(peer):
-    not_taken(peer, PING + PADDING * 3)
+PINGS = {"alone": PING, "padded": PING + PADDING * 1100, "many": PING * 1100, "last": PADDING + PING}
 
 
-def test_a_ping_with_an_ack_is_not_taken(peer):
+@pytest.mark.parametrize("frames", PINGS.values(), ids=PINGS)
+def test_a_ping_is_acknowledged_at_once_by_a_packet_that_asks_for_no_acknowledgment(peer, frames):
+    peer.receive([3])
+    [packet] = peer.give(frames, 5)
+    assert peer.taken
+    assert (packet.acked, packet.messages, packet.delay) == ([3, 5], [], 0)
+    assert peer.session.in_flight == (0, 0)
+    assert peer.session.probe_at is None
+    assert (peer.datapath.answered, peer.datapath.held_back) == (0, 0)
+    # A copy of it gets nothing.
+    assert peer.give(frames, 5) == []
+
+
+def test_a_ping_with_an_ack_is_acknowledged(peer):
     peer.ask(1)
-    not_taken(peer, PING + ack(0))
+    [packet] = peer.give(PING + ack(0))
+    assert packet.acked == [0, 1]
+    assert peer.session.in_flight == (0, 0)
+
+
+def test_a_ping_is_acknowledged_though_the_window_is_full():
+    peer = Peer(window=0)
+    [packet] = peer.give(PING)
+    assert packet.acked == [0]
+    assert peer.datapath.held_back == 0
+
+
+@pytest.mark.parametrize("frames", [PADDING * 20, b""])
+def test_what_asks_for_no_acknowledgment_gets_none(peer, frames):
+    """RFC 9000 §13.2.1: two ends that acknowledge acknowledgments would never stop."""
+    peer.ask(1)
+    assert peer.give(frames + ack(0)) == []
+    assert peer.taken
 
 
 def test_a_packet_without_frames_is_not_taken(peer):
     not_taken(peer, b"")
 
 
-OTHER_REQUESTS = {
+MALFORMED = {
     "empty": b"",
     "a nonce that is cut": request(1)[:17],
     "a byte too many": request(1) + b"\x00",
     "another nonce length": b"\x01\x0f" + bytes(16),
     "another type first": b"\x02\x10" + bytes(16),
+    "a nonce twice": request(1) + request(1),
+    "exact T3 before the nonce": EXACT_T3 + request(1),
+    "exact T3 with a wrong length": request(1) + b"\xfd\x07\x06tsq.t3\x00",
+}
+
+
+@pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_message_is_counted_acknowledged_and_not_answered(peer, message):
+    [packet] = peer.give(datagram(message))
+    assert (packet.acked, packet.messages) == ([0], [])
+    assert (peer.datapath.taken, peer.datapath.malformed, peer.datapath.answered) == (1, 1, 0)
+    assert peer.session.in_flight == (0, 0)
+
+
+@pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_message_beside_requests_costs_them_nothing(peer, message):
+    [packet] = peer.give(datagram(request(5)) + datagram(message) + datagram(request(6)) + datagram(message))
+    assert packet.nonces == [5, 6]
+    assert (peer.datapath.malformed, peer.datapath.answered) == (2, 2)
+
+
+def test_a_malformed_message_is_counted_for_its_own_packet_only(peer):
+    peer.give(datagram(b""))
+    peer.give(datagram(request(1)))
+    peer.give(PADDING)
+    peer.give(datagram(request(1)), 0)
+    assert peer.datapath.malformed == 1
+
+
+OTHER_REQUESTS = {
     "a padding TLV": request(1) + b"\xfb\x04" + bytes(4),
-    "a signature wish": request(1) + b"\xfc\x00",
-    "a precision wish": request(1) + b"\xfa\x00",
+    "a signature request": request(1) + b"\xfc\x00",
+    "a precision request": request(1) + b"\xfa\x00",
     "other metadata": request(1) + b"\xfd\x08\x06tsq.t4\x00",
     "exact T3 with a value": request(1) + b"\xfd\x09\x06tsq.t3\x01x",
-    "exact T3 twice": request(1) + WISH + WISH,
-    "exact T3 before the nonce": WISH + request(1),
-    "exact T3 with a wrong length": request(1) + b"\xfd\x07\x06tsq.t3\x00",
+    "exact T3 twice": request(1) + EXACT_T3 + EXACT_T3,
+    "T2 of the client's": request(1) + b"\x02\x08" + bytes(8),
 }
 
 
@@ -169,6 +258,53 @@ def test_another_frame_after_a_request_takes_the_packet_along(peer, frame):
     not_taken(peer, datagram(request(5)) + frame)
 
 
+# What a packet holds that the data plane does not deal with, and how often that may be there.
+WORK = {
+    "empty DATAGRAM frames beside a stream": (datagram(b""), 15, b"\x0b\x00\x01x"),
+    "requests with a TLV": (datagram(request(1) + b"\x09\x00"), 16, b""),
+    "STREAM": (b"\x0e\x00\x02\x01x", 32, b""),
+    "CRYPTO": (b"\x06\x02\x01x", 32, b""),
+    "MAX_DATA": (b"\x10\x40\x00", 32, b""),
+    "PATH_CHALLENGE": (b"\x1a" + bytes(8), 32, b""),
+    "NEW_CONNECTION_ID": (b"\x18\x05\x00\x08" + bytes(8) + bytes(16), 32, b""),
+    "RETIRE_CONNECTION_ID": (b"\x19\x05", 32, b""),
+    "PING beside a stream": (PING, 31, b"\x0b\x00\x01x"),
+    "ACK": (ack(0), 32, b""),
+}
+
+
+@pytest.mark.parametrize(("frame", "most", "beside"), WORK.values(), ids=WORK)
+def test_a_packet_that_is_too_much_work_for_the_control_plane_is_dropped_and_counted(peer, frame, most, beside):
+    peer.ask(1)
+    not_taken(peer, frame * most + beside)
+    excessive(peer, frame * (most + 1) + beside)
+    # It was not received: the same number may come again.
+    assert peer.ask(2)[0].nonces == [2]
+
+
+def test_an_ack_of_too_many_ranges_is_dropped_while_acks_are_the_control_planes(peer):
+    peer.session.next_packet_number = 2000
+    peer.recover(1 << 20, 0.1, 0.3, defer=True)
+    not_taken(peer, ack(1999, 0, *[(0, 0)] * 124))
+    excessive(peer, ack(1999, 0, *[(0, 0)] * 125))
+
+
+def test_packets_that_are_too_much_work_end_the_connection_in_the_end(peer):
+    for _ in range(peer.datapath.excessive_limit):
+        assert peer.datapath.due(peer.now) == []
+        excessive(peer, PING * 33 + b"\x1e")
+    assert peer.datapath.due(peer.now) == [peer.session]
+
+
+def test_a_forged_packet_that_would_be_too_much_work_is_counted_as_forged_only(peer):
+    data = bytearray(peer.seal(b"\x1e" * 100))
+    data[-1] ^= 1
+    peer.deliver(bytes(data))
+    counts = peer.session.counts
+    assert (counts["excessive"], counts["failed_opens"]) == (0, 1)
+    assert (peer.datapath.forged, peer.datapath.excessive, peer.datapath.taken) == (1, 0, 0)
+
+
 # ------------------------------------------------------------------------------------------------- received packet numbers
 
 def test_a_duplicate_is_dropped(peer):
@@ -178,6 +314,7 @@ def test_a_duplicate_is_dropped(peer):
     assert peer.deliver(data) == []
     assert peer.taken
     assert peer.state == before
+    assert (peer.datapath.taken, peer.datapath.duplicates, peer.datapath.forged) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +407,7 @@ def test_runs_below_the_acknowledged_floor_are_left_out(peer):
     assert packet.acked == [96, 97, 99, 100, 101]
 
 
-def test_the_ack_delay_is_told_in_units_of_8_us(peer):
+def test_the_ack_delay_is_in_units_of_8_us(peer):
     peer.receive([0])
     peer.now += 0.008
     [packet] = peer.give(datagram(request(1)), 1)
@@ -355,19 +492,37 @@ def test_an_ack_down_to_zero_is_taken():
         assert peer.taken
 
 
-@pytest.mark.parametrize(("count", "taken"), [(1, True), (63, True), (64, True), (65, False), (100, False), ((1 << 62) - 1, False)])
-def test_an_ack_of_more_than_64_ranges_is_not_taken(count, taken):
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 100, 500])
+def test_an_ack_of_any_number_of_ranges_is_taken(count):
     peer = Peer()
     peer.session.next_packet_number = 1000
-    if count < 1000:
-        frame = ack(999, 0, *[(0, 0)] * (count - 1))
-    else:
-        frame = b"\x02" + varint(999) + varint(0) + varint(count) + varint(0)
-    if taken:
-        peer.give(frame)
-        assert peer.taken
-    else:
-        not_taken(peer, frame)
+    [first], [second] = peer.ask(1), peer.ask(2)
+    peer.session.next_packet_number = 1100
+    assert peer.give(ack(1001, 0, *[(0, 0)] * (count - 1))) == []
+    assert peer.taken
+    assert (first.number, second.number) == (1000, 1001)
+    assert peer.session.largest_acknowledged == 1001
+    assert peer.session.in_flight[0] == 1
+
+
+def test_of_more_than_64_ranges_the_newest_64_count():
+    peer = Peer()
+    numbers = [peer.ask(n)[0].number for n in range(2)]
+    peer.session.next_packet_number = 200
+    numbers.append(peer.ask(3)[0].number)
+    # 200, 198, 196 ... 0: the 64th is 74.
+    peer.give(ack(200, 0, *[(0, 0)] * 100))
+    assert peer.taken
+    assert numbers == [0, 1, 200]
+    assert peer.session.in_flight == (0, 0)
+    assert peer.session.counts["lost"] == 2
+
+
+@pytest.mark.parametrize("count", [1, 64, 1000, (1 << 62) - 1])
+def test_an_ack_with_fewer_ranges_than_it_says_is_not_taken(count):
+    peer = Peer()
+    peer.session.next_packet_number = 1000
+    not_taken(peer, b"\x02" + varint(999) + varint(0) + varint(count) + varint(0))
 
 
 def test_an_ack_with_ecn_counts_is_taken():
@@ -843,7 +998,8 @@ def test_a_forged_packet_from_anywhere_is_dropped_and_counted(peer):
     for count, remote in enumerate((peer.remote, pack_address("192.0.2.9", 9)), 1):
         assert peer.deliver(bytes(data), remote=remote) == []
         assert peer.taken
-        assert peer.session.counts["failed_opens"] == count
+        assert peer.session.counts["failed_opens"] == peer.datapath.forged == count
+    assert (peer.datapath.taken, peer.datapath.duplicates) == (0, 0)
 
 
 def test_a_copy_of_an_old_packet_from_elsewhere_proves_nothing(peer):
@@ -1025,7 +1181,24 @@ def test_a_client_gets_nothing_of_a_duplicate_or_a_forged_packet():
     assert peer.session.open(data, peer.now) == []
 
 
-@pytest.mark.parametrize("frames", [PING, b"\x1e", datagram(b"one") + b"\x1e", ack(5), b"\x31\x05one"])
+def test_a_client_acknowledges_a_ping_when_its_time_has_come():
+    peer = client_peer()
+    assert peer.session.open(peer.seal(PING), peer.now) == []
+    assert peer.session.ack_wanted
+    assert peer.session.seal([b"message"], peer.now)
+    assert not peer.session.ack_wanted
+    assert peer.session.open(peer.seal(PADDING), peer.now) == []
+    assert not peer.session.ack_wanted
+
+
+def test_a_client_drops_what_is_too_much_work():
+    peer = client_peer()
+    assert peer.session.open(peer.seal(b"\x1e" * 33), peer.now) == []
+    assert peer.session.counts["excessive"] == 1
+    assert peer.session.received[0] == -1
+
+
+@pytest.mark.parametrize("frames", [b"\x1e", datagram(b"one") + b"\x1e", ack(5), b"\x31\x05one"])
 def test_a_client_leaves_other_packets_to_the_control_plane(frames):
     peer = client_peer()
     before = peer.state
@@ -1074,7 +1247,7 @@ ANSWERED = {
     "a padding TLV": [datagram(request(1) + b"\xf8\x04" + bytes(4))],
     "unknown TLV": [datagram(request(1) + b"\x09\x01x")],
     "metadata": [datagram(request(1) + b"\xfd\x08\x06tsq.t4\x00")],
-    "17 requests": [datagram(request(n)) for n in range(17)],
+    "16 requests with a TLV": [datagram(request(n) + b"\x09\x00") for n in range(16)],
     "two ACK frames": [ack(0), ack(1), datagram(request(1))],
     "MAX_DATA": [b"\x10\x80\x7f\xff\xff", datagram(request(1))],
     "PING in a longer form": [datagram(request(1)), PING],
@@ -1102,8 +1275,15 @@ def test_a_stream_beside_a_request_is_answered_by_the_control_plane(world, clien
     assert nonce_of(client.streams[0]) == 2
 
 
-def test_a_malformed_request_is_counted_by_the_control_plane(world, client):
-    assert inject(world, client, datagram(request(1)[:-1])) == 0
+@pytest.mark.parametrize("message", [request(1)[:-1], request(1) + b"\x09\x01x"])
+def test_a_malformed_request_does_not_end_the_connection(world, client, message):
+    assert inject(world, client, datagram(request(1)[:-1])) == 1
+    assert world.datapath.malformed == 1
+    assert len(client.ask(request(5))) == 1
+
+
+def test_metadata_that_does_not_hold_its_parts_is_counted_by_the_control_plane(world, client):
+    assert inject(world, client, datagram(request(1) + b"\xfd\x02\x09x")) == 0
     assert world.counters.get("unanswered", "malformed request") == 1
     assert len(client.ask(request(5))) == 1
 

@@ -11,25 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aioquic.quic.packet import QuicErrorCode
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 from aioquic.tls import Epoch
 
 from benchmarks.fleet import Fleet
-from tests.datapath.peer import WISH, Packet, Peer, datagram, nonce_of, request
+from tests.datapath.peer import EXACT_T3, Packet, Peer, ack, datagram, nonce_of, request
 from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
 from tests.support.threads import ServerThread
-from tests.support.world import World
+from tests.support.world import CLIENT, World
 from tsq import _fast
 from tsq._datapath import BATCH, Datapath
 from tsq._fast import ns_from_ntp, pack_address
 from tsq.client import query
 from tsq.config import ClientOptions, Target, Trust
 from tsq.errors import ConfigError
-from tsq.quic import offload
+from tsq.quic import offload, tls
+from tsq.quic.client_connection import ClientConnection
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.udp import sink
 from tsq.server import Server
+from tsq.session import Session
 
 FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
@@ -37,12 +39,13 @@ FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 class Wire:
     """A session's peer on a socket of its own, and the socket that the data plane serves. What is sent has arrived: loopback."""
 
-    def __init__(self, host: str = "127.0.0.1", bind: str | None = None) -> None:
+    def __init__(self, host: str = "127.0.0.1", bind: str | None = None, *, transmit_timestamps: bool = True) -> None:
         family = FAMILIES[host]
         self.server = socket.socket(family, socket.SOCK_DGRAM)
         self.server.setblocking(False)
         _fast.enable_receive_timestamps(self.server.fileno(), family, bind is not None)
-        _fast.enable_transmit_timestamps(self.server.fileno())
+        if transmit_timestamps:
+            _fast.enable_transmit_timestamps(self.server.fileno())
         self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.server.bind((bind or host, 0))
         self.client = socket.socket(family, socket.SOCK_DGRAM)
@@ -110,7 +113,8 @@ def test_on_a_wildcard_address_the_answer_comes_from_where_the_request_went(host
         # The client's socket is connected: an answer from another address would not reach it.
         packet, _ = wire.ask(1)
         assert packet.nonces == [1]
-        wire.send(datagram(request(2)[:-1]))
+        # A TLV that only the control plane looks at.
+        wire.send(datagram(request(2) + b"\xf8\x00"))
         [count, [item]] = wire.serve()
         assert (count, item[2]) == (1, wire.peer.local)
 
@@ -183,8 +187,8 @@ def test_an_answer_that_cannot_be_sent_costs_the_others_of_its_batch_nothing(ord
 
 # ------------------------------------------------------------------------------------------------------- exact T3 (R12)
 
-def told(message: bytes) -> tuple[int, int]:
-    """(nonce, time in ns) that an answer tells of an earlier one; its form is checked byte for byte."""
+def reported(message: bytes) -> tuple[int, int]:
+    """(nonce, time in ns) that an answer reports of an earlier one; its form is checked byte for byte."""
     assert len(message) == 80
     assert message[38:48] == b"\xfd\x28\x06tsq.t3\x20"
     value = message[48:].decode()
@@ -193,13 +197,13 @@ def told(message: bytes) -> tuple[int, int]:
     return int(value[:16], 16), ns_from_ntp(int(value[16:], 16), time.time_ns())
 
 
-def wish(number: int) -> bytes:
+def exact_request(number: int) -> bytes:
     """A request for exact T3 whose number is in the nonce's first 8 bytes."""
-    return b"\x01\x10" + number.to_bytes(8, "big") * 2 + WISH
+    return b"\x01\x10" + number.to_bytes(8, "big") * 2 + EXACT_T3
 
 
 def ask_exact(wire: Wire, *numbers: int) -> tuple[list[bytes], int]:
-    wire.send(b"".join(datagram(wish(n)) for n in numbers))
+    wire.send(b"".join(datagram(exact_request(n)) for n in numbers))
     assert wire.serve() == (1, [])
     [(packet, at)] = wire.read()
     return packet.messages, at
@@ -209,36 +213,36 @@ def t3_of(message: bytes) -> int:
     return ns_from_ntp(int.from_bytes(message[30:38], "big"), time.time_ns())
 
 
-def test_the_next_answer_tells_when_the_last_one_left(wire):
+def test_the_next_answer_reports_when_the_last_one_left(wire):
     [first], t4 = ask_exact(wire, 0x0123456789ABCDEF)
     assert len(first) == 38
     [second], _ = ask_exact(wire, 2)
-    nonce, left = told(second)
+    nonce, left = reported(second)
     assert second[48:64] == b"0123456789abcdef"
     assert nonce == 0x0123456789ABCDEF
     assert t3_of(first) <= left <= t4
     assert wire.peer.datapath.exact == 2
 
 
-def test_each_departure_is_told_once(wire):
+def test_each_transmit_timestamp_is_reported_once(wire):
     ask_exact(wire, 1)
     [second], _ = ask_exact(wire, 2)
     [third], _ = ask_exact(wire, 3)
-    assert (told(second)[0], told(third)[0]) == (1, 2)
+    assert (reported(second)[0], reported(third)[0]) == (1, 2)
 
 
-def test_departures_are_told_only_to_who_asks(wire):
+def test_transmit_timestamps_are_reported_only_to_clients_that_ask(wire):
     ask_exact(wire, 1)
     for n in range(3):
         packet, _ = wire.ask(n)
         assert [len(message) for message in packet.messages] == [38]
     [last], _ = ask_exact(wire, 2)
-    assert told(last)[0] == 1
-    # Plain requests between them asked for no departure time.
+    assert reported(last)[0] == 1
+    # Plain requests between them asked for no transmit timestamp.
     assert wire.peer.datapath.exact == 2
 
 
-def test_plain_requests_cost_no_departure_times(wire):
+def test_plain_requests_cost_no_transmit_timestamps(wire):
     for n in range(5):
         packet, _ = wire.ask(n)
         assert [len(message) for message in packet.messages] == [38]
@@ -246,56 +250,152 @@ def test_plain_requests_cost_no_departure_times(wire):
     assert _fast.transmit_times(wire.server.fileno()) == []
 
 
-def test_only_the_newest_four_departures_are_kept(wire):
+def test_only_the_newest_four_transmit_timestamps_are_kept(wire):
     for n in range(1, 8):
-        wire.send(datagram(wish(n)))
+        wire.send(datagram(exact_request(n)))
     assert wire.serve() == (7, [])
     assert [len(packet.messages[0]) for packet, _ in wire.read()] == [38] * 7
     messages, _ = ask_exact(wire, *range(10, 16))
-    assert [told(message)[0] for message in messages[:4]] == [4, 5, 6, 7]
+    assert [reported(message)[0] for message in messages[:4]] == [4, 5, 6, 7]
     assert [len(message) for message in messages[4:]] == [38, 38]
 
 
-def test_a_packets_departure_is_told_of_its_first_wish(wire):
-    wire.send(datagram(request(1)) + datagram(wish(7)) + datagram(wish(8)))
+def test_a_packets_transmit_timestamp_is_reported_for_its_first_exact_request(wire):
+    wire.send(datagram(request(1)) + datagram(exact_request(7)) + datagram(exact_request(8)))
     wire.serve()
     wire.read()
     [message], _ = ask_exact(wire, 9)
-    assert told(message)[0] == 7
+    assert reported(message)[0] == 7
 
 
 def test_a_lost_answer_harms_nothing(wire):
     for n in range(1, 4):
-        wire.send(datagram(wish(n)))
+        wire.send(datagram(exact_request(n)))
         wire.serve()
     lost = wire.read()
     assert [len(packet.messages[0]) for packet, _ in lost] == [38, 80, 80]
     [message], _ = ask_exact(wire, 4)
-    assert told(message)[0] == 3
+    assert reported(message)[0] == 3
 
 
-def test_departures_of_a_discarded_session_are_nobodys(wire):
+def test_transmit_timestamps_of_a_session_that_left_the_table_are_not_reported(wire):
     for n in range(1, 4):
-        wire.send(datagram(wish(n)))
+        wire.send(datagram(exact_request(n)))
     wire.serve()
     peer = wire.peer
     peer.datapath.discard(peer.id)
-    wire.send(datagram(wish(5)))
+    wire.send(datagram(exact_request(5)))
     count, rest = wire.serve()
     assert (count, len(rest)) == (1, 1)
     peer.datapath.add(peer.id, peer.session)
     wire.read()
     [message], _ = ask_exact(wire, 6)
-    assert told(message)[0] == 1
+    assert reported(message)[0] == 1
 
 
 def test_what_came_late_to_the_error_queue_is_taken_away(wire):
-    # A departure time that lies there when nothing else does would wake the event loop for ever.
-    wire.client.send(wire.peer.seal(datagram(wish(1))))
+    # A transmit timestamp that lies there when nothing else does would wake the event loop for ever.
+    wire.client.send(wire.peer.seal(datagram(exact_request(1))))
     assert wire.serve() == (1, [])
     _fast.send(wire.server.fileno(), [(b"x", wire.peer.remote, b"")], True)
     assert wire.serve() == (0, [])
     assert _fast.transmit_times(wire.server.fileno()) == []
+
+
+def stamp_other_packets(wire: Wire, count: int) -> None:
+    """Let the kernel stamp so many packets of the socket's that the data plane does not know of, and take the stamps away."""
+    fd = wire.server.fileno()
+    while count:
+        sent, *_ = _fast.send(fd, [(b"x", wire.peer.remote, b"")] * min(count, 32), True)
+        assert sent
+        count -= sent
+        while _fast.transmit_times(fd):
+            pass
+        wire.received.receive(wire.client.fileno())
+
+
+def test_a_transmit_timestamp_that_comes_when_its_session_is_gone_is_dropped():
+    with contextlib.closing(Wire("127.0.0.1", transmit_timestamps=False)) as wire:
+        datapath, fd = wire.peer.datapath, wire.server.fileno()
+        ask_exact(wire, 1)
+        datapath.discard(wire.peer.id)
+        # Only now is there a stamp, and it has the number of that answer.
+        _fast.enable_transmit_timestamps(fd)
+        _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
+        assert wire.serve() == (0, [])
+        assert _fast.transmit_times(fd) == []
+        assert datapath.exact == 0
+        assert wire.peer.session.tell() == ""
+
+
+def test_a_transmit_timestamp_belongs_to_the_answer_with_its_number_and_not_to_one_a_whole_round_away(wire):
+    stamp_other_packets(wire, 4096)
+    ask_exact(wire, 1)
+    [message], _ = ask_exact(wire, 2)
+    assert len(message) == 38
+    assert wire.peer.datapath.exact == 0
+
+
+def test_a_transmit_timestamp_is_used_once(wire):
+    fd = wire.server.fileno()
+    ask_exact(wire, 1)
+    assert wire.peer.datapath.exact == 1
+    # The kernel counts from 0 again: the next packet has the same number.
+    _fast.enable_transmit_timestamps(fd)
+    _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
+    assert wire.serve() == (0, [])
+    assert wire.peer.datapath.exact == 1
+
+
+def test_of_several_answering_packets_each_has_the_transmit_timestamp_of_its_own_requests(wire):
+    plain = b"".join(datagram(request(n)) for n in range(16))
+    wire.send(plain + datagram(exact_request(7)))
+    assert wire.serve() == (1, [])
+    first, second = (packet for packet, _ in wire.read())
+    assert (len(first.messages), len(second.messages)) == (16, 1)
+    assert wire.peer.datapath.exact == 1
+    wire.send(datagram(exact_request(8)) + plain[20:] + datagram(request(5)) * 5)
+    assert wire.serve() == (1, [])
+    first, second = (packet for packet, _ in wire.read())
+    assert reported(first.messages[0])[0] == 7
+    assert wire.peer.datapath.exact == 2
+    [message], _ = ask_exact(wire, 9)
+    assert reported(message)[0] == 8
+
+
+def test_no_transmit_timestamp_is_asked_for_where_nothing_is_answered():
+    with contextlib.closing(Wire("127.0.0.1")) as wire:
+        wire.peer.recover(10)
+        messages, _ = ask_exact(wire, 1)
+        assert messages == []
+        assert _fast.transmit_times(wire.server.fileno()) == []
+        wire.peer.recover(1 << 20)
+        [message], _ = ask_exact(wire, 2)
+        assert len(message) == 38
+        assert wire.peer.datapath.exact == 1
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_session_that_has_left_the_table_asks_for_no_transmit_timestamp(replaced):
+    with contextlib.closing(Wire("127.0.0.1")) as wire:
+        datapath, peer = wire.peer.datapath, wire.peer
+        if replaced:
+            datapath.add(peer.id, Peer(seed=2).session)
+        datapath.discard(peer.id)
+        datapath.send_stamped(wire.server.fileno(), bytes(40), peer.remote, b"", peer.session, bytes(16), time.time_ns())
+        wire.serve()
+        assert datapath.exact == 0
+
+
+@pytest.mark.parametrize(("ahead_ns", "believed"), [(-100_000_000, 1), (60_000_000_000, 0), (-60_000_000_000, 0)])
+def test_a_transmit_timestamp_is_believed_from_t3_until_a_second_after_it(wire, ahead_ns, believed):
+    datapath = wire.peer.datapath
+    assert datapath.send_stamped(
+        wire.server.fileno(), bytes(40), wire.peer.remote, b"", wire.peer.session, bytes(16), time.time_ns() + ahead_ns
+    )
+    wire.serve()
+    assert datapath.exact == believed
+    assert bool(wire.peer.session.tell()) == bool(believed)
 
 
 # ------------------------------------------------------------------------------------------------------------- a server
@@ -319,7 +419,7 @@ def test_a_load_is_answered_by_the_data_plane(server, fleet):
     assert server.call(server.server.counters.get, "answered") >= fleet.asker.answered
 
 
-def test_a_load_that_asks_for_exact_t3_is_told(server, fleet):
+def test_a_load_that_asks_for_exact_t3_gets_it(server, fleet):
     fleet.run(1000, window=1, exact=True)
     # Each connection's first answer has nothing to tell.
     assert fleet.asker.answered - fleet.asker.exact <= 4 + fleet.asker.lost
@@ -335,19 +435,19 @@ def test_a_client_that_does_not_ask_for_exact_t3_sees_38_bytes(server, certifica
     assert taken(server) > 40
 
 
-def test_the_departure_of_an_answer_of_the_control_plane_is_told_too(server, certificates):
+def test_the_transmit_timestamp_of_an_answer_of_the_control_plane_is_reported_too(server, certificates):
     with aioquic_client(server.target, certificates) as client:
         client.wait("HandshakeCompleted")
         for _ in range(5):
             client.exchange()
-        # An unknown TLV behind the wish: nothing that the data plane decides.
-        client.quic.send_datagram_frame(wish(0xABCD) + b"\x09\x00")
+        # An unknown TLV behind the request for exact T3: nothing that the data plane decides.
+        client.quic.send_datagram_frame(exact_request(0xABCD) + b"\x09\x00")
         client.flush()
         first = client.wait("DatagramFrameReceived").data
         assert len(first) == 38
-        client.quic.send_datagram_frame(wish(2))
+        client.quic.send_datagram_frame(exact_request(2))
         client.flush()
-        nonce, left = told(client.wait("DatagramFrameReceived").data)
+        nonce, left = reported(client.wait("DatagramFrameReceived").data)
     assert nonce == 0xABCD
     assert t3_of(first) <= left
 
@@ -698,6 +798,26 @@ def test_a_migration_is_validated_by_the_control_plane_and_then_served_by_the_da
     assert client.end is None
 
 
+def test_a_client_at_an_address_that_is_not_validated_is_not_the_data_planes(world):
+    """RFC 9000 §8.1: until it has shown that it receives there, it is sent three times what it sent."""
+    client = connected(world, idle_timeout=60.0)
+    assert served(world, client) == 5
+    elsewhere = path(4)
+    [connection] = world.router.connections
+    answered, to_elsewhere, from_elsewhere = world.datapath.answered, 0, 0
+    for n in range(30):
+        client.quic.send_datagram_frame(request(n))
+        for data in client.datagrams(world.now):
+            from_elsewhere += len(data)
+            # What the server sends never arrives, so the path stays as it is.
+            to_elsewhere += sum(map(len, world.deliver_to_server(data, elsewhere)))
+        assert not connection.plane.active
+        assert connection.quic._network_paths[0].addr[:2] == elsewhere[:2]
+        world.run(0.02)
+    assert world.datapath.answered == answered
+    assert to_elsewhere <= 3 * from_elsewhere
+
+
 def test_a_change_of_connection_ids_is_followed(world):
     client = connected(world, idle_timeout=60.0)
     for _ in range(5):
@@ -728,6 +848,113 @@ def test_a_client_close_takes_the_session_out_of_the_table(world):
     assert len(world.datapath) == 0
 
 
+def test_the_control_plane_follows_packet_numbers_that_the_data_plane_has_seen(world):
+    client = connected(world, idle_timeout=60.0)
+    for n in range(5):
+        # A packet has the last two bytes of its number.
+        client.quic._packet_number += 20_000
+        assert served(world, client, 1) == 1, n
+    assert world.router.connections[0].plane.active
+    assert nonce_of(client.ask_stream(request(7))) == 7
+
+
+def test_the_number_of_the_next_packet_cannot_be_acknowledged_in_the_control_plane_either(world):
+    client = connected(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    quic = client.quic
+    keys = quic._cryptos[Epoch.ONE_RTT].send
+    for number, ended in ((connection.quic._packet_number - 1, False), (connection.quic._packet_number, True)):
+        header = bytes([0x43 | keys.key_phase << 2]) + quic._peer_cid.cid + quic._packet_number.to_bytes(4, "big")
+        # MAX_DATA makes it the control plane's.
+        packet = keys.encrypt_packet(header, ack(number) + b"\x10\x40\x40", quic._packet_number)
+        quic._packet_number += 1
+        world.deliver_to_server(packet)
+        assert (connection.quic._close_event is not None) == ended
+
+
+@pytest.mark.parametrize(("limit", "fit"), [(127, False), (128, True)])
+def test_a_client_that_takes_only_small_datagram_frames_is_the_control_planes(world, limit, fit):
+    client = ForeignClient(world, max_datagram_frame_size=limit)
+    world.run(0.5)
+    for n in range(3):
+        assert len(client.ask(request(n))) == 1
+    assert serving(world) == fit
+    assert bool(world.datapath.answered) == fit
+
+
+def test_a_client_of_quic_version_2_is_the_control_planes(world):
+    version = QuicProtocolVersion.VERSION_2
+    client = ForeignClient(world, supported_versions=[version], original_version=version)
+    world.run(0.5)
+    for n in range(3):
+        assert len(client.ask(request(n))) == 1
+    assert not serving(world)
+    assert world.datapath.answered == 0
+
+
+@pytest.mark.parametrize("what", ["close", "request_key_update"])
+def test_a_connection_with_something_to_send_first_is_not_handed_over(world, what):
+    connected(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    connection.enter()
+    getattr(connection.quic, what)()
+    connection.leave(world.now)
+    assert not connection.plane.active
+
+
+def test_a_connection_that_is_closing_is_not_handed_over(world):
+    connected(world, idle_timeout=60.0)
+    [connection] = world.router.connections
+    connection.enter()
+    connection.quic.close()
+    connection.quic.datagrams_to_send(world.now)
+    connection.plane.leave(world.now)
+    assert not connection.plane.active
+
+
+def test_a_client_hands_nothing_over_before_its_handshake_is_confirmed(world):
+    """RFC 9001 §4.1.2: for a client that is later than complete. Until then Handshake packets are still to be sent."""
+    session = world.session()
+    world.run(1)
+    for _ in range(3):
+        world.exchange(session)
+    plane = session._connection.plane
+    for confirmed in (False, True):
+        session._connection.enter()
+        session._connection.quic._handshake_confirmed = confirmed
+        plane.leave(world.now)
+        assert plane.active == confirmed
+
+
+@pytest.mark.parametrize(("size", "fit"), [(8, True), (4, False)])
+def test_a_client_with_connection_ids_of_another_length_is_the_control_planes(world, certificates, size, fit):
+    configuration = tls.client_configuration("localhost", Trust(ca_file=str(certificates.authority)))
+    configuration.connection_id_length = size
+    session = Session(ClientConnection(configuration))
+    world._sessions[CLIENT] = session
+    session.start(world.now)
+    world.pump(session)
+    world.run(1)
+    for _ in range(3):
+        world.exchange(session)
+    assert [sample.valid for sample in session.samples] == [True] * 3
+    assert session._connection.plane.active == fit
+
+
+def test_what_an_answer_of_the_data_plane_acknowledges_is_not_acknowledged_again(world):
+    client = connected(world, idle_timeout=60.0)
+    # To be acknowledged, but not to be answered: the control plane would wait for its time.
+    quic = client.quic
+    keys = quic._cryptos[Epoch.ONE_RTT].send
+    header = bytes([0x43 | keys.key_phase << 2]) + quic._peer_cid.cid + quic._packet_number.to_bytes(4, "big")
+    assert world.deliver_to_server(keys.encrypt_packet(header, b"\x10\x40\x40", quic._packet_number)) == []
+    quic._packet_number += 1
+    before = [side for side, _ in world.sent].count("server")
+    assert served(world, client, 1) == 1
+    world.run(0.5)
+    assert [side for side, _ in world.sent].count("server") == before + 1
+
+
 def test_a_lost_answer_is_neither_repeated_nor_does_it_stop_the_next(world):
     client = connected(world, idle_timeout=60.0)
     drop = {"now": True}
@@ -754,8 +981,8 @@ def test_many_clients_share_a_table(world):
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_departures_are_wished_for_only_in_the_sessions_own_table(own):
-    """Only that one forgets them with the session; another socket's table would write to memory that is gone."""
+def test_transmit_timestamps_are_asked_for_only_in_the_sessions_own_table(own):
+    """Only that one forgets them with the session; another socket's table would write to memory that was freed."""
     with contextlib.closing(Wire("127.0.0.1")) as wire:
         other = Datapath()
         table = wire.peer.datapath if own else other
@@ -769,7 +996,7 @@ def test_departures_are_wished_for_only_in_the_sessions_own_table(own):
 
 
 def heard_of(world: World, client: ForeignClient, *, on_a_stream: bool) -> None:
-    """After an outage: one more answer arrives, and its acknowledgment tells what did not."""
+    """After an outage: one more answer arrives, and its acknowledgment shows what did not."""
     world.to_client = lambda data, number: [1_000_000]
     client.ask(request(20), seconds=0.0)
     if on_a_stream:
@@ -813,24 +1040,24 @@ def test_one_outage_reduces_the_window_once_whoever_lost_what(world, datagrams):
     assert 0.45 * before < window < 0.6 * before
 
 
-# -------------------------------------------------------------------------------------------------- the way out, warmed
+# -------------------------------------------------------------------------------------------- the transmit path, warmed
 
 @pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", None), ("127.0.0.1", "0.0.0.0"), ("::1", None), ("::1", "::")])
-def test_after_a_rest_the_way_to_the_peer_is_gone_in_vain_and_nothing_more_arrives(host, bind):
+def test_after_a_rest_the_transmit_path_is_warmed_and_nothing_more_arrives(host, bind):
     with contextlib.closing(Wire(host, bind)) as wire, contextlib.closing(sink()) as spare:
         warmed = Datapath(spare.fileno())
         warmed.add(wire.peer.id, wire.peer.session)
         wire.peer.datapath = warmed
-        # Its departure is the socket's first: what was gone in vain is not counted among them.
+        # Its transmit timestamp is the socket's first: what warmed the path is not counted among them.
         ask_exact(wire, 1)
-        assert warmed.in_vain == 1
+        assert warmed.warmed == 1
         [second], _ = ask_exact(wire, 2)
-        assert told(second)[0] == 1
+        assert reported(second)[0] == 1
         with pytest.raises(BlockingIOError):
             wire.client.recv(1 << 12)
 
 
-def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_nobody():
+def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_the_sink():
     with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
         spare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         warmed = Datapath(spare.fileno())

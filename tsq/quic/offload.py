@@ -194,7 +194,7 @@ class Plane:
     def seal(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[bytes, object] | None:
         """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
 
-        stamp: (nonce, T3) of the answer whose departure time is wanted (docs/reference/protocol.md R12).
+        stamp: (nonce, T3) of the answer whose transmit timestamp is wanted (docs/reference/protocol.md R12).
         """
         session = self._quic.session
         if not self.active or session is None:
@@ -206,7 +206,7 @@ class Plane:
         return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
 
     def stamped(self, path: object, stamp: tuple[bytes, int]) -> object:
-        """The path for a datagram of the control plane's whose departure time is wanted, as of the first answer (0-RTT)."""
+        """The path for a datagram of the control plane's whose transmit timestamp is wanted, as of the first answer (0-RTT)."""
         if self._datapath is None or not isinstance(path, Path):
             return path
         session = self._session()
@@ -239,7 +239,7 @@ class Plane:
         return session.last_receive if session is not None and session.active and session.ack_wanted else None
 
     def tell(self) -> str:
-        """What is to be told of when an earlier answer left, once; "" for nothing."""
+        """When an earlier answer left, to be reported once; "" where there is nothing to report."""
         return self._quic.session.tell() if self.active and self._quic.session is not None else ""
 
     def enter(self) -> None:
@@ -327,6 +327,13 @@ class Plane:
         session = self._quic.session
         limit = FAILED_OPEN_LIMIT if self._datapath is None else self._datapath.failed_open_limit
         return session is not None and session.counts["failed_opens"] >= limit
+
+    def overworked(self) -> bool:
+        """Whether the peer sent so many packets that are too much work for the control plane that the connection must end."""
+        session = self._quic.session
+        if self._datapath is None or session is None:
+            return False
+        return session.counts["excessive"] >= self._datapath.excessive_limit
 
     def _fit(self) -> bool:
         quic: Any = self._quic

@@ -76,6 +76,10 @@ class ServerConnection(Connection):
         if self.plane.forged_too_often():
             self.enter()
             self.close(QuicErrorCode.AEAD_LIMIT_REACHED, "too many packets that do not open")
+        elif self.plane.overworked():
+            # RFC 9000 §21.9 names this code for a peer that makes work without end.
+            self.enter()
+            self.close(QuicErrorCode.PROTOCOL_VIOLATION, "too many packets that are too much work")
         elif self.plane.wants_key_update():
             self.enter()
             self.quic.request_key_update()

@@ -1,0 +1,5 @@
+"""Types of the estimate of a packet's work; see _frames.pyx."""
+
+MOST_WORK_PER_PACKET: int
+
+def work(frames: bytes) -> int: ...
