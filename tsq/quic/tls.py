@@ -7,6 +7,7 @@ by `chain`; nothing here may turn verification off unless the user asked for it.
 
 import datetime
 import hashlib
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.tls import CipherSuite, SessionTicket
+from aioquic.tls import CipherSuite
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -30,6 +31,7 @@ from tsq.errors import (
     UnknownAuthority,
     WrongName,
 )
+from tsq.quic.tickets import AcceptedTicket
 
 # R1: the client's order, and the server's preference.
 ALPN = ["tsq/1", "tsq"]
@@ -51,9 +53,15 @@ Accept = Callable[[list[x509.Certificate]], CertificateError | None]
 
 @dataclass
 class ClientConfiguration(QuicConfiguration):
-    """A client's configuration. accept: judges the server's certificates when the handshake is done, where aioquic does not."""
+    """A client's configuration.
+
+    accept: judges the server's certificates when the handshake is done, where aioquic does not. acceptance: what names the trust and
+    the server name that the server is checked by. accepted: where the ticket to use comes from.
+    """
 
     accept: Accept | None = None
+    acceptance: str = ""
+    accepted: AcceptedTicket | None = None
 
 
 def check_trust(trust: Trust) -> None:
@@ -80,31 +88,66 @@ def check_trust(trust: Trust) -> None:
 
 
 def trust_identity(trust: Trust) -> str:
-    """A name for this trust: a ticket earned under one is not used under another."""
+    """A name for this trust, by what it is and not by what it is called: another content of the same CA file is another trust."""
     if trust.insecure:
         return "insecure"
     if trust.pins:
         return "pins:" + " ".join(sorted(trust.pins))
     if trust.valid_at is not None:
         return f"valid at {trust.valid_at}, {trust_identity(replace(trust, valid_at=None))}"
-    if trust.ca_file is None:
-        return "system"
-    with open(trust.ca_file, "rb") as file:
-        return "ca:" + hashlib.sha256(file.read()).hexdigest()
+    file, directory = _authorities(trust)
+    return f"authorities:{_content_of_file(file)}{_content_of_directory(directory)}"
+
+
+def acceptance(server_name: str, trust: Trust) -> str:
+    """What a server is checked by: its name, and the trust. A ticket of a server that was checked by one is not used for another.
+
+    Raises ConfigError where the authorities' file cannot be read.
+    """
+    try:
+        # A ticket of a version before this prefix may come from a server that was never accepted.
+        return f"accepted as {_ascii_name(server_name)}, {trust_identity(trust)}"
+    except OSError as error:
+        raise ConfigError(f"CA file {trust.ca_file}: {_why(error)}", expected="certificates in PEM form") from error
+
+
+def _content_of_file(name: str | None) -> str:
+    if name is None:
+        return ""
+    with open(name, "rb") as file:
+        return " file " + hashlib.sha256(file.read()).hexdigest()
+
+
+def _content_of_directory(name: str | None) -> str:
+    """A directory's files by name, size and time: it may hold hundreds of them."""
+    if name is None:
+        return ""
+    digest = hashlib.sha256(name.encode(errors="surrogateescape"))
+    try:
+        with os.scandir(name) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                status = entry.stat()
+                digest.update(f"{entry.name} {status.st_ino} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
+    except OSError:
+        # One that cannot be read holds no authority for TLS either.
+        pass
+    return " directory " + digest.hexdigest()
 
 
 def client_configuration(
-    server_name: str, trust: Trust, *, ticket: SessionTicket | None = None, key_log: TextIO | None = None
+    server_name: str, trust: Trust, *, ticket: AcceptedTicket | None = None, key_log: TextIO | None = None
 ) -> ClientConfiguration:
     """Configuration of one client connection. The certificate is checked against `server_name` unless trust says insecure, or pins
-    the key.
+    the key. A ticket is used only where its server was accepted by the same name and trust.
     """
     if not server_name:
         # Without a name aioquic would check the chain only.
         raise ConfigError("an empty server name", expected="the name or address that the certificate must have")
     configuration = ClientConfiguration(**_common(is_client=True, key_log=key_log))
     configuration.server_name = _ascii_name(server_name)
-    configuration.session_ticket = ticket
+    configuration.acceptance = acceptance(server_name, trust)
+    if ticket is not None and ticket.acceptance == configuration.acceptance and not _has_expired(ticket, trust):
+        configuration.accepted, configuration.session_ticket = ticket, ticket.ticket
     configuration.accept = _acceptance(trust, configuration.server_name)
     if trust.insecure or configuration.accept is not None:
         configuration.verify_mode = ssl.CERT_NONE
@@ -188,6 +231,14 @@ def refusal(
         f"the server's certificate is signed by {top.issuer.rfc4514_string()}, which is not trusted here ({reason})",
         advice="give that authority's certificate with --ca FILE if it is the right one",
     )
+
+
+def _has_expired(ticket: AcceptedTicket, trust: Trust) -> bool:
+    """Whether the certificate that the ticket stands for would be refused by now, because its time is over."""
+    if ticket.certificates_expire is None:
+        return False
+    at = datetime.datetime.now(datetime.UTC).timestamp() if trust.valid_at is None else trust.valid_at
+    return ticket.certificates_expire < at
 
 
 def _authorities(trust: Trust) -> tuple[str | None, str | None]:
