@@ -252,7 +252,10 @@ def _options(values: argparse.Namespace) -> AdjustOptions:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        PROGRAM, description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.", epilog=_EPILOG
+        PROGRAM,
+        description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

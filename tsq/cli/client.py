@@ -177,7 +177,10 @@ def _options(values: argparse.Namespace) -> ClientOptions:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        PROGRAM, description="Ask servers for the time over QUIC (TSQ), and print the clock's offset.", epilog=_EPILOG
+        PROGRAM,
+        description="Ask servers for the time over QUIC (TSQ), and print the clock's offset.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; several are asked in parallel")
