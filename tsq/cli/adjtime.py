@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
     except ConfigError as error:
         parser.error(str(error))
     try:
-        check_trust(options.client.trust)
+        check_trust(options.client.trust, options.client.timeout)
         ask = partial(query_all, key_log=key_log(PROGRAM))
     except ConfigError as error:
         cannot_use(parser, error)

@@ -40,6 +40,7 @@ class ClientConnection(Connection):
         self._unjudged: list[SessionTicket] = []
         self.tickets = 0
         quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket)
+        quic.accept = configuration.accept
         super().__init__(quic)
         internals.limit_streams(quic, 0, 0)
         internals.delay_acknowledgments(quic, _CLIENT_ACK_DELAY)
@@ -138,11 +139,10 @@ class ClientConnection(Connection):
             if refusal is None and self._judged:
                 self._give_tickets()
             return refusal
-        name = self.quic.configuration.server_name or ""
-        return why_ended(end, self.handshake is not None, internals.peer_certificates(self.quic), name)
+        return self.quic.refused or why_ended(end, self.handshake is not None)
 
     def _refusal(self) -> TransportError | None:
-        """Why the server is not believed, where that is not for aioquic to say; known when the handshake is done."""
+        """Why the server is not believed. It was judged inside the handshake; this says the same again, should that have failed."""
         if self._judged or self.handshake is None:
             return None
         accept = self._configuration.accept

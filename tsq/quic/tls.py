@@ -1,44 +1,36 @@
-"""TLS on both sides: configurations for aioquic, trust, and why a certificate was refused.
+"""TLS on both sides: configurations for aioquic, and who decides about a certificate.
 
-Comes in: file names, trust, names. Goes out: QuicConfiguration objects, and for a refused certificate the error that says what to
-do. Whether a certificate is accepted is decided by aioquic, and where the trust is a pinned key or another time than the clock's,
-by `chain`; nothing here may turn verification off unless the user asked for it.
+Comes in: file names, trust, names. Goes out: QuicConfiguration objects. A client's configuration brings its judge, which decides
+inside the handshake: `chain` for authorities and names, here for a pinned key. Nothing here may turn verification off unless the
+user asked for it.
 """
 
 import datetime
-import hashlib
-import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import Any, TextIO
 
+from aioquic import tls as aioquic_tls
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from tsq.config import Trust
-from tsq.errors import (
-    CertificateError,
-    ConfigError,
-    Expired,
-    NotPinned,
-    NotYetValid,
-    SelfSigned,
-    UnknownAuthority,
-    WrongName,
-)
+from tsq.errors import CertificateError, ConfigError, NotPinned
+from tsq.quic import refusals
+from tsq.quic.names import certificate_names, name_to_check
 from tsq.quic.tickets import AcceptedTicket
+from tsq.quic.trust import DEFAULT_PATIENCE, authorities, look_again
+
+__all__ = ["certificate_names"]
 
 # R1: the client's order, and the server's preference.
 ALPN = ["tsq/1", "tsq"]
 # A message never fills a packet; the largest value says "whatever fits" (RFC 9221 §3).
 DATAGRAM_FRAME_LIMIT = 65535
 IDLE_TIMEOUT = 30.0
-_PEM = b"-----BEGIN CERTIFICATE-----"
 _STREAM_WINDOW = 4096
 _CONNECTION_WINDOW = 65536
 # The mandatory suite first (RFC 9001 §5.3): it is the fastest to open and seal.
@@ -55,7 +47,7 @@ Accept = Callable[[list[x509.Certificate]], CertificateError | None]
 class ClientConfiguration(QuicConfiguration):
     """A client's configuration.
 
-    accept: judges the server's certificates when the handshake is done, where aioquic does not. acceptance: what names the trust and
+    accept: judges the server's certificates; aioquic does not. acceptance: what names the trust and
     the server name that the server is checked by. accepted: where the ticket to use comes from.
     """
 
@@ -64,74 +56,36 @@ class ClientConfiguration(QuicConfiguration):
     accepted: AcceptedTicket | None = None
 
 
-def check_trust(trust: Trust) -> None:
-    """Raises ConfigError where the CA file cannot be used."""
-    if trust.ca_file is None:
-        return
-    try:
-        with open(trust.ca_file, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise ConfigError(f"CA file {trust.ca_file}: {_why(error)}", expected="certificates in PEM form") from error
-    try:
-        x509.load_pem_x509_certificates(content)
-    except ValueError as error:
-        damaged = _PEM in content
-        advice = (
-            "is it the right file?" if b"-----BEGIN" in content else "if it is in DER form, `openssl x509 -inform der` converts it"
-        )
-        raise ConfigError(
-            f"CA file {trust.ca_file} holds {'a damaged certificate' if damaged else 'no certificate'}",
-            expected=f"certificates in PEM form, which begin with {_PEM.decode()}",
-            advice="get the file anew" if damaged else advice,
-        ) from error
+def check_trust(trust: Trust, patience: float = DEFAULT_PATIENCE) -> None:
+    """Read the authorities, anew where a file has changed. patience: how many seconds a pipe may take.
+
+    Raises ConfigError where they cannot be used.
+    """
+    if not trust.insecure and not trust.pins:
+        look_again(trust, patience)
 
 
 def trust_identity(trust: Trust) -> str:
-    """A name for this trust, by what it is and not by what it is called: another content of the same CA file is another trust."""
+    """A name for this trust, by what it is and not by what it is called: another content of the same CA file is another trust.
+
+    Raises ConfigError where the authorities cannot be used.
+    """
     if trust.insecure:
         return "insecure"
     if trust.pins:
         return "pins:" + " ".join(sorted(trust.pins))
     if trust.valid_at is not None:
         return f"valid at {trust.valid_at}, {trust_identity(replace(trust, valid_at=None))}"
-    file, directory = _authorities(trust)
-    return f"authorities:{_content_of_file(file)}{_content_of_directory(directory)}"
+    return f"authorities:{authorities(trust).identity}"
 
 
 def acceptance(server_name: str, trust: Trust) -> str:
     """What a server is checked by: its name, and the trust. A ticket of a server that was checked by one is not used for another.
 
-    Raises ConfigError where the authorities' file cannot be read.
+    Raises ConfigError where the authorities cannot be used.
     """
-    try:
-        # A ticket of a version before this prefix may come from a server that was never accepted.
-        return f"accepted as {_ascii_name(server_name)}, {trust_identity(trust)}"
-    except OSError as error:
-        raise ConfigError(f"CA file {trust.ca_file}: {_why(error)}", expected="certificates in PEM form") from error
-
-
-def _content_of_file(name: str | None) -> str:
-    if name is None:
-        return ""
-    with open(name, "rb") as file:
-        return " file " + hashlib.sha256(file.read()).hexdigest()
-
-
-def _content_of_directory(name: str | None) -> str:
-    """A directory's files by name, size and time: it may hold hundreds of them."""
-    if name is None:
-        return ""
-    digest = hashlib.sha256(name.encode(errors="surrogateescape"))
-    try:
-        with os.scandir(name) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                status = entry.stat()
-                digest.update(f"{entry.name} {status.st_ino} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
-    except OSError:
-        # One that cannot be read holds no authority for TLS either.
-        pass
-    return " directory " + digest.hexdigest()
+    # A ticket of a version before this prefix may come from a server that was never accepted.
+    return f"accepted as {name_to_check(server_name)}, {trust_identity(trust)}"
 
 
 def client_configuration(
@@ -140,21 +94,14 @@ def client_configuration(
     """Configuration of one client connection. The certificate is checked against `server_name` unless trust says insecure, or pins
     the key. A ticket is used only where its server was accepted by the same name and trust.
     """
-    if not server_name:
-        # Without a name aioquic would check the chain only.
-        raise ConfigError("an empty server name", expected="the name or address that the certificate must have")
     configuration = ClientConfiguration(**_common(is_client=True, key_log=key_log))
-    configuration.server_name = _ascii_name(server_name)
+    configuration.server_name = name_to_check(server_name)
     configuration.acceptance = acceptance(server_name, trust)
     if ticket is not None and ticket.acceptance == configuration.acceptance and not _has_expired(ticket, trust):
         configuration.accepted, configuration.session_ticket = ticket, ticket.ticket
     configuration.accept = _acceptance(trust, configuration.server_name)
-    if trust.insecure or configuration.accept is not None:
-        configuration.verify_mode = ssl.CERT_NONE
-    else:
-        # Where the system has no store, aioquic takes certifi's.
-        cafile, capath = _authorities(trust)
-        configuration.load_verify_locations(cafile=cafile, capath=capath)
+    # aioquic's own check knows no purposes, and lets one odd name spoil all others: `accept` judges in its place.
+    configuration.verify_mode = ssl.CERT_NONE
     return configuration
 
 
@@ -190,49 +137,6 @@ def certificate_expiry(configuration: QuicConfiguration) -> datetime.datetime:
     return certificate.not_valid_after_utc
 
 
-def refusal(
-    certificates: list[x509.Certificate], server_name: str, reason: str, at: datetime.datetime | None = None
-) -> CertificateError:
-    """The error for a certificate that was refused with this reason; the first cause found, in a user's words.
-
-    at: the time for which it was checked, where that is not the clock's.
-    """
-    if not certificates:
-        return CertificateError(f"the server's certificate was refused: {reason}")
-    leaf = certificates[0]
-    now = at or datetime.datetime.now(datetime.UTC)
-    who = "this machine's clock says" if at is None else "the servers say"
-    clock = f"{who} {now:%Y-%m-%d %H:%M:%S} UTC"
-    if now < leaf.not_valid_before_utc:
-        return NotYetValid(
-            f"the server's certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; {clock}",
-            advice="if the clock is wrong, set it roughly first; otherwise the server's operator must act",
-        )
-    if now > leaf.not_valid_after_utc:
-        return Expired(
-            f"the server's certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; {clock}",
-            advice="the server's operator must renew it; if the clock is wrong, set it roughly first",
-        )
-    names = certificate_names(leaf)
-    if not any(_matches(name, server_name) for name in names):
-        return WrongName(
-            f"the server's certificate is for {', '.join(names) or 'no name'}, not for {server_name}",
-            advice="ask by one of these names, or give the right one with --server-name",
-        )
-    if leaf.issuer == leaf.subject:
-        return SelfSigned(
-            f"the server's certificate is self-signed ({leaf.subject.rfc4514_string()})",
-            advice="trust it with --ca FILE if it is the right one",
-        )
-    top = certificates[-1]
-    if "expired" in reason or "not yet valid" in reason:
-        return Expired(f"a certificate in the server's chain is out of its time ({reason}); {clock}")
-    return UnknownAuthority(
-        f"the server's certificate is signed by {top.issuer.rfc4514_string()}, which is not trusted here ({reason})",
-        advice="give that authority's certificate with --ca FILE if it is the right one",
-    )
-
-
 def _has_expired(ticket: AcceptedTicket, trust: Trust) -> bool:
     """Whether the certificate that the ticket stands for would be refused by now, because its time is over."""
     if ticket.certificates_expire is None:
@@ -241,40 +145,45 @@ def _has_expired(ticket: AcceptedTicket, trust: Trust) -> bool:
     return ticket.certificates_expire < at
 
 
-def _authorities(trust: Trust) -> tuple[str | None, str | None]:
-    """(file, directory) of the authorities that are trusted."""
-    if trust.ca_file is not None:
-        return trust.ca_file, None
-    paths = ssl.get_default_verify_paths()
-    return paths.cafile, paths.capath
-
-
 def _acceptance(trust: Trust, server_name: str) -> Accept | None:
-    """How certificates are judged that aioquic does not judge."""
+    """How the server's certificates are judged; None where they are not."""
+    if trust.insecure:
+        return None
     if trust.pins:
         return _closed(lambda certificates: _unless_pinned(certificates, trust.pins))
-    if trust.valid_at is None:
-        return None
-    at = datetime.datetime.fromtimestamp(trust.valid_at, datetime.UTC)
+    trusted = authorities(trust)
 
     def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
-        # What it loads takes time that most clients need not spend before they ask.
+        # What it loads takes time that a client need not spend before it asks.
         from tsq.quic import chain  # noqa: PLC0415
 
-        reason = chain.refused_at(certificates, server_name, at, *_authorities(trust))
-        return None if reason is None else refusal(certificates, server_name, reason, at)
+        if trust.valid_at is None:
+            return chain.judge(certificates, server_name, trusted, aioquic_tls.utcnow())
+        at = datetime.datetime.fromtimestamp(trust.valid_at, datetime.UTC)
+        return chain.judge(certificates, server_name, trusted, at, refusals.THE_SERVERS)
 
     return _closed(judge)
 
 
 def _closed(judge: Accept) -> Accept:
-    """The same judge, to whom what cannot be read is refused: certificates come from the network."""
+    """The same judge, who refuses where the check cannot be made, and is not asked twice about the same certificates."""
+    judged: dict[tuple[x509.Certificate, ...], CertificateError | None] = {}
 
     def guarded(certificates: list[x509.Certificate]) -> CertificateError | None:
-        try:
-            return judge(certificates)
-        except Exception as error:
-            return CertificateError(f"the server's certificate cannot be judged: {_why(error)}")
+        shown = tuple(certificates)
+        if shown not in judged:
+            judged.clear()
+            try:
+                judged[shown] = judge(certificates)
+            except ImportError as error:
+                judged[shown] = CertificateError(
+                    f"certificates cannot be checked here: {_why(error)}", advice="is the installation of TSQ complete?"
+                )
+            except Exception as error:
+                judged[shown] = CertificateError(
+                    f"the server's certificate cannot be judged: {_why(error)}", advice="is it well formed?"
+                )
+        return judged[shown]
 
     return guarded
 
@@ -286,37 +195,6 @@ def _unless_pinned(certificates: list[x509.Certificate], pins: tuple[str, ...]) 
     if found in pins:
         return None
     return NotPinned(f"the server's key is {found}", expected=" or ".join(pins), advice="is this the right server?")
-
-
-def certificate_names(certificate: x509.Certificate) -> list[str]:
-    """DNS names and IP addresses of a certificate, as text."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return [f"the common name {name.value!s} only" for name in common]
-    return [*names.get_values_for_type(x509.DNSName), *(str(a) for a in names.get_values_for_type(x509.IPAddress))]
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return ip_address(pattern) == ip_address(name)
-    except ValueError:
-        pass
-    pattern, name = pattern.lower().rstrip("."), name.lower().rstrip(".")
-    if pattern.startswith("*."):
-        return name.partition(".")[2] == pattern[2:]
-    return pattern == name
-
-
-def _ascii_name(name: str) -> str:
-    """A host name as certificates and SNI have it: A-labels (RFC 5890 §2.3.2.1)."""
-    if name.isascii():
-        return name
-    try:
-        return name.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        raise ConfigError(f"server name {name!r}", expected="a host name or an address") from error
 
 
 def _common(*, is_client: bool, key_log: TextIO | None) -> dict[str, Any]:
