@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import ssl
+import stat
 import threading
 from dataclasses import dataclass
 from importlib import import_module
@@ -104,7 +105,8 @@ def _state(path: str | None) -> object:
         found = os.stat(path or "")
     except (OSError, ValueError):
         return None
-    return (found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns)
+    same = (found.st_dev, found.st_ino, found.st_mode)
+    return (*same, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else same
 
 
 def _of_file(name: str, patience: float) -> Authorities:
