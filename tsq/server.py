@@ -192,7 +192,9 @@ class Server:
             stratum, error = state.stratum, state.error
             logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)
 
-    def _report_expiry(self, configuration: QuicConfiguration) -> None:
+    def _report_expiry(self, configuration: tls.ServerConfiguration) -> None:
+        for warning in configuration.warnings:
+            logger.warning("%s", warning)
         left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400
         if left < 0:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)

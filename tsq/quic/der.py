@@ -9,7 +9,7 @@ from cryptography import x509
 SEQUENCE = 0x30
 OBJECT_IDENTIFIER = 0x06
 BIT_STRING = 0x03
-_BOOLEAN = 0x01
+BOOLEAN = 0x01
 _OCTET_STRING = 0x04
 _EXTENSIONS = 0xA3
 _LONG = 0x80
@@ -65,7 +65,7 @@ def extensions(certificate: x509.Certificate) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for _, content in (field for field in fields if field[0] == _EXTENSIONS):
         for tag, extension in items(only(content, SEQUENCE)):
-            parts = [part for part in items(extension) if part[0] != _BOOLEAN]
+            parts = [part for part in items(extension) if part[0] != BOOLEAN]
             if tag != SEQUENCE or [part[0] for part in parts] != [OBJECT_IDENTIFIER, _OCTET_STRING]:
                 raise ValueError("a malformed extension")
             name = dotted(parts[0][1])

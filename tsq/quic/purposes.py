@@ -18,6 +18,7 @@ from tsq.quic import der
 _LEAST_RSA_BITS = 1962
 _LEAST_EC_BITS = 224
 _LEAST_DIGEST_BITS = 224
+_BASIC_CONSTRAINTS = "2.5.29.19"
 _KEY_USAGE = "2.5.29.15"
 _EXTENDED_KEY_USAGE = "2.5.29.37"
 _NETSCAPE_TYPE = "2.16.840.1.113730.1.1"
@@ -30,6 +31,7 @@ _PURPOSES = {
 }  # fmt: skip
 # Of keyUsage: digitalSignature, keyEncipherment, keyAgreement.
 _TLS_USAGES = (0, 2, 4)
+_SIGNS_CERTIFICATES = 5
 _NETSCAPE_SERVER, _NETSCAPE_AUTHORITY = 1, 5
 
 
@@ -73,6 +75,17 @@ def wrong_purpose(certificate: x509.Certificate, *, authority: bool = False) -> 
     if netscape is not None and netscape[bit : bit + 1] != [True]:
         return "is not for TLS servers (nsCertType)"
     return ""
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that it is an authority's, and that its key may sign certificates (RFC 5280 §4.2.1.9)."""
+    try:
+        basic = der.extensions(certificate).get(_BASIC_CONSTRAINTS)
+        _, usages, _ = read(certificate)
+        says_so = basic is not None and der.items(der.only(basic, der.SEQUENCE))[:1] == [(der.BOOLEAN, b"\xff")]
+    except ValueError:
+        return False
+    return says_so and (usages is None or usages[_SIGNS_CERTIFICATES : _SIGNS_CERTIFICATES + 1] == [True])
 
 
 def weak_key(certificate: x509.Certificate) -> str:

@@ -18,8 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tsq.config import Trust
-from tsq.errors import CertificateError, ConfigError, NotPinned
-from tsq.quic import refusals
+from tsq.errors import CertificateError, NotPinned
+from tsq.quic import credentials, refusals
 from tsq.quic.names import certificate_names, name_to_check
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.trust import DEFAULT_PATIENCE, authorities, look_again
@@ -54,6 +54,13 @@ class ClientConfiguration(QuicConfiguration):
     accept: Accept | None = None
     acceptance: str = ""
     accepted: AcceptedTicket | None = None
+
+
+@dataclass
+class ServerConfiguration(QuicConfiguration):
+    """A server's configuration. warnings: what its operator should know of certificate and key."""
+
+    warnings: tuple[str, ...] = ()
 
 
 def check_trust(trust: Trust, patience: float = DEFAULT_PATIENCE) -> None:
@@ -105,23 +112,13 @@ def client_configuration(
     return configuration
 
 
-def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> QuicConfiguration:
+def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> ServerConfiguration:
     """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
-    configuration = QuicConfiguration(**_common(is_client=False, key_log=key_log))
-    try:
-        configuration.load_cert_chain(certificate_file, key_file)
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        # What the library says of a file that it cannot read is no help.
-        why = _why(error) if isinstance(error, OSError | TypeError) else "one of them cannot be read"
-        raise ConfigError(
-            f"certificate {certificate_file} with key {key_file}: {why}",
-            expected="a certificate chain and an unencrypted private key, both in PEM form",
-        ) from error
-    if configuration.certificate.public_key() != configuration.private_key.public_key():
-        raise ConfigError(
-            f"certificate {certificate_file} and key {key_file} do not belong together",
-            advice="give the key that the certificate was issued for",
-        )
+    loaded = credentials.load(certificate_file, key_file)
+    configuration = ServerConfiguration(**_common(is_client=False, key_log=key_log))
+    configuration.certificate, *configuration.certificate_chain = loaded.chain
+    configuration.private_key = loaded.key
+    configuration.warnings = loaded.warnings
     return configuration
 
 
