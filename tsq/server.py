@@ -21,7 +21,7 @@ from tsq.host.identity import machine
 from tsq.host.sync_state import HostClock, SyncState, nobody_knows, sync_state
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
-from tsq.quic.connection import Outgoing, QuicConfiguration
+from tsq.quic.connection import Outgoing
 from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Path, UdpSocket, sink

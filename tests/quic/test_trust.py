@@ -39,7 +39,8 @@ def environment(monkeypatch):
             else:
                 monkeypatch.setenv(name, str(value))
         there = [None if path is None else str(path) for path in system]
-        made = ssl.DefaultVerifyPaths(*there, FILE, there[0] or "/nonexistent/cert.pem", DIRECTORY, there[1] or "/nonexistent/certs")
+        default = there[0] or "/nonexistent/cert.pem", there[1] or "/nonexistent/certs"
+        made = ssl.DefaultVerifyPaths(*there, FILE, default[0], DIRECTORY, default[1])
         monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: made)
 
     return make
@@ -115,7 +116,7 @@ def test_an_empty_pipe_holds_no_certificate(tmp_path):
     path = fifo(tmp_path)
     writer = threading.Thread(target=lambda: Path(path).write_bytes(b""), daemon=True)
     writer.start()
-    with pytest.raises(ConfigError, match="holds no certificate|nobody wrote"):
+    with pytest.raises(ConfigError, match=r"holds no certificate|nobody wrote"):
         look_again(Trust(path), 1)
     writer.join(10)
 
@@ -154,7 +155,8 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path, files, monkeypa
 
 def test_windows_line_ends_text_and_blanks_do_no_harm(tmp_path, files):
     lines = files.authority.read_text().splitlines()
-    for content in ("\r\n".join(lines), "  \n".join(lines), "\ufeff" + "\n".join(lines), "subject: x\n" + "\n".join(lines) + "\nend"):
+    plain = "\n".join(lines)
+    for content in ("\r\n".join(lines), "  \n".join(lines), f"\ufeff{plain}", f"subject: x\n{plain}\nend"):
         path = tmp_path / "ca.pem"
         path.write_text(content)
         with Peer(files) as peer:

@@ -204,6 +204,9 @@ def _ordered(certificates: Sequence[x509.Certificate], place: int) -> tuple[list
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if purposes.weak_signature(certificate):
+        # `cryptography` does not check it any more; `_refusals` reports it.
+        return certificate.issuer == issuer.subject
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -239,9 +242,8 @@ def _about_key_file(path: str, state: Any) -> list[str]:
         return []
     who = "every user of this machine" if mode & 0o007 else "other users"
     may = "change" if mode & 0o022 else "read"
-    return [
-        f"key {path} has mode {mode:04o}: {who} can {may} it; `chmod 600 {path}` mends that, and a key that was read is to be renewed"
-    ]
+    advice = f"`chmod 600 {path}` mends that, and a key that was read is to be renewed"
+    return [f"key {path} has mode {mode:04o}: {who} can {may} it; {advice}"]
 
 
 def _refusals(chain: Sequence[x509.Certificate]) -> list[str]:
