@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tsq.config import Trust
 from tsq.errors import CertificateError, NotPinned
-from tsq.quic import credentials, refusals
+from tsq.quic import refusals
 from tsq.quic.names import certificate_names, name_to_check
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.trust import DEFAULT_PATIENCE, authorities, look_again
@@ -114,6 +114,9 @@ def client_configuration(
 
 def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> ServerConfiguration:
     """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
+    # A client needs nothing of it.
+    from tsq.quic import credentials  # noqa: PLC0415
+
     loaded = credentials.load(certificate_file, key_file)
     configuration = ServerConfiguration(**_common(is_client=False, key_log=key_log))
     configuration.certificate, *configuration.certificate_chain = loaded.chain
