@@ -79,7 +79,8 @@ class Server:
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False
-        self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
+        # A Target, too, so that every way to write the wildcard is known as such.
+        self._listen = [parse_listen(str(item)) for item in listen]
         where = " ".join(sorted(map(str, self._listen)))
         self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
