@@ -311,7 +311,7 @@ def _style(side: str) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.accuracy", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each side in each round (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="1 round of 2 seconds")

@@ -272,7 +272,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.dataplane", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.dataplane", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each side in each round (default: %(default)s)")
     parser.add_argument("--connections", type=int, choices=list(_SHAPES), nargs="+", default=list(_SHAPES))

@@ -85,7 +85,7 @@ def local_server() -> Iterator[tuple[Target, str, int]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.load", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.load", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("server", nargs="?", type=parse_target, metavar="ADDRESS:PORT", help="a server on this machine")
     parser.add_argument("--serve", action="store_true", help="start a server of this checkout")
     parser.add_argument("--ca", help="its CA file")

@@ -51,7 +51,7 @@ def measure(directory: Path, connections: int, data_plane: bool) -> tuple[float,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.memory", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.memory", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2)
     values = parser.parse_args(arguments)

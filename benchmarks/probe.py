@@ -152,7 +152,7 @@ def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, wa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.probe", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.probe", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("server", type=parse_target)
     parser.add_argument("--ca", required=True)
     parser.add_argument("--rate", type=float, default=64.0)

@@ -115,7 +115,7 @@ def _read(file: Path) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.regressions", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.regressions", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="FILE", help="JSON of pytest-benchmark")
     parser.add_argument("--stored", type=Path, default=STORED, metavar="FILE", help="what to compare with (default: %(default)s)")
     parser.add_argument("--store", action="store_true", help="store this run in place of comparing it")

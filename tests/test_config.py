@@ -18,6 +18,11 @@ from tsq.errors import ConfigError
         ("[::1]", Target("::1", 443)),
         ("[::1]:65535", Target("::1", 65535)),
         ("[fe80::1%eth0]:443", Target("fe80::1%eth0", 443)),
+        ("FE80:0::1%eth0", Target("fe80::1%eth0", 443)),
+        ("[2001:DB8:0:0::1]:1", Target("2001:db8::1", 1)),
+        ("0:0:0:0:0:0:0:1", Target("::1", 443)),
+        ("time.example.", Target("time.example.", 443)),
+        ("bücher.example", Target("bücher.example", 443)),
         ("a" * 253, Target("a" * 253, 443)),
     ],
 )
@@ -56,6 +61,10 @@ def test_a_target_as_text_is_the_same_target_again(text):
         ("127.0.0.1:0", Target("127.0.0.1", 0)),
         ("[::]:443", Target("::", 443)),
         ("[::1]:0", Target("::1", 0)),
+        ("[0::0]:443", Target("::", 443)),
+        ("[0:0:0:0:0:0:0:0]:443", Target("::", 443)),
+        ("[0::]:443", Target("::", 443)),
+        ("[2001:DB8::0:1]:443", Target("2001:db8::1", 443)),
     ],
 )
 def test_listen_addresses_that_are_taken(text, target):
@@ -78,6 +87,8 @@ def test_listen_addresses_that_are_taken(text, target):
         ("127.0.0.1:65536", "port '65536' (expected a number from 0 to 65535)"),
         ("[::1]:x", "port 'x'"),
         ("127.0.0.256:1", "expected a numeric IPv4 address"),
+        ("[fe80::1%eth0]:443", "expected an address without a zone"),
+        ("0.0.0.00:443", "expected a numeric IPv4 address"),
     ],
 )
 def test_listen_addresses_that_are_refused(text, words):

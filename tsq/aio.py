@@ -111,7 +111,7 @@ class Client:
             self._release(self._link)
 
     async def __aenter__(self) -> Self:
-        tls.check_trust(self._options.trust)
+        tls.check_trust(self._options.trust, self._options.timeout)
         loop = asyncio.get_running_loop()
         addresses = await loop.run_in_executor(None, resolve, self.target, self._options.family)
         failure: TSQError = ConnectionLost("no address")

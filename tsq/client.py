@@ -151,7 +151,7 @@ class HostQuery:
     def run(self) -> HostResult:
         """Ask; the result. Never raises a TSQError, and turns Ctrl-C into an early end."""
         try:
-            tls.check_trust(self._options.trust)
+            tls.check_trust(self._options.trust, self._options.timeout)
             self._addresses = resolve(self.target, self._options.family)
             while self._step(time.monotonic()):
                 pass

@@ -8,6 +8,7 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from tsq.errors import ConfigError
 from tsq.timing.filter import DEFAULT_SERVER_ERROR
@@ -24,13 +25,15 @@ SOURCES = ("gps", "ptp", "ntp", "manual", "unknown")
 class Trust:
     """Whom a client believes: the system's store, one CA file, holders of certain keys (pins), or anybody (insecure).
 
-    valid_at: check certificates for this time (Unix seconds) in place of what the clock says, which may be wrong.
+    valid_at: check certificates for this time (Unix seconds) in place of what the clock says, which may be wrong. read: what was
+    read of the authorities' file, once for all that this trust is used for; `tsq.quic.trust` keeps it.
     """
 
     ca_file: str | None = None
     insecure: bool = False
     pins: tuple[str, ...] = ()
     valid_at: float | None = None
+    read: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.insecure and self.ca_file is not None:
@@ -115,10 +118,12 @@ def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
     if bracketed:
         host, port = bracketed[1], bracketed[2]
-        if not _is_ipv6(host):
+        canonical = _canonical_ipv6(host)
+        if canonical is None:
             raise ConfigError(f"{host!r} in brackets", expected="an IPv6 address")
-    elif _is_ipv6(text):
-        host, port = text, None
+        host = canonical
+    elif (canonical := _canonical_ipv6(text)) is not None:
+        host, port = canonical, None
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
@@ -139,7 +144,12 @@ def parse_listen(text: str) -> Target:
         raise ConfigError(f"listen address {host!r}", expected="a numeric IPv4 address, or an IPv6 one in brackets") from None
     if isinstance(parsed, IPv6Address) != host.startswith("["):
         raise ConfigError(f"listen address {text!r}", expected="brackets around IPv6, and only there")
-    return Target(address, parse_port(port, least=0))
+    if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
+        raise ConfigError(
+            f"listen address {text!r}", expected="an address without a zone", advice="[::] listens on link-local addresses, too"
+        )
+    # In the one form that it has, so that every way to write the wildcard is known as such.
+    return Target(str(parsed), parse_port(port, least=0))
 
 
 def parse_port(text: str, least: int = 1) -> int:
@@ -149,9 +159,10 @@ def parse_port(text: str, least: int = 1) -> int:
     return int(text)
 
 
-def _is_ipv6(text: str) -> bool:
+def _canonical_ipv6(text: str) -> str | None:
+    """An IPv6 address in the one form that it has (RFC 5952), its zone as it came; None where the text is no such address."""
     try:
-        IPv6Address(text)
+        parsed = IPv6Address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return str(parsed)

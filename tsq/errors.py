@@ -14,7 +14,7 @@
     │   ├── HandshakeTimeout        silence
     │   ├── AlpnRefused             the peer speaks QUIC, but not TSQ
     │   ├── CertificateError        the server is not who it should be
-    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid, NotPinned
+    │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid, NotPinned, WrongPurpose, TooWeak
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
     └── ClockError              the local clock cannot be read or set
@@ -124,6 +124,14 @@ class NotYetValid(CertificateError):
 
 class NotPinned(CertificateError):
     """The server's key is none of those that were pinned."""
+
+
+class WrongPurpose(CertificateError):
+    """A certificate of the chain is not for TLS servers."""
+
+
+class TooWeak(CertificateError):
+    """A key or a signature of the chain is too weak to be believed."""
 
 
 class ConnectionLost(TransportError):

@@ -16,7 +16,7 @@ from tsq.exchange import Rules
 from tsq.host.clock import precision_ns
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
-from tsq.quic.tickets import SessionFile, SessionTicket
+from tsq.quic.tickets import AcceptedTicket, SessionFile
 from tsq.quic.udp import CONNECTED, UdpSocket
 from tsq.session import Session
 
@@ -87,7 +87,6 @@ def open_link(
     configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
     udp = UdpSocket.connected(family, address)
-    tickets.connection = connection
     session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout)
     return Link(udp, session, connection, str(address[0]))
 
@@ -96,23 +95,19 @@ class _Tickets:
     """Between a connection and the session file: takes one ticket, keeps those that come."""
 
     def __init__(self, target: Target, name: str, options: ClientOptions, notices: list[str]) -> None:
-        self.connection: ClientConnection | None = None
-        self.taken: SessionTicket | None = None
+        self.taken: AcceptedTicket | None = None
         self._key = f"{target} {name}"
         self._file: SessionFile | None = None
-        self._certificates_expire: float | None = None
         if options.session_file is not None:
             self._file = SessionFile(options.session_file, notices.append)
-            self._trust = tls.trust_identity(options.trust)
-            self.taken, self._certificates_expire = self._file.take(self._key, self._trust)
+            acceptance = tls.acceptance(name, options.trust)
+            ticket, expiry = self._file.take(self._key, acceptance)
+            self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)
 
-    def keep(self, ticket: SessionTicket) -> None:
-        """A ticket has come."""
-        if self._file is None or self.connection is None:
-            return
-        # A resumed session shows no certificate: what is known of it from the first one still holds.
-        expiry = self.connection.certificates_expire or self._certificates_expire
-        self._file.save(self._key, self._trust, ticket, expiry)
+    def keep(self, accepted: AcceptedTicket) -> None:
+        """A ticket of a server that was accepted has come."""
+        if self._file is not None:
+            self._file.save(self._key, accepted.acceptance, accepted.ticket, accepted.certificates_expire)
 
 
 def with_precision(rules: Rules | None) -> Rules:

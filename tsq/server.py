@@ -21,7 +21,7 @@ from tsq.host.identity import machine
 from tsq.host.sync_state import HostClock, SyncState, nobody_knows, sync_state
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
-from tsq.quic.connection import Outgoing, QuicConfiguration
+from tsq.quic.connection import Outgoing
 from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Path, UdpSocket, sink
@@ -93,7 +93,8 @@ class Server:
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False
-        self._listen = [parse_listen(item) if isinstance(item, str) else item for item in listen]
+        # A Target, too, so that every way to write the wildcard is known as such.
+        self._listen = [parse_listen(str(item)) for item in listen]
         where = " ".join(sorted(map(str, self._listen)))
         self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
@@ -206,7 +207,9 @@ class Server:
             stratum, error = state.stratum, state.error
             logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)
 
-    def _report_expiry(self, configuration: QuicConfiguration) -> None:
+    def _report_expiry(self, configuration: tls.ServerConfiguration) -> None:
+        for warning in configuration.warnings:
+            logger.warning("%s", warning)
         left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400
         if left < 0:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)

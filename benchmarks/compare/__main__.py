@@ -123,7 +123,10 @@ def write(run: record.Run, out: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true", help="in about two minutes, with wider spreads")
     parser.add_argument("--smallest", action="store_true", help="each part once, in seconds: to see that it runs")

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.cli.peers import DAY, NOW, Authority, self_signed_leaf
 from tsq.config import Trust
-from tsq.errors import CertificateError, ConfigError, Expired, NotYetValid, SelfSigned, UnknownAuthority, WrongName
-from tsq.quic import tls
+from tsq.errors import ConfigError, Expired, NotPinned, NotYetValid, SelfSigned, UnknownAuthority, WrongName
+from tsq.quic import chain, tls
+from tsq.quic.trust import authorities
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +104,17 @@ def test_a_directory_in_place_of_a_file_is_named(tmp_path, certificates):
 
 
 def test_a_client_verifies_unless_it_is_told_not_to(certificates):
-    for trust in (Trust(), Trust(ca_file=str(certificates.authority))):
-        assert tls.client_configuration("localhost", trust).verify_mode is not ssl.CERT_NONE
-    assert tls.client_configuration("localhost", Trust(insecure=True)).verify_mode == ssl.CERT_NONE
+    shown = [leaf(certificates)]
+    for trust, kind in (
+        (Trust(ca_file=str(certificates.authority)), None), (Trust(pins=("sha256//x",)), NotPinned), (Trust(), UnknownAuthority),
+        (Trust(valid_at=1.0), NotYetValid),
+    ):
+        accept = tls.client_configuration("localhost", trust).accept
+        assert accept is not None
+        refusal = accept(shown)
+        assert refusal is None if kind is None else type(refusal) is kind
+        assert accept([]) is not None, "who shows nothing is nobody"
+    assert tls.client_configuration("localhost", Trust(insecure=True)).accept is None
 
 
 def test_a_client_without_a_name_is_refused(certificates):
@@ -116,10 +125,10 @@ def test_a_client_without_a_name_is_refused(certificates):
 
 
 def test_a_ca_file_stands_in_place_of_the_systems_store(certificates):
-    configuration = tls.client_configuration("localhost", Trust(ca_file=str(certificates.authority)))
-    assert configuration.cafile == str(certificates.authority)
-    assert configuration.capath is None
-    assert configuration.cadata is None
+    trusted = authorities(Trust(ca_file=str(certificates.authority)))
+    assert trusted.content == (certificates.authority.read_bytes(),)
+    assert trusted.directories == ()
+    assert trusted.origin == f"CA file {certificates.authority}"
 
 
 def test_a_client_offers_the_protocol_names_in_order_and_no_weak_suite():
@@ -187,7 +196,11 @@ def test_a_ca_file_that_changed_is_another_trust(tmp_path, authority):
     files = authority.issue(tmp_path)
     trust = Trust(ca_file=str(files.authority))
     before = tls.trust_identity(trust)
+    tls.check_trust(trust)
+    assert tls.trust_identity(trust) == before
     files.authority.write_bytes(files.authority.read_bytes() + Authority("Another").issue(tmp_path / "x").authority.read_bytes())
+    # The next time that somebody asks.
+    tls.check_trust(trust)
     assert tls.trust_identity(trust) != before
 
 
@@ -199,6 +212,7 @@ def leaf(files) -> x509.Certificate:
 
 
 def test_the_first_cause_of_a_refusal_is_named_time_before_name_before_signature(tmp_path, authority):
+    trust = Trust(ca_file=str(Authority("Another").issue(tmp_path / "other").authority))
     cases = [
         (authority.issue(tmp_path / "1", ["a.example"], not_before=NOW + DAY), "b.example", NotYetValid),
         (authority.issue(tmp_path / "2", ["a.example"], not_after=NOW - DAY / 2), "b.example", Expired),
@@ -207,27 +221,19 @@ def test_the_first_cause_of_a_refusal_is_named_time_before_name_before_signature
         (authority.issue(tmp_path / "5", ["a.example"]), "a.example", UnknownAuthority),
     ]
     for files, name, kind in cases:
-        assert type(tls.refusal([leaf(files)], name, "a reason")) is kind
+        accept = tls.client_configuration(name, trust).accept
+        assert accept is not None
+        assert type(accept([leaf(files)])) is kind
 
 
-def test_a_refusal_without_a_certificate_gives_the_reason():
-    error = tls.refusal([], "a.example", "a reason")
-    assert type(error) is CertificateError
-    assert "a reason" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "same"),
-    [
-        ("time.example", "time.example", True), ("time.example", "TIME.Example.", True), ("time.example", "example", False),
-        ("*.example", "time.example", True), ("*.example", "a.time.example", False), ("*.example", "example", False),
-        ("192.0.2.1", "192.0.2.1", True), ("192.0.2.1", "192.0.2.2", False), ("2001:db8::1", "2001:DB8:0::1", True),
-        ("time.example", "192.0.2.1", False),
-    ],
-)
-def test_names_are_compared_as_certificates_are(tmp_path, authority, pattern, name, same):
-    error = tls.refusal([leaf(authority.issue(tmp_path, [pattern]))], name, "a reason")
-    assert isinstance(error, WrongName) != same
+def test_the_same_certificates_are_judged_once(certificates, monkeypatch):
+    accept = tls.client_configuration("localhost", Trust(ca_file=str(certificates.authority))).accept
+    asked = []
+    monkeypatch.setattr(chain, "judge", lambda *_: asked.append(_))
+    assert accept is not None
+    for _ in range(3):
+        assert accept([leaf(certificates)]) is None
+    assert len(asked) == 1
 
 
 def test_names_of_a_certificate_are_dns_names_and_addresses(tmp_path, authority):

@@ -8,7 +8,7 @@ from tests.simulation.sweep import VIOLATIONS, sweep, table, total
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     wanted = "at the least, where an honest majority is compared (default: %(default)s)"
     parser.add_argument("--exchanges", type=int, default=1_000_000, help=wanted)
     parser.add_argument("--seed", type=int, default=1)

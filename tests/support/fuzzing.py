@@ -28,7 +28,7 @@ def first_difference(
 
 def options(program: str, description: str, arguments: list[str] | None) -> argparse.Namespace:
     """seconds, inputs and seed; ten seconds where neither is given."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--seconds", type=float, help="how long (default: 10, where --inputs is not given)")
     parser.add_argument("--inputs", type=int, help="how many inputs")
     parser.add_argument("--seed", type=int, default=0)

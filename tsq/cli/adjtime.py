@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
     except ConfigError as error:
         parser.error(str(error))
     try:
-        check_trust(options.client.trust)
+        check_trust(options.client.trust, options.client.timeout)
         ask = partial(query_all, key_log=key_log(PROGRAM))
     except ConfigError as error:
         cannot_use(parser, error)
@@ -252,7 +252,10 @@ def _options(values: argparse.Namespace) -> AdjustOptions:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        PROGRAM, description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.", epilog=_EPILOG
+        PROGRAM,
+        description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

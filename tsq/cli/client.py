@@ -23,6 +23,7 @@ from tsq.errors import (
     TSQError,
     Unreachable,
 )
+from tsq.quic.tls import check_trust
 from tsq.result import HostResult, selection
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from tsq import plot  # noqa: PLC0415 - as json below
 
             plot.check(values.plot)
+        check_trust(options.trust, options.timeout)
         secrets = key_log(PROGRAM)
     except ConfigError as error:
         cannot_use(parser, error)
@@ -177,7 +179,10 @@ def _options(values: argparse.Namespace) -> ClientOptions:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        PROGRAM, description="Ask servers for the time over QUIC (TSQ), and print the clock's offset.", epilog=_EPILOG
+        PROGRAM,
+        description="Ask servers for the time over QUIC (TSQ), and print the clock's offset.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; several are asked in parallel")

@@ -110,7 +110,9 @@ def _names(listen: list[Target], extra: list[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(PROGRAM, description="Serve the time of this machine's clock over QUIC (TSQ).", epilog=_EPILOG)
+    parser = argparse.ArgumentParser(
+        PROGRAM, description="Serve the time of this machine's clock over QUIC (TSQ).", epilog=_EPILOG, allow_abbrev=False
+    )
     add = parser.add_argument
     add(
         "--listen",

@@ -4,9 +4,14 @@ The only place that imports aioquic; and in it, only `internals`, `lean` and `of
 """
 
 import logging
+import warnings
+
+from cryptography.utils import CryptographyDeprecationWarning
 
 from tsq.quic.later import load_aioquic
 
 load_aioquic()
+# The number that a server's authority gave to a certificate is no matter for whoever asks for the time.
+warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 # aioquic reports what each peer does wrong. A program that configures logging gets that; one that does not is left in peace.
 logging.getLogger("quic").addHandler(logging.NullHandler())

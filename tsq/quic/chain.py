@@ -1,51 +1,63 @@
-"""Checks of a server's certificates that aioquic does not make: for another time than the clock's, and for a pinned key.
+"""Whether a server's certificate is accepted: its time, its names, its chain up to a trusted authority, what it is for.
 
-Comes in: certificates, the name that was asked, authorities, the time. Goes out: why they are refused, or nothing. It must never
-accept what aioquic would refuse for another reason than the time: the check is aioquic's own, but that the time is a parameter.
-A pin says nothing of names, authorities and times: it is one key, and whoever has it is believed.
+Comes in: certificates, the name that was asked, authorities, the time. Goes out: the error that says why they are refused, or
+nothing. OpenSSL builds and verifies the chain; names are read by `names`, purposes and strengths by `purposes`. It must never
+accept what OpenSSL with its defaults refuses for a TLS server. A pin says nothing of names, authorities and times: it is one key,
+and whoever has it is believed.
 """
 
 import datetime
 import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
-from ipaddress import ip_address
 
-import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import crypto
-from service_identity import CertificateError, VerificationError
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+
+from tsq.errors import CertificateError
+from tsq.quic import names, pem, purposes, refusals
+from tsq.quic.trust import Authorities
 
 
-def refused_at(
-    certificates: Sequence[x509.Certificate], server_name: str, at: datetime.datetime, cafile: str | None, capath: str | None
-) -> str | None:
-    """Why these certificates, the server's own first, are not good for this name at this time; None where they are."""
+def judge(
+    certificates: Sequence[x509.Certificate],
+    server_name: str,
+    authorities: Authorities,
+    at: datetime.datetime,
+    clock: str = refusals.OWN_CLOCK,
+) -> CertificateError | None:
+    """Why these certificates, the server's own first, are not good for this name at this time; None where they are.
+
+    clock: who says that it is that time.
+    """
     if not certificates:
-        return "no certificate"
-    leaf, *chain = certificates
+        return CertificateError("the server showed no certificate", advice="is this the right server?")
+    leaf = certificates[0]
     if not leaf.not_valid_before_utc <= at <= leaf.not_valid_after_utc:
-        return "out of its time"
+        return refusals.out_of_time(leaf, at, clock)
     try:
-        verify = verify_certificate_ip_address if _is_address(server_name) else verify_certificate_hostname
-        verify(leaf, server_name)
-    except (CertificateError, VerificationError, ValueError) as error:
-        return f"wrong name: {error}"
-    store = crypto.X509Store()
-    if cafile is None and capath is None:
-        # As aioquic does, where the system has no store.
-        cafile = certifi.where()
-    store.load_locations(cafile, capath)
-    # pyOpenSSL takes a naive time, and takes it for UTC.
-    store.set_time(at.astimezone(datetime.UTC).replace(tzinfo=None))
+        if not names.fits(leaf, server_name):
+            return refusals.wrong_name(leaf, server_name)
+        # OpenSSL would say only that it found no issuer.
+        purposes.read(leaf)
+    except ValueError as error:
+        return CertificateError(
+            f"the server's certificate has extensions that cannot be read ({error})",
+            advice="the server's operator must get another one",
+        )
+    context = crypto.X509StoreContext(
+        _store(authorities, at),
+        crypto.X509.from_cryptography(leaf),
+        [crypto.X509.from_cryptography(item) for item in certificates[1:]],
+    )
     try:
-        intermediates = [crypto.X509.from_cryptography(item) for item in chain]
-        crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), intermediates).verify_certificate()
+        verified = [item.to_cryptography() for item in context.get_verified_chain()]
     except crypto.X509StoreContextError as error:
-        return str(error)
-    return None
+        code, depth, reason = error.errors
+        culprit = None if error.certificate is None else error.certificate.to_cryptography()
+        return refusals.bad_chain(certificates, refusals.Verdict(code, depth, reason, culprit), authorities.origin, at, clock)
+    return purposes.unfit(verified)
 
 
 def pin(certificate: x509.Certificate) -> str:
@@ -54,9 +66,19 @@ def pin(certificate: x509.Certificate) -> str:
     return "sha256//" + b64encode(hashlib.sha256(key).digest()).decode("ascii")
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _store(authorities: Authorities, at: datetime.datetime) -> crypto.X509Store:
+    store = crypto.X509Store()
+    for content in authorities.content:
+        for block in filter(pem.is_certificate, pem.blocks(content)):
+            try:
+                # By OpenSSL alone: `cryptography` warns of serial numbers that old authorities have.
+                store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, block.text))
+            except crypto.Error:
+                # Nobody's authority then; in a file of the user's own it would have been reported when it was read.
+                if not authorities.kept_elsewhere:
+                    raise
+    for directory in authorities.directories:
+        store.load_locations(None, directory)
+    # pyOpenSSL takes a naive time, and takes it for UTC.
+    store.set_time(at.astimezone(datetime.UTC).replace(tzinfo=None))
+    return store

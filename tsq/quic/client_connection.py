@@ -6,7 +6,6 @@ never open the data plane to a peer that is not the one that the socket is conne
 
 from collections.abc import Callable
 
-from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import SessionTicket
@@ -17,22 +16,31 @@ from tsq.quic.connection import Connection, Message, Outgoing
 from tsq.quic.offload import SharedConnection, offload_is_possible
 from tsq.quic.outcome import STATELESS_RESET, why_ended
 from tsq.quic.resets import is_reset
+from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.tls import ClientConfiguration
 
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
 _SERVER_PATH = "the server"
 _CLIENT_ACK_DELAY = 0.02
+# A server sends one ticket, or two; one that sends them without end is not listened to.
+_MOST_TICKETS = 4
 
 
 class ClientConnection(Connection):
-    """A connection to a server. on_ticket: what to do with session tickets."""
+    """A connection to a server. on_ticket: what to do with session tickets, once the server was accepted.
 
-    def __init__(self, configuration: QuicConfiguration, *, on_ticket: Callable[[SessionTicket], None] | None = None) -> None:
+    tickets: how many were given to it.
+    """
+
+    def __init__(self, configuration: ClientConfiguration, *, on_ticket: Callable[[AcceptedTicket], None] | None = None) -> None:
         self._on_ticket = on_ticket
+        self._configuration = configuration
         self._asked = False
         self._judged = False
+        self._unjudged: list[SessionTicket] = []
         self.tickets = 0
         quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket)
+        quic.accept = configuration.accept
         super().__init__(quic)
         internals.limit_streams(quic, 0, 0)
         internals.delay_acknowledgments(quic, _CLIENT_ACK_DELAY)
@@ -127,22 +135,33 @@ class ClientConnection(Connection):
         """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
         end = self.terminated or internals.closing(self.quic)
         if end is None:
-            return self._refusal()
-        name = self.quic.configuration.server_name or ""
-        return why_ended(end, self.handshake is not None, internals.peer_certificates(self.quic), name)
+            refusal = self._refusal()
+            if refusal is None and self._judged:
+                self._give_tickets()
+            return refusal
+        return self.quic.refused or why_ended(end, self.handshake is not None)
 
     def _refusal(self) -> TransportError | None:
-        """Why the server is not believed, where that is not for aioquic to say; known when the handshake is done."""
+        """Why the server is not believed. It was judged inside the handshake; this says the same again, should that have failed."""
         if self._judged or self.handshake is None:
             return None
-        self._judged = True
-        configuration = self.quic.configuration
-        # A resumed session shows no certificate; its ticket came with one that was accepted.
-        if not isinstance(configuration, ClientConfiguration) or configuration.accept is None or self.resumed:
-            return None
-        return configuration.accept(internals.peer_certificates(self.quic))
+        accept = self._configuration.accept
+        # A resumed session shows no certificate; its ticket is used only where the server was accepted by the same trust.
+        refusal = None if accept is None or self.resumed else accept(internals.peer_certificates(self.quic))
+        self._judged = refusal is None
+        return refusal
 
     def _ticket(self, ticket: SessionTicket) -> None:
-        self.tickets += 1
-        if self._on_ticket is not None:
-            self._on_ticket(ticket)
+        # It may come right behind the server's Finished, before the certificate is judged: it waits for that.
+        if self.tickets + len(self._unjudged) < _MOST_TICKETS:
+            self._unjudged.append(ticket)
+
+    def _give_tickets(self) -> None:
+        """The server was accepted: its tickets may be kept."""
+        waiting, self._unjudged = self._unjudged, []
+        accepted = self._configuration.accepted if self.resumed else None
+        for ticket in waiting:
+            self.tickets += 1
+            if self._on_ticket is not None:
+                expiry = self.certificates_expire if accepted is None else accepted.certificates_expire
+                self._on_ticket(AcceptedTicket(ticket, self._configuration.acceptance, expiry))

@@ -5,11 +5,12 @@ connection) and a test compare with the installed aioquic; an aioquic that lacks
 """
 
 from typing import Any
+from weakref import ref
 
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import Context, Epoch
+from aioquic.tls import AlertBadCertificate, Context, Epoch
 from cryptography.x509 import Certificate
 
 from tsq.errors import ConfigError
@@ -30,7 +31,7 @@ PRIVATE_NAMES = (
 # Of a stream's sending part.
 PRIVATE_SENDER_NAMES = ("_buffer_fin", "_reset_error_code")
 # Of the connection's TLS context, which is made when the first packet is.
-PRIVATE_TLS_NAMES = ("_peer_certificate", "_peer_certificate_chain")
+PRIVATE_TLS_NAMES = ("_check_certificate_verify_signature", "_peer_certificate", "_peer_certificate_chain")
 
 
 class _Checked:
@@ -130,3 +131,22 @@ def peer_certificates(connection: QuicConnection) -> list[Certificate]:
     if context is None or context._peer_certificate is None:
         return []
     return [context._peer_certificate, *context._peer_certificate_chain]
+
+
+def judge_in_handshake(connection: QuicConnection) -> None:
+    """Have `connection.refuses` judge the peer's certificates as soon as it has proven that it holds the key.
+
+    A server that is refused learns it by an alert (RFC 8446 §6.2), and can neither answer nor give a ticket.
+    """
+    context: Any = connection.tls
+    check = type(context)._check_certificate_verify_signature
+    # No circle: a connection that is forgotten goes at once.
+    weakly = ref(connection)
+
+    def checked(verify: object) -> None:
+        quic: Any = weakly()
+        check(quic.tls, verify)
+        if quic.refuses(peer_certificates(quic)):
+            raise AlertBadCertificate("the certificate was refused")
+
+    context._check_certificate_verify_signature = checked

@@ -22,9 +22,11 @@ from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
 from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_ack_frame
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch, cipher_suite_hash, hkdf_expand_label
+from cryptography.x509 import Certificate
 
 from tsq._datapath import Datapath
 from tsq._session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
+from tsq.errors import CertificateError
 from tsq.quic import internals
 from tsq.quic.lean import LeanConnection
 from tsq.quic.udp import Path
@@ -41,6 +43,7 @@ PRIVATE_NAMES = {
         "_handshake_confirmed",
         "_host_cids",
         "_idle_timeout",
+        "_initialize",
         "_loss",
         "_network_paths",
         "_packet_number",
@@ -99,6 +102,20 @@ class SharedConnection(LeanConnection):
     session: Session | None = None
     # Makes the stateless reset token of a connection ID; None leaves them to chance, which no later process can repeat.
     reset_token: Callable[[bytes], bytes] | None = None
+    # Judges a server's certificates, and why they were refused.
+    accept: Callable[[list[Certificate]], CertificateError | None] | None = None
+    refused: CertificateError | None = None
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        # Made anew after a Retry.
+        super()._initialize(peer_cid)
+        if self.accept is not None:
+            internals.judge_in_handshake(self)
+
+    def refuses(self, certificates: list[Certificate]) -> bool:
+        """Judge a server's certificates; whether it is refused, which `refused` then says why."""
+        self.refused = None if self.accept is None else self.accept(certificates)
+        return self.refused is not None
 
     def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
         """Have the tokens of this end's connection IDs made so; to be called before the first packet."""

@@ -6,9 +6,8 @@ Comes in: the end of a connection as aioquic tells it. Goes out: one of our erro
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription
-from cryptography.x509 import Certificate
 
-from tsq.errors import AlpnRefused, ConnectionLost, TransportError
+from tsq.errors import AlpnRefused, CertificateError, ConnectionLost, TransportError
 from tsq.quic import tls
 
 _CERTIFICATE_ALERTS = frozenset(
@@ -25,8 +24,8 @@ _MAX_ALERT = 0xFF
 STATELESS_RESET = "stateless reset"
 
 
-def why_ended(end: ConnectionTerminated, established: bool, certificates: list[Certificate], server_name: str) -> TransportError:
-    """The error for this end. certificates: what the server showed."""
+def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
+    """The error for this end. established: whether the handshake was done."""
     reason = end.reason_phrase
     alert = end.error_code - QuicErrorCode.CRYPTO_ERROR
     if alert == AlertDescription.no_application_protocol:
@@ -36,7 +35,10 @@ def why_ended(end: ConnectionTerminated, established: bool, certificates: list[C
             advice="is this the right host and port?",
         )
     if alert in _CERTIFICATE_ALERTS and not established:
-        return tls.refusal(certificates, server_name, reason)
+        # What TLS itself found, before anybody could judge it.
+        return CertificateError(
+            f"the server's certificate was refused: {reason}", advice="the server's operator must get another one"
+        )
     if 0 <= alert <= _MAX_ALERT:
         return TransportError(f"TLS failed with alert {alert} ({reason!r})", advice="the server's log may say more")
     if end.error_code == QuicErrorCode.CONNECTION_REFUSED:

@@ -13,18 +13,33 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from aioquic.tls import CipherSuite, SessionTicket
 
 from tsq.errors import ConfigError
 
-__all__ = ["SessionFile", "SessionTicket", "TicketStore"]
+__all__ = ["AcceptedTicket", "SessionFile", "SessionTicket", "TicketStore"]
 
 _FORMAT = 1
 _BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedTicket:
+    """A client's ticket from a server that was accepted.
+
+    A resumed session shows no certificate, so the ticket stands for the check that came before it. acceptance: the trust and the
+    server name of that check (`tsq.quic.tls.acceptance`). certificates_expire: when the first of the server's certificates expires,
+    Unix seconds; None where it is not known.
+    """
+
+    ticket: SessionTicket
+    acceptance: str
+    certificates_expire: float | None = None
 
 
 class TicketStore:
