@@ -233,7 +233,7 @@ class Client:
     def _tend(self, association: Association) -> None:
         """Do what is due, arm the timer, wake whoever waits."""
         now = self._now()
-        association.step(now)
+        association.advance(now)
         if association.wants_addresses and self._look_up is None:
             self._look_up = asyncio.create_task(self._resolve(association))
         self._collect(association)

@@ -29,14 +29,14 @@ class Driver:
     """What an association needs of whoever drives it.
 
     open: a socket and a session for an address; raises OSError where there is no way to it. opened, closing: called when an
-    attempt's socket begins and ceases to be read. clock: the monotonic time; clock_ns: Unix time.
+    attempt's socket begins and ceases to be read. clock: the monotonic time; unix_ns: the system clock.
     """
 
     open: Callable[[Address, Iterator[int]], Attempt]
     opened: Callable[[Attempt], None]
     closing: Callable[[Attempt], None]
     clock: Callable[[], float]
-    clock_ns: Callable[[], int]
+    unix_ns: Callable[[], int]
 
 
 class Association:
@@ -55,6 +55,8 @@ class Association:
         self.loss: TSQError | None = None
         self.retry_at = 0.0
         self.connections = 0
+        # What served before and still has requests under way: they may yet be answered.
+        self._replaced: Attempt | None = None
         self._driver = driver
         self._numbers = count()
         self._latest: Attempt | None = None
@@ -73,6 +75,11 @@ class Association:
     def session(self) -> Session | None:
         """The session that serves; None while there is no connection."""
         return None if self.chosen is None else self.chosen.session
+
+    @property
+    def waiting(self) -> int:
+        """How many requests have no outcome yet."""
+        return sum(attempt.session.waiting for attempt in (self.chosen, self._replaced) if attempt is not None)
 
     @property
     def latest(self) -> Attempt | None:
@@ -95,7 +102,7 @@ class Association:
         return notices
 
     def deadline(self, now: float) -> float | None:
-        """When `step` is due."""
+        """When `advance` is due."""
         times = [attempt.session.deadline for attempt in self.attempts]
         times += [now for attempt in self.attempts if attempt.backlog]
         if self._addresses:
@@ -128,7 +135,7 @@ class Association:
 
     def ask(self, now: float, *, counted: bool = True, patience: float | None = None) -> int:
         """Put a request under way; its number. Without a connection its outcome is there at once."""
-        at_ns = self._driver.clock_ns()
+        at_ns = self._driver.unix_ns()
         if self.chosen is not None:
             return self.chosen.session.ask(now, counted=counted, at_ns=at_ns, patience=patience)
         number = next(self._numbers)
@@ -142,7 +149,7 @@ class Association:
         taken, self._outcomes = self._outcomes, []
         return taken
 
-    def step(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Do what is due: timers, attempts, datagrams to send."""
         self._start_attempts(now)
         for attempt in list(self.attempts):
@@ -160,14 +167,14 @@ class Association:
     def finish(self, now: float) -> None:
         """Close everything; every request that waits ends."""
         self._abandon(now)
-        if self.chosen is not None:
-            chosen, self.chosen = self.chosen, None
-            self._drop(chosen, now)
-            chosen.session.fail(ConnectionLost("the client was closed"))
-            self._outcomes += chosen.session.take()
+        ending, self.chosen, self._replaced = (self._replaced, self.chosen), None, None
+        for attempt in ending:
+            if attempt is not None:
+                self._drop(attempt, now)
+                self._end_requests(attempt, ConnectionLost("the client was closed"))
 
     def _candidates(self) -> list[Attempt]:
-        return [attempt for attempt in self.attempts if attempt is not self.chosen]
+        return [attempt for attempt in self.attempts if attempt is not self.chosen and attempt is not self._replaced]
 
     def _start_attempts(self, now: float) -> None:
         while self._addresses and (now >= self._next_attempt or not self._candidates()):
@@ -179,7 +186,7 @@ class Association:
             self.attempts.append(attempt)
             self._driver.opened(attempt)
             # Later connections are for requests that are still to come: none goes early.
-            attempt.session.start(now, at_ns=self._driver.clock_ns(), early=self.connections == 0)
+            attempt.session.start(now, at_ns=self._driver.unix_ns(), early=self.connections == 0)
             self._next_attempt = now + _STAGGER
 
     def _tend(self, attempt: Attempt, now: float) -> None:
@@ -188,11 +195,17 @@ class Association:
             attempt.readable(now, clock=self._driver.clock)
         if session.deadline is not None and session.deadline <= now:
             session.handle_timer(now)
-        if session.established and session.error is None and attempt is not self.chosen:
+        if session.established and session.error is None and attempt in self._candidates():
             self._choose(attempt, now)
         attempt.pump(now)
         if attempt is self.chosen:
             self._collect(session, now)
+        elif attempt is self._replaced:
+            self._outcomes += session.take()
+            if not session.waiting:
+                self._replaced = None
+                self._drop(attempt, now)
+                return
         if session.error is not None:
             self._ended(attempt, session.error, now)
 
@@ -200,13 +213,10 @@ class Association:
         """The first attempt whose handshake completes serves, and takes the place of a connection that seemed dead."""
         old, self.chosen = self.chosen, attempt
         if old is not None:
-            self._latest = old
             why = "requests could not be sent" if old.session.send_failed else "the server did not answer any more"
             self.loss = ConnectionLost(why)
-            old.session.fail(self.loss)
-            self._outcomes += old.session.take()
             self._again_because = why
-            self._drop(old, now)
+            self._replace(old, now)
         elif self.loss is not None:
             self._again_because = self.loss.found
         if self.connections and not self._idle:
@@ -215,6 +225,18 @@ class Association:
         self.connections += 1
         self._abandon(now)
         self.failure = None
+
+    def _replace(self, old: Attempt, now: float) -> None:
+        """Let the old connection stay until the requests on it have ended."""
+        if self._replaced is not None:
+            older, self._replaced = self._replaced, None
+            self._drop(older, now)
+            self._end_requests(older, ConnectionLost("the server did not answer any more"))
+        self._replaced = old
+
+    def _end_requests(self, attempt: Attempt, error: TSQError) -> None:
+        attempt.session.fail(error)
+        self._outcomes += attempt.session.take()
 
     def _abandon(self, now: float) -> None:
         """End the round of attempts: there is a connection that serves."""
@@ -236,7 +258,9 @@ class Association:
             self.connect(now)
 
     def _ended(self, attempt: Attempt, error: TSQError, now: float) -> None:
-        if attempt is self.chosen:
+        if attempt is self._replaced:
+            self._replaced = None
+        elif attempt is self.chosen:
             self.chosen = None
             self.loss = error
             # A connection that is not used ends by itself; nobody has to hear of it.
@@ -257,5 +281,5 @@ class Association:
         attempt.finish(now)
         self.attempts.remove(attempt)
         self._zero_rtt = self._zero_rtt or attempt.session.zero_rtt
-        if attempt.session.established or self._latest is None or not self._latest.session.established:
+        if self._latest is None or attempt.session.established or not self._latest.session.established:
             self._latest = attempt

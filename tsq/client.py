@@ -166,7 +166,7 @@ class HostQuery:
         """Do what is due, then wait for what comes; False when it is over."""
         if self._association.wants_addresses:
             self._look_up(now)
-        goes_on = self._poller.step(now)
+        goes_on = self._poller.advance(now)
         if self._stopped or not goes_on:
             return False
         attempts = self._association.attempts

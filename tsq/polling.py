@@ -63,9 +63,9 @@ class Poller:
         self._last_asked = False
         self._warmed_at: float | None = None
 
-    def step(self, now: float) -> bool:
+    def advance(self, now: float) -> bool:
         """Do what is due; False when it is over."""
-        self.association.step(now)
+        self.association.advance(now)
         self._collect()
         session = self.association.session
         if self.association.connections != self._connections:
@@ -80,7 +80,7 @@ class Poller:
         return not self._is_over(now)
 
     def deadline(self, now: float) -> float | None:
-        """When `step` is due."""
+        """When `advance` is due."""
         session = self.association.session
         times = [self.association.deadline(now), self._linger_until, self._last_until if self._waits_last(now) else None]
         if self._asked < self._options.count and self.association.connections:
@@ -183,7 +183,7 @@ class Poller:
         if self._gave_up:
             return True
         session = association.session
-        if self._asked < self._options.count or (session is not None and session.waiting and not self._last_asked):
+        if self._asked < self._options.count or (association.waiting and not self._last_asked):
             return False
         if session is None:
             return True
