@@ -49,6 +49,7 @@ class Client:
         self._notices: list[str] = []
         self._association: Association | None = None
         self._entered = 0.0
+        self._first = True
         self._early: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._look_up: asyncio.Task[None] | None = None
@@ -109,32 +110,33 @@ class Client:
         opener = partial(open_attempt, self.target, self._options, self._rules, self._notices, None)
         loop = asyncio.get_running_loop()
         association = self._association = Association(Driver(opener, self._opened, self._closing, loop.time, clock_ns))
-        self._broken = None
+        self._broken = self._early = None
+        self._first = True
+        self._awaited.clear()
         try:
             await self._connect(association)
         except BaseException:
             await self.close()
             raise
         self._entered = self._now()
-        self._early = None if association.session is None else association.session.early
-        if self._early is not None:
-            # Its answer may be there already.
-            self._awaited[self._early] = None
-            self._collect(association)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
     async def _connect(self, association: Association) -> None:
-        """Have a connection, or raise why there is none."""
-        association.retry_at = min(association.retry_at, self._now())
-        association.connect(self._now())
-        self._tend(association)
-        while association.session is None:
+        """Have a connection, by one round of attempts, or raise why there is none. A doubtful one is better than none."""
+        if not association.connecting:
+            await asyncio.sleep(association.retry_on_demand_at - self._now())
+            if association.session is None or association.doubtful:
+                association.connect(self._now(), on_demand=True)
+                self._tend(association)
+        while association.session is None or association.doubtful:
             if self._broken is not None or self._association is not association:
                 raise self._broken or ConnectionLost("the client was closed")
             if not association.connecting:
+                if association.session is not None:
+                    return
                 raise association.failure or ConnectionLost("no connection")
             await self._wait()
 
@@ -143,7 +145,7 @@ class Client:
         async with self._one_at_a_time:
             association = self._open_association()
             until = self._now() + self._options.timeout
-            if association.session is None:
+            if association.session is None or association.doubtful:
                 try:
                     async with asyncio.timeout_at(until):
                         await self._connect(association)
@@ -244,6 +246,12 @@ class Client:
         self._changed.set()
 
     def _collect(self, association: Association) -> None:
+        if self._first and association.connections:
+            # Before the outcomes are taken: the answer to a 0-RTT request may be among them.
+            self._first = False
+            self._early = None if association.latest is None else association.latest.session.early
+            if self._early is not None:
+                self._awaited[self._early] = None
         for outcome in association.take():
             if outcome.number in self._awaited:
                 self._awaited[outcome.number] = outcome

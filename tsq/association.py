@@ -19,7 +19,9 @@ from tsq.timing.sample import Reason, Sample
 _STAGGER = 0.25
 # Seconds between the beginnings of two rounds of attempts; doubled with each round, until a sample is valid again.
 _FIRST_PAUSE = 0.25
-_LONGEST_PAUSE = 16.0
+_LONGEST_PAUSE = 8.0
+# Between two of which somebody waits for the outcome.
+_LONGEST_PAUSE_ON_DEMAND = 1.0
 # So many requests in a row without an answer: the connection is not good, even if something comes on it.
 _MOST_UNANSWERED = 4
 
@@ -63,6 +65,7 @@ class Association:
         self._addresses: list[Address] = []
         self._known: list[Address] = []
         self._next_attempt = 0.0
+        self._began_at = 0.0
         self._worst: TSQError | None = None
         self._pause = _FIRST_PAUSE
         self._idle = False
@@ -109,10 +112,21 @@ class Association:
             times.append(self._next_attempt)
         return min((time for time in times if time is not None), default=None)
 
-    def connect(self, now: float) -> None:
+    @property
+    def doubtful(self) -> bool:
+        """Whether there is a connection, and no sign of life on it since something failed."""
+        return self.chosen is not None and (self.chosen.session.send_failed or self.chosen.session.silent)
+
+    @property
+    def retry_on_demand_at(self) -> float:
+        """When a new round may begin because somebody waits for it."""
+        return min(self.retry_at, self._began_at + _LONGEST_PAUSE_ON_DEMAND)
+
+    def connect(self, now: float, *, on_demand: bool = False) -> None:
         """Begin a round of attempts, unless one is under way or it is too early for one."""
-        if self.connecting or now < self.retry_at:
+        if self.connecting or now < (self.retry_on_demand_at if on_demand else self.retry_at):
             return
+        self._began_at = now
         self.connecting = self.wants_addresses = True
         self.failure = self._worst = None
         self._addresses = []
