@@ -221,10 +221,13 @@ cdef class Datapath:
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
     cdef readonly unsigned long long in_vain
     cdef public unsigned long long key_update_after, failed_open_limit
+    # Whether the kernel tells when datagrams leave; where it does not, it is not asked.
+    cdef public bint stamping
 
     def __cinit__(self, int sink=-1):
         """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the way out after a rest; -1: do without."""
         self.sink = sink
+        self.stamping = True
         self.segments_refused = sink >= 0 and refuses_segments(sink)
         # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
         self.key_update_after = 1 << 22
@@ -483,7 +486,7 @@ cdef class Datapath:
         """Whether this packet's departure time is wanted; if so, remember whose it is."""
         cdef StampWish* wish
         cdef int i
-        if not job.answer:
+        if not job.answer or not self.stamping:
             return False
         for i in range(job.count):
             if job.requests[i].exact:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from tsq.config import ClientOptions, Target, parse_target
-from tsq.errors import NoAnswer, RejectedSamples, TSQError
+from tsq.errors import NoAnswer, RejectedSamples, TransportError, TSQError
 from tsq.exchange import Rules
+from tsq.host import shortage
 from tsq.link import Address, Link, network_error, open_link, resolve, with_precision
 from tsq.quic import later, tls
 from tsq.result import HostResult
@@ -74,10 +75,14 @@ def query_all(
         changed()
 
     def run(query: HostQuery) -> None:
-        query.run()
+        if not query.ended:
+            query.run()
         changed()
 
     queries = [HostQuery(target, options, rules, on_sample=told, key_log=key_log) for target in targets]
+    most = shortage.hosts_at_a_time()
+    for query in queries[most:]:
+        query.refuse(_too_many(len(queries)))
     changed()
     if len(queries) == 1:
         run(queries[0])
@@ -93,18 +98,37 @@ def _in_parallel(queries: Sequence["HostQuery"], run: Callable[["HostQuery"], No
         # An interrupt inside `start` could leave threading's own lock taken, and everything waiting for it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for thread in threads:
-                thread.start()
+            for query, thread in zip(queries, threads, strict=True):
+                _start(query, thread)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
     except KeyboardInterrupt:
         for query in queries:
             query.stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join(_END_WAIT)
+
+
+def _start(query: "HostQuery", thread: threading.Thread) -> None:
+    """Start a thread; a host for which there is none is not asked."""
+    if query.ended:
+        return
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        query.refuse(TransportError(f"not asked: {shortage.explained(error) or error}"))
+
+
+def _too_many(hosts: int) -> TransportError:
+    limit, needed = shortage.open_files(), shortage.files_for(hosts)
+    return TransportError(
+        f"not asked: this process may have {limit} open files, and {hosts} hosts need {needed}",
+        advice="raise the limit (ulimit -n), or ask fewer hosts at a time",
+    )
 
 
 class HostQuery:
@@ -142,7 +166,17 @@ class HostQuery:
         # Whether what checks a certificate is loaded, or not needed.
         self._can_check = options.trust.insecure
         self._last: Link | None = None
-        self._poll = select.epoll()
+        self._poll: select.epoll
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self._ended
+
+    def refuse(self, error: TSQError) -> None:
+        """Do not ask this host: what is needed for it is not there."""
+        self._error = error
+        self._ended = True
 
     def stop(self) -> None:
         """End soon with what there is; may be called from another thread."""
@@ -151,19 +185,27 @@ class HostQuery:
     def run(self) -> HostResult:
         """Ask; the result. Never raises a TSQError, and turns Ctrl-C into an early end."""
         try:
+            with select.epoll() as self._poll:
+                self._ask()
+        except (OSError, MemoryError) as error:
+            self._error = network_error(error)
+        self._ended = True
+        return self.result()
+
+    def _ask(self) -> None:
+        try:
             tls.check_trust(self._options.trust)
             self._addresses = resolve(self.target, self._options.family)
             while self._step(time.monotonic()):
                 pass
         except TSQError as error:
             self._error = error
+        except (OSError, MemoryError) as error:
+            self._error = network_error(error)
         except KeyboardInterrupt:
             self._stopped = True
         for link in self._links:
             link.finish(time.monotonic())
-        self._poll.close()
-        self._ended = True
-        return self.result()
 
     def result(self) -> HostResult:
         """What there is so far."""

@@ -13,6 +13,7 @@ from typing import TextIO
 from tsq.config import ClientOptions, Target
 from tsq.errors import NameNotFound, NothingListens, TransportError, Unreachable
 from tsq.exchange import Rules
+from tsq.host import shortage
 from tsq.host.clock import precision_ns
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
@@ -134,8 +135,11 @@ def resolve(target: Target, family: int) -> list[Address]:
     return [(item[0], item[4]) for item in found]
 
 
-def network_error(error: OSError) -> TransportError:
+def network_error(error: OSError | MemoryError) -> TransportError:
     """Our error for what the socket said."""
+    missing = shortage.explained(error)
+    if missing is not None or isinstance(error, MemoryError):
+        return TransportError(missing or "out of memory")
     if error.errno in _REFUSED:
         return NothingListens(
             "nothing listens on this UDP port (ICMP port unreachable)",

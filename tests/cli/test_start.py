@@ -39,5 +39,5 @@ def test_a_full_disk_is_told_in_one_line(server, options):
             [BIN / "tsq-client", str(server.target), "--ca", server.ca, *options],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
-    assert run.stderr == f"tsq-client: the results cannot be written: {os.strerror(28)}\n"
+    assert run.stderr == f"tsq-client: standard output cannot be written: {os.strerror(28)}\n"
     assert run.returncode == 1
