@@ -98,7 +98,7 @@ def test_changes_are_said_once_each(monkeypatch, caplog):
     states = [UNSYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED, SYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED]
     assert watched(monkeypatch, states) == [0, 15, 0, 15]
     assert caplog.text.count("clients are told so") == 2
-    assert caplog.text.count("stratum 15, error at most 0.000100 s, by the word of kernel") == 2
+    assert caplog.text.count("stratum 15, error at most 0.000100 s, according to kernel") == 2
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class ClockWatch:
             )
         else:
             stratum, error = state.stratum, state.error
-            logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)
+            logger.info("clock: stratum %d, error at most %.6f s, according to %s", stratum, error, state.keeper)
 
 
 def _differ(one: SyncState, other: SyncState) -> bool:

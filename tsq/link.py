@@ -88,6 +88,8 @@ def open_link(
     configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
     udp = UdpSocket.connected(family, address)
+    if udp.missing is not None and udp.missing not in notices:
+        notices.append(udp.missing)
     tickets.connection = connection
     session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout)
     return Link(udp, session, connection, str(address[0]))

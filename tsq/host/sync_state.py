@@ -1,4 +1,4 @@
-"""How good this machine's clock is, by the word of who keeps it: chronyd, ntpd-rs, or else the kernel.
+"""How good this machine's clock is, according to whoever keeps it: chronyd, ntpd-rs, or else the kernel.
 
 Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told:
 what nobody vouches for is unsynchronized, stratum 0, leap 3; so is what cannot be, such as an error that is no number, is negative,
@@ -16,7 +16,7 @@ from enum import StrEnum
 from math import inf
 
 from tsq.config import LocalClock
-from tsq.errors import ClockError
+from tsq.errors import ClockError, NotPermitted
 from tsq.host.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.clock import ClockState, SystemClock
 from tsq.host.ntpd_rs import DEFAULT as OBSERVE
@@ -107,6 +107,10 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
     for keeper in chosen:
         try:
             state = ways[keeper]()
+        except NotPermitted:
+            state = nobody_knows(
+                keeper.value, "a filter of system calls forbids to read what the kernel says of it (clock_adjtime)"
+            )
         except (ClockError, OSError) as error:
             state = nobody_knows(keeper.value, str(error))
         if state is not None:

@@ -111,7 +111,7 @@ class UdpSocket:
         """What the system does not give, in a user's words; None where nothing is missing."""
         if self.stamps_arrivals and self.stamps_departures:
             return None
-        which = "receive and send" if not (self.stamps_arrivals or self.stamps_departures) else "send"
+        which = "receive or send" if not (self.stamps_arrivals or self.stamps_departures) else "send"
         which = "receive" if self.stamps_departures else which
         return f"the kernel gives no {which} times for datagrams here: they are taken in user space, which is less exact"
 
