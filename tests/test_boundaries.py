@@ -37,7 +37,7 @@ FLOORS = (
     ("tsq.cli",),
     ("tsq.daemon",),
     ("tsq.adjtime", "tsq.bootstrap"),
-    ("tsq.client", "tsq.aio", "tsq.server"),
+    ("tsq.client", "tsq.aio", "tsq.server", "tsq.clock_watch"),
     ("tsq.polling",),
     ("tsq.association",),
     ("tsq.attempt",),

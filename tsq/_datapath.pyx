@@ -247,10 +247,13 @@ cdef class Datapath:
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
     cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
     cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
+    # Whether the kernel tells when datagrams leave; where it does not, it is not asked.
+    cdef public bint stamping
 
     def __cinit__(self, int sink=-1):
         """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the transmit path after a rest; -1: none."""
         self.sink = sink
+        self.stamping = True
         self.segments_refused = sink >= 0 and refuses_segments(sink)
         # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
         self.key_update_after = 1 << 22
@@ -539,7 +542,7 @@ cdef class Datapath:
         """Whether this packet's transmit timestamp is asked for; if so, remember whose it is."""
         cdef TransmitRequest* asked
         cdef int i
-        if not job.answer:
+        if not job.answer or not self.stamping:
             return False
         for i in range(job.first, job.first + job.here):
             if job.requests[i].exact:

@@ -16,6 +16,7 @@ from typing import TextIO
 from tsq.config import ClientOptions, Target
 from tsq.errors import NameNotFound, NothingListens, TransportError, TSQError, Unreachable
 from tsq.exchange import Rules
+from tsq.host import shortage
 from tsq.host.clock import precision_ns
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
@@ -121,6 +122,8 @@ def open_attempt(
     configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
     udp = UdpSocket.connected(*address)
+    if udp.missing is not None and udp.missing not in notices:
+        notices.append(udp.missing)
     session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout, numbers=numbers)
     return Attempt(udp, session, connection, str(address[1][0]))
 
@@ -169,8 +172,11 @@ def resolve(target: Target, family: int) -> list[Address]:
     return [(item[0], item[4]) for item in found]
 
 
-def network_error(error: OSError) -> TransportError:
+def network_error(error: OSError | MemoryError) -> TransportError:
     """Our error for what the socket said."""
+    missing = shortage.explained(error)
+    if missing is not None or isinstance(error, MemoryError):
+        return TransportError(missing or "out of memory")
     if error.errno in _REFUSED:
         return NothingListens(
             "nothing listens on this UDP port (ICMP port unreachable)",

@@ -16,10 +16,11 @@ from typing import TextIO
 
 from tsq._fast import clock_ns
 from tsq.association import Association, Driver
-from tsq.attempt import Address, Attempt, open_attempt, resolve, with_precision
+from tsq.attempt import Address, Attempt, network_error, open_attempt, resolve, with_precision
 from tsq.config import ClientOptions, Target, parse_target
-from tsq.errors import NoAnswer, TSQError
+from tsq.errors import NoAnswer, TransportError, TSQError
 from tsq.exchange import Rules
+from tsq.host import shortage
 from tsq.polling import Poller, interrupted
 from tsq.quic import later, tls
 from tsq.result import HostResult
@@ -71,10 +72,14 @@ def query_all(
         changed()
 
     def run(query: HostQuery) -> None:
-        query.run()
+        if not query.ended:
+            query.run()
         changed()
 
     queries = [HostQuery(target, options, rules, on_sample=sampled, key_log=key_log, persistent=persistent) for target in targets]
+    most = shortage.hosts_at_a_time()
+    for query in queries[most:]:
+        query.refuse(_too_many(len(queries)))
     changed()
     if len(queries) == 1:
         run(queries[0])
@@ -90,18 +95,37 @@ def _in_parallel(queries: Sequence["HostQuery"], run: Callable[["HostQuery"], No
         # An interrupt inside `start` could leave threading's own lock taken, and everything waiting for it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for thread in threads:
-                thread.start()
+            for query, thread in zip(queries, threads, strict=True):
+                _start(query, thread)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
     except KeyboardInterrupt:
         for query in queries:
             query.stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join(_END_WAIT)
+
+
+def _start(query: "HostQuery", thread: threading.Thread) -> None:
+    """Start a thread; a host for which there is none is not asked."""
+    if query.ended:
+        return
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        query.refuse(TransportError(f"not asked: {shortage.explained(error) or error}"))
+
+
+def _too_many(hosts: int) -> TransportError:
+    limit, needed = shortage.open_files(), shortage.files_for(hosts)
+    return TransportError(
+        f"not asked: this process may have {limit} open files, and {hosts} hosts need {needed}",
+        advice="raise the limit (ulimit -n), or ask fewer hosts at a time",
+    )
 
 
 class HostQuery:
@@ -125,13 +149,23 @@ class HostQuery:
         self._ended = False
         # Whether what checks a certificate is loaded, or not needed.
         self._can_check = options.trust.insecure
-        self._poll = select.epoll()
+        self._poll: select.epoll
         self._looked_up: _LookUp | None = None
         opener = partial(open_attempt, target, options, with_precision(rules), self._notices, key_log)
         driver = Driver(opener, self._opened, self._closing, time.monotonic, clock_ns)
         self._association = Association(driver)
         sampled = None if on_sample is None else partial(on_sample, target)
         self._poller = Poller(self._association, target, options, persistent=persistent, on_sample=sampled)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self._ended
+
+    def refuse(self, error: TSQError) -> None:
+        """Do not ask this host: what is needed for it is not there."""
+        self._error = error
+        self._ended = True
 
     def stop(self) -> None:
         """End soon with what there is; may be called from another thread."""
@@ -140,19 +174,27 @@ class HostQuery:
     def run(self) -> HostResult:
         """Ask; the result. Never raises a TSQError, and turns Ctrl-C into an early end."""
         try:
+            with select.epoll() as self._poll:
+                self._ask()
+        except (OSError, MemoryError) as error:
+            self._error = network_error(error)
+        self._ended = True
+        return self.result()
+
+    def _ask(self) -> None:
+        try:
             tls.check_trust(self._options.trust, self._options.timeout)
             self._association.connect(time.monotonic())
             while self._step(time.monotonic()):
                 pass
         except TSQError as error:
             self._error = error
+        except (OSError, MemoryError) as error:
+            self._error = network_error(error)
         except KeyboardInterrupt:
             self._stopped = True
         for attempt in list(self._association.attempts):
             attempt.finish(time.monotonic())
-        self._poll.close()
-        self._ended = True
-        return self.result()
 
     def result(self) -> HostResult:
         """What there is so far."""
@@ -188,9 +230,8 @@ class HostQuery:
         """The host's addresses: at once for the first time and for a numeric one; later on, the run does not wait for them."""
         if self._looked_up is None:
             self._looked_up = _LookUp(self.target, self._options.family)
-            if self._association.connections and not _is_numeric(self.target.host):
-                threading.Thread(target=self._looked_up.run, name=f"addresses of {self.target}", daemon=True).start()
-            else:
+            later_on = self._association.connections and not _is_numeric(self.target.host)
+            if not (later_on and _started(self._looked_up.run, f"addresses of {self.target}")):
                 self._looked_up.run()
         if self._looked_up.done.is_set():
             found, self._looked_up = self._looked_up, None
@@ -223,6 +264,15 @@ class _LookUp:
         except TSQError as error:
             self.error = error
         self.done.set()
+
+
+def _started(work: Callable[[], None], name: str) -> bool:
+    """Run it in another thread; False where there can be none."""
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except (RuntimeError, MemoryError):
+        return False
+    return True
 
 
 def _is_numeric(host: str) -> bool:

@@ -1,18 +1,22 @@
 """A picture of the sources' correctness intervals and of the one that they agree on. Needs matplotlib, an extra: `tsq[plot]`.
 
 Comes in: a Selection. Goes out: a PNG, SVG or PDF file, or ConfigError that says what to do. It must never be needed for anything
-else, nor open a window.
+else, nor open a window, nor write over what is not a picture's own file: a link, a special file, another user's.
 
 The axis shows the neighbourhood of the agreed interval, or where there is none, of the offsets at which most sources meet. A source
 outside of it is an arrow at the edge; every source has its offset in words beside its row.
 """
 
+import contextlib
+import io
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsq import report
 from tsq.errors import ConfigError
+from tsq.host import files
 from tsq.timing.intersection import Interval
 from tsq.timing.selection import Agreed, Mark, Selection, Unused, Verdict
 
@@ -47,12 +51,8 @@ def check(path: str) -> None:
     """Raises ConfigError where the picture could not be drawn or written: better before the servers are asked than after."""
     _format(path)
     _matplotlib()
-    there = os.path.lexists(path)
     try:
-        with open(path, "ab"):
-            pass
-        if not there:
-            os.remove(path)
+        files.check_own(path)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -74,10 +74,21 @@ def draw(chosen: Selection, path: str) -> None:
         _source(axes, row, verdict, scale, view)
     axes.set_xlim(view.low / scale, view.high / scale)
     _legend(figure, axes)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=_format(path))
     try:
-        figure.savefig(path, format=_format(path))
+        files.replace(path, picture.getvalue(), _mode(path), durable=False)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _mode(path: str) -> int:
+    """The mode of a picture that is replaced; else what the umask leaves of 0666."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(os.lstat(path).st_mode)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _middle(chosen: Selection, shown: list[Interval]) -> Interval:

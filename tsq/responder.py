@@ -8,12 +8,16 @@ its T2.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from tsq._fast import pack_response, pack_tlvs, unpack_message
 from tsq.errors import MessageError
 from tsq.wire.message import Mode, Request, Tlv, decode_request, encode_error, metadata_tlv, padding, tlvs_size
 from tsq.wire.signature import Signer
 from tsq.wire.tlv import EXACT_T3, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, STATE_KEYS, ErrorCode, TlvType
+
+# The answer to a Metadata Query: TLVs, metadata pairs.
+About = tuple[tuple[Tlv, ...], Mapping[str, str]]
 
 
 class NoResponse(StrEnum):
@@ -65,12 +69,19 @@ class Responder:
     """Answers requests.
 
     signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query. pairs: metadata about the clock,
-    for whoever asks for its keys with it (R13). All may be replaced at any time.
+    for whoever asks for its keys with it (R13). All may be replaced at any time. What `tell` says has an end, by the time at which
+    requests come: a state of the clock that nobody renews is not repeated for ever.
     """
 
     signer: Signer | None = None
     about: tuple[Tlv, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
+    _until_ns: int | None = None
+    _later: About = ((), MappingProxyType({}))
+
+    def tell(self, about: tuple[Tlv, ...], pairs: Mapping[str, str], *, until_ns: int, later: About) -> None:
+        """Say this of the clock to who asks until a time, Unix ns; `later` from then on."""
+        self.about, self.pairs, self._until_ns, self._later = about, pairs, until_ns, later
 
     def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:
         """The answer to one request, all but its send time."""
@@ -85,7 +96,7 @@ class Responder:
             reply = encode_error(ErrorCode.AUTHENTICATION_REQUIRED, "no signing key") if mode is Mode.STREAM else b""
             return Refusal(NoResponse.CANNOT_SIGN, reply)
         signer = self.signer if request.signature else None
-        about = self._about(request)
+        about = self._about(request, receive_ns)
         exact = request.metadata is not None and request.metadata.get(EXACT_T3) == ""
         if not request.precision:
             return Draft(request.nonce, receive_ns, about, (), signer, exact)
@@ -93,13 +104,15 @@ class Responder:
         # Where the length is promised (R7), nothing can be told.
         return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
 
-    def _about(self, request: Request) -> tuple[Tlv, ...]:
+    def _about(self, request: Request, receive_ns: int) -> tuple[Tlv, ...]:
         """What this request is told of the clock: nothing that it does not ask for."""
         if not request.metadata_query:
             return ()
-        wishes = request.metadata or {}
-        told = {key: self.pairs[key] for key in STATE_KEYS if key in self.pairs and wishes.get(key) == ""}
-        return (*self.about, metadata_tlv(told)) if told else self.about
+        over = self._until_ns is not None and receive_ns > self._until_ns
+        about, pairs = self._later if over else (self.about, self.pairs)
+        asked = request.metadata or {}
+        told = {key: pairs[key] for key in STATE_KEYS if key in pairs and asked.get(key) == ""}
+        return (*about, metadata_tlv(told)) if told else about
 
 
 def stream_request_ready(data: bytes, finished: bool) -> bool:

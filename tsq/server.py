@@ -13,18 +13,18 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from tsq._datapath import BATCH, Datapath
-from tsq.about import about
+from tsq.clock_watch import ClockWatch
 from tsq.config import Target, parse_listen
-from tsq.errors import ConfigError
+from tsq.errors import ConfigError, TSQError
 from tsq.host.clock import now_ns
 from tsq.host.identity import machine
-from tsq.host.sync_state import HostClock, SyncState, nobody_knows, sync_state
+from tsq.host.sync_state import HostClock, SyncState
 from tsq.metrics import Counters
 from tsq.quic import offload, tls
 from tsq.quic.connection import Outgoing
 from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
-from tsq.quic.udp import Datagram, Path, UdpSocket, sink
+from tsq.quic.udp import Datagram, FamilyMissing, Path, UdpSocket, sink
 from tsq.responder import NoResponse, Responder
 from tsq.service import Outcome, Service
 from tsq.serving import ServingLoop
@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 _CARE_INTERVAL = 1.0
 # How many batches that held something for the control plane are served before the loop sees to timers and other sockets.
 _TURNS = 16
-# How often the host is asked how good its clock is; what was told holds for twice as long, should it be late with the next word.
-_STATE_INTERVAL = 2.0
-_STATE_HOLDS = 2 * _STATE_INTERVAL
 _CLOSE_REASON = "server is shutting down"
 # What a Datapath counts by itself.
 _DATAPATH_COUNTS = (
@@ -99,9 +96,7 @@ class Server:
         self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
-        self.clock: SyncState | None = None
-        self._host_clock = host_clock or HostClock()
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = ClockWatch(host_clock or HostClock(), self.responder)
 
     @property
     def addresses(self) -> list[Target]:
@@ -113,24 +108,43 @@ class Server:
         """How many connections there are now."""
         return len(self._router.connections)
 
+    @property
+    def clock(self) -> SyncState | None:
+        """How good this machine's clock is; None where nobody is asked."""
+        return self._watch.state
+
     async def start(self) -> None:
-        """Open the sockets and answer from now on."""
+        """Open the sockets and answer from now on. Raises ConfigError where an address cannot be used.
+
+        Where the machine has no IPv6, or no IPv4, at all, addresses of that family are left out, as long as others remain.
+        """
         self._closed = asyncio.Event()
-        await self._look_at_clock()
+        await self._watch.start()
         try:
-            for target in self._listen:
-                udp = UdpSocket.listening(target.host, target.port)
-                spare = sink() if self._data_plane else None
-                datapath = None if not self._data_plane else Datapath() if spare is None else Datapath(spare.fileno())
-                service = Service(self._router, self.responder, self.counters, now_ns, datapath)
-                self._endpoints.append(_Endpoint(udp, service, datapath, spare))
-        except ConfigError:
+            self._open()
+            for endpoint in self._endpoints:
+                endpoint.start()
+        except (TSQError, OSError):
+            self._watch.stop()
             self._release()
             raise
-        for endpoint in self._endpoints:
-            endpoint.start()
-        if self.clock is not None:
-            self._watch = asyncio.create_task(self._watch_clock())
+
+    def _open(self) -> None:
+        absent: list[FamilyMissing] = []
+        for target in self._listen:
+            try:
+                udp = UdpSocket.listening(target.host, target.port)
+            except FamilyMissing as error:
+                absent.append(error)
+                continue
+            spare = sink() if self._data_plane else None
+            datapath = None if not self._data_plane else Datapath() if spare is None else Datapath(spare.fileno())
+            service = Service(self._router, self.responder, self.counters, now_ns, datapath)
+            self._endpoints.append(_Endpoint(udp, service, datapath, spare))
+        if not self._endpoints:
+            raise absent[0]
+        for missing in absent:
+            logger.warning("%s; the other addresses are served", missing)
 
     def reload(self) -> bool:
         """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
@@ -149,9 +163,7 @@ class Server:
         for endpoint in self._endpoints:
             endpoint.close_connections(_CLOSE_REASON)
         self._release()
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._watch.stop()
         if self._closed is not None:
             self._closed.set()
 
@@ -172,41 +184,6 @@ class Server:
             endpoint.stop()
         self._endpoints.clear()
 
-    async def _watch_clock(self) -> None:
-        reported: SyncState | None = None
-        while True:
-            state = self.clock
-            if state is not None and (reported is None or _differ(reported, state)):
-                self._report_clock(state)
-                reported = state
-            await asyncio.sleep(_STATE_INTERVAL)
-            await self._look_at_clock()
-
-    async def _look_at_clock(self) -> None:
-        """Ask the host, in another thread: no answer waits for it."""
-        state: SyncState | None
-        try:
-            state = await asyncio.to_thread(sync_state, self._host_clock)
-        except Exception as error:
-            # Whatever it was: what was said before must not stand for ever.
-            logger.error("this machine's clock cannot be asked about: %s", error)
-            state = nobody_knows("cannot be asked")
-        if state is None:
-            return
-        self.clock = state
-        self.responder.about, self.responder.pairs = about(state.lasting(_STATE_HOLDS))
-
-    def _report_clock(self, state: SyncState) -> None:
-        if not state.synchronized:
-            logger.warning(
-                "this machine's clock is not synchronized (%s): clients are told so, and do not use it; in a lab, --local-stratum 1"
-                " claims that it is right",
-                state.keeper,
-            )
-        else:
-            stratum, error = state.stratum, state.error
-            logger.info("clock: stratum %d, error at most %.6f s, by the word of %s", stratum, error, state.keeper)
-
     def _report_expiry(self, configuration: tls.ServerConfiguration) -> None:
         for warning in configuration.warnings:
             logger.warning("%s", warning)
@@ -215,11 +192,6 @@ class Server:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)
         elif left < 14:
             logger.warning("the certificate expires in %.0f days", left)
-
-
-def _differ(one: SyncState, other: SyncState) -> bool:
-    """Whether a change is worth a word in the log."""
-    return (one.synchronized, one.keeper) != (other.synchronized, other.keeper)
 
 
 class _Endpoint:
@@ -246,7 +218,10 @@ class _Endpoint:
             if isinstance(self._loop, ServingLoop):
                 self._loop.serving.serve(self.udp.fileno(), self._datapath)
             self.udp.stamp_departures()
+            self._datapath.stamping = self.udp.stamps_departures
             self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
+        if self.udp.missing is not None and (self._datapath is not None or not self.udp.stamps_arrivals):
+            logger.warning("%s: %s", Target(*self.udp.address), self.udp.missing)
 
     def stop(self) -> None:
         """Stop answering."""

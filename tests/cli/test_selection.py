@@ -1,11 +1,13 @@
 """tsq-client with several hosts, some of which lie: marks, reasons, the agreed time, exit status, the picture, the live view."""
 
+import errno
 import html
 import json
 import os
 import pty
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -163,6 +165,52 @@ def test_the_suffix_says_what_is_written(tmp_path, suffix, begin):
     assert path.read_bytes().startswith(begin)
     plot.check(str(path))
     assert path.read_bytes().startswith(begin)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "hard link", "device"])
+def test_what_is_no_picture_of_its_own_is_refused_before_anybody_is_asked_and_left_as_it_is(tmp_path, capsys, kind):
+    pytest.importorskip("matplotlib")
+    path, elsewhere = tmp_path / "x.png", tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    if kind == "device" and os.geteuid() != 0:
+        pytest.skip("only root can make a device")
+    make = {
+        "FIFO": lambda: os.mkfifo(path),
+        "symbolic link": lambda: path.symlink_to(elsewhere),
+        "hard link": lambda: os.link(elsewhere, path),
+        "device": lambda: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3)),
+    }
+    make[kind]()
+    before = path.lstat()
+    with pytest.raises(SystemExit) as end:
+        main(["something.invalid", "--plot", str(path)])
+    assert end.value.code == EXIT_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tsq-client: error: plot file {path}: it ")
+    assert kind in line
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert elsewhere.read_text() == "precious"
+
+
+def test_an_old_picture_keeps_its_mode_and_stays_whole_on_a_full_disk(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "x.svg"
+    plot.draw(selection([result("a", 0)]), str(path))
+    path.chmod(0o640)
+    old = path.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(ConfigError, match=f"plot file {path}: No space left on device"):
+            plot.draw(selection([result("b", 0)]), str(path))
+    assert path.read_bytes() == old
+    plot.draw(selection([result("b", 0)]), str(path))
+    assert path.read_bytes() != old
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["x.svg"]
 
 
 def result(name: str, offset_ns: int, error: float = 1e-4, failed: str = "") -> HostResult:

@@ -106,6 +106,16 @@ def test_any_text_is_a_report_or_none(text):
     assert report is None or isinstance(report, Tracking)
 
 
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1", "1" * 20, "0x", "nan"])
+def test_numbers_that_cannot_be_in_chronycs_line_make_it_none(at, number):
+    line = "C0000201,192.0.2.1,3,1700000000.0,0.0,0.0,0.0,0.0,0.0,0.1,0.01,0.002,64.0,Normal"
+    fields = line.split(",")
+    assert decode_csv(",".join(fields)) is not None
+    fields[at] = number
+    assert decode_csv(",".join(fields)) is None
+
+
 def test_nobody_there():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind(("127.0.0.1", 0))

@@ -43,6 +43,8 @@ def test_not_synchronized(change):
         b"", b"{", b"[]", b"null", b'{"system": 3}', b'{"system": []}', document({}), document({**FLAT, "root_delay": "no"}),
         document({**FLAT, "root_delay": None}), document({**FLAT, "root_dispersion": -1.0}), b"[" * 100_000,
         b'{"system": {"stratum": 1, "leap_indicator": "NoWarning", "root_delay": NaN, "root_dispersion": 0}}',
+        b'{"system": {"stratum": Infinity, "leap_indicator": "NoWarning", "root_delay": 0, "root_dispersion": 0}}',
+        b'{"system": {"stratum": 1, "leap_indicator": "NoWarning", "root_delay": 1' + b"0" * 400 + b', "root_dispersion": 0}}',
         document({**FLAT, "time_snapshot": 5}), document({**FLAT, "leap_indicator": []}), b"\xff\xfe",
     ],
 )
@@ -88,3 +90,34 @@ def test_a_peer_that_says_less_or_too_much(tmp_path, data):
 
 def test_nobody_there(tmp_path):
     assert observe(str(tmp_path / "observe")) is None
+
+
+def test_a_daemon_that_sends_byte_after_byte_is_not_waited_for(tmp_path, monkeypatch):
+    """Time stands still but for the daemon's bytes: each takes a tenth of a second."""
+    path = str(tmp_path / "observe")
+    now = [0.0]
+    monkeypatch.setattr("tsq.host.ntpd_rs.time.monotonic", lambda: now[0])
+    real = socket.socket.recv
+    received = []
+
+    class Slow(socket.socket):
+        def recv(self, size: int) -> bytes:
+            now[0] += 0.1
+            received.append(size)
+            return real(self, 1)
+
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen()
+
+    def answer() -> None:
+        with listener, listener.accept()[0] as peer:
+            data = document(FLAT)
+            peer.sendall(struct.pack("!Q", len(data)) + data)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    monkeypatch.setattr("tsq.host.ntpd_rs.socket.socket", Slow)
+    assert observe(path) is None
+    thread.join(20)
+    assert len(received) < 20

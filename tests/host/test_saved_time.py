@@ -1,6 +1,8 @@
 """The saved time: what is written is read; what is damaged is ignored, with a warning that says so."""
 
+import errno
 import os
+import stat
 
 import pytest
 
@@ -43,10 +45,49 @@ def test_fault_65_a_file_that_cannot_be_read_or_written_costs_a_warning(tmp_path
     assert [warning.split(":")[0].split()[-1] for warning in warnings] == [str(tmp_path / "no" / "time"), "ignored"]
 
 
-def test_an_old_time_stays_where_the_new_one_cannot_be_written(tmp_path, warnings):
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_an_old_time_stays_where_the_new_one_cannot_be_written(tmp_path, warnings, monkeypatch, call):
     path = str(tmp_path / "time")
     saved_time.save(path, NOW_NS, warnings.append)
-    os.mkdir(path + ".new")
-    saved_time.save(path, NOW_NS + 10**12, warnings.append)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        saved_time.save(path, NOW_NS + 10**12, warnings.append)
+    assert warnings == [f"the time was not saved to {path}: No space left on device"]
     assert saved_time.load(path, warnings.append) == 1_800_000_000_000_000_000
-    assert len(warnings) == 1
+    assert os.listdir(tmp_path) == ["time"]
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o622, 0o602])
+def test_a_time_that_others_could_have_written_is_ignored_and_replaced(tmp_path, warnings, mode):
+    path = tmp_path / "time"
+    path.write_text("1800000000\n")
+    path.chmod(mode)
+    assert saved_time.load(str(path), warnings.append) is None
+    found = f"it can be written by others (mode {mode:04o}, expected 0644 or 0600)"
+    assert warnings == [f"saved time {path} cannot be read and is ignored: {found}"]
+    saved_time.save(str(path), NOW_NS, warnings.append)
+    assert saved_time.load(str(path), warnings.append) == 1_800_000_000_000_000_000
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "hard link", "directory"])
+def test_what_is_no_file_of_its_own_is_neither_read_nor_changed(tmp_path, warnings, kind):
+    path, victim = tmp_path / "time", tmp_path / "victim"
+    victim.write_text("1800000000\n")
+    make = {
+        "FIFO": lambda: os.mkfifo(path),
+        "symbolic link": lambda: path.symlink_to(victim),
+        "hard link": lambda: os.link(victim, path),
+        "directory": path.mkdir,
+    }
+    make[kind]()
+    before = path.lstat()
+    assert saved_time.load(str(path), warnings.append) is None
+    saved_time.save(str(path), NOW_NS, warnings.append)
+    assert [kind in warning for warning in warnings] == [True, True]
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert victim.read_text() == "1800000000\n"

@@ -9,12 +9,13 @@ import pytest
 
 from tests.support.chronyd import Chronyd, free_port, needs_chronyd
 from tests.support.kernel import UNSYNC, VirtualKernel
+from tsq.about import about
 from tsq.config import LocalClock
-from tsq.errors import ConfigError
+from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host.chrony import Tracking
 from tsq.host.clock import SystemClock
 from tsq.host.ntpd_rs import Observation
-from tsq.host.sync_state import HostClock, Keeper, by_observation, by_tracking, sync_state
+from tsq.host.sync_state import HostClock, Keeper, by_observation, by_tracking, checked, sync_state
 from tsq.wire.tlv import ClockClass, SourceType
 
 NOWHERE = {"chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs"}
@@ -63,6 +64,50 @@ def test_what_chrony_follows(reference_id, reference, source, clock_class):
 def test_fault_33_a_chrony_that_is_not_synchronized_is_stratum_0(changes):
     state = by_tracking(tracking(**changes))
     assert (state.stratum, state.leap, state.synchronized) == (0, 3, False)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"root_delay": NAN}, {"root_delay": INF}, {"root_delay": -INF}, {"root_delay": -0.001}, {"root_delay": 1e300},
+        {"root_dispersion": NAN}, {"root_dispersion": INF}, {"root_dispersion": -0.001}, {"root_dispersion": 1e18},
+        {"root_dispersion": -0.001, "correction": 1.0}, {"correction": NAN}, {"correction": -INF}, {"correction": 17.0},
+        {"skew_ppm": NAN}, {"skew_ppm": INF}, {"skew_ppm": 1e6}, {"residual_ppm": NAN}, {"residual_ppm": -66.0},
+        {"stratum": 17}, {"stratum": 255}, {"stratum": 65535}, {"leap": 4}, {"leap": 65535},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_or_cannot_be_told_is_unsynchronized_and_the_trouble_is_named(changes):
+    state = checked(by_tracking(tracking(**changes)))
+    assert (state.stratum, state.leap, state.error) == (0, 3, 16.0)
+    assert state.trouble.startswith("chrony says what cannot be used: ")
+    # It can be told to clients.
+    assert about(state.lasting(4.0))[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"root_delay": 0.0, "root_dispersion": 0.0}, {"stratum": 15}, {"stratum": 16}, {"correction": 15}]
+)
+def test_what_can_be_is_as_it_was_told(changes):
+    state = by_tracking(tracking(**changes))
+    assert checked(state) == state
+    assert state.synchronized == (changes.get("stratum") != 16)
+
+
+@pytest.mark.parametrize("keeper", [Keeper.KERNEL, Keeper.AUTO])
+@pytest.mark.parametrize("error", [NotPermitted("no"), ClockError("no such call"), OSError(38, "Function not implemented")])
+def test_a_kernel_that_cannot_be_asked_leaves_what_the_operator_declares(keeper, error):
+    class Refusing(SystemClock):
+        def state(self):
+            raise error
+
+    alone = sync_state(HostClock(keeper, **NOWHERE), Refusing(VirtualKernel()))
+    assert (alone.stratum, bool(alone.trouble)) == (0, True)
+    state = sync_state(HostClock(keeper, **NOWHERE, local=LocalClock(4)), Refusing(VirtualKernel()))
+    assert (state.stratum, state.keeper, state.trouble) == (4, "operator", alone.trouble)
 
 
 def test_ntpd_rs():

@@ -78,7 +78,7 @@ def test_stratum_0_until_chronyd_is_synchronized_then_its_word_and_0_when_it_is_
             assert word.error == pytest.approx(own, rel=0.9, abs=1e-3)
         assert until(lambda: server.says().stratum == 0)
     assert "stratum 4" in server.log
-    assert "by the word of chrony" in server.log
+    assert "according to chrony" in server.log
 
 
 @needs_chronyd

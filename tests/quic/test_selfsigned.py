@@ -2,7 +2,10 @@
 
 import contextlib
 import datetime
+import grp
 import os
+import pwd
+import re
 import stat
 import time
 from ipaddress import ip_address
@@ -209,13 +212,86 @@ def test_a_place_that_is_no_directory_is_an_error(tmp_path):
         self_signed(str(tmp_path / "file"), NAMES)
 
 
-@pytest.mark.parametrize("name", ["münchen.example", "two words", "a" * 300, ""])
-def test_a_name_that_no_certificate_can_have_is_an_error_or_is_written_as_it_is(tmp_path, name):
-    try:
-        files = self_signed(str(tmp_path / "lab"), [name, "127.0.0.1"])
-    except ConfigError:
-        return
-    assert name in certificate_names(load(files.certificate))
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("münchen.example", "xn--mnchen-3ya.example"), ("Büro-PC", "xn--bro-pc-3ya"), ("time.example.", "time.example"),
+        ("under_score", "under_score"), ("two words", "two words"), ("a" * 63, "a" * 63), ("0::1", "::1"), ("x", "x"),
+    ],
+)  # fmt: skip
+def test_a_name_stands_in_the_certificate_as_clients_look_for_it_and_is_found_again(tmp_path, name, written):
+    files = self_signed(str(tmp_path / "lab"), [name, "127.0.0.1"])
+    assert certificate_names(load(files.certificate))[0] == written
+    before = contents(tmp_path / "lab")
+    self_signed(str(tmp_path / "lab"), [name, "127.0.0.1"])
+    assert contents(tmp_path / "lab") == before
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "a" * 300, ".".join(["a" * 60] * 5), "", ".", "a..b", "b\udcfcro", "a\0b"])
+def test_a_name_that_no_certificate_can_have_is_an_error_that_says_so(tmp_path, name):
+    assert selfsigned.dns_name(name) is None
+    with pytest.raises(ConfigError, match=r"for the self-signed certificate \(expected a host name or an address\)"):
+        self_signed(str(tmp_path / "lab"), [name, "127.0.0.1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "mode"), [("key.pem", 0o666), ("key.pem", 0o644), ("ca-key.pem", 0o604), ("ca-key.pem", 0o660)])
+def test_a_key_that_others_can_read_is_not_used(made, tmp_path, name, mode):
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        self_signed(str(tmp_path), NAMES)
+    words = rf"{tmp_path / name}: it can be (read|written) by others \(mode {mode:04o}, expected 0600\)"
+    assert re.search(words, str(caught.value))
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "cert.pem"])
+def test_a_certificate_that_others_could_have_changed_is_not_used(made, tmp_path, name):
+    (tmp_path / name).chmod(0o646)
+    with pytest.raises(ConfigError, match=r"it can be written by others \(mode 0646, expected 0644 or 0600\)"):
+        self_signed(str(tmp_path), NAMES)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o757])
+def test_a_directory_that_others_can_write_to_is_not_used(tmp_path, mode):
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"others can write to the directory .mode {mode:04o}, expected 0755 or 0700"):
+        self_signed(str(tmp_path), NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_its_owners_own_group_can_write_to_is_used(tmp_path):
+    tmp_path.chmod(0o775)
+    user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(tmp_path.stat().st_gid)
+    if user.pw_name != group.gr_name or set(group.gr_mem) - {user.pw_name}:
+        pytest.skip("this user has no group of its own")
+    assert self_signed(str(tmp_path), NAMES).key.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("what", ["", "key.pem", "cert.pem"])
+def test_what_belongs_to_another_user_is_not_used(made, tmp_path, what):
+    os.chown(tmp_path / what, 12345, -1)
+    with pytest.raises(ConfigError, match=r"belongs to another user \(12345\)"):
+        self_signed(str(tmp_path), NAMES)
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "ca-key.pem", "cert.pem", "key.pem"])
+@pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "hard link", "directory"])
+def test_what_is_no_file_of_its_own_is_neither_read_nor_replaced(made, tmp_path, name, kind):
+    path, elsewhere = tmp_path / name, tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    make = {
+        "FIFO": lambda: os.mkfifo(path),
+        "symbolic link": lambda: path.symlink_to(elsewhere),
+        "hard link": lambda: os.link(elsewhere, path),
+        "directory": path.mkdir,
+    }
+    make[kind]()
+    before = path.lstat()
+    with pytest.raises(ConfigError, match=f"{path}: it .*{kind}"):
+        self_signed(str(tmp_path), [*NAMES, "new.example"])
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 @pytest.mark.parametrize("by_the_clock", [True, False])

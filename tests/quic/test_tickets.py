@@ -1,9 +1,12 @@
 """Session tickets: each is used once, in a private file that never lends one to another trust and survives what others wrote."""
 
 import datetime
+import errno
+import fcntl
 import json
 import os
 import random
+import socket
 import stat
 import threading
 from pathlib import Path
@@ -11,7 +14,6 @@ from pathlib import Path
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
 
-from tsq.errors import ConfigError
 from tsq.quic.tickets import SessionFile, TicketStore
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -45,6 +47,12 @@ def file(tmp_path, warnings) -> SessionFile:
     return SessionFile(str(tmp_path / "sessions"), warnings.append)
 
 
+def put(path: Path | str, content: bytes) -> None:
+    """A private file with this content."""
+    Path(path).touch(0o600)
+    Path(path).write_bytes(content)
+
+
 # ----------------------------------------------------------------------------------------------------- the client's file
 
 
@@ -56,13 +64,22 @@ def test_a_ticket_comes_back_whole_and_once(file, warnings):
     assert warnings == []
 
 
-def test_a_new_file_is_private_and_an_old_one_is_made_so(file):
-    path = Path(file.path)
+def test_a_new_file_is_private(file):
     file.take("host name", CA)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    path.chmod(0o644)
+    assert stat.S_IMODE(Path(file.path).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o666])
+def test_a_file_that_others_can_read_or_write_is_not_used_and_keeps_its_mode(file, warnings, mode):
+    path = Path(file.path)
     file.save("host name", CA, ticket(), None)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    content = path.read_bytes()
+    path.chmod(mode)
+    assert SessionFile(file.path, warnings.append).take("host name", CA) == (None, None)
+    (warning,) = warnings
+    assert f"by others (mode {mode:04o}, expected 0600); session tickets are not kept" in warning
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_the_mode_does_not_depend_on_the_umask(file):
@@ -131,7 +148,7 @@ def test_the_file_is_bounded_and_the_oldest_go_first(file, monkeypatch):
     ids=lambda rest: repr(rest[:24]),
 )
 def test_a_damaged_file_is_reported_ignored_and_written_anew(file, warnings, rest):
-    Path(file.path).write_bytes(b'{"tsq_sessions"' + rest)
+    put(file.path, b'{"tsq_sessions"' + rest)
     assert file.take("host name", CA) == (None, None)
     assert warnings == [f"{file.path}: a damaged session file; starting it anew"]
     kept = ticket()
@@ -140,17 +157,14 @@ def test_a_damaged_file_is_reported_ignored_and_written_anew(file, warnings, res
 
 
 @pytest.mark.parametrize("content", [b"\n", b"{}", b"[]", b'{"name": "mine"}', b"notes of mine", b"\xff\xfe\x00", bytes(100)])
-def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(file, content):
+def test_a_file_that_is_something_else_is_reported_once_and_left_as_it_is(file, warnings, content):
     path = Path(file.path)
-    path.write_bytes(content)
-    path.chmod(0o640)
-    for use in (lambda: file.take("host name", CA), lambda: file.save("host name", CA, ticket(), None)):
-        with pytest.raises(ConfigError) as caught:
-            use()
-        assert f"{path} is not a session file" in str(caught.value)
-        assert "give a file of its own" in str(caught.value)
+    put(path, content)
+    assert file.take("host name", CA) == (None, None)
+    file.save("host name", CA, ticket(), None)
+    advice = "give a file of its own, or one that does not exist"
+    assert warnings == [f"{path} is not a session file: {advice}; session tickets are not kept"]
     assert path.read_bytes() == content
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize(
@@ -187,30 +201,96 @@ def test_an_entry_that_lacks_a_field_is_reported_and_dropped(file, warnings, nam
 
 @pytest.mark.parametrize("entry", [None, 5, "text", []])
 def test_an_entry_that_is_none_is_dropped(file, entry):
-    Path(file.path).write_text(json.dumps({"tsq_sessions": 1, "sessions": {"host name": entry}}))
+    put(file.path, json.dumps({"tsq_sessions": 1, "sessions": {"host name": entry}}).encode())
     assert file.take("host name", CA) == (None, None)
     assert json.loads(Path(file.path).read_text())["sessions"] == {}
 
 
-@pytest.mark.parametrize("obstacle", ["missing directory", "directory", "link"])
-def test_a_file_that_cannot_be_used_is_an_error_that_names_it(tmp_path, warnings, obstacle):
-    path = tmp_path / "sessions"
+OBSTACLES = {
+    "missing directory": "No such file or directory",
+    "directory": "it is a directory, not a regular file",
+    "link": "it is a symbolic link, not a regular file",
+    "hard link": "it has 2 hard links: another name of it may be somebody else's file",
+    "FIFO": "it is a FIFO, not a regular file",
+    "socket": "it is a socket, not a regular file",
+}
+
+
+def obstructed(directory: Path, obstacle: str) -> Path:
+    """A path with this in the place of a session file; `directory / "victim"` is another's file."""
+    path, victim = directory / "sessions", directory / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o640)
     if obstacle == "missing directory":
-        path = tmp_path / "none" / "sessions"
-    elif obstacle == "directory":
+        return directory / "none" / "sessions"
+    if obstacle == "directory":
         path.mkdir()
+    elif obstacle == "link":
+        path.symlink_to(victim)
+    elif obstacle == "hard link":
+        os.link(victim, path)
+    elif obstacle == "FIFO":
+        os.mkfifo(path, 0o666)
     else:
-        # Somebody else's file under a name of ours must not be written to.
-        (tmp_path / "victim").write_text("precious")
-        path.symlink_to(tmp_path / "victim")
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(str(path))
+    return path
+
+
+@pytest.mark.parametrize(("obstacle", "words"), OBSTACLES.items(), ids=OBSTACLES)
+def test_what_is_no_file_of_its_own_is_reported_once_and_left_as_it_is(tmp_path, warnings, obstacle, words):
+    path = obstructed(tmp_path, obstacle)
+    before = path.lstat().st_mode if os.path.lexists(path) else None
     file = SessionFile(str(path), warnings.append)
-    for use in (lambda: file.take("host name", CA), lambda: file.save("host name", CA, ticket(), None)):
-        with pytest.raises(ConfigError) as caught:
-            use()
-        assert f"session file {path}: " in str(caught.value)
-        assert "choose a file that you may read and write" in str(caught.value)
-    if obstacle == "link":
-        assert (tmp_path / "victim").read_text() == "precious"
+    assert not file.usable()
+    assert file.take("host name", CA) == (None, None)
+    file.save("host name", CA, ticket(), None)
+    assert warnings == [f"session file {path}: {words}; session tickets are not kept"]
+    assert (path.lstat().st_mode if os.path.lexists(path) else None) == before
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o640
+
+
+def test_a_lock_that_another_process_holds_costs_the_tickets_and_no_more(file, warnings, monkeypatch):
+    file.save("host name", CA, ticket(), None)
+    content = Path(file.path).read_bytes()
+    with open(file.path, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert file.take("host name", CA) == (None, None)
+        # It waited once: what follows does not wait again.
+        monkeypatch.setattr(fcntl, "flock", None)
+        file.save("host name", CA, ticket(), None)
+    assert warnings == [f"session file {file.path}: another process holds its lock; session tickets are not kept"]
+    assert Path(file.path).read_bytes() == content
+
+
+@pytest.mark.parametrize("call", ["write", "replace", "open"])
+def test_a_disk_that_fails_leaves_the_old_file_whole_and_gives_no_ticket(file, warnings, monkeypatch, call):
+    """A ticket that stays in the file may be used by another client: it is not handed out."""
+    file.save("host name", CA, ticket(), None)
+    content = Path(file.path).read_bytes()
+    real = os.open
+
+    def full(*arguments, **_):
+        if call == "open" and not arguments[1] & os.O_EXCL:
+            return real(*arguments)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    assert file.take("host name", CA) == (None, None)
+    monkeypatch.undo()
+    assert warnings == [f"session file {file.path}: No space left on device; session tickets are not kept"]
+    assert Path(file.path).read_bytes() == content
+    assert os.listdir(Path(file.path).parent) == ["sessions"]
+
+
+def test_a_file_is_never_written_in_place(file):
+    file.save("host name", CA, ticket(), None)
+    with open(file.path, "rb") as old:
+        content = old.read()
+        file.save("host name", CA, ticket(), None)
+        old.seek(0)
+        assert old.read() == content
 
 
 def in_threads(count: int, work) -> None:

@@ -23,7 +23,7 @@ from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.errors import ClockError, ConfigError, NotPermitted
-from tsq.host import saved_time
+from tsq.host import saved_time, shortage
 from tsq.host.clock import ClockState, SystemClock, build_time_ns
 from tsq.host.owner import clock_owner
 from tsq.quic.tls import check_trust
@@ -81,9 +81,10 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
         parser.error(str(error))
     try:
         check_trust(options.client.trust, options.client.timeout)
-        ask = partial(query_all, key_log=key_log(PROGRAM))
     except ConfigError as error:
         cannot_use(parser, error)
+    shortage.allow_open_files(shortage.files_for(len(targets)))
+    ask = partial(query_all, key_log=key_log(PROGRAM))
     if values.insecure:
         _say(f"warning: --insecure {_CONFIRM}: anybody on the way can set this clock")
     run = _Run(targets, options, clock or SystemClock(), ask, owner)
@@ -349,4 +350,6 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tsq.cli import start
+
+    sys.exit(start.adjtime())

@@ -4,10 +4,21 @@ import argparse
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tsq
 from tsq import report
-from tsq.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, cannot_use, checked, key_log, write_no_more
+from tsq.cli import streams
+from tsq.cli.common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    cannot_use,
+    checked,
+    key_log,
+    usable_session_file,
+)
 from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
@@ -23,6 +34,7 @@ from tsq.errors import (
     TSQError,
     Unreachable,
 )
+from tsq.host import shortage
 from tsq.quic.tls import check_trust
 from tsq.result import HostResult, selection
 from tsq.timing.sample import Sample
@@ -73,9 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             plot.check(values.plot)
         check_trust(options.trust, options.timeout)
-        secrets = key_log(PROGRAM)
     except ConfigError as error:
         cannot_use(parser, error)
+    secrets = key_log(PROGRAM)
+    options = replace(options, session_file=usable_session_file(PROGRAM, options.session_file))
+    shortage.allow_open_files(shortage.files_for(len(targets)))
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
     progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
@@ -101,18 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if watch is not None:
             watch.clear()
     chosen = selection(results)
-    try:
-        if values.json:
-            import json  # noqa: PLC0415 - not on the way of who does not ask for it
+    if values.json:
+        import json  # noqa: PLC0415 - not on the way of who does not ask for it
 
-            print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
-        else:
-            _print(results, chosen, values, options)
-        sys.stdout.flush()
-    except OSError as error:
-        write_no_more(sys.stdout)
-        _say(f"the results cannot be written: {error.strerror}")
-        return EXIT_FAILED
+        print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
+    else:
+        _print(results, chosen, values, options)
+    sys.stdout.flush()
     return _plot(chosen, values.plot) or _status(results, chosen)
 
 
@@ -252,7 +261,7 @@ class _Progress:
         self._total = total
         self._seen = 0
         self._lock = threading.Lock()
-        self._shown = options.count >= _LONG_RUN and not quiet and sys.stderr.isatty() and sys.stdout.isatty()
+        self._shown = options.count >= _LONG_RUN and not quiet and sys.stdout.isatty() and streams.draws(sys.stderr)
 
     def count(self, target: Target, sample: Sample) -> None:
         """One more sample."""
@@ -276,4 +285,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tsq.cli import start
+
+    sys.exit(start.client())

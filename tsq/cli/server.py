@@ -7,16 +7,18 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import TextIO
 
 import tsq
-from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, key_log
 from tsq.cli.numbers import number, whole_number
 from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
-from tsq.errors import ConfigError, TSQError
+from tsq.errors import ConfigError, TransportError, TSQError
+from tsq.host import shortage
 from tsq.host.sync_state import HostClock, Keeper
 from tsq.quic.router import Limits, RetryPolicy
-from tsq.quic.selfsigned import self_signed
+from tsq.quic.selfsigned import dns_name, self_signed
 from tsq.server import Server
 from tsq.serving import ServingLoop
 
@@ -26,6 +28,9 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 _DEFAULTS = Limits()
 _ASKED = HostClock()
 _CLAIMED = LocalClock(stratum=1)
+# Standard streams, the event loop, and what is open for a moment: certificates, who keeps the clock, chronyc.
+_FILES_OF_ITS_OWN = 16
+_FILES_AN_ADDRESS = 2
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew.
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
@@ -46,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # aioquic reports each peer's faults: a flood, on a public port.
     logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
     try:
+        _check_files(len(values.listen or [DEFAULT_PORT]))
         server = _server(values, host_clock, key_log(PROGRAM))
         with asyncio.Runner(loop_factory=ServingLoop) as runner:
             runner.run(_serve(server))
@@ -64,6 +70,7 @@ async def _serve(server: Server) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, server.reload)
+        deliver(signal.SIGHUP)
         for address in server.addresses:
             print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
         await stop.wait()
@@ -96,15 +103,28 @@ def _host_clock(values: argparse.Namespace) -> HostClock:
     return HostClock(keeper, address, values.chrony_socket, values.ntpd_rs, local)
 
 
+def _check_files(addresses: int) -> None:
+    """Raises TransportError where so many addresses need more open files than there may be."""
+    needed = _FILES_OF_ITS_OWN + _FILES_AN_ADDRESS * addresses
+    missing = shortage.too_few_files(
+        needed, "listening at one address" if addresses == 1 else f"listening at {addresses} addresses"
+    )
+    if missing is not None:
+        raise TransportError(missing)
+
+
 def _names(listen: list[Target], extra: list[str]) -> list[str]:
     """Names and addresses that clients on this machine and its network may use for it."""
-    names = [*extra, socket.gethostname(), *_LOOPBACK]
-    for target in listen:
-        if target.host not in ("0.0.0.0", "::"):
-            names.append(target.host)
+    names = [*extra]
+    host = socket.gethostname()
+    if dns_name(host) is None:
+        logger.warning("this host's name %r cannot stand in a certificate: the certificate is for addresses and localhost", host)
+    else:
+        names.append(host)
+    names += [*_LOOPBACK, *(target.host for target in listen if not ip_address(target.host).is_unspecified)]
     try:
-        names += [str(item[4][0]).partition("%")[0] for item in socket.getaddrinfo(socket.gethostname(), None)]
-    except OSError:
+        names += [str(item[4][0]).partition("%")[0] for item in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):
         logger.debug("this host's own name has no address")
     return list(dict.fromkeys(names))
 
@@ -186,4 +206,6 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tsq.cli import start
+
+    sys.exit(start.server())

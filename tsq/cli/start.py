@@ -1,48 +1,81 @@
 """Where the installed commands begin: loads what a command needs in as little time as can be, then runs it.
 
 Comes in: nothing. Goes out: the command's exit status. The garbage collector pauses while modules are loaded, which makes no
-garbage, and never walks over them again, at exit neither: that is a tenth of a one-shot client's time.
+garbage, and never walks over them again, at exit neither: that is a tenth of a one-shot client's time. What is wrong with the
+place where a command runs (standard streams, too few descriptors, too little memory) ends in one line here, never in a traceback.
 """
 
 import gc
-import io
 import signal
 import sys
 from importlib import import_module
 
-# As `tsq.cli.common.EXIT_INTERRUPTED`, which is not loaded yet.
+from tsq.cli import streams
+from tsq.host import shortage
+
+# As in `tsq.cli.common`, which is not loaded yet.
+_FAILED = 1
 _INTERRUPTED = 130
+# What a command needs to load its modules, to read a file or two, and to ask one host or listen at one address.
+_LEAST_FILES = 16
 
 
 def client() -> int:
     """tsq-client. Ends quietly when nobody reads on, as in `tsq-client --watch HOST | head`; it has nothing to put in order."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    return _run("tsq.cli.client")
+    status = _run("tsq-client", "tsq.cli.client")
+    # Its output is all that it is run for.
+    return _FAILED if streams.lost_output() is not None else status
 
 
 def server() -> int:
     """tsq-server."""
-    return _run("tsq.cli.server")
+    # A reload that is asked for before the server can do it waits until then, and does not end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    return _run("tsq-server", "tsq.cli.server")
 
 
 def adjtime() -> int:
     """tsq-adjtime."""
-    return _run("tsq.cli.adjtime")
+    return _run("tsq-adjtime", "tsq.cli.adjtime")
 
 
-def _run(module: str) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # As standard error does: what the terminal's encoding has not, such as "±", is written in another way.
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _run(program: str, module: str) -> int:
+    streams.secure(program)
+    missing = shortage.too_few_files(_LEAST_FILES, program)
+    if missing is not None:
+        sys.stderr.write(f"{program}: error: {missing}\n")
+        return _FAILED
     gc.disable()
     try:
         main = import_module(module).main
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was done\n")
         return _INTERRUPTED
+    except (OSError, ImportError, MemoryError) as error:
+        why = shortage.explained(error)
+        if why is None:
+            raise
+        sys.stderr.write(f"{program}: error: {why}\n")
+        return _FAILED
     finally:
         gc.freeze()
         gc.enable()
-    status: int = main()
+    try:
+        status: int = main()
+    except SystemExit as end:
+        # argparse's end: help, version, usage.
+        status = end.code if isinstance(end.code, int) else _FAILED
+        if status == 0 and streams.lost_output() is not None:
+            status = _FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
+        return _INTERRUPTED
+    except (OSError, RuntimeError, MemoryError) as error:
+        why = shortage.explained(error)
+        if why is None:
+            raise
+        sys.stderr.write(f"{program}: error: {why}\n")
+        return _FAILED
     gc.freeze()
     return status

@@ -1,7 +1,7 @@
 """The live view of tsq-client --watch.
 
 Comes in: what there is so far, whenever a sample came or a host failed. Goes out: a view that is drawn anew on a terminal, lines
-elsewhere. Holds no logic of its own: `tsq.report` words it.
+elsewhere, and on a terminal without escape sequences (TERM=dumb). Holds no logic of its own: `tsq.report` words it.
 """
 
 import shutil
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from tsq import report
+from tsq.cli import streams
 from tsq.result import HostResult, newest_ns, selection
 
 _LEAST_PERIOD = 0.2
@@ -22,7 +23,7 @@ class Watch:
     def __init__(self, interval: float, assumed_error: float) -> None:
         self._period = max(_LEAST_PERIOD, interval)
         self._assumed = assumed_error
-        self._live = sys.stdout.isatty()
+        self._live = streams.draws(sys.stdout)
         self._lock = threading.Lock()
         self._next = 0.0
         self._newest: int | None = None

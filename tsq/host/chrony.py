@@ -1,7 +1,7 @@
 """What chronyd says of the clock that it keeps: its `tracking` report.
 
 Comes in: the address of chronyd's command port. Goes out: a Tracking, or None where nobody answers. It must never ask anything that
-changes chronyd, and never believe a reply to another question.
+changes chronyd, and never believe a reply to another question. Whether the numbers can be is for `sync_state` to say.
 
 The report is asked for over UDP, as anybody on the machine may. Where that port is closed (`cmdport 0`) and chronyd's own socket is
 there, `chronyc` is asked instead, which may use it as root or as chrony's user.
@@ -17,7 +17,6 @@ import struct
 import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_address
-from math import isfinite
 
 Address = tuple[str, int]
 
@@ -88,6 +87,8 @@ def decode_csv(line: str) -> Tracking | None:
         stratum = int(fields[2])
     except ValueError:
         return None
+    if not (0 <= number < 1 << 32 and 0 <= stratum < 1 << 16):
+        return None
     leap = _CHRONYC_LEAP.get(fields[13], LEAP_UNSYNCHRONIZED)
     return Tracking(
         number, fields[1] or _clock_name(number), stratum, leap, correction, residual, skew, root_delay, root_dispersion
@@ -121,8 +122,7 @@ def _ask_chronyc(unix_socket: str) -> Tracking | None:
 def _float(bits: int) -> float:
     exponent = (bits >> 25) - (0x80 if bits >> 31 else 0)
     coefficient = (bits & 0x1FFFFFF) - (0x2000000 if bits & 0x1000000 else 0)
-    value = float(coefficient) * 2.0 ** (exponent - 25)
-    return value if isfinite(value) else 0.0
+    return float(coefficient) * 2.0 ** (exponent - 25)
 
 
 def _clock_name(number: int) -> str:

@@ -10,6 +10,7 @@ root delay and root dispersion in seconds; some versions put all but the stratum
 import json
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -35,12 +36,13 @@ class Observation:
 
 def observe(path: str = DEFAULT) -> Observation | None:
     """The state; None where nobody answers or the answer is none. Takes a second at the most."""
+    until = time.monotonic() + _TIMEOUT
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as unix:
             unix.settimeout(_TIMEOUT)
             unix.connect(path)
-            (size,) = _LENGTH.unpack(_exactly(unix, _LENGTH.size))
-            return decode(_exactly(unix, size)) if size <= _MOST else None
+            (size,) = _LENGTH.unpack(_exactly(unix, _LENGTH.size, until))
+            return decode(_exactly(unix, size, until)) if size <= _MOST else None
     except (OSError, EOFError):
         return None
 
@@ -49,10 +51,10 @@ def decode(data: bytes) -> Observation | None:
     """The state in the daemon's JSON; None where it is not there."""
     try:
         system = json.loads(data)["system"]
-        time: dict[str, Any] = {**system, **system.get("time_snapshot", {})}
-        stratum, delay, dispersion = int(time["stratum"]), float(time["root_delay"]), float(time["root_dispersion"])
-        leap = _LEAP.get(time["leap_indicator"], LEAP_UNSYNCHRONIZED)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        fields: dict[str, Any] = {**system, **system.get("time_snapshot", {})}
+        stratum, delay, dispersion = int(fields["stratum"]), float(fields["root_delay"]), float(fields["root_dispersion"])
+        leap = _LEAP.get(fields["leap_indicator"], LEAP_UNSYNCHRONIZED)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
     if not (isfinite(delay) and isfinite(dispersion)) or delay < 0 or dispersion < 0:
         return None
@@ -61,11 +63,13 @@ def decode(data: bytes) -> Observation | None:
     return Observation(stratum, leap, delay, dispersion)
 
 
-def _exactly(unix: socket.socket, size: int) -> bytes:
+def _exactly(unix: socket.socket, size: int, until: float) -> bytes:
     data = bytearray()
     while len(data) < size:
+        # All of it together: a byte now and then must not keep the caller.
+        unix.settimeout(max(0.001, until - time.monotonic()))
         part = unix.recv(min(size - len(data), 65536))
-        if not part:
+        if not part or time.monotonic() > until:
             raise EOFError
         data += part
     return bytes(data)

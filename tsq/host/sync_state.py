@@ -1,7 +1,8 @@
-"""How good this machine's clock is, by the word of who keeps it: chronyd, ntpd-rs, or else the kernel.
+"""How good this machine's clock is, according to whoever keeps it: chronyd, ntpd-rs, or else the kernel.
 
 Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told:
-what nobody vouches for is unsynchronized, stratum 0, leap 3.
+what nobody vouches for is unsynchronized, stratum 0, leap 3; so is what cannot be, such as an error that is no number, is negative,
+or is over 16 s.
 
     error = root delay / 2 + root dispersion
 
@@ -12,8 +13,10 @@ asked for again. The kernel knows no stratum: of a clock that it calls synchroni
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import inf
 
 from tsq.config import LocalClock
+from tsq.errors import ClockError, NotPermitted
 from tsq.host.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.clock import ClockState, SystemClock
 from tsq.host.ntpd_rs import DEFAULT as OBSERVE
@@ -21,6 +24,11 @@ from tsq.host.ntpd_rs import Observation, observe
 from tsq.wire.tlv import ClockClass, SourceType
 
 WORST_STRATUM = 15
+# RFC 5905 §7.2, MAXDISP, and the kernel's limit: a clock with a larger error is not synchronized.
+MOST_ERROR = 16.0
+# What the Clock Quality TLV can tell: a larger drift would be understated.
+_MOST_DRIFT_PPM = 65.535
+_UNSYNCHRONIZED_STRATUM = 16
 # RFC 5905 §7.2: 15 ppm, where nobody says how fast the clock drifts.
 TOLERANCE_PPM = 15.0
 # chrony's default for how fast a clock's error grows beside what it has measured (maxclockerror).
@@ -43,7 +51,10 @@ class Keeper(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncState:
-    """The clock's quality; seconds and ppm. keeper: who says so; reference: what it follows, as text."""
+    """The clock's quality; seconds and ppm. keeper: who says so; reference: what it follows, as text.
+
+    trouble: why whoever should know could not be asked, or said what cannot be; empty where all is well.
+    """
 
     keeper: str
     stratum: int
@@ -54,6 +65,7 @@ class SyncState:
     root_delay: float
     root_dispersion: float
     drift_ppm: float = TOLERANCE_PPM
+    trouble: str = ""
 
     @property
     def synchronized(self) -> bool:
@@ -90,15 +102,48 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
         Keeper.NTPD_RS: lambda: _by_ntpd_rs(observe(host_clock.ntpd_rs)),
         Keeper.KERNEL: lambda: by_kernel((clock or SystemClock()).state()),
     }
-    chosen = ways.values() if host_clock.keeper is Keeper.AUTO else [ways[host_clock.keeper]]
-    found = next((state for state in (ask() for ask in chosen) if state is not None), None)
-    state = found or nobody_knows(host_clock.keeper.value)
+    chosen = list(ways) if host_clock.keeper is Keeper.AUTO else [host_clock.keeper]
+    state: SyncState | None = None
+    for keeper in chosen:
+        try:
+            state = ways[keeper]()
+        except NotPermitted:
+            state = nobody_knows(
+                keeper.value, "a filter of system calls forbids to read what the kernel says of it (clock_adjtime)"
+            )
+        except (ClockError, OSError) as error:
+            state = nobody_knows(keeper.value, str(error))
+        if state is not None:
+            break
+    state = checked(state or nobody_knows(host_clock.keeper.value))
+    return state if host_clock.local is None else declared(state, host_clock.local)
+
+
+def checked(state: SyncState) -> SyncState:
+    """The same state, where it can be told to clients and believed; else that of a clock for which nobody vouches."""
+    sizes = (state.root_delay, state.root_dispersion, state.error)
+    if not all(0 <= size < inf for size in sizes):
+        trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s cannot be"
+    elif state.error > MOST_ERROR and state.synchronized:
+        trouble = f"an error of {state.error:.6g} s is over {MOST_ERROR:.0f} s"
+    elif not 0 <= state.drift_ppm <= _MOST_DRIFT_PPM:
+        trouble = f"a drift of {state.drift_ppm:.6g} ppm is more than clients can be told ({_MOST_DRIFT_PPM} ppm)"
+    elif not (0 <= state.stratum <= WORST_STRATUM and 0 <= state.leap <= LEAP_UNSYNCHRONIZED):
+        trouble = f"stratum {state.stratum} with leap indicator {state.leap} cannot be"
+    else:
+        return state
+    return nobody_knows(state.keeper, f"{state.keeper} says what cannot be used: {trouble}")
+
+
+def unknown(host_clock: HostClock, trouble: str) -> SyncState:
+    """The state where nobody could be asked: what the operator declares, if anything."""
+    state = nobody_knows(host_clock.keeper.value, trouble)
     return state if host_clock.local is None else declared(state, host_clock.local)
 
 
 def by_tracking(report: Tracking) -> SyncState:
     """The state in chronyd's report."""
-    synchronized = report.leap != LEAP_UNSYNCHRONIZED and report.stratum > 0
+    synchronized = report.leap != LEAP_UNSYNCHRONIZED and 0 < report.stratum != _UNSYNCHRONIZED_STRATUM
     source, clock_class = _kind(report.reference_id, report.reference)
     return SyncState(
         Keeper.CHRONY.value,
@@ -107,8 +152,9 @@ def by_tracking(report: Tracking) -> SyncState:
         source if synchronized else SourceType.UNKNOWN,
         clock_class if synchronized else ClockClass.UNKNOWN,
         report.reference if synchronized else "",
-        max(report.root_delay, 0.0),
-        max(report.root_dispersion, 0.0) + abs(report.correction),
+        report.root_delay,
+        # The least of the two alone: a negative one must not hide behind the other.
+        report.root_dispersion + abs(report.correction) if report.root_dispersion >= 0 else report.root_dispersion,
         _CHRONY_ERROR_PPM + abs(report.residual_ppm) + abs(report.skew_ppm),
     )
 
@@ -135,7 +181,8 @@ def declared(state: SyncState, local: LocalClock) -> SyncState:
     source = SourceType[local.source.upper()]
     if not state.synchronized:
         # The declared error is a bound at any time.
-        return SyncState("operator", local.stratum, 0, source, ClockClass.UNKNOWN, "", 0.0, local.error, drift_ppm=0.0)
+        stratum, trouble = local.stratum, state.trouble
+        return SyncState("operator", stratum, 0, source, ClockClass.UNKNOWN, "", 0.0, local.error, drift_ppm=0.0, trouble=trouble)
     if state.keeper == Keeper.KERNEL.value:
         return replace(state, stratum=local.stratum, source=source)
     return state
@@ -149,9 +196,10 @@ def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
     return None if report is None else by_observation(report)
 
 
-def nobody_knows(keeper: str) -> SyncState:
-    """The state of a clock for which nobody vouches. 16 s: the kernel's, and NTP's, word for that (RFC 5905 §7.2, MAXDISP)."""
-    return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, 16.0)
+def nobody_knows(keeper: str, trouble: str = "") -> SyncState:
+    """The state of a clock for which nobody vouches. Its error is the most that there is."""
+    unknown_kind = SourceType.UNKNOWN, ClockClass.UNKNOWN
+    return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, *unknown_kind, "", 0.0, MOST_ERROR, trouble=trouble)
 
 
 def _kind(reference_id: int, reference: str) -> tuple[SourceType, ClockClass]:

@@ -2,12 +2,12 @@
 
 Comes in: a directory, names and addresses. Goes out: file names. Keys are mode 0600. What is in the directory already is used
 again as long as it is valid and has the names asked for; where the certificate is renewed, the authority and the server's key are
-kept, so that clients that trust either go on. It must never write over files that it did not make.
+kept, so that clients that trust either go on. It must never write over files that it did not make, nor use a key that others can
+read, or a directory that others can write to.
 """
 
 import datetime
 import logging
-import os
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tsq.errors import ConfigError
+from tsq.host import files
 from tsq.quic.tls import certificate_names
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 _LIFETIME = datetime.timedelta(days=365)
 _BACKDATED = datetime.timedelta(days=1)
 _RENEW_BEFORE = datetime.timedelta(days=30)
+_LONGEST_NAME = 253
+_MOST_BYTES = 1 << 16
+_KEYS = ("ca-key.pem", "key.pem")
 _AUTHORITY_NAME = "TSQ throw-away CA"
 
 
@@ -43,29 +47,86 @@ class CertificateFiles:
     key: Path
 
 
+def dns_name(name: str) -> str | None:
+    """A host name or an address as certificates have it: A-labels (RFC 5890 §2.3.2.1), no dot at the end, an address in its usual
+    form. None for what cannot stand in a certificate, such as a label of more than 63 characters.
+    """
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        pass
+    try:
+        text = name.rstrip(".").encode("idna").decode("ascii")
+    except UnicodeError:
+        return None
+    return text if 0 < len(text) <= _LONGEST_NAME and text.isprintable() else None
+
+
 def self_signed(directory: str, names: list[str]) -> CertificateFiles:
     """The files in `directory`, made where need be, for these DNS names and IP addresses. Raises ConfigError."""
     base = Path(directory)
-    files = CertificateFiles(base / "ca.pem", base / "cert.pem", base / "key.pem")
+    paths = CertificateFiles(base / "ca.pem", base / "cert.pem", base / "key.pem")
+    wanted = [_checked_name(name) for name in names]
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        if not _usable(files, names):
-            _check_place(files)
-            authority, authority_key = _authority(files.authority, base / "ca-key.pem")
-            _issue(files, names, authority, authority_key)
+        files.make_directory(directory)
+        files.check_directory(directory)
+        have = _Contents.of(paths)
+        if not _usable(have, wanted):
+            _check_place(paths, have)
+            authority, authority_key = _authority(paths.authority, have)
+            _issue(paths, have, wanted, authority, authority_key)
     except (OSError, ValueError) as error:
+        found = f"{error.filename}: {files.why(error)}" if isinstance(error, OSError) and error.filename else str(error)
+        if isinstance(error, files.FileRefused):
+            found = files.why(error)
         raise ConfigError(
-            f"cannot keep a self-signed certificate in {directory}: {error}", advice="give a directory of its own"
+            f"cannot keep a self-signed certificate in {directory}: {found}", advice="give a directory of its own"
         ) from error
-    return files
+    return paths
 
 
-def _usable(files: CertificateFiles, names: list[str]) -> bool:
-    if not all(path.exists() for path in (files.authority, files.certificate, files.key)):
+def _checked_name(name: str) -> str:
+    checked = dns_name(name)
+    if checked is None:
+        raise ConfigError(f"name {name!r} for the self-signed certificate", expected="a host name or an address")
+    return checked
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What is in the directory already, in PEM form; None where a file is missing."""
+
+    authority: bytes | None
+    authority_key: bytes | None
+    certificate: bytes | None
+    key: bytes | None
+
+    @classmethod
+    def of(cls, paths: CertificateFiles) -> "_Contents":
+        """All of it, read once. Raises OSError for a file that others could have changed, or a key that they can read."""
+        key_file = _authority_key(paths.authority)
+        return cls(*(_read(path) for path in (paths.authority, key_file, paths.certificate, paths.key)))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return files.read(str(path), _MOST_BYTES, private=path.name in _KEYS)
+    except FileNotFoundError:
+        return None
+    except files.FileRefused as error:
+        raise files.FileRefused(f"{path}: {files.why(error)}") from error
+
+
+def _authority_key(authority: Path) -> Path:
+    return authority.parent / "ca-key.pem"
+
+
+def _usable(have: _Contents, names: list[str]) -> bool:
+    if have.authority is None or have.certificate is None or have.key is None:
         return False
-    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-    authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
-    key = load_pem_private_key(files.key.read_bytes(), None)
+    certificate = x509.load_pem_x509_certificate(have.certificate)
+    authority = x509.load_pem_x509_certificate(have.authority)
+    key = load_pem_private_key(have.key, None)
     return (
         key.public_key() == certificate.public_key()
         and certificate.issuer == authority.subject
@@ -74,13 +135,14 @@ def _usable(files: CertificateFiles, names: list[str]) -> bool:
     )
 
 
-def _authority(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _authority(certificate_file: Path, have: _Contents) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """The authority that is there, as long as it is ours and lasts; else a new one."""
-    if certificate_file.exists() != key_file.exists():
+    key_file = _authority_key(certificate_file)
+    if (have.authority is None) != (have.authority_key is None):
         raise ValueError(f"{certificate_file} and {key_file} are not both there")
-    if certificate_file.exists():
-        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-        key = load_pem_private_key(key_file.read_bytes(), None)
+    if have.authority is not None and have.authority_key is not None:
+        certificate = x509.load_pem_x509_certificate(have.authority)
+        key = load_pem_private_key(have.authority_key, None)
         if not (
             _is_ours(certificate) and isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key()
         ):
@@ -101,9 +163,13 @@ def _authority(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate
 
 
 def _issue(
-    files: CertificateFiles, names: list[str], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
+    paths: CertificateFiles,
+    have: _Contents,
+    names: list[str],
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
 ) -> None:
-    key = _key_so_far(files)
+    key = _key_so_far(have)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     expires = min(_now() + _LIFETIME, authority.not_valid_after_utc)
     certificate = (
@@ -116,28 +182,28 @@ def _issue(
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
-    if files.certificate.exists():
-        logger.info("%s made anew, for %s; its key stays", files.certificate, ", ".join(names))
-    _write_private(files.key, key)
-    _write(files.certificate, certificate.public_bytes(Encoding.PEM), 0o644)
+    if have.certificate is not None:
+        logger.info("%s made anew, for %s; its key stays", paths.certificate, ", ".join(names))
+    _write_private(paths.key, key)
+    _write(paths.certificate, certificate.public_bytes(Encoding.PEM), 0o644)
 
 
-def _key_so_far(files: CertificateFiles) -> ec.EllipticCurvePrivateKey:
+def _key_so_far(have: _Contents) -> ec.EllipticCurvePrivateKey:
     """The server's key, a new one where there is none that goes with the certificate."""
-    if files.key.exists() and files.certificate.exists():
-        key = load_pem_private_key(files.key.read_bytes(), None)
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    if have.key is not None and have.certificate is not None:
+        key = load_pem_private_key(have.key, None)
+        certificate = x509.load_pem_x509_certificate(have.certificate)
         if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
             return key
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _check_place(files: CertificateFiles) -> None:
+def _check_place(paths: CertificateFiles, have: _Contents) -> None:
     """Raises ValueError where a certificate or a key would be written over that was not made here."""
-    if files.certificate.exists() and not _is_ours(x509.load_pem_x509_certificate(files.certificate.read_bytes())):
-        raise ValueError(f"{files.certificate} is another authority's")
-    if files.key.exists() and not files.certificate.exists() and not files.authority.exists():
-        raise ValueError(f"{files.key} is there without a certificate")
+    if have.certificate is not None and not _is_ours(x509.load_pem_x509_certificate(have.certificate)):
+        raise ValueError(f"{paths.certificate} is another authority's")
+    if have.key is not None and have.certificate is None and have.authority is None:
+        raise ValueError(f"{paths.key} is there without a certificate")
 
 
 def _builder(
@@ -185,14 +251,7 @@ def _write_private(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    # Whole or not at all, and never readable by others in between.
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, mode)
-        file.write(data)
-    fresh.rename(path)
+    files.replace(str(path), data, mode)
 
 
 def _now() -> datetime.datetime:

@@ -2,12 +2,12 @@
 
 Comes in: tickets from TLS. Goes out: each ticket once. A ticket is single use on both sides: used twice it would let an observer
 link connections (RFC 8446 §C.4) and a replay be accepted (RFC 8446 §8.1). The client's file is mode 0600, says which trust a ticket
-was earned under, and never lends it to another.
+was earned under, and never lends it to another. A ticket file must never cost more than the tickets: the time is asked for without.
 """
 
 import base64
 import datetime
-import fcntl
+import errno
 import json
 import os
 from collections import OrderedDict
@@ -19,6 +19,7 @@ from typing import Any
 from aioquic.tls import CipherSuite, SessionTicket
 
 from tsq.errors import ConfigError
+from tsq.host import files
 
 __all__ = ["AcceptedTicket", "SessionFile", "SessionTicket", "TicketStore"]
 
@@ -26,6 +27,7 @@ _FORMAT = 1
 _BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
+_MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +63,38 @@ class TicketStore:
 
 
 class SessionFile:
-    """The client's tickets, in a file that several clients may share. A file that cannot be read is reported and ignored."""
+    """The client's tickets, in a file that several clients may share.
+
+    A file that cannot be used costs the tickets and nothing more: it is reported once, and not tried again.
+    """
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         self.path = path
         self._warn = warn
+        self._given_up = False
+
+    def usable(self) -> bool:
+        """Whether the file can be used now; it is made where it is missing. The reason why not is reported."""
+        try:
+            with files.locked(self.path) as fd:
+                self._read(_content(fd), quiet=True)
+        except (OSError, ConfigError) as error:
+            self._give_up(error)
+        return not self._given_up
 
     def take(self, server: str, trust: str) -> tuple[SessionTicket | None, float | None]:
         """(ticket for this server that was earned under this trust, when the server's certificates expire, Unix seconds).
 
         The ticket is out of the file with it. It is not handed out once those certificates have expired.
         """
-        with self._sessions() as sessions:
-            entry = sessions.pop(server, None)
+        entry: object = None
+        try:
+            with self._sessions() as sessions:
+                entry = sessions.pop(server, None)
+        except (OSError, ConfigError) as error:
+            # A ticket that could not be taken out of the file may be used by another client: it must not be used here.
+            self._give_up(error)
+            return None, None
         if not isinstance(entry, dict) or entry.get("trust") != trust:
             return None, None
         try:
@@ -88,36 +109,40 @@ class SessionFile:
 
     def save(self, server: str, trust: str, ticket: SessionTicket, certificates_expire: float | None) -> None:
         """Keep a ticket for the next time, in place of an older one for this server."""
-        with self._sessions() as sessions:
-            sessions.pop(server, None)
-            sessions[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
-            while len(sessions) > _MAX_SAVED:
-                del sessions[next(iter(sessions))]
+        try:
+            with self._sessions() as sessions:
+                sessions.pop(server, None)
+                sessions[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
+                while len(sessions) > _MAX_SAVED:
+                    del sessions[next(iter(sessions))]
+        except (OSError, ConfigError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError | ConfigError) -> None:
+        if not self._given_up:
+            self._given_up = True
+            found = f"session file {self.path}: {files.why(error)}" if isinstance(error, OSError) else str(error)
+            self._warn(f"{found}; session tickets are not kept")
 
     @contextmanager
     def _sessions(self) -> Iterator[dict[str, Any]]:
         """The file's sessions under a lock, written back at the end."""
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise ConfigError(
-                f"session file {self.path}: {error.strerror}", advice="choose a file that you may read and write"
-            ) from error
-        with os.fdopen(fd, "rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            sessions = self._read(file.read())
-            os.fchmod(file.fileno(), 0o600)
+        if self._given_up:
+            yield {}
+            return
+        with files.locked(self.path) as fd:
+            sessions = self._read(_content(fd))
             before = json.dumps(sessions)
             yield sessions
-            if json.dumps(sessions) != before:
-                file.seek(0)
-                file.truncate()
-                file.write(json.dumps({"tsq_sessions": _FORMAT, "sessions": sessions}).encode())
+            after = json.dumps(sessions)
+            if after != before:
+                data = f'{{"tsq_sessions": {_FORMAT}, "sessions": {after}}}'.encode()
+                files.replace(self.path, data, 0o600, durable=False)
 
-    def _read(self, data: bytes) -> dict[str, Any]:
+    def _read(self, data: bytes, *, quiet: bool = False) -> dict[str, Any]:
         if not data:
             return {}
-        # A write that was cut off may have left less than the beginning.
+        # A write of an older version that was cut off may have left less than the beginning.
         if not data.startswith(_BEGINNING[: len(data)]):
             raise ConfigError(f"{self.path} is not a session file", advice="give a file of its own, or one that does not exist")
         try:
@@ -127,8 +152,20 @@ class SessionFile:
                 return sessions
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
-        self._warn(f"{self.path}: a damaged session file; starting it anew")
+        if not quiet:
+            self._warn(f"{self.path}: a damaged session file; starting it anew")
         return {}
+
+
+def _content(fd: int) -> bytes:
+    """All of a file. One that is larger than any session file could be is none."""
+    data = b""
+    while len(data) <= _MOST_BYTES:
+        part = os.read(fd, 1 << 20)
+        if not part:
+            return data
+        data += part
+    raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES} bytes")
 
 
 def _ticket_fields(ticket: SessionTicket) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """A UDP socket that knows when datagrams came and went.
 
 Comes in: an address. Goes out: datagrams with the kernel's receive time and the address they were sent to; sent datagrams with the
-time at which they left. It must never block, and never decide anything about what is in a datagram.
+time at which they left. It must never block, never fail because the system has no timestamps for datagrams, and never decide
+anything about what is in a datagram.
 """
 
+import contextlib
+import errno
+import os
 import select
 import socket
 import time
@@ -11,12 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tsq import _fast
 from tsq.errors import ConfigError
+from tsq.host import shortage
 
 if TYPE_CHECKING:
     from tsq._session import Session
 
 _RECEIVE_BUFFER = 1 << 22
 _SO_RCVBUFFORCE = 33
+_IP_PKTINFO = 8
+# What a kernel that lacks an option says, and a filter of system calls that forbids it.
+_NOT_HERE = (errno.ENOPROTOOPT, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPFNOSUPPORT)
 _WILDCARDS = ("0.0.0.0", "::")
 # The stamp of a datagram is there when the send returns, or soon; waiting longer would delay the answer's processing.
 _STAMP_WAIT_MS = 1
@@ -57,32 +66,71 @@ class Departure(NamedTuple):
     kernel: bool
 
 
+class FamilyMissing(ConfigError):
+    """This machine, or this process, has no IPv4, or no IPv6, at all."""
+
+
 class UdpSocket:
-    """One non-blocking UDP socket with timestamps on."""
+    """One non-blocking UDP socket with timestamps on, as far as the system has them.
+
+    stamps_arrivals, stamps_departures: whether the kernel takes these times; where it does not, they are read in user space.
+    """
 
     def __init__(self, family: int, *, destinations: bool = True) -> None:
         self.socket = socket.socket(family, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self._batch = _fast.ReceiveBatch()
         self._stamped = 0
-        self._stamping = False
+        self.stamps_departures = False
+        self._connected = False
         self._sink: socket.socket | None = None
         self._sent_at = 0.0
-        _fast.enable_receive_timestamps(self.socket.fileno(), family, destinations)
+        try:
+            self.stamps_arrivals = self._prepare(family, destinations)
+        except OSError:
+            self.socket.close()
+            raise
+
+    def _prepare(self, family: int, destinations: bool) -> bool:
+        """Whether the kernel takes receive times; `destinations` it tells in any case. Raises OSError."""
+        try:
+            _fast.enable_receive_timestamps(self.socket.fileno(), family, destinations)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+        else:
+            return True
+        if destinations and family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        elif destinations:
+            self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        return False
+
+    @property
+    def missing(self) -> str | None:
+        """What the system does not give, in a user's words; None where nothing is missing."""
+        if self.stamps_arrivals and self.stamps_departures:
+            return None
+        which = "receive or send" if not (self.stamps_arrivals or self.stamps_departures) else "send"
+        which = "receive" if self.stamps_departures else which
+        return f"the kernel gives no {which} times for datagrams here: they are taken in user space, which is less exact"
 
     @classmethod
     def listening(cls, host: str, port: int) -> "UdpSocket":
         """A socket bound to a numeric address. Raises ConfigError where that cannot be had."""
-        packed = _fast.pack_address(host, port)
+        address = _fast.unpack_address(_fast.pack_address(host, port))[:2]
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # Bound to one address, a socket answers from it; on all of them, it must hear which one was asked.
-        udp = cls(family, destinations=host in _WILDCARDS)
+        try:
+            # Bound to one address, a socket answers from it; on all of them, it must hear which one was asked.
+            udp = cls(family, destinations=address[0] in _WILDCARDS)
+        except OSError as error:
+            raise _bind_error(host, port, error) from error
         try:
             if family == socket.AF_INET6:
                 # So that 0.0.0.0 and [::] can be listened on side by side.
                 udp.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _enlarge(udp.socket)
-            udp.socket.bind(_fast.unpack_address(packed)[:2])
+            udp.socket.bind(address)
         except OSError as error:
             udp.close()
             raise _bind_error(host, port, error) from error
@@ -94,11 +142,11 @@ class UdpSocket:
         udp = cls(family, destinations=False)
         try:
             udp.socket.connect(address)
-            _fast.enable_transmit_timestamps(udp.fileno())
+            udp.stamp_departures()
         except OSError:
             udp.close()
             raise
-        udp._stamping = True
+        udp._connected = True
         udp._sink = sink()
         return udp
 
@@ -142,11 +190,14 @@ class UdpSocket:
     def send_stamped(self, datagrams: list[bytes]) -> Departure:
         """Send to the connected peer; when the first of them left, by the kernel where it tells, else read before the call."""
         fd = self.socket.fileno()
-        if not self._stamping or len(datagrams) > _fast.BATCH:
+        if not self._connected or len(datagrams) > _fast.BATCH:
             raise ConfigError("a batch that cannot be stamped", expected="a connected socket and at most 64 datagrams")
         self._warm()
         first_id = self._stamped
         sent, before_ns = 0, 0
+        if not self.stamps_departures:
+            sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams])
+            return Departure(sent, before_ns, False)
         try:
             sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
         finally:
@@ -171,8 +222,14 @@ class UdpSocket:
         self._sent_at = now
 
     def stamp_departures(self) -> None:
-        """Let datagrams of this socket ask for the time at which they leave."""
-        _fast.enable_transmit_timestamps(self.socket.fileno())
+        """Let datagrams of this socket ask for the time at which they leave, where the system can tell. Raises OSError."""
+        try:
+            _fast.enable_transmit_timestamps(self.socket.fileno())
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+        else:
+            self.stamps_departures = True
 
     def forget_stamps(self) -> None:
         """Empty the error queue of departure times that nobody waits for."""
@@ -194,7 +251,10 @@ class UdpSocket:
 
 def sink() -> socket.socket | None:
     """A socket that sends to itself and that nobody reads, to go a datagram's way in vain; None on a machine without loopback."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError:
+        return None
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
@@ -208,17 +268,26 @@ def sink() -> socket.socket | None:
 
 def _enlarge(sock: socket.socket) -> None:
     """A receive buffer for a burst of a thousand clients; beyond the system's limit where that is allowed."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    for option in (_SO_RCVBUFFORCE, socket.SO_RCVBUF):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, _RECEIVE_BUFFER)
+            return
 
 
 def _bind_error(host: str, port: int, error: OSError) -> ConfigError:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if error.errno in _NO_FAMILY:
+        family = "IPv6" if ":" in host else "IPv4"
+        return FamilyMissing(
+            f"cannot listen on {shown}: there is no {family} here", advice=f"leave this address out, or allow {family}"
+        )
+    missing = shortage.explained(error)
+    if missing is not None:
+        return ConfigError(f"cannot listen on {shown}: {missing}")
     advice = {
         "Address already in use": "another program has the port: `ss -ulpn` names it",
         "Permission denied": "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         "Cannot assign requested address": "no interface of this machine has that address",
-    }.get(error.strerror or "", "choose another address or port")
-    return ConfigError(f"cannot listen on {shown}: {error.strerror}", advice=advice)
+    }.get(os.strerror(error.errno or 0), "choose another address or port")
+    words = os.strerror(error.errno) if error.errno is not None else str(error)
+    return ConfigError(f"cannot listen on {shown}: {words}", advice=advice)

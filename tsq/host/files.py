@@ -1,0 +1,257 @@
+"""Files that belong to TSQ, in places where others may have put something else.
+
+Comes in: paths. Goes out: their content, file descriptors, locks. It must never wait for another process longer than a short time
+(a FIFO, a lock), and never change, truncate or chmod a file that this program's user does not own, a special file, a symbolic link
+or a file with several hard links. A file is replaced by a new one beside it and a rename: until then the old one stays whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+
+# How long another process may hold a lock before this one goes on without the file.
+LOCK_PATIENCE = 0.25
+_LOCK_PERIOD = 0.01
+_OTHERS = 0o077
+_OTHERS_WRITE = 0o022
+_KINDS = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_ROOT = 0
+_CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class FileRefused(OSError):
+    """A file that must not be used. `strerror` says what was found."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(errno.EPERM, found)
+
+
+def why(error: OSError) -> str:
+    """What went wrong, in the system's words or ours, without the file's name."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def read(path: str, most: int, *, private: bool = False) -> bytes:
+    """The first `most` bytes of a regular file that its owner alone can change: this user or root.
+
+    private: others must not be able to read it either. Raises OSError, FileRefused among them.
+    """
+    fd = _open_regular(path, os.O_RDONLY, 0)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid not in (os.geteuid(), _ROOT):
+            raise FileRefused(f"it belongs to another user ({status.st_uid})")
+        _check_mode(status, _OTHERS if private else _OTHERS_WRITE)
+        data = bytearray()
+        while len(data) < most:
+            part = os.read(fd, most - len(data))
+            if not part:
+                break
+            data += part
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
+def check_directory(path: str) -> None:
+    """Raises FileRefused where others than this user and root could put files into this directory, or take files out of it."""
+    status = os.stat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        raise FileRefused("it is not a directory")
+    if status.st_uid not in (os.geteuid(), _ROOT):
+        raise FileRefused(f"the directory belongs to another user ({status.st_uid})")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(status)):
+        raise FileRefused(f"others can write to the directory (mode {mode:04o}, expected 0755 or 0700)")
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it that are missing, so that nobody else can write to them, whatever the umask."""
+    missing = []
+    at = os.path.abspath(path)
+    while not os.path.lexists(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    for directory in reversed(missing):
+        os.mkdir(directory, 0o755)
+
+
+def check_own(path: str, *, private: bool = False) -> None:
+    """Raises OSError where a file must not be replaced; a file that is not there yet may be made.
+
+    private: others must not be able to read it.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        status = None
+    if status is not None:
+        _check_regular(status)
+        _check_owned(status)
+        if private:
+            _check_mode(status, _OTHERS)
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise OSError(errno.EACCES, "its directory cannot be written to")
+
+
+def replace(path: str, data: bytes, mode: int, *, durable: bool = True) -> None:
+    """Put a new file with this content and mode in a file's place, or make the file. Raises OSError; the old file is whole then.
+
+    durable: wait until the content is on the disk, so that a loss of power leaves the old file or the new one.
+    """
+    check_own(path)
+    directory, name = os.path.split(path)
+    fresh = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(6)}.new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o600)
+    try:
+        try:
+            write_all(fd, data)
+            os.fchmod(fd, mode)
+            if durable:
+                os.fsync(fd)
+        finally:
+            # A network file system may tell only here that the disk is full.
+            os.close(fd)
+        os.replace(fresh, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of the data, in as many pieces as the system takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@contextlib.contextmanager
+def locked(path: str, patience: float = LOCK_PATIENCE) -> Iterator[int]:
+    """A private file of this user, made where it is missing, under a lock. Goes out: its descriptor, for reading.
+
+    Writers put a new file in its place (`replace`) while they hold the lock; whoever waited then takes the new file's lock.
+    Raises OSError; TimeoutError where another process holds the lock for longer than `patience` seconds.
+    """
+    until = time.monotonic() + patience
+    while True:
+        fd = _open_regular(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            status = os.fstat(fd)
+            _check_owned(status)
+            _check_mode(status, _OTHERS)
+            _lock(fd, until)
+            if _is_at(path, fd):
+                yield fd
+                return
+            if time.monotonic() >= until:
+                raise TimeoutError(errno.ETIMEDOUT, "it is replaced again and again")
+        finally:
+            os.close(fd)
+
+
+def open_log(path: str) -> int:
+    """A descriptor to append secrets to a file that only this user can read, made where it is missing; it never blocks.
+
+    A FIFO is taken, too: programs that follow a log may read from one. Raises OSError.
+    """
+    access = os.O_WRONLY
+    with contextlib.suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if stat.S_ISFIFO(status.st_mode):
+            # Opened for both, a FIFO needs no reader yet.
+            access = os.O_RDWR
+        else:
+            _check_regular(status)
+    fd = os.open(path, access | os.O_APPEND | os.O_CREAT | _CAREFULLY, 0o600)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISFIFO(status.st_mode):
+            _check_regular(status)
+        _check_owned(status)
+        _check_mode(status, _OTHERS)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_regular(path: str, flags: int, mode: int) -> int:
+    # Opening a device may have effects of its own: look first.
+    with contextlib.suppress(FileNotFoundError):
+        _check_regular(os.lstat(path))
+    fd = os.open(path, flags | _CAREFULLY, mode)
+    try:
+        _check_regular(os.fstat(fd))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_regular(status: os.stat_result) -> None:
+    for test, words in _KINDS:
+        if test(status.st_mode):
+            raise FileRefused(f"it is {words}, not a regular file")
+    if status.st_nlink > 1:
+        raise FileRefused(f"it has {status.st_nlink} hard links: another name of it may be somebody else's file")
+
+
+def _check_owned(status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise FileRefused(f"it belongs to another user ({status.st_uid})")
+
+
+def _check_mode(status: os.stat_result, forbidden: int) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & forbidden:
+        verb = "written" if mode & _OTHERS_WRITE else "read"
+        expected = "0600" if forbidden == _OTHERS else "0644 or 0600"
+        raise FileRefused(f"it can be {verb} by others (mode {mode:04o}, expected {expected})")
+
+
+def _is_own_group(status: os.stat_result) -> bool:
+    """Whether a group is its owner's alone: with some systems each user has one, and files of the mode 0664."""
+    try:
+        user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
+    except KeyError:
+        return False
+    return user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _lock(fd: int, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
+        time.sleep(_LOCK_PERIOD)
+
+
+def _is_at(path: str, fd: int) -> bool:
+    """Whether this is still the file of that name: while we waited for the lock, another process may have replaced it."""
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
