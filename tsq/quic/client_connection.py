@@ -139,7 +139,7 @@ class ClientConnection(Connection):
             if refusal is None and self._judged:
                 self._give_tickets()
             return refusal
-        return self.quic.refused or why_ended(end, self.handshake is not None)
+        return self.quic.certificate_refused or why_ended(end, self.handshake is not None)
 
     def _refusal(self) -> TransportError | None:
         """Why the server is not believed. It was judged inside the handshake; this says the same again, should that have failed."""

@@ -104,7 +104,7 @@ class SharedConnection(LeanConnection):
     reset_token: Callable[[bytes], bytes] | None = None
     # Judges a server's certificates, and why they were refused.
     accept: Callable[[list[Certificate]], CertificateError | None] | None = None
-    refused: CertificateError | None = None
+    certificate_refused: CertificateError | None = None
 
     def _initialize(self, peer_cid: bytes) -> None:
         # Made anew after a Retry.
@@ -113,9 +113,9 @@ class SharedConnection(LeanConnection):
             internals.judge_in_handshake(self)
 
     def refuses(self, certificates: list[Certificate]) -> bool:
-        """Judge a server's certificates; whether it is refused, which `refused` then says why."""
-        self.refused = None if self.accept is None else self.accept(certificates)
-        return self.refused is not None
+        """Judge a server's certificates; whether it is refused, which `certificate_refused` then says why."""
+        self.certificate_refused = None if self.accept is None else self.accept(certificates)
+        return self.certificate_refused is not None
 
     def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
         """Have the tokens of this end's connection IDs made so; to be called before the first packet."""
