@@ -670,6 +670,17 @@ def test_a_client_that_never_acknowledges_is_held_to_the_window():
     assert peer.datapath.held_back == 500 - peer.session.counts["answered"]
 
 
+@pytest.mark.parametrize("defer", [False, True])
+def test_answers_that_are_not_acknowledged_are_looked_after_unless_aioquic_waits_for_acknowledgments_itself(defer):
+    peer = answered(3)
+    peer.recover(1 << 20, 0.1, 0.3, defer=defer)
+    peer.now += 0.29
+    assert peer.datapath.due(peer.now) == []
+    peer.now += 0.02
+    assert peer.datapath.due(peer.now) == ([] if defer else [peer.session])
+    assert (peer.session.probe_at is None) == defer
+
+
 def test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as_held_back():
     peer = answered(32)
     [packet] = peer.ask(40, 41)
@@ -1043,6 +1054,8 @@ def test_every_truncation_of_a_packet_is_dropped_without_a_trace(peer):
         assert peer.deliver(data[:size]) == []
         assert peer.taken
         assert peer.state[:6] == before
+    # Where there is no sample for the header protection, nothing is decrypted, and nothing counts towards the limit of the keys.
+    assert peer.session.counts["failed_opens"] == len(data) - (1 + 8 + 4 + 16)
     for size in range(9):
         assert peer.deliver(data[:size]) == []
         assert not peer.taken
