@@ -596,10 +596,12 @@ def test_older_than_the_time_threshold_is_lost():
 
 def test_a_packet_above_the_largest_acknowledged_is_not_lost_by_time():
     peer = answered(4)
-    peer.now += 100
-    peer.give(ack(0))
-    assert peer.session.counts["lost"] == 0
-    assert peer.session.in_flight[0] == 3
+    # The second time nothing is measured: the time threshold stays as small as the first round trip made it.
+    for pause in (0.01, 100):
+        peer.now += pause
+        peer.give(ack(0))
+        assert peer.session.counts["lost"] == 0
+        assert peer.session.in_flight[0] == 3
 
 
 def fill(peer: Peer) -> int:
@@ -908,6 +910,19 @@ def test_all_lost_for_three_probe_timeouts_is_persistent_congestion(pause, windo
     assert peer.session.congestion[0] == window
 
 
+def test_losses_with_an_acknowledged_packet_between_them_are_no_persistent_congestion():
+    peer = Peer(probe_timeout=0.3)
+    for n in range(6):
+        peer.now += 0.5
+        peer.ask(n)
+    peer.now += 0.09
+    # 5 and 2 have arrived: what is lost spans 0.5 s before and behind 2, which is less than three probe timeouts.
+    peer.give(ack(5, 0, (1, 0)))
+    assert peer.session.counts["lost"] == 4
+    assert peer.session.in_flight == (0, 0)
+    assert peer.session.congestion[0] == 1 << 19
+
+
 @pytest.mark.parametrize("exponent", [-1, 21])
 def test_ack_delay_exponents_that_cannot_be_are_refused(peer, exponent):
     with pytest.raises(ConfigError):
@@ -1081,6 +1096,8 @@ OTHER_PATHS = {
     "another address of ours": (REMOTE, b"\xc0\x00\x02\x02"),
     "no address of ours": (REMOTE, b"", 0.0),
     "no remote address": (b"", LOCAL),
+    "a longer address of ours": (REMOTE, LOCAL + bytes(16)),
+    "a longer remote address": (REMOTE + bytes(4), LOCAL),
 }
 
 
