@@ -1077,6 +1077,15 @@ def test_every_truncation_of_a_packet_is_dropped_without_a_trace(peer):
     assert peer.deliver(data)
 
 
+def test_a_packet_without_the_fixed_bit_is_dropped_even_if_it_opens(peer):
+    """RFC 9000 §17.3.1: it is no packet of this version."""
+    header = bytes([0x03]) + peer.id + bytes(4)
+    assert peer.deliver(peer.sealer.protect(header, 0, datagram(request(1)))) == []
+    assert peer.taken
+    assert peer.datapath.forged == 1
+    assert peer.session.received[0] == -1
+
+
 @pytest.mark.parametrize("bit", [0x80])
 def test_another_header_form_is_not_taken(peer, bit):
     data = bytearray(peer.seal(datagram(request(1))))
