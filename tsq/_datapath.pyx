@@ -281,6 +281,13 @@ cdef class Datapath:
     def __len__(self):
         return len(self.sessions)
 
+    def __sizeof__(self):
+        """Bytes of the object and of what it holds outside of Python's objects."""
+        return (
+            object.__sizeof__(self) + self.table.capacity * sizeof(Slot) + sizeof(BatchIO)
+            + C_BATCH * (sizeof(Job) + OUT_CAPACITY) + STAMP_RING * sizeof(TransmitRequest)
+        )
+
     def add(self, bytes connection_id not None, Session session not None):
         """Packets to this connection ID are this session's."""
         if len(connection_id) != C_CID:

@@ -359,6 +359,15 @@ def test_packet_number_of_rfc_9000_a_3():
 
 
 @pytest.mark.parametrize(
+    ("truncated", "expected", "number"),
+    # Half of what a byte can hold lies below the expected number, and half above it (RFC 9000 A.3).
+    [(104, 1000, 1128), (105, 1000, 873), (160, 800, 928), (161, 800, 673), (0, 128, 256), (1, 128, 1), (255, 0, 255)],
+)
+def test_the_edges_of_what_a_truncated_packet_number_may_mean(truncated, expected, number):
+    assert decode_packet_number(truncated, 1, expected) == number
+
+
+@pytest.mark.parametrize(
     ("truncated", "size", "expected", "number"),
     [
         (0, 1, 0, 0),

@@ -596,10 +596,12 @@ def test_older_than_the_time_threshold_is_lost():
 
 def test_a_packet_above_the_largest_acknowledged_is_not_lost_by_time():
     peer = answered(4)
-    peer.now += 100
-    peer.give(ack(0))
-    assert peer.session.counts["lost"] == 0
-    assert peer.session.in_flight[0] == 3
+    # The second time nothing is measured: the time threshold stays as small as the first round trip made it.
+    for pause in (0.01, 100):
+        peer.now += pause
+        peer.give(ack(0))
+        assert peer.session.counts["lost"] == 0
+        assert peer.session.in_flight[0] == 3
 
 
 def fill(peer: Peer) -> int:
@@ -668,6 +670,17 @@ def test_a_client_that_never_acknowledges_is_held_to_the_window():
     assert peer.session.in_flight[0] <= 32
     assert peer.datapath.answered + peer.datapath.held_back == 500
     assert peer.datapath.held_back == 500 - peer.session.counts["answered"]
+
+
+@pytest.mark.parametrize("defer", [False, True])
+def test_answers_that_are_not_acknowledged_are_looked_after_unless_aioquic_waits_for_acknowledgments_itself(defer):
+    peer = answered(3)
+    peer.recover(1 << 20, 0.1, 0.3, defer=defer)
+    peer.now += 0.29
+    assert peer.datapath.due(peer.now) == []
+    peer.now += 0.02
+    assert peer.datapath.due(peer.now) == ([] if defer else [peer.session])
+    assert (peer.session.probe_at is None) == defer
 
 
 def test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as_held_back():
@@ -897,6 +910,19 @@ def test_all_lost_for_three_probe_timeouts_is_persistent_congestion(pause, windo
     assert peer.session.congestion[0] == window
 
 
+def test_losses_with_an_acknowledged_packet_between_them_are_no_persistent_congestion():
+    peer = Peer(probe_timeout=0.3)
+    for n in range(6):
+        peer.now += 0.5
+        peer.ask(n)
+    peer.now += 0.09
+    # 5 and 2 have arrived: what is lost spans 0.5 s before and behind 2, which is less than three probe timeouts.
+    peer.give(ack(5, 0, (1, 0)))
+    assert peer.session.counts["lost"] == 4
+    assert peer.session.in_flight == (0, 0)
+    assert peer.session.congestion[0] == 1 << 19
+
+
 @pytest.mark.parametrize("exponent", [-1, 21])
 def test_ack_delay_exponents_that_cannot_be_are_refused(peer, exponent):
     with pytest.raises(ConfigError):
@@ -1043,10 +1069,21 @@ def test_every_truncation_of_a_packet_is_dropped_without_a_trace(peer):
         assert peer.deliver(data[:size]) == []
         assert peer.taken
         assert peer.state[:6] == before
+    # Where there is no sample for the header protection, nothing is decrypted, and nothing counts towards the limit of the keys.
+    assert peer.session.counts["failed_opens"] == len(data) - (1 + 8 + 4 + 16)
     for size in range(9):
         assert peer.deliver(data[:size]) == []
         assert not peer.taken
     assert peer.deliver(data)
+
+
+def test_a_packet_without_the_fixed_bit_is_dropped_even_if_it_opens(peer):
+    """RFC 9000 §17.3.1: it is no packet of this version."""
+    header = bytes([0x03]) + peer.id + bytes(4)
+    assert peer.deliver(peer.sealer.protect(header, 0, datagram(request(1)))) == []
+    assert peer.taken
+    assert peer.datapath.forged == 1
+    assert peer.session.received[0] == -1
 
 
 @pytest.mark.parametrize("bit", [0x80])
@@ -1068,6 +1105,8 @@ OTHER_PATHS = {
     "another address of ours": (REMOTE, b"\xc0\x00\x02\x02"),
     "no address of ours": (REMOTE, b"", 0.0),
     "no remote address": (b"", LOCAL),
+    "a longer address of ours": (REMOTE, LOCAL + bytes(16)),
+    "a longer remote address": (REMOTE + bytes(4), LOCAL),
 }
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import random
+import sys
 import weakref
 
 import pytest
@@ -271,3 +272,15 @@ def test_of_many_sessions_those_that_are_due_are_named():
     assert set(datapath.due(1001.0)) == {peer.session for peer in peers[::3]}
     datapath.discard(peers[0].id)
     assert set(datapath.due(1001.0)) == {peer.session for peer in peers[3::3]}
+
+
+def test_sessions_that_come_and_go_do_not_make_the_table_larger():
+    datapath, session = Datapath(), Session()
+    size = sys.getsizeof(datapath)
+    for number in range(1000):
+        datapath.add(number.to_bytes(8, "big"), session)
+        datapath.discard(number.to_bytes(8, "big"))
+    assert sys.getsizeof(datapath) == size
+    for number in range(1000):
+        datapath.add(number.to_bytes(8, "big"), session)
+    assert sys.getsizeof(datapath) > size

@@ -1,7 +1,8 @@
 """One batch in which one client can no longer be reached: `unshare -n python -m tests.datapath.unreachable 102`.
 
 The argument says in which order requests come: 1 is the client whose route goes away between its request and the answer. Prints
-the clients that got an answer. Needs a network namespace of its own, whose loopback device it changes.
+the clients that got an answer, and of how many of two more answers the transmit timestamp is known then. Needs a network namespace
+of its own, whose loopback device it changes.
 """
 
 import socket
@@ -25,6 +26,7 @@ def main(order: list[int]) -> int:
     ip("addr", "add", f"{GONE}/32", "dev", "lo")
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     _fast.enable_receive_timestamps(server.fileno(), socket.AF_INET, False)
+    _fast.enable_transmit_timestamps(server.fileno())
     server.bind(("127.0.0.1", 0))
     datapath = Datapath()
     clients = []
@@ -37,7 +39,7 @@ def main(order: list[int]) -> int:
         clients.append((client, peer))
     for number in order:
         client, peer = clients[number]
-        client.sendto(peer.seal(datagram(request(number))), server.getsockname())
+        client.sendto(peer.seal(datagram(request(number, exact=True))), server.getsockname())
     ip("addr", "del", f"{GONE}/32", "dev", "lo")
     ip("route", "add", "unreachable", f"{GONE}/32")
     datapath.receive(server.fileno())
@@ -48,6 +50,12 @@ def main(order: list[int]) -> int:
             continue
         sys.stdout.write(f"{number}\n")
     sys.stdout.write(f"unsent {datapath.unsent}\n")
+    before = datapath.exact
+    client, peer = clients[0]
+    for number in range(2):
+        client.sendto(peer.seal(datagram(request(number, exact=True))), server.getsockname())
+        datapath.receive(server.fileno())
+    sys.stdout.write(f"exact {datapath.exact - before}\n")
     return 0
 
 
