@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.namespaces import inside, pair
-from tests.support.odd_certificates import CLIENT, GOOD_NAMES, Made, Spec, middle, purposes, root
+from tests.support.odd_certificates import CLIENT, GOOD_NAMES, Made, Spec, middle, patched, purposes, root
 from tests.support.processes import BIN, ServerProcess, run_client
 
 OK, USAGE, CERTIFICATE = 0, 2, 4
@@ -51,8 +52,9 @@ def test_an_odd_entry_does_not_spoil_the_others(tmp_path, top, trusted):
         assert ask(server, trusted).returncode == OK
 
 
-def test_a_clients_certificate_does_not_pose_as_a_servers(tmp_path, top, trusted):
-    with ServerProcess(files(tmp_path, Spec(extensions=[purposes(CLIENT)]).by(top))) as server:
+@pytest.mark.parametrize("retry", ["auto", "always"])
+def test_a_clients_certificate_does_not_pose_as_a_servers(tmp_path, top, trusted, retry):
+    with ServerProcess([*files(tmp_path, Spec(extensions=[purposes(CLIENT)]).by(top)), "--retry", retry]) as server:
         done = ask(server, trusted)
         assert server.stop() == OK
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (CERTIFICATE, "", 1)
@@ -107,6 +109,25 @@ def test_a_link_local_address_is_checked_without_its_zone(tmp_path):
             process.kill()
             process.wait()
             process.stdout.close()
+
+
+def negative(made: Made, issuer: Made | None) -> Made:
+    """The same with a serial number below zero."""
+    number = made.certificate.serial_number.to_bytes(20, "big").lstrip(b"\0")
+    return patched(made, issuer, number, bytes([number[0] | 0x80]) + number[1:])
+
+
+def test_odd_numbers_and_names_are_no_reason_to_warn_a_client(tmp_path, trusted):
+    """`cryptography` warns of them, on two lines of standard error."""
+    with warnings.catch_warnings(action="ignore"):
+        odd = negative(root(subject="x" * 100).by(), None)
+        leaf = negative(Spec(subject="y" * 100).by(odd), odd)
+    with ServerProcess(files(tmp_path, leaf)) as server:
+        refused = ask(server, trusted)
+        Path(trusted).write_bytes(odd.certificate.public_bytes(Encoding.PEM))
+        accepted = ask(server, trusted)
+    assert (refused.returncode, refused.stderr.count("\n")) == (CERTIFICATE, 1)
+    assert (accepted.returncode, accepted.stderr) == (OK, "")
 
 
 def test_a_chain_with_windows_line_ends_is_sent_whole(tmp_path, top, trusted):
