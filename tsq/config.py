@@ -113,6 +113,9 @@ class ClientOptions:
             raise ConfigError(f"address family {self.family}", expected="0, 4 or 6")
         if not 0 <= self.server_error <= 1:
             raise ConfigError(f"server error {self.server_error}", expected="0 to 1 second")
+        if self.server_name is not None and not self.server_name.strip("."):
+            # The host's own name would be checked in its place.
+            raise ConfigError(f"server name {self.server_name!r}", expected="the name or address that the certificate must have")
 
 
 def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:

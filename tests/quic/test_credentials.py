@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from tests.support.odd_certificates import CLIENT, DAY, NOW, Made, Spec, middle, purposes, root, usage
+from tests.support.odd_certificates import CLIENT, DAY, NOW, Made, Spec, middle, patched, purposes, root, usage
 from tests.support.world import World
 from tsq.errors import ConfigError
 from tsq.quic import credentials, selfsigned
@@ -270,6 +270,14 @@ def test_files_that_hold_no_certificate_say_what_they_hold(tmp_path, parts, cont
         credentials.load(*files)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_certificate_whose_parts_cannot_be_read_is_an_error_in_words(tmp_path):
+    made = Spec(subject="a subject").by(root().by())
+    spoiled = patched(made, Spec().by(), b"a subject", b"a \xffubject")
+    files = written(tmp_path, pem(spoiled), key_pem(spoiled))
+    with pytest.raises(ConfigError, match="a certificate is malformed: "):
+        credentials.load(*files)
 
 
 # ---------------------------------------------------------------------------------------------------------------- chains

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.odd_certificates import (
     CLIENT,
@@ -40,6 +42,7 @@ from tsq.errors import (
     WrongPurpose,
 )  # fmt: skip
 from tsq.quic import chain, names
+from tsq.quic.der import bits, dotted, items, only
 from tsq.quic.trust import Authorities
 
 ANY = x509.ObjectIdentifier("2.5.29.37.0")
@@ -274,6 +277,15 @@ def test_a_name_fits_as_openssl_says(name, entries, same, tmp_path):
     # Python knows neither the dot nor the zone: it is asked for what TSQ makes of the name.
     if not wanted.startswith((".",)) and ".." not in wanted and not wanted.endswith("."):
         assert (python_accepts(whole[:-1], [whole[-1].certificate], wanted, tmp_path) == "") == same
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda data: der(0x30, data)))
+def test_whatever_the_network_sends_is_read_or_refused(data):
+    for read in (items, bits, dotted, lambda data: only(data, 0x30)):
+        try:
+            read(data)
+        except ValueError:
+            continue
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Spec:
     def by(self, issuer: Made | None = None) -> Made:
         """The certificate, by this issuer or by itself."""
         key = self.key()
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.subject)])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.subject, _validate=False)])
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -101,6 +101,17 @@ def signed_as_of_old(certificate: x509.Certificate, key: rsa.RSAPrivateKey, dige
     signature = key.sign(body, padding.PKCS1v15(), getattr(hashes, digest)())
     algorithm = der(0x30, der(0x06, PKCS1 + new) + b"\x05\x00")
     return x509.load_der_x509_certificate(der(0x30, body + algorithm + der(0x03, b"\0" + signature)))
+
+
+def patched(made: Made, issuer: Made | None, old: bytes, new: bytes) -> Made:
+    """The same with other bytes of the same length in it, such as `cryptography` does not write, signed by an issuer with P-256."""
+    assert len(old) == len(new)
+    body = made.certificate.tbs_certificate_bytes
+    assert old in body
+    body = body.replace(old, new)
+    signature = (issuer or made).key.sign(body, ec.ECDSA(hashes.SHA256()))
+    algorithm = der(0x30, der(0x06, bytes.fromhex("2a8648ce3d040302")))
+    return Made(x509.load_der_x509_certificate(der(0x30, body + algorithm + der(0x03, b"\0" + signature))), made.key)
 
 
 def root(**changes: Any) -> Spec:

@@ -54,10 +54,14 @@ def load(certificate_file: str, key_file: str) -> Credentials:
     keys = _keys(key_content, key_file, pair)
     key, place = _fitting(certificates, keys, certificate_file, key_file)
     _check_signing(certificates[place], key, pair)
-    chain, linked = _ordered(certificates, place)
-    _check_size(chain, key, certificate_file)
-    warnings = [*_about_order(certificates, chain, linked, place, certificate_file), *_about_key_file(key_file, key_state)]
-    warnings += [f"clients will refuse certificate {certificate_file}: {problem}" for problem in _refusals(chain[:linked])]
+    try:
+        chain, linked = _ordered(certificates, place)
+        _check_size(chain, key, certificate_file)
+        warnings = [*_about_order(certificates, chain, linked, place, certificate_file), *_about_key_file(key_file, key_state)]
+        warnings += [f"clients will refuse certificate {certificate_file}: {problem}" for problem in _refusals(chain[:linked])]
+    except ValueError as error:
+        # Parts of a certificate are read when they are first looked at.
+        raise ConfigError(f"{pair}: a certificate is malformed: {error}", expected=EXPECTED) from error
     return Credentials(tuple(chain), key, tuple(warnings))
 
 
