@@ -231,8 +231,8 @@ def _parser() -> argparse.ArgumentParser:
         "--server-error",
         type=seconds,
         metavar="S",
-        help="seconds that a server's own error is taken for if it does not give it "
-        f"(default: {_DEFAULTS.server_error}, and a server that leaves the question unanswered is not used)",
+        help=f"seconds that a server's own error is taken for if it does not give it (default: {_DEFAULTS.server_error}); "
+        "given, a server that leaves the question about its clock unanswered is used as well",
     )
     add("--watch", action="store_true", help="go on until Ctrl-C, and show what there is so far")
     add(
