@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from tsq._datapath import BATCH, Datapath
+from tsq._memory import give_back
 from tsq.about import about
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError
@@ -40,6 +41,9 @@ _TURNS = 16
 _STATE_INTERVAL = 2.0
 _STATE_HOLDS = 2 * _STATE_INTERVAL
 _CLOSE_REASON = "server is shutting down"
+# After so many connections have ended, and with fewer than these under way, memory is given back: a flood is over.
+_MANY_FORGOTTEN = 500
+_FEW_HALF_OPEN = 50
 
 
 class Server:
@@ -221,6 +225,7 @@ class _Endpoint:
         self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
         service.router.when_forgotten(self._forgotten)
         self._truncated = 0
+        self._forgotten_before = 0
 
     def start(self) -> None:
         """Answer from now on."""
@@ -321,6 +326,10 @@ class _Endpoint:
     def _look_after(self) -> None:
         """The coarse timer of the data plane."""
         self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
+        router = self._service.router
+        if router.forgotten >= self._forgotten_before + _MANY_FORGOTTEN and router.half_open < _FEW_HALF_OPEN:
+            self._forgotten_before = router.forgotten
+            give_back()
         for outcome in self._service.look_after(self._loop.time()):
             self._conclude(outcome)
 
