@@ -37,7 +37,7 @@ def extension(name: str, *libraries: str, macro: tuple[str, str] | None = None) 
     )
 
 
-NAMES = ("_fast", "_packet", "_recovery", "_frames", "_session", "_table", "_datapath", "_asker", "_clock")
+NAMES = ("_fast", "_packet", "_recovery", "_frames", "_session", "_table", "_datapath", "_asker", "_clock", "_memory")
 LIBRARIES = {"_packet": ["crypto"], "_session": ["crypto"]}
 OWN_MACROS = {"_clock": BUILT}
 extensions = [extension(name, *LIBRARIES.get(name, []), macro=OWN_MACROS.get(name)) for name in NAMES]

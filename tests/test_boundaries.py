@@ -48,7 +48,7 @@ FLOORS = (
     ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
     (
         "tsq._fast", "tsq._packet", "tsq._state", "tsq._recovery", "tsq._frames", "tsq._session", "tsq._table", "tsq._datapath",
-        "tsq._asker", "tsq._clock", "tsq.errors", "tsq.metrics",
+        "tsq._asker", "tsq._clock", "tsq._memory", "tsq.errors", "tsq.metrics",
     ),
 )
 # What sets a clock by itself, or could call what does. A Python program has no `adjtime` but our own command's name.

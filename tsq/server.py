@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from tsq._datapath import BATCH, Datapath
+from tsq._memory import give_back
 from tsq.clock_watch import ClockWatch
 from tsq.config import Target, parse_listen
 from tsq.errors import ConfigError, TSQError
@@ -51,6 +52,9 @@ _DATAPATH_COUNTS = (
     "unsent",
     "truncated",
 )
+# After so many connections have ended, and with fewer than these under way, memory is given back: a flood is over.
+_MANY_FORGOTTEN = 500
+_FEW_HALF_OPEN = 50
 
 
 class Server:
@@ -210,6 +214,7 @@ class _Endpoint:
         self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
         service.router.when_forgotten(self._forgotten)
         self._truncated = 0
+        self._forgotten_before = 0
 
     def start(self) -> None:
         """Answer from now on."""
@@ -301,6 +306,10 @@ class _Endpoint:
     def _look_after(self) -> None:
         """The coarse timer of the data plane."""
         self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
+        router = self._service.router
+        if router.forgotten >= self._forgotten_before + _MANY_FORGOTTEN and router.half_open < _FEW_HALF_OPEN:
+            self._forgotten_before = router.forgotten
+            give_back()
         for outcome in self._service.look_after(self._loop.time()):
             self._conclude(outcome)
 

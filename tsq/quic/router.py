@@ -65,13 +65,15 @@ class Drop(StrEnum):
 class Router:
     """Connections by connection ID. `configuration` may be replaced at any time; it holds for connections that come after.
 
-    instance: what tells this server from others with the same private key, and stays the same when it is restarted.
+    instance: what tells this server from others with the same private key, and stays the same when it is restarted. forgotten: how
+    many connections have ended so far.
     """
 
     def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits, instance: bytes = b"") -> None:
         self.configuration = configuration
         self.limits = limits
         self.replies: list[tuple[bytes, Path]] = []
+        self.forgotten = 0
         self._counters = counters
         # A certificate that is renewed in mid-run changes nothing here: connections that are there keep their tokens.
         self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration), instance))
@@ -177,6 +179,7 @@ class Router:
         if connection not in self._connections:
             return
         del self._connections[connection]
+        self.forgotten += 1
         if connection in self._half_open:
             del self._half_open[connection]
             self._counters.add("handshakes", "failed")

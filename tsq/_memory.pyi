@@ -1,0 +1,3 @@
+"""Types of the compiled return of memory; see _memory.pyx."""
+
+def give_back() -> bool: ...
