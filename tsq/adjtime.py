@@ -24,7 +24,6 @@ from tsq.host.owner import clock_owner
 from tsq.result import HostResult, selection
 from tsq.timing.adjustment import (
     REST,
-    STILL,
     Circumstances,
     ClockAction,
     ClockLimits,
@@ -50,9 +49,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A slew that is stopped goes on to the end of the kernel's second.
 _LAST_SECOND = 1.2
 # What is left of an old slew and may be ignored, seconds.
-_NOTHING_LEFT = 1e-6
-# How exactly the kernel slews: this part of the slew, and these seconds, besides what moves within a second.
-_SLEW_ERROR = 0.02
+_NOTHING_LEFT = 10e-6
+# How exactly the kernel slews, as a part of the slew: 1 to 2 % were seen. What it leaves is measured and corrected afterwards.
+_SLEW_ERROR = 0.05
+# What a clock may move without being suspected, seconds: the least error of a slew, and the least step.
 _LEAST_ERROR = 50e-6
 # How steadily a clock runs beside CLOCK_MONOTONIC_RAW while nothing is slewed, seconds a second.
 _STEADY = 5e-6
@@ -82,7 +82,7 @@ class Measurement:
     """What the servers said, what the kernel said before, and what is to be done.
 
     hindrances: what of this machine forbids setting its clock. A dry run's action is what would be done without them. reading: the
-    clocks when it was decided.
+    clocks when the servers had been asked; disturbed: by how much others moved the clock until then, seconds.
     """
 
     results: Sequence[HostResult]
@@ -91,10 +91,13 @@ class Measurement:
     action: ClockAction
     hindrances: tuple[Refuse, ...] = ()
     reading: Reading | None = None
+    disturbed: float = 0.0
 
     @property
     def drift(self) -> Drift | None:
         """How fast the clock drifts, as the samples of the sources that were used show it."""
+        if self.disturbed:
+            return None
         pairs = zip(self.selection.verdicts, self.results, strict=True)
         return drift_of([result.samples for verdict, result in pairs if verdict.mark in (Mark.BEST, Mark.COMBINED)])
 
@@ -176,20 +179,21 @@ def measure(
     results = ask(targets, options.client, rules=Rules(offset_limit=_ANY_OFFSET))
     end = clock.reading()
     moved = end.since(start)
-    slewed = _slewed_by_others(moved, steady, say)
-    chosen = widened(selection(results, clock.now_ns(), options.criteria), abs(slewed))
+    disturbed = _disturbed(moved, steady, say)
+    chosen = widened(selection(results, clock.now_ns(), options.criteria), abs(disturbed))
     circumstances = Circumstances(
         owner(),
         may_set=clock.may_set,
         # Also what happened while the owner was looked for.
         stepped=clock.reading().since(start).stepped,
-        slewed=slewed - _by_tick(moved, steady),
+        # A tick of unusual length may be the owner's way to correct the clock's frequency for good.
+        slewed=disturbed and moved.slewed - steady.rate * moved.seconds,
         seconds=moved.seconds,
         interrupted=interruptions.seen,
         dry_run=options.dry_run,
     )
     action = decide(chosen, options.limits, circumstances)
-    return Measurement(results, chosen, before, action, hindering(circumstances), end)
+    return Measurement(results, chosen, before, action, hindering(circumstances), end, disturbed)
 
 
 def perform(
@@ -237,7 +241,7 @@ def step(action: Step, clock: SystemClock) -> float:
     before = clock.reading()
     clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
     moved = clock.reading().since(before)
-    if abs(moved.total - action.offset) > STILL + moved.width:
+    if abs(moved.total - action.offset) > _LEAST_ERROR + moved.width:
         clock.mark_unsynchronized()
         raise NotMoved(f"the clock was to be stepped by {action.offset:+.6f} s and moved by {moved.total:+.6f} s", advice=_WHO)
     return moved.total
@@ -259,26 +263,24 @@ def _stop_old_slew(rest: float, clock: SystemClock, say: Say, pause: Callable[[f
         pause(_LAST_SECOND)
 
 
-def _by_tick(moved: Movement, steady: ClockState) -> float:
-    """What an unusual tick added while the clock was measured."""
-    return steady.tick_ppm * 1e-6 * moved.seconds
-
-
-def _slewed_by_others(moved: Movement, steady: ClockState, say: Say) -> float:
-    """How far the clock was slewed while it was measured, beyond what can be read or is steady; tells the user."""
-    slewed = moved.slewed - steady.frequency_ppm * 1e-6 * moved.seconds
-    if abs(slewed) <= moved.width + _STEADY * moved.seconds:
+def _disturbed(moved: Movement, steady: ClockState, say: Say) -> float:
+    """How far the clock moved while it was measured, beyond its steady frequency and what can be seen; tells the user."""
+    disturbed = moved.beyond(steady.frequency_ppm * 1e-6)
+    if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
         return 0.0
-    tick = f"; its tick makes it run {steady.tick_ppm:+.0f} ppm" if steady.tick_ppm else ""
-    say(f"the clock was being slewed: it moved by {slewed:+.6f} s while it was measured{tick}; the bound is wider by that")
-    return slewed
+    if steady.tick_ppm:
+        why = f"its tick makes it run {steady.tick_ppm:+.0f} ppm"
+    else:
+        why = "the kernel is slewing it" if abs(steady.rest) > _NOTHING_LEFT else "another program sets or slews it"
+    say(f"the clock moved by {disturbed:+.6f} s while it was measured, {why}: the bound is wider by that")
+    return disturbed
 
 
 def _check_untouched(clock: SystemClock, measured: Reading) -> None:
     """Raises NotMoved where another program set the clock since it was measured."""
     moved = clock.reading().since(measured)
     beyond = moved.beyond(clock.state().rate)
-    if abs(beyond) > STILL + moved.width + _STEADY * moved.seconds:
+    if abs(beyond) > _LEAST_ERROR + moved.width + _STEADY * moved.seconds:
         raise NotMoved(f"the clock moved by {beyond:+.6f} s after it was measured, and was left as it is", advice=_WHO)
 
 
@@ -368,13 +370,13 @@ def _check_slew(
     second = abs(state.rest) / (2.0 ** (2 + constant) - 1)
     inexact = _LEAST_ERROR + _SLEW_ERROR * abs(taken) + moved.width + _STEADY * moved.seconds
     behind, ahead = (inexact + second, inexact) if offset >= 0 else (inexact, inexact + second)
-    turned = state.rate - rate
-    if -behind <= done - taken <= ahead and abs(turned) <= _SAME_RATE:
+    turned, stepped = state.rate - rate, abs(moved.stepped) > _LEAST_ERROR + moved.width
+    if -behind <= done - taken <= ahead and abs(turned) <= _SAME_RATE and not stepped:
         return
     if abs(state.rest) <= abs(before) and state.rest * offset >= 0:
         # It is still our own.
         clock.stop_slewing()
-    if abs(moved.stepped) > STILL:
+    if stepped:
         found = f"another program stepped the clock by {moved.stepped:+.6f} s while it was slewed"
     elif abs(turned) > _SAME_RATE:
         found = f"another program changed the clock's frequency by {turned * 1e6:+.3f} ppm while it was slewed"

@@ -123,7 +123,7 @@ def test_until_it_is_verified_the_kernel_has_a_bound_that_covers_the_whole_offse
 
 
 @pytest.mark.parametrize("when", [1, 10, 50])
-@pytest.mark.parametrize("by", [3.0, -3.0, 0.04, -0.04])
+@pytest.mark.parametrize("by", [3.0, -3.0, 0.04, -0.04, 0.0001])
 def test_a_step_by_another_program_is_noticed(machine, by, when):
     it = machine(-0.2)
     it.pauses.append(lambda number: it.twin.step_by_another(by) if number == when else None)
@@ -349,7 +349,7 @@ def test_who_is_not_going_to_set_the_clock_stops_no_slew_and_widens_the_bound(ma
     run = it.run(*options, owner=lambda: "chronyd, process 5" if case == "owned" else None)
     assert run.status == {"dry run": OK, "owned": OWNED, "not permitted": NOT_PERMITTED}[case], run.err
     assert it.twin.calls == []
-    assert "the clock was being slewed: it moved by " in run.err
+    assert re.search(r"the clock moved by \S+ s while it was measured, the kernel is slewing it: the bound is wider", run.err)
     offset, bound = re.findall(r"System clock wrong by (\S+) ± (\S+) seconds", run.out)[0]
     assert abs(-it.twin.error - float(offset)) <= float(bound)
 
@@ -386,7 +386,7 @@ def test_a_slow_slew_by_others_widens_the_bound(machine):
     slewed(it, 50e-6)
     run = it.run()
     assert run.status == OK, run.err
-    assert "the clock was being slewed: it moved by +0.000100 s while it was measured; the bound is wider by that" in run.err
+    assert "the clock moved by +0.000100 s while it was measured, another program sets or slews it: the bound is wider" in run.err
     (bound,) = re.findall(r"± (\S+) seconds", run.out)
     assert 0.0011 <= float(bound) < 0.0012
     assert it.twin.maxerror_us == pytest.approx(float(bound) * 1e6, abs=1)
@@ -396,7 +396,17 @@ def test_a_tick_of_unusual_length_widens_the_bound_and_forbids_nothing(machine):
     it = machine(2.0, {"seconds": 1}, tick=10_002)
     run = it.run()
     assert run.status == OK, run.err
-    assert "it moved by +0.000400 s while it was measured; its tick makes it run +200 ppm; the bound is wider by that" in run.err
+    assert "by +0.000400 s while it was measured, its tick makes it run +200 ppm: the bound is wider by that" in run.err
+    assert "frequency +0.000 ppm, tick +200 ppm, slewing" in run.out
+
+
+def test_a_small_step_while_it_is_measured_widens_the_bound(machine):
+    it = machine(2.0, {"after": lambda number: it.twin.step_by_another(0.0009)})
+    run = it.run("--dry-run")
+    assert run.status == OK, run.err
+    assert "the clock moved by +0.000900 s while it was measured, another program sets or slews it" in run.err
+    (bound,) = re.findall(r"± (\S+) seconds", run.out)
+    assert float(bound) >= 0.0019
 
 
 @pytest.mark.parametrize("ppm", [0, 80, -500])

@@ -248,9 +248,10 @@ def _drift(found: Measurement, change: Change) -> str:
 def _kernel(state: ClockState) -> str:
     """What the kernel says of its clock."""
     mark = "synchronized" if state.synchronized else "unsynchronized"
+    tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
         f"kernel: {mark}, maxerror {state.max_error:.6f} s, esterror {state.estimated_error:.6f} s, "
-        f"frequency {state.frequency_ppm:+.3f} ppm, slewing {_signed(state.rest)} s"
+        f"frequency {state.frequency_ppm:+.3f} ppm{tick}, slewing {_signed(state.rest)} s"
     )
 
 

@@ -137,7 +137,7 @@ class Refuse:
 ClockAction = Step | Slew | Refuse
 
 # A clock that nobody steps stays this near to itself, as far as two clocks can be read together: seconds.
-STILL = 1e-3
+_STILL = 1e-3
 # Slews below this, in seconds and seconds a second, widen the bound; faster ones are another program's work.
 _HARDLY_SLEWED = 50e-6
 _SLOWLY = 100e-6
@@ -154,7 +154,7 @@ def decide(selection: Selection, limits: ClockLimits, circumstances: Circumstanc
         return Refuse(Refusal.NO_TIME, "" if selection.problem is None else selection.problem.value)
     if abs(agreed.offset) > limits.panic and not limits.force:
         return Refuse(Refusal.TOO_FAR, f"{agreed.offset:+.6f} s, limit {limits.panic:g} s")
-    if abs(circumstances.stepped) > STILL:
+    if abs(circumstances.stepped) > _STILL:
         return Refuse(Refusal.STEPPED, f"by {circumstances.stepped:+.6f} s")
     hindrances = hindering(circumstances)
     if hindrances and not circumstances.dry_run:
