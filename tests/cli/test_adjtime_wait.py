@@ -31,6 +31,7 @@ class Machine:
     run: Callable[..., Run]
     pauses: list[Callable[[int], None]]
     paused: int = 0
+    last_pause: float = 0.0
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def machine(monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
         virtual = VirtualKernel(error_ns=-behind * 1e9, **twin)
 
         def pause(seconds: float) -> None:
-            it.paused += 1
+            it.paused, it.last_pause = it.paused + 1, seconds
             for call in it.pauses:
                 call(it.paused)
             virtual.run(max(1, round(seconds)))
@@ -203,7 +204,15 @@ def test_servers_that_say_something_else_afterwards_confirm_nothing(machine):
     not_confirmed(it, it.run("--wait"), "by the servers it is wrong by -1.99")
 
 
-@pytest.mark.parametrize("by", [3.0, 0.002])
+def test_the_kernel_gets_the_time_to_end_its_second_before_it_is_measured_again(machine):
+    pauses = []
+    it = machine(0.2, {"before": lambda number: pauses.append(it.last_pause)})
+    assert it.run("--wait").status == OK
+    assert len(pauses) >= 3
+    assert all(seconds > 1 for seconds in pauses[1:])
+
+
+@pytest.mark.parametrize("by", [3.0, 0.002, 0.0005])
 def test_a_step_between_the_last_measurement_and_the_end_is_noticed(machine, by):
     it = machine(0.1)
     rounds = []
@@ -211,7 +220,7 @@ def test_a_step_between_the_last_measurement_and_the_end_is_noticed(machine, by)
     def owner() -> None:
         # It is looked for after the servers were asked.
         rounds.append(1)
-        if len(rounds) == 2:
+        if len(rounds) >= 2:
             it.twin.step_by_another(by)
 
     run = it.run("--wait", owner=owner)
@@ -454,6 +463,12 @@ def test_samples_over_a_longer_time_show_the_drift_without_waiting(machine):
     (found,) = re.findall(r"^drift:  measured as (\S+) ± (\S+) ppm", run.out, re.MULTILINE)
     drift, error = map(float, found)
     assert abs(drift - 80) <= error + 0.1
+
+
+def test_samples_of_a_clock_that_others_move_show_no_drift(machine):
+    it = machine(2.0, {"delay_ns": MS // 10, "count": 12, "seconds": 2})
+    slewed(it, 50e-6)
+    assert "drift:  not measured" in it.run().out
 
 
 def test_a_dry_run_and_a_refusal_say_nothing_of_drift(machine):
