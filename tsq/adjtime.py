@@ -58,7 +58,7 @@ _LEAST_ERROR = 50e-6
 _STEADY = 5e-6
 _SAME_RATE = 1e-9
 _ROUNDS = 3
-# A part of its bound below which an offset is not worth another slew.
+# Below this part of its bound against the servers an offset is not worth another slew.
 _WORTH = 0.25
 
 Ask = Callable[..., list[HostResult]]
@@ -309,12 +309,18 @@ def _correct(
         if found is None:
             return Change(clock.state(), 0.0, interrupted=True, moved=done)
         action, rounds = _next(found), rounds + 1
-        if rounds == _ROUNDS or abs(action.offset) <= _WORTH * action.max_error:
+        if rounds == _ROUNDS or abs(action.offset) <= _WORTH * _distance(found):
             break
     assert found.reading is not None
     _check_untouched(clock, found.reading)
     clock.confirm(action.max_error + abs(action.offset), action.estimated_error)
     return Change(clock.state(), action.offset, moved=done, last=found, drift=_drift(measured, found, rate))
+
+
+def _distance(found: Measurement) -> float:
+    """How exactly the offset against the servers' clocks is known: their own errors are the same before and after a slew."""
+    estimates = [verdict.source.estimate for verdict in found.selection.survivors]
+    return max((one.server_distance for one in estimates if one is not None), default=0.0) + abs(found.disturbed)
 
 
 def _next(found: Measurement) -> Slew:

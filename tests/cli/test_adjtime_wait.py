@@ -99,6 +99,15 @@ def test_it_ends_within_the_bound_that_is_printed_though_the_kernel_slews_inexac
     assert float(slewed) == pytest.approx(behind, abs=1e-4)
 
 
+@pytest.mark.parametrize("slew_error", [0.015, -0.015])
+def test_it_is_as_exact_where_the_servers_own_errors_are_large(machine, slew_error):
+    it = machine(0.051, {"delay_ns": MS // 10, "error": 0.05}, slew_error=slew_error)
+    run = it.run("--wait")
+    assert run.status == OK, run.err
+    assert abs(it.twin.error) < 0.00002
+    assert it.twin.maxerror_us >= 50_000
+
+
 def test_a_clock_is_never_slewed_faster_than_5000_ppm_and_as_fast_as_that_allows(machine):
     it = machine(0.5)
     errors = []

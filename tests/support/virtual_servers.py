@@ -17,6 +17,7 @@ def truthful(
     twin: VirtualKernel,
     *,
     delay_ns: int = 2 * MS,
+    error: float = 1e-6,
     count: int = 3,
     seconds: int = 0,
     before: Callable[[int], None] = lambda number: None,
@@ -24,14 +25,16 @@ def truthful(
     wrong: Callable[[int], float] = lambda number: 0.0,
     silent_from: int | None = None,
 ) -> Callable[..., list[HostResult]]:
-    """A function in the place of `query_all`. seconds: between two samples; before, after: called around the rounds, which are
-    numbered from 1; wrong: by how many seconds they are wrong in a round; silent_from: the round from which on none answers.
+    """A function in the place of `query_all`.
+
+    error: the servers' own, as they say; seconds: between two samples; before, after: called around the rounds, which are numbered
+    from 1; wrong: by how many seconds the servers are wrong in a round; silent_from: the round from which on none answers.
     """
     rounds = 0
 
     def sample():
         now, ahead = twin.now_ns(), -round(twin.error_ns) + round(wrong(rounds) * 1e9)
-        told = ServerState(now, stratum=1, error=1e-6)
+        told = ServerState(now, stratum=1, error=error)
         middle = now + delay_ns // 2 + ahead
         return make_sample(now, middle, middle, now + delay_ns, offset_limit=inf, server=told)
 
