@@ -66,6 +66,8 @@ peers() {
     command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
     command -v strace >/dev/null 2>&1 || missing="$missing strace"
     command -v nft >/dev/null 2>&1 || [ -x /usr/sbin/nft ] || missing="$missing nftables"
+    # A kernel that runs as a process, with a clock that tests may set.
+    command -v linux.uml >/dev/null 2>&1 || missing="$missing user-mode-linux"
     if [ -n "$missing" ]; then
         if may_install; then
             # shellcheck disable=SC2086

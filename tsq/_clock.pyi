@@ -1,10 +1,12 @@
 """Types of the compiled clock calls; see _clock.pyx."""
 
-_State = tuple[int, int, int, int, int, int]
+_State = tuple[int, int, int, int, int, int, int]
 
 BUILD_TIME: int
 
 def read() -> _State: ...
+def read_old_slew() -> int: ...
+def stop_old_slew() -> None: ...
 def adjust(
     modes: int,
     *,

@@ -37,6 +37,7 @@ cdef extern from "<sys/timex.h>" nogil:
         int status
         long constant
         timeval_of_timex time
+        long tick
     int clock_adjtime(int clock, timex* buffer)
 
 
@@ -44,11 +45,34 @@ cdef extern from "<sys/timex.h>" nogil:
 BUILD_TIME = TSQ_BUILD_TIME
 
 
+# ADJ_OFFSET_SS_READ: reads, in spite of its bits. ADJ_OFFSET_SINGLESHOT: sets.
+cdef enum:
+    OLD_READ = 0xa001
+    OLD_SET = 0x8001
+
+
 def read():
-    """(status, offset, freq, maxerror, esterror, constant) as the kernel has them. Changes nothing; anybody may."""
+    """(status, offset, freq, maxerror, esterror, constant, tick) as the kernel has them. Changes nothing; anybody may."""
     cdef timex buffer
     memset(&buffer, 0, sizeof(buffer))
     return _call(&buffer)
+
+
+def read_old_slew():
+    """What a slew of the old kind, which knows no loop, has still to correct, microseconds. Changes nothing; anybody may."""
+    cdef timex buffer
+    memset(&buffer, 0, sizeof(buffer))
+    buffer.modes = OLD_READ
+    _call(&buffer)
+    return buffer.offset
+
+
+def stop_old_slew():
+    """End a slew of the old kind. Raises ClockError where the kernel refuses."""
+    cdef timex buffer
+    memset(&buffer, 0, sizeof(buffer))
+    buffer.modes = OLD_SET
+    _call(&buffer)
 
 
 def adjust(unsigned int modes, *, long offset=0, long maxerror=0, long esterror=0, int status=0, long constant=0, long seconds=0,
@@ -72,4 +96,4 @@ cdef tuple _call(timex* buffer):
         if errno == EPERM:
             raise NotPermitted("the kernel lets this process set no clock", expected="CAP_SYS_TIME, as root has it")
         raise ClockError(f"the kernel refuses to change the clock: {os.strerror(errno)}")
-    return buffer.status, buffer.offset, buffer.freq, buffer.maxerror, buffer.esterror, buffer.constant
+    return buffer.status, buffer.offset, buffer.freq, buffer.maxerror, buffer.esterror, buffer.constant, buffer.tick

@@ -17,7 +17,7 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tsq.adjtime import AdjustOptions, Ask, Interruptions, Measurement, Owner, forced, measure
+from tsq.adjtime import AdjustOptions, Ask, Interruptions, Measurement, Owner, forced, measure, step
 from tsq.client import query_all
 from tsq.config import Target, Trust
 from tsq.host.clock import SystemClock
@@ -63,13 +63,13 @@ def bootstrap(
     say: Callable[[str], None] = lambda text: None,
 ) -> Bootstrap:
     """Set a clock that may be wrong by decades. Raises ClockError where the kernel refuses; the clock is then as it was; so it is
-    where it is interrupted.
+    where it is interrupted. Raises NotMoved where a step did not move the clock by what it should.
     """
     interruptions = interruptions or Interruptions()
 
     def asked(trust: Trust) -> Measurement:
         so = replace(forced(options), client=replace(options.client, trust=trust))
-        found = measure(targets, so, clock, interruptions=interruptions, ask=ask, owner=owner)
+        found = measure(targets, so, clock, interruptions=interruptions, ask=ask, owner=owner, say=say)
         if interruptions.seen:
             # What there is by then may be a part.
             raise KeyboardInterrupt
@@ -103,7 +103,7 @@ def _confirmed(
 ) -> Bootstrap:
     """Step, and ask with the check that every client makes; put the clock back unless all is well then."""
     interruptions.hold()
-    clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
+    step(action, clock)
     try:
         clock.mark_unsynchronized()
         interruptions.release()

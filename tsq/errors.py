@@ -18,7 +18,9 @@
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
     └── ClockError              the local clock cannot be read or set
-        └── NotPermitted            this process may not set it
+        ├── NotPermitted            this process may not set it
+        ├── NotMoved                it did not move as it was to
+        └── AlreadyRunning          another tsq-adjtime sets it
 
 Comes in: what was found, what was expected, what to do about it, and the rule that says so. Goes out: one sentence for a
 person in `str(error)`. Nothing here may log, print or import another part of TSQ.
@@ -171,3 +173,11 @@ class ClockError(TSQError):
 
 class NotPermitted(ClockError):
     """Setting the clock needs a capability that this process lacks (CAP_SYS_TIME)."""
+
+
+class NotMoved(ClockError):
+    """The clock did not move by what it was to be set by, or another program moved it as well."""
+
+
+class AlreadyRunning(ClockError):
+    """Another tsq-adjtime sets this clock at the moment."""

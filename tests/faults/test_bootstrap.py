@@ -32,7 +32,7 @@ from tsq.config import ClientOptions, Trust, parse_target
 from tsq.host.clock import SystemClock
 from tsq.quic import chain
 
-OK, OWNED, NOT_PERMITTED, BOOTSTRAP, INTERRUPTED = 0, 10, 11, 13, 130
+OK, OWNED, NOT_PERMITTED, BOOTSTRAP, NOT_MOVED, RUNNING, INTERRUPTED = 0, 10, 11, 13, 14, 15, 130
 YEAR = 365 * DAY
 AWAY = (24 * YEAR).total_seconds()
 THEN = NOW + 24 * YEAR
@@ -151,9 +151,10 @@ def test_fault_63_with_it_a_majority_of_three_sets_the_clock_and_is_checked_agai
     before, stepped = lines[:2]
     assert before.startswith("before: kernel: unsynchronized")
     assert re.fullmatch(r"stepped by \+\d+\.\d{6} s; the servers' certificates are valid by the new clock:", stepped)
-    assert "System clock wrong by" in lines[-3]
-    assert "slewing by" in lines[-2]
-    assert lines[-1].startswith("after:  kernel: synchronized")
+    assert "System clock wrong by" in lines[-4]
+    assert "slewing by" in lines[-3]
+    assert lines[-2].startswith("after:  kernel: synchronized")
+    assert lines[-1].startswith("drift:  not measured; no program keeps this clock")
     assert run.out.count("before:") == 1
 
 
@@ -383,3 +384,20 @@ def test_a_pinned_key_sets_the_clock_by_one_server_whatever_the_time(machine, go
     it = machine(AWAY)
     assert main(["--pin", pin, "--force", *it.targets], SystemClock(it.twin), lambda: None) == OK
     assert abs(it.away) < 0.1
+
+
+def test_a_step_that_does_not_move_the_clock_is_no_success(machine):
+    it = machine(AWAY, AWAY, AWAY, deaf=True)
+    run = it.run("--bootstrap")
+    assert run.status == NOT_MOVED
+    assert "the clock was to be stepped by +" in run.err
+    assert "moved by +0.000000 s" in run.err
+    assert as_it_was(it)
+
+
+def test_another_tsq_adjtime_at_work_is_left_to_it(machine):
+    it = machine(AWAY, AWAY, AWAY, running=4711)
+    run = it.run("--bootstrap")
+    assert run.status == RUNNING
+    assert "process 4711" in run.err
+    assert it.rounds == []

@@ -14,7 +14,7 @@ from types import FrameType
 
 import pytest
 
-from tests.support.kernel import UNSYNC, VirtualKernel
+from tests.support.kernel import IN_NS, PLL, UNSYNC, VirtualKernel
 from tsq import adjtime as acting
 from tsq import bootstrap
 from tsq.cli import adjtime
@@ -81,8 +81,8 @@ def interruptible() -> Iterator[None]:
 def run(monkeypatch, capsys) -> Callable[..., End]:
     """run(behind, number, *options): the command on a clock that is behind by so many seconds, with Ctrl-C at this line."""
 
-    def once(behind: float, number: int, *options: str) -> End:
-        twin = VirtualKernel(error_ns=-behind * 1e9)
+    def once(behind: float, number: int, *options: str, **state: int) -> End:
+        twin = VirtualKernel(error_ns=-behind * 1e9, **state)
 
         def ask(targets: list[Target], *_: object, **__: object) -> list[HostResult]:
             now, ahead = twin.now_ns(), -round(twin.error_ns)
@@ -93,6 +93,7 @@ def run(monkeypatch, capsys) -> Callable[..., End]:
         monkeypatch.setattr(adjtime, "query_all", ask)
         # A slew makes way while it is waited for.
         monkeypatch.setattr(adjtime, "perform", partial(acting.perform, pause=lambda seconds: twin.run(20)))
+        monkeypatch.setattr(adjtime, "measure", partial(acting.measure, pause=lambda seconds: None))
         capsys.readouterr()
         lines = Lines(number)
         try:
@@ -106,14 +107,14 @@ def run(monkeypatch, capsys) -> Callable[..., End]:
     return once
 
 
-def everywhere(run: Callable[..., End], behind: float, *options: str) -> Iterator[End]:
+def everywhere(run: Callable[..., End], behind: float, *options: str, **state: int) -> Iterator[End]:
     """A run for each line, with Ctrl-C there; the first is one without."""
-    whole = run(behind, 0, *options)
+    whole = run(behind, 0, *options, **state)
     assert whole.status == OK, whole.err
     assert whole.lines.seen > 100
     yield whole
     for number in range(1, whole.lines.seen + 1):
-        end = run(behind, number, *options)
+        end = run(behind, number, *options, **state)
         assert end.lines.where, "it was pressed"
         yield end
 
@@ -159,6 +160,16 @@ def test_69_ctrl_c_at_any_line_of_a_slew_that_is_waited_for_gives_up_the_rest(ru
             end.twin.run(1000)
             assert end.twin.error_ns == here, "nothing is pending"
     assert partly > 10
+
+
+def test_69_ctrl_c_at_any_line_while_an_old_slew_is_stopped_leaves_all_of_it_or_nothing(run):
+    old = {"rest_ns": 400_000_000, "status": UNSYNC | PLL | IN_NS, "constant": 6}
+    stopped = 0
+    for end in everywhere(run, 2.0, **old):
+        assert end.twin.rest_ns in (0, 400_000_000), end.lines.where
+        assert end.twin.error_ns in (0, -2e9), end.lines.where
+        stopped += end.twin.error_ns != 0 and end.twin.rest_ns == 0
+    assert stopped > 10
 
 
 def test_69_ctrl_c_at_any_line_of_a_bootstrap_puts_the_clock_back_or_finds_it_right(run):

@@ -17,6 +17,8 @@ NETWORK, SILENCE = "faults/test_network.py", "faults/test_silence_and_names.py"
 COMMAND, ADJTIME, BOOTSTRAP = "cli/test_client.py", "cli/test_adjtime.py", "faults/test_bootstrap.py"
 SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.py", "conformance/test_samples.py"
 
+WAIT, REAL = "cli/test_adjtime_wait.py", "kernel/test_real_clock.py"
+
 # (case, clause, file, names of tests)
 TABLE = [
     (42, "wrong nonce", "test_exchange.py", "test_a_wrong_nonce_fails_the_oldest_request"),
@@ -103,7 +105,10 @@ TABLE = [
     (60, "detected while servers are asked", ADJTIME, "test_fault_60_a_clock_that_is_stepped_while_servers_are_asked"),
     (60, "detected before it acts", ADJTIME, "test_fault_60_a_clock_that_somebody_else_steps_meanwhile"),
     (60, "in an exchange", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
-    (60, "in a slew", ADJTIME, "test_a_slew_that_does_not_progress_is_an_error"),
+    (60, "in a slew", WAIT, "test_a_step_by_another_program_is_noticed"),
+    (60, "in a slew", WAIT, "test_a_slew_by_another_program_is_noticed_and_left_to_it"),
+    (60, "in a slew, a real clock", REAL, "test_a_slew_that_another_program_stops_is_noticed"),
+    (60, "after the measurement", WAIT, "test_what_others_did_between_measuring_and_setting_is_noticed"),
     (61, "DNS changes", NETWORK, "test_61_a_name_that_moves_is_asked_at_its_new_address_by_the_same_process"),
     (61, "DNS changes: resolve again", NETWORK, "test_61_a_name_that_was_lost_is_found_again_by_the_same_process"),
     (61, "DNS changes between runs", NETWORK,

@@ -1,4 +1,4 @@
-"""The door to the clock, against the virtual kernel: what a step and a slew do, what they tell, and what they leave alone."""
+"""The door to the clock, against the virtual kernel: what a step and a slew do, what they report, and what they leave alone."""
 
 import pytest
 
@@ -34,12 +34,12 @@ def test_a_step_back_is_a_whole_second_back_and_nanoseconds_forward(clock, twin)
     assert (values["seconds"], values["nanoseconds"]) == (-1, 700_000_000)
 
 
-def test_a_step_tells_the_errors_and_ends_the_mark_unsynchronized(clock, twin):
+def test_a_step_reports_the_errors_and_ends_the_mark_unsynchronized(clock, twin):
     assert not clock.state().synchronized
     clock.step(1.0, max_error=0.00123456, estimated_error=0.0000001)
     state = clock.state()
     assert state.synchronized
-    # Rounded up: a bound is never told too small.
+    # Rounded up: a bound is never reported too small.
     assert twin.maxerror_us == 1235
     assert twin.esterror_us == 1
     assert (state.max_error, state.estimated_error) == (0.001235, 0.000001)
@@ -148,12 +148,73 @@ def test_microseconds_of_a_kernel_that_does_not_count_nanoseconds(clock, twin):
     assert clock.state().rest == pytest.approx(0.123456789, abs=1e-12)
 
 
-def test_the_epoch_moves_with_steps_and_not_with_slews(clock, twin):
-    before = clock.epoch_ns()
+def test_readings_tell_steps_from_slews_and_slews_from_the_steady_frequency(clock, twin):
+    twin.frequency, twin.drift_ppm = 7 << 16, 30.0
+    before = clock.reading()
     clock.slew(0.4, time_constant=3, max_error=0.001, estimated_error=0.0)
-    assert clock.epoch_ns() == before
+    assert clock.reading().since(before).total == 0.0
+    twin.run(10)
+    left = clock.state().rest
+    moved = clock.reading().since(before)
+    assert moved.stepped == 0.0
+    assert moved.seconds == pytest.approx(10.0003)
+    assert moved.beyond(clock.state().rate) == pytest.approx(0.4 - left, abs=1e-7)
     twin.step_by_another(-2.5)
-    assert clock.epoch_ns() - before == -2_500_000_000
+    moved = clock.reading().since(before)
+    assert moved.stepped == pytest.approx(-2.5, abs=1e-7)
+    assert moved.beyond(clock.state().rate) == pytest.approx(-2.1 - left, abs=1e-7)
+
+
+def test_a_tick_of_unusual_length_is_part_of_the_steady_rate(clock, twin):
+    twin.tick, twin.frequency = 10_002, -(50 << 16)
+    assert clock.state().tick_ppm == pytest.approx(200.0)
+    before = clock.reading()
+    twin.run(10)
+    moved = clock.reading().since(before)
+    assert moved.slewed == pytest.approx(150e-6 * 10, abs=1e-9)
+    assert moved.beyond(clock.state().rate) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_slew_of_adjtime_3_is_seen_and_stopped_as_well(clock, twin):
+    twin.old_slew_us = -70_000
+    assert clock.state().rest == pytest.approx(-0.07)
+    before = clock.reading()
+    twin.run(2)
+    assert clock.reading().since(before).beyond(0.0) == pytest.approx(-0.001)
+    clock.stop_slewing()
+    assert clock.state().rest == 0.0
+    assert twin.old_slew_us == 0
+
+
+def test_a_kernel_that_does_not_tell_of_adjtime_3_has_no_such_slew(clock, twin):
+    def refuse() -> int:
+        raise ClockError("the kernel refuses to change the clock: Invalid argument")
+
+    twin.read_old_slew = refuse
+    assert clock.state().rest == 0.0
+    clock.stop_slewing()
+
+
+def test_a_slew_without_errors_reports_none(clock, twin):
+    twin.maxerror_us, twin.esterror_us = 700, 70
+    for status in (0, kernel.UNSYNC):
+        twin.status = status
+        clock.slew(0.1, time_constant=3)
+        clock.hasten(2)
+        assert (twin.maxerror_us, twin.esterror_us) == (700, 70)
+        assert twin.status & kernel.UNSYNC == status
+        assert twin.constant == 2
+
+
+def test_errors_are_reported_with_and_without_ending_the_mark_unsynchronized(clock, twin):
+    clock.report_error(0.2, 0.01)
+    assert not clock.state().synchronized
+    assert (twin.maxerror_us, twin.esterror_us) == (200_000, 10_000)
+    clock.slew(0.1, time_constant=3)
+    clock.confirm(0.3, 0.02)
+    assert clock.state().synchronized
+    assert (twin.maxerror_us, twin.esterror_us) == (300_000, 20_000)
+    assert clock.state().rest == pytest.approx(0.1), "a slew goes on"
 
 
 def test_without_the_capability_nothing_changes(clock, twin):
@@ -177,16 +238,24 @@ def test_the_real_kernel_is_read_by_anybody_and_changed_by_no_test():
         clock.mark_unsynchronized,
         lambda: clock.step(0.0, max_error=1, estimated_error=1),
         lambda: clock.slew(0.0, time_constant=2, max_error=1, estimated_error=1),
-        lambda: clock.tell_error(1, 1),
+        lambda: clock.slew(0.0, time_constant=2),
+        lambda: clock.report_error(1, 1),
+        lambda: clock.confirm(1, 1),
+        lambda: clock.hasten(2),
+        _clock.stop_old_slew,
     ):
         with pytest.raises(NotPermitted):
             change()
     assert isinstance(NotPermitted("found"), ClockError)
 
 
-def test_the_epoch_of_the_real_clock_stands_still():
+def test_nobody_moves_the_real_clock_between_two_readings():
     clock = SystemClock()
-    assert abs(clock.epoch_ns() - clock.epoch_ns()) < 1_000_000
+    before = clock.reading()
+    moved = clock.reading().since(before)
+    assert abs(moved.beyond(clock.state().rate)) < 1e-3
+    assert moved.width >= 0
+    assert _clock.read_old_slew() == 0 or isinstance(_clock.read_old_slew(), int)
 
 
 def test_the_package_knows_when_it_was_built():

@@ -3,44 +3,59 @@
 Modelled after kernel/time/ntp.c: a step clears what a slew has left and marks the clock unsynchronized, before status and errors
 are written; ADJ_OFFSET counts only with STA_PLL, and is clamped to 0.5 s; each second the loop takes 2^-(2 + time constant) of
 what is left; maxerror grows by 500 µs a second, and at 16 s the clock is unsynchronized; the first adjustment of a loop that was
-just switched on changes no frequency, a later one does, unless STA_FREQHOLD stands.
+just switched on changes no frequency, a later one does, unless STA_FREQHOLD stands. A slew of adjtime(3) takes 500 µs a second. The
+lock of tsq-adjtime is modelled, too.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tsq.errors import ClockError, NotPermitted
+from tsq.errors import AlreadyRunning, ClockError, NotPermitted
 
 OFFSET, FREQUENCY, MAXERROR, ESTERROR, STATUS, TIMECONST, SETOFFSET, NANO = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x100, 0x2000
+SINGLESHOT = 0x8001
 PLL, INS, DEL, UNSYNC, FREQHOLD, IN_NS = 0x1, 0x10, 0x20, 0x40, 0x80, 0x2000
 _READ_ONLY = 0xFF00
 _SECOND = 1_000_000_000
 _MAX_PHASE = 500_000_000
 _MAX_CONSTANT = 10
 _MAX_ERROR_US = 16_000_000
+_USUAL_TICK = 10_000
+_OLD_SLEW_US = 500
 
 
 @dataclass
 class VirtualKernel:
     """A kernel clock whose error is known. `error_ns`: clock minus truth; `truth_ns` advances with `run`.
 
-    drift_ppm: how fast the clock runs fast, but for its frequency. permitted: whether this process has CAP_SYS_TIME; promised: what
-    it seems to have, where that differs. calls: modes and values of each change.
+    drift_ppm: how fast the machine's oscillator runs, which every clock shows. slew_error: the part by which the kernel slews too
+    far. permitted: whether this process has CAP_SYS_TIME; promised: what it seems to have, where that differs. deaf: steps are
+    accepted and not done, as some sandboxes do. running: the process that holds the lock. calls: modes and values of each change.
     """
 
     truth_ns: int = 1_800_000_000 * _SECOND
     error_ns: float = 0.0
     drift_ppm: float = 0.0
+    slew_error: float = 0.0
     permitted: bool = True
     promised: bool | None = None
+    deaf: bool = False
+    running: int | None = None
     status: int = UNSYNC
     frequency: int = 0
     maxerror_us: int = _MAX_ERROR_US
     esterror_us: int = _MAX_ERROR_US
     constant: int = 2
     rest_ns: int = 0
+    tick: int = _USUAL_TICK
+    old_slew_us: int = 0
     calls: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     _reference_ns: int = 0
     _boot_ns: int = 1_000 * _SECOND
+    # How far the clocks that nobody steps, and that nobody slews either, are ahead of the truth.
+    _monotonic_error_ns: float = 0.0
+    _raw_error_ns: float = 0.0
 
     def __post_init__(self) -> None:
         self._started_ns = self.truth_ns
@@ -51,14 +66,36 @@ class VirtualKernel:
         return self.truth_ns + round(self.error_ns)
 
     def monotonic_ns(self) -> int:
-        return self.truth_ns - self._started_ns + self._boot_ns
+        return self.truth_ns - self._started_ns + self._boot_ns + round(self._monotonic_error_ns)
+
+    def raw_ns(self) -> int:
+        return self.truth_ns - self._started_ns + round(self._raw_error_ns)
+
+    @contextmanager
+    def lock(self) -> Iterator[str]:
+        if self.running is not None:
+            raise AlreadyRunning(f"another tsq-adjtime sets this clock (process {self.running}, lock none)")
+        self.running = 1
+        try:
+            yield ""
+        finally:
+            self.running = None
+
+    def read_old_slew(self) -> int:
+        return self.old_slew_us
+
+    def stop_old_slew(self) -> None:
+        if not self.permitted:
+            raise NotPermitted("the kernel lets this process set no clock")
+        self.calls.append((SINGLESHOT, {}))
+        self.old_slew_us = 0
 
     def may_adjust(self) -> bool:
         return self.permitted if self.promised is None else self.promised
 
     def read(self):
         offset = self.rest_ns if self.status & IN_NS else self.rest_ns // 1000
-        return self.status, offset, self.frequency, self.maxerror_us, self.esterror_us, self.constant
+        return self.status, offset, self.frequency, self.maxerror_us, self.esterror_us, self.constant, self.tick
 
     def adjust(self, modes, **values):
         if not self.permitted:
@@ -96,17 +133,23 @@ class VirtualKernel:
         """Let whole seconds of true time pass."""
         for _ in range(seconds):
             self.truth_ns += _SECOND
-            self.error_ns += self.drift_ppm * 1000 + self.frequency * 1000 / 65536
             chunk = self._chunk()
             self.rest_ns -= chunk
-            self.error_ns += chunk
+            old = max(-_OLD_SLEW_US, min(self.old_slew_us, _OLD_SLEW_US))
+            self.old_slew_us -= old
+            slewed = chunk * (1 + self.slew_error) + old * 1000
+            steady = self.frequency * 1000 / 65536 + (self.tick - _USUAL_TICK) * 100_000
+            self._raw_error_ns += self.drift_ppm * 1000
+            self._monotonic_error_ns += self.drift_ppm * 1000 + steady + slewed
+            self.error_ns += self.drift_ppm * 1000 + steady + slewed
             self.maxerror_us += 500
             if self.maxerror_us > _MAX_ERROR_US:
                 self.maxerror_us = _MAX_ERROR_US
                 self.status |= UNSYNC
 
     def step_by_another(self, seconds: float) -> None:
-        """Somebody else sets the clock."""
+        """Somebody else sets the clock, as date(1) does."""
+        self._clear()
         self.error_ns += seconds * 1e9
 
     def _chunk(self) -> int:
@@ -116,8 +159,13 @@ class VirtualKernel:
     def _inject(self, values) -> None:
         if not 0 <= values["nanoseconds"] < _SECOND:
             raise ClockError("the kernel refuses to change the clock: Invalid argument")
-        self.error_ns += values["seconds"] * _SECOND + values["nanoseconds"]
-        self.rest_ns = 0
+        if not self.deaf:
+            self.error_ns += values["seconds"] * _SECOND + values["nanoseconds"]
+        self._clear()
+
+    def _clear(self) -> None:
+        """What every step does."""
+        self.rest_ns = self.old_slew_us = 0
         self.status |= UNSYNC
         self.maxerror_us = self.esterror_us = _MAX_ERROR_US
 

@@ -3,7 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from math import ceil
 from typing import Any, TextIO
 
 import tsq
@@ -22,12 +24,12 @@ from tsq.cli.common import (
 from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.client import query_all
 from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
-from tsq.errors import ClockError, ConfigError, NotPermitted
+from tsq.errors import AlreadyRunning, ClockError, ConfigError, NotMoved, NotPermitted
 from tsq.host import saved_time, shortage
 from tsq.host.clock import ClockState, SystemClock, build_time_ns
 from tsq.host.owner import clock_owner
 from tsq.quic.tls import check_trust
-from tsq.timing.adjustment import MOST_SLEWED, ClockLimits, Refusal, Refuse, Slew, Step
+from tsq.timing.adjustment import MOST_SLEWED, OSCILLATOR_PPM, ClockLimits, Refusal, Refuse, Slew, Step
 from tsq.timing.selection import Criteria
 
 PROGRAM = "tsq-adjtime"
@@ -38,11 +40,14 @@ EXIT_OWNED = 10
 EXIT_NOT_PERMITTED = 11
 EXIT_STEPPED = 12
 EXIT_BOOTSTRAP = 13
+EXIT_NOT_MOVED = 14
+EXIT_RUNNING = 15
 _STATUS = {
     Refusal.NO_ANSWER: EXIT_NO_ANSWER,
     Refusal.NO_TIME: EXIT_NO_TIME,
     Refusal.TOO_FAR: EXIT_TOO_FAR,
     Refusal.STEPPED: EXIT_STEPPED,
+    Refusal.SLEWED: EXIT_STEPPED,
     Refusal.OWNED: EXIT_OWNED,
     Refusal.NOT_PERMITTED: EXIT_NOT_PERMITTED,
     Refusal.INTERRUPTED: EXIT_INTERRUPTED,
@@ -52,6 +57,7 @@ _ADVICE = {
     Refusal.NO_TIME: "ask more servers, or see above which of them cannot be used",
     Refusal.TOO_FAR: "if the offset is right, use --force",
     Refusal.STEPPED: "find out who did, then try again",
+    Refusal.SLEWED: "find out which one does, then try again",
     Refusal.OWNED: "it would set the clock against you: stop it first, or let it do the work",
     Refusal.NOT_PERMITTED: "run it as root, or with CAP_SYS_TIME",
 }
@@ -64,9 +70,11 @@ _BOOTSTRAP_HELP = f"for a clock that is wrong by years: check certificates for t
 _CLAIMS = "these are claims: the servers' certificates were not checked, anybody may have answered"
 _EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
 3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
-the clock; 11 not permitted; 12 somebody else set the clock meanwhile; 13 --bootstrap failed; 130 interrupted. With any but 0 the
-clock is as it was, but for the part that a slew had done when it was interrupted (130) or given up (1), and for a step of
---bootstrap that was confirmed before."""
+the clock; 11 not permitted; 12 somebody else set or slewed the clock meanwhile; 13 --bootstrap failed; 14 the clock did not move by
+what it was set by, or another program moved it; 15 another tsq-adjtime is at work; 130 interrupted. With any but 0 the clock is as
+it was, but for the part that a slew had done when it was interrupted (130) or given up (14), and for a step of --bootstrap that was
+confirmed before."""
+_ERRORS = {NotPermitted: EXIT_NOT_PERMITTED, NotMoved: EXIT_NOT_MOVED, AlreadyRunning: EXIT_RUNNING}
 
 
 def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = None, owner: Owner = clock_owner) -> int:
@@ -90,13 +98,16 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
     run = _Run(targets, options, clock or SystemClock(), ask, owner)
     with run.interruptions.caught():
         try:
-            status = run.bootstrap(values.state_file) if values.bootstrap else run.once()
+            with run.alone() as warning:
+                if warning:
+                    _say(f"warning: {warning}")
+                status = run.bootstrap(values.state_file) if values.bootstrap else run.once()
         except KeyboardInterrupt:
             _say("interrupted: the clock is as it was")
             return EXIT_INTERRUPTED
         except ClockError as error:
             _say(str(error))
-            return EXIT_NOT_PERMITTED if isinstance(error, NotPermitted) else EXIT_FAILED
+            return _ERRORS.get(type(error), EXIT_FAILED)
     if status == EXIT_OK and values.state_file and not values.dry_run:
         saved_time.save(values.state_file, run.clock.now_ns(), _say)
     return status
@@ -110,11 +121,15 @@ class _Run:
         self.interruptions = Interruptions()
         self._targets = targets
         self._options = options
-        self._doors: dict[str, Any] = {"interruptions": self.interruptions, "ask": ask, "owner": owner}
+        self._doors: dict[str, Any] = {"interruptions": self.interruptions, "ask": ask, "owner": owner, "say": _say}
+
+    def alone(self) -> AbstractContextManager[str]:
+        """Hold the lock, where this run can set the clock at all."""
+        return nullcontext("") if self._options.dry_run or not self.clock.may_set else self.clock.alone()
 
     def once(self) -> int:
         """Measure, and set the clock."""
-        found = measure(self._targets, self._options, self.clock, **self._doors)
+        found = self._measure()
         _print_measurement(found, self._options)
         return self._act(found)
 
@@ -124,7 +139,7 @@ class _Run:
         saved = saved_time.load(state_file, _say) if state_file else None
         if saved is not None:
             floors.append(Floor(saved, f"the time was saved in {state_file}"))
-        done = bootstrap(self._targets, self._options, self.clock, floors, say=_say, **self._doors)
+        done = bootstrap(self._targets, self._options, self.clock, floors, **self._doors)
         if done.failed:
             # What was agreed on is no result then.
             _print_table(done.measurement, "" if done.checked else _CLAIMS)
@@ -134,11 +149,14 @@ class _Run:
             _tell(f"before: {_kernel(done.measurement.before)}")
             _tell(f"stepped by {_signed(done.stepped)} s; the servers' certificates are valid by the new clock:")
         _print_measurement(done.measurement, self._options)
-        return self._act(done.measurement, before_told=bool(done.stepped))
+        return self._act(done.measurement, before_printed=bool(done.stepped))
 
-    def _act(self, found: Measurement, before_told: bool = False) -> int:
+    def _measure(self) -> Measurement:
+        return measure(self._targets, self._options, self.clock, **self._doors)
+
+    def _act(self, found: Measurement, before_printed: bool = False) -> int:
         action = found.action
-        if found.selection.agreed is not None and not before_told:
+        if found.selection.agreed is not None and not before_printed:
             _tell(f"before: {_kernel(found.before)}")
         if isinstance(action, Refuse):
             _say(f"clock not set: {_why(action)}")
@@ -148,11 +166,15 @@ class _Run:
             for refusal in found.hindrances:
                 _say(f"without --dry-run it would be refused, exit status {_STATUS[refusal.reason]}: {_why(refusal)}")
             return EXIT_OK
-        change = perform(action, self.clock, wait=self._options.wait, interruptions=self.interruptions)
-        _tell(_done(action, change, self._options.wait))
+        again = self._measure if self._options.wait else None
+        change = perform(action, self.clock, measured=found, again=again, interruptions=self.interruptions)
+        _tell(_done(action, change))
+        if change.last is not None:
+            _tell(f"measured again: {_wrong_by(change.last)}")
         _tell(f"after:  {_kernel(change.after)}")
+        _tell(f"drift:  {_drift(found, change)}")
         if change.interrupted:
-            _say(f"interrupted: {_signed(change.rest)} s of the slew were given up")
+            _say(f"interrupted: {_signed(change.rest)} s of the slew were given up; the clock was not measured again")
             return EXIT_INTERRUPTED
         return EXIT_OK
 
@@ -161,8 +183,13 @@ def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
     _print_table(found)
     if found.selection.agreed is not None:
         _tell(report.redundancy(found.selection, options.client.server_error))
-        offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
-        _tell(f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds")
+        _tell(_wrong_by(found))
+
+
+def _wrong_by(found: Measurement) -> str:
+    assert found.selection.agreed is not None
+    offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
+    return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds"
 
 
 def _print_table(found: Measurement, note: str = "") -> None:
@@ -186,9 +213,8 @@ def _print_table(found: Measurement, note: str = "") -> None:
 
 def _why(refusal: Refuse) -> str:
     """Why the clock is left alone, and what a user can do about it."""
-    detail = f" ({refusal.detail})" if refusal.detail else ""
     advice = f": {_ADVICE[refusal.reason]}" if refusal.reason in _ADVICE else ""
-    return f"{refusal.reason}{detail}{advice}"
+    return f"{refusal.text}{advice}"
 
 
 def _verb(action: Step | Slew) -> str:
@@ -197,22 +223,36 @@ def _verb(action: Step | Slew) -> str:
     return f"slew by {_signed(action.offset)} s, 99 % of it within {action.seconds} s"
 
 
-def _done(action: Step | Slew, change: Change, waited: bool) -> str:
+def _done(action: Step | Slew, change: Change) -> str:
     if isinstance(action, Step):
         return f"stepped by {_signed(action.offset)} s"
+    if change.moved is not None:
+        return f"slewed by {_signed(change.moved)} s"
     if change.interrupted:
         return f"slewed by {_signed(action.offset - change.rest)} s"
-    if waited:
-        return f"slewed by {_signed(action.offset - change.rest)} s; the kernel goes on with the rest"
-    return f"slewing by {_signed(action.offset)} s: the kernel does it, 99 % within {action.seconds} s"
+    return f"slewing by {_signed(action.offset)} s: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
+
+
+def _drift(found: Measurement, change: Change) -> str:
+    """How fast the clock that was set becomes wrong again."""
+    drift = change.drift or found.drift
+    if drift is not None and drift.useful:
+        seen, most = f"measured as {drift.ppm:+.1f} ± {drift.error_ppm:.1f} ppm within {drift.seconds:.1f} s", drift.most_ppm
+        why = ""
+    else:
+        frequency = change.after.rate * 1e6
+        seen, most = "not measured", OSCILLATOR_PPM + abs(frequency)
+        why = f" (kernel frequency {frequency:+.3f} ppm; typical oscillators are off by up to {OSCILLATOR_PPM:.0f} ppm)"
+    return f"{seen}; no program keeps this clock: expect it to drift by up to {ceil(most)} µs a second{why}"
 
 
 def _kernel(state: ClockState) -> str:
     """What the kernel says of its clock."""
     mark = "synchronized" if state.synchronized else "unsynchronized"
+    tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
         f"kernel: {mark}, maxerror {state.max_error:.6f} s, esterror {state.estimated_error:.6f} s, "
-        f"frequency {state.frequency_ppm:+.3f} ppm, slewing {_signed(state.rest)} s"
+        f"frequency {state.frequency_ppm:+.3f} ppm{tick}, slewing {_signed(state.rest)} s"
     )
 
 
@@ -276,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--panic", type=seconds, default=_LIMITS.panic, metavar="S", help="refuse over this offset (default: %(default)s)")
     add("--force", action="store_true", help="set the clock whatever the offset is")
-    add("--wait", action="store_true", help="stay until 99 percent of a slew are done; interrupted, give up the rest")
+    add("--wait", action="store_true", help="stay until a slew is done, check it and measure again; interrupted, give up the rest")
     add(
         "--min-sources",
         type=whole,

@@ -5,10 +5,12 @@ the calls that step or slew it. It must never decide whether to, and never be re
 
 A step adds the offset at once (ADJ_SETOFFSET). A slew hands the offset to the kernel's phase-locked loop (ADJ_OFFSET, for which
 STA_PLL must be set; RFC 5905 §11.3): each second the kernel takes 2^-(2 + time constant) of what is left, also when this process
-has ended. Both say how wrong the clock can be (maxerror, estimated error), which ends the kernel's mark "unsynchronized".
+has ended. Both can report to the kernel how wrong the clock can be (maxerror, estimated error), which ends the kernel's mark
+"unsynchronized". What a clock really did is seen by comparing it with CLOCK_MONOTONIC_RAW, which nobody can set or slew.
 """
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -17,19 +19,23 @@ from typing import Protocol
 
 from tsq import _clock
 from tsq._fast import clock_ns
+from tsq.errors import ClockError
+from tsq.host import lock
 
 _READINGS = 16
 _MAX_PRECISION_NS = 10_000_000
-_EPOCH_READINGS = 8
+_BRACKETS = 8
 # <linux/timex.h>
 _OFFSET, _MAXERROR, _ESTERROR, _STATUS, _TIMECONST, _SETOFFSET, _NANO = 0x1, 0x4, 0x8, 0x10, 0x20, 0x100, 0x2000
 _PLL, _INSERT, _DELETE, _UNSYNCHRONIZED, _FREQUENCY_HOLD, _IN_NANOSECONDS = 0x1, 0x10, 0x20, 0x40, 0x80, 0x2000
 _LEAP = _INSERT | _DELETE
 _MOST_ERROR_US = 16_000_000
+# Microseconds that the clock advances in a hundredth of a second, by default.
+_USUAL_TICK = 10_000
 _CAP_SYS_TIME = 25
 
-# status, offset, freq, maxerror, esterror, constant of struct timex.
-Timex = tuple[int, int, int, int, int, int]
+# status, offset, freq, maxerror, esterror, constant, tick of struct timex.
+Timex = tuple[int, int, int, int, int, int, int]
 
 
 def now_ns() -> int:
@@ -56,7 +62,9 @@ def precision_ns() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ClockState:
-    """What the kernel says of its clock, in seconds and ppm. rest: what a slew has still to correct."""
+    """What the kernel says of its clock, in seconds and ppm. rest: what slews have still to correct, the kernel's loop's and
+    adjtime(3)'s together; tick_ppm: how fast the clock is made to run beside its frequency, by a tick of unusual length.
+    """
 
     synchronized: bool
     max_error: float
@@ -64,6 +72,49 @@ class ClockState:
     frequency_ppm: float
     rest: float
     leap: int
+    tick_ppm: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """How much faster than CLOCK_MONOTONIC_RAW the clock runs when nothing is slewed, seconds a second."""
+        return (self.frequency_ppm + self.tick_ppm) * 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What a clock did between two readings, against CLOCK_MONOTONIC_RAW; seconds. stepped: what was added at once, or slept by the
+    machine; slewed: by frequency and slews; width: how wrong both can be.
+    """
+
+    seconds: float
+    stepped: float
+    slewed: float
+    width: float
+
+    @property
+    def total(self) -> float:
+        """What the clock gained in all."""
+        return self.stepped + self.slewed
+
+    def beyond(self, rate: float) -> float:
+        """What the clock gained beyond this steady rate (seconds a second), steps and all."""
+        return self.total - rate * self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """CLOCK_REALTIME, CLOCK_MONOTONIC and CLOCK_MONOTONIC_RAW at one moment, ns. width_ns: how far apart the readings can be."""
+
+    real_ns: int
+    monotonic_ns: int
+    raw_ns: int
+    width_ns: int
+
+    def since(self, earlier: "Reading") -> Movement:
+        """What the clock did from an earlier reading to this one."""
+        real, monotonic = self.real_ns - earlier.real_ns, self.monotonic_ns - earlier.monotonic_ns
+        raw = self.raw_ns - earlier.raw_ns
+        return Movement(raw / 1e9, (real - monotonic) / 1e9, (monotonic - raw) / 1e9, (self.width_ns + earlier.width_ns) / 1e9)
 
 
 class Kernel(Protocol):
@@ -86,11 +137,23 @@ class Kernel(Protocol):
     ) -> Timex:
         """As `tsq._clock.adjust`."""
 
+    def read_old_slew(self) -> int:
+        """As `tsq._clock.read_old_slew`."""
+
+    def stop_old_slew(self) -> None:
+        """As `tsq._clock.stop_old_slew`."""
+
     def now_ns(self) -> int:
         """The clock that is set, Unix ns."""
 
     def monotonic_ns(self) -> int:
-        """A clock that nobody sets."""
+        """A clock that nobody steps."""
+
+    def raw_ns(self) -> int:
+        """A clock that nobody steps or slews."""
+
+    def lock(self) -> AbstractContextManager[str]:
+        """As `tsq.host.lock.held`."""
 
     def may_adjust(self) -> bool:
         """Whether `adjust` is allowed, as far as can be seen without trying."""
@@ -101,8 +164,15 @@ class _ThisKernel:
 
     read = staticmethod(_clock.read)
     adjust = staticmethod(_clock.adjust)
+    read_old_slew = staticmethod(_clock.read_old_slew)
+    stop_old_slew = staticmethod(_clock.stop_old_slew)
     now_ns = staticmethod(clock_ns)
     monotonic_ns = staticmethod(time.monotonic_ns)
+    lock = staticmethod(lock.held)
+
+    def raw_ns(self) -> int:
+        """CLOCK_MONOTONIC_RAW."""
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
 
     def may_adjust(self) -> bool:
         """Whether this process has CAP_SYS_TIME; a container may promise it and not keep it."""
@@ -131,27 +201,38 @@ class SystemClock:
         """Seconds of a clock that nobody steps."""
         return self._kernel.monotonic_ns() / 1e9
 
-    def epoch_ns(self) -> int:
-        """The time at which the monotonic clock was 0, Unix ns: changes when somebody steps the clock (or the machine slept), never
-        when it is slewed.
-        """
-        best: tuple[int, int] | None = None
-        for _ in range(_EPOCH_READINGS):
-            before = self._kernel.monotonic_ns()
-            now = self._kernel.now_ns()
-            after = self._kernel.monotonic_ns()
-            # The narrowest bracket: a process that is put aside between two readings sees a false step.
-            if best is None or after - before < best[0]:
-                best = after - before, now - (before + after) // 2
+    def alone(self) -> AbstractContextManager[str]:
+        """No other tsq-adjtime sets this clock until the end of the `with`; as `tsq.host.lock.held`."""
+        return self._kernel.lock()
+
+    def reading(self) -> Reading:
+        """The clock beside those that nobody sets. Differences show what was done to it (`Reading.since`)."""
+        best: Reading | None = None
+        for _ in range(_BRACKETS):
+            raw = self._kernel.raw_ns()
+            monotonic = self._kernel.monotonic_ns()
+            real = self._kernel.now_ns()
+            monotonic_after = self._kernel.monotonic_ns()
+            raw_after = self._kernel.raw_ns()
+            # The narrowest bracket: a process that is interrupted between two readings sees a false step.
+            if best is None or raw_after - raw < best.width_ns:
+                best = Reading(real, (monotonic + monotonic_after) // 2, (raw + raw_after) // 2, raw_after - raw)
         assert best is not None
-        return best[1]
+        return best
 
     def state(self) -> ClockState:
         """What the kernel says of its clock."""
-        status, offset, frequency, maxerror, esterror, _ = self._kernel.read()
+        status, offset, frequency, maxerror, esterror, _, tick = self._kernel.read()
         unit = 1e-9 if status & _IN_NANOSECONDS else 1e-6
-        leap = 1 if status & _INSERT else 2 if status & _DELETE else 0
-        return ClockState(not status & _UNSYNCHRONIZED, maxerror / 1e6, esterror / 1e6, frequency / 65536, offset * unit, leap)
+        return ClockState(
+            synchronized=not status & _UNSYNCHRONIZED,
+            max_error=maxerror / 1e6,
+            estimated_error=esterror / 1e6,
+            frequency_ppm=frequency / 65536,
+            rest=offset * unit + self._old_slew() / 1e6,
+            leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
+            tick_ppm=(tick - _USUAL_TICK) * 1e6 / _USUAL_TICK,
+        )
 
     def step(self, offset: float, *, max_error: float, estimated_error: float) -> None:
         """Add `offset` to the clock at once. Raises ClockError. What was left of a slew is given up."""
@@ -165,30 +246,58 @@ class SystemClock:
             esterror=_microseconds(estimated_error),
         )
 
-    def slew(self, offset: float, *, time_constant: int, max_error: float, estimated_error: float) -> None:
-        """Let the kernel correct `offset` little by little. Raises ClockError. The clock's frequency is not touched."""
+    def slew(
+        self, offset: float, *, time_constant: int, max_error: float | None = None, estimated_error: float | None = None
+    ) -> None:
+        """Let the kernel correct `offset` little by little. Raises ClockError. The clock's frequency is not touched.
+
+        Without errors, what the kernel says of the clock's error stays as it is, also its mark "unsynchronized".
+        """
+        modes, kept, errors = _STATUS | _NANO | _OFFSET | _TIMECONST, _LEAP | _UNSYNCHRONIZED, {}
+        if max_error is not None and estimated_error is not None:
+            modes, kept = modes | _MAXERROR | _ESTERROR, _LEAP
+            errors = {"maxerror": _microseconds(max_error), "esterror": _microseconds(estimated_error)}
+        status = self._kept(kept) | _PLL | _FREQUENCY_HOLD
+        self._kernel.adjust(modes, status=status, offset=round(offset * 1e9), constant=time_constant, **errors)
+
+    def hasten(self, time_constant: int) -> None:
+        """Slew what is left with another time constant. Raises ClockError."""
+        self._kernel.adjust(_TIMECONST, constant=time_constant)
+
+    def report_error(self, max_error: float, estimated_error: float) -> None:
+        """Report to the kernel how wrong the clock can be; its mark "unsynchronized" stays as it is. Raises ClockError."""
+        self._kernel.adjust(_MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error))
+
+    def confirm(self, max_error: float, estimated_error: float) -> None:
+        """Report how wrong the clock can be, and end the mark "unsynchronized". Raises ClockError."""
         self._kernel.adjust(
-            _STATUS | _NANO | _OFFSET | _TIMECONST | _MAXERROR | _ESTERROR,
+            _STATUS | _MAXERROR | _ESTERROR,
             status=self._kept() | _PLL | _FREQUENCY_HOLD,
-            offset=round(offset * 1e9),
-            constant=time_constant,
             maxerror=_microseconds(max_error),
             esterror=_microseconds(estimated_error),
         )
 
-    def tell_error(self, max_error: float, estimated_error: float) -> None:
-        """Say how wrong the clock can be now. Raises ClockError."""
-        self._kernel.adjust(_MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error))
-
     def stop_slewing(self) -> None:
-        """Let the clock run on as it is: what is left of a slew is given up. Raises ClockError."""
+        """Let the clock run on as it is: what slews have still to correct is given up, also adjtime(3)'s. Raises ClockError.
+
+        The kernel still finishes the part of the present second.
+        """
         status = self._kept(_LEAP | _UNSYNCHRONIZED) | _PLL | _FREQUENCY_HOLD
         self._kernel.adjust(_STATUS | _NANO | _OFFSET, status=status, offset=0)
+        if self._old_slew():
+            self._kernel.stop_old_slew()
 
     def mark_unsynchronized(self) -> None:
-        """Say that nothing is known of the clock's error. Raises ClockError."""
+        """Report that nothing is known of the clock's error. Raises ClockError."""
         status = self._kept() | _UNSYNCHRONIZED
         self._kernel.adjust(_STATUS | _MAXERROR | _ESTERROR, status=status, maxerror=_MOST_ERROR_US, esterror=_MOST_ERROR_US)
+
+    def _old_slew(self) -> int:
+        """What adjtime(3) has still to correct, microseconds; 0 also where a kernel does not tell."""
+        try:
+            return self._kernel.read_old_slew()
+        except ClockError:
+            return 0
 
     def _kept(self, bits: int = _LEAP) -> int:
         """Those of the status bits that stay as they are: an announced leap second is not ours to take back."""

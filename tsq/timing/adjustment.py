@@ -1,18 +1,21 @@
 """What to do about the clock, once: step it, slew it, or leave it alone (RFC 5905 §11.3, in spirit).
 
-Comes in: what the sources agreed on, limits, what is known of this machine. Goes out: a ClockAction. It must never act, and never
-let an offset through that nobody vouches for.
+Comes in: what the sources agreed on, limits, what is known of this machine. Goes out: a ClockAction, and how fast the clock drifts.
+It must never act, and never let an offset through that no selection has agreed on.
 
     |offset| over the panic limit: refused, unless forced
     |offset| over the step limit: a step
     else a slew: each second the kernel takes 2^-n of what is left, n as small as keeps that under 5000 ppm
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil, log
 
 from tsq.errors import ConfigError
+from tsq.timing.intersection import Interval
+from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
 
 # What the kernel's loop takes at once, seconds: a larger offset cannot be slewed.
@@ -21,8 +24,13 @@ MOST_SLEWED = 0.5
 _MOST_RATE = 5e-3
 _LEAST_SHIFT = 2
 _MOST_TIME_CONSTANT = 10
-# What is left of a slew that counts as done.
+# The part of a slew that may be left when it counts as done.
 REST = 0.01
+# How far the clocks of usual machines are off when nothing corrects their frequency, ppm.
+OSCILLATOR_PPM = 100.0
+# A measured drift that is less certain than this, or seen for a shorter time, says no more than OSCILLATOR_PPM does.
+_USEFUL_PPM = 50.0
+_USEFUL_SECONDS = 5.0
 
 
 class Refusal(StrEnum):
@@ -32,6 +40,7 @@ class Refusal(StrEnum):
     NO_TIME = "the servers give no time that can be trusted"
     TOO_FAR = "the offset is over the limit"
     STEPPED = "somebody else set the clock while it was being measured"
+    SLEWED = "another program slewed the clock while it was being measured"
     OWNED = "another program keeps the clock"
     NOT_PERMITTED = "this process may not set the clock"
     INTERRUPTED = "interrupted"
@@ -55,13 +64,15 @@ class ClockLimits:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What is known of this machine. owner: the program that keeps the clock; stepped: by how much others set the clock during the
-    measurement, seconds; dry_run: nothing is going to be done, so that nothing here can forbid it.
+    """What is known of this machine. owner: the program that keeps the clock; stepped, slewed: by how much others moved the clock
+    during the measurement, which took so many seconds; dry_run: nothing is going to be done, so that only a step can forbid it.
     """
 
     owner: str | None = None
     may_set: bool = True
     stepped: float = 0.0
+    slewed: float = 0.0
+    seconds: float = 0.0
     interrupted: bool = False
     dry_run: bool = False
 
@@ -92,17 +103,44 @@ class Slew:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """How fast the clock gains on the true time while nobody corrects it, ppm ± ppm, measured over so many seconds."""
+
+    ppm: float
+    error_ppm: float
+    seconds: float
+
+    @property
+    def useful(self) -> bool:
+        """Whether it says more than what is known of clocks in general."""
+        return self.error_ppm <= _USEFUL_PPM and self.seconds >= _USEFUL_SECONDS
+
+    @property
+    def most_ppm(self) -> float:
+        """The most that the clock gains or loses."""
+        return abs(self.ppm) + self.error_ppm
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Leave the clock alone."""
 
     reason: Refusal
     detail: str = ""
 
+    @property
+    def text(self) -> str:
+        """The reason with its detail."""
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason.value
+
 
 ClockAction = Step | Slew | Refuse
 
 # A clock that nobody steps stays this near to itself, as far as two clocks can be read together: seconds.
 _STILL = 1e-3
+# Slews below this, in seconds and seconds a second, widen the bound; faster ones are another program's work.
+_HARDLY_SLEWED = 50e-6
+_SLOWLY = 100e-6
 
 
 def decide(selection: Selection, limits: ClockLimits, circumstances: Circumstances) -> ClockAction:
@@ -121,6 +159,8 @@ def decide(selection: Selection, limits: ClockLimits, circumstances: Circumstanc
     hindrances = hindering(circumstances)
     if hindrances and not circumstances.dry_run:
         return hindrances[0]
+    if abs(circumstances.slewed) > max(_HARDLY_SLEWED, _SLOWLY * circumstances.seconds) and not circumstances.dry_run:
+        return Refuse(Refusal.SLEWED, f"by {circumstances.slewed:+.6f} s in {circumstances.seconds:.1f} s")
     if abs(agreed.offset) > limits.step:
         return Step(agreed.offset, agreed.root_distance, agreed.jitter)
     return Slew(agreed.offset, time_constant(agreed.offset), agreed.root_distance, agreed.jitter)
@@ -137,3 +177,43 @@ def time_constant(offset: float) -> int:
     constants = range(_MOST_TIME_CONSTANT + 1)
     slow_enough = (number for number in constants if abs(offset) * 2.0 ** -(_LEAST_SHIFT + number) <= _MOST_RATE)
     return next(slow_enough, _MOST_TIME_CONSTANT)
+
+
+def widened(selection: Selection, by: float) -> Selection:
+    """The same with a bound that is wider by so many seconds: the clock moved so far while it was measured."""
+    agreed = selection.agreed
+    if agreed is None or by == 0:
+        return selection
+    interval = Interval(agreed.interval.low - by, agreed.interval.high + by)
+    return replace(selection, agreed=replace(agreed, root_distance=agreed.root_distance + by, interval=interval))
+
+
+def drift_between(before: tuple[float, float], after: tuple[float, float], seconds: float, gained: float, rate: float) -> Drift:
+    """The drift that two measurements show, each an offset and its bound, that were so many seconds apart.
+
+    gained: what the clock gained in between on a clock that nobody sets, by slews, steps and frequency; rate: how fast it gains on
+    that clock when nothing is slewed, seconds a second.
+    """
+    # The offset falls by all that the clock gains on the true time; what remains is the drift of the clock that nobody sets.
+    unset = (before[0] - after[0] - gained) / seconds
+    return Drift((rate + unset) * 1e6, (before[1] + after[1]) / seconds * 1e6, seconds)
+
+
+def drift_of(sources: Sequence[Sequence[Sample]]) -> Drift | None:
+    """The drift that the samples of these sources show; None where they were taken within too short a time."""
+    found = [_drift(samples) for samples in sources]
+    return min((drift for drift in found if drift is not None), key=lambda drift: drift.error_ppm, default=None)
+
+
+def _drift(samples: Sequence[Sample]) -> Drift | None:
+    """From the best samples of the first and of the last third."""
+    good = [(s.t4_ns, s.offset, s.root_distance) for s in samples if s.valid]
+    usable = [(at, offset, bound) for at, offset, bound in good if at is not None and offset is not None and bound is not None]
+    third = max(1, len(usable) // 3)
+    if len(usable) < 2:
+        return None
+    first, last = (min(part, key=lambda item: item[2]) for part in (usable[:third], usable[-third:]))
+    seconds = (last[0] - first[0]) / 1e9
+    if seconds <= 0:
+        return None
+    return Drift((first[1] - last[1]) / seconds * 1e6, (first[2] + last[2]) / seconds * 1e6, seconds)
