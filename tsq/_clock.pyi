@@ -5,6 +5,7 @@ _State = tuple[int, int, int, int, int, int]
 BUILD_TIME: int
 
 def read() -> _State: ...
+def running() -> tuple[int, int, int, int]: ...
 def adjust(
     modes: int,
     *,

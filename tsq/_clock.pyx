@@ -36,6 +36,7 @@ cdef extern from "<sys/timex.h>" nogil:
         long esterror
         int status
         long constant
+        long tick
         timeval_of_timex time
     int clock_adjtime(int clock, timex* buffer)
 
@@ -49,6 +50,14 @@ def read():
     cdef timex buffer
     memset(&buffer, 0, sizeof(buffer))
     return _call(&buffer)
+
+
+def running():
+    """(status, offset, freq, tick): whether the clock is synchronized, what is still to be slewed, how fast it runs. As `read`."""
+    cdef timex buffer
+    memset(&buffer, 0, sizeof(buffer))
+    _call(&buffer)
+    return buffer.status, buffer.offset, buffer.freq, buffer.tick
 
 
 def adjust(unsigned int modes, *, long offset=0, long maxerror=0, long esterror=0, int status=0, long constant=0, long seconds=0,

@@ -13,7 +13,7 @@ from typing import TextIO
 from tsq.config import ClientOptions, Target
 from tsq.errors import NameNotFound, NothingListens, TransportError, Unreachable
 from tsq.exchange import Rules
-from tsq.host.clock import precision_ns
+from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import SessionFile, SessionTicket
@@ -41,7 +41,9 @@ class Link:
         out = self.session.datagrams(now)
         try:
             if self.session.has_leaving and out:
-                self.session.departed(self.udp.send_stamped(out))
+                # Before the requests leave, so that no movement of the clock is missed.
+                reading = clock_reading()
+                self.session.departed(self.udp.send_stamped(out), reading)
             elif out:
                 self.udp.send([(data, CONNECTED) for data in out])
         except OSError as error:
@@ -53,7 +55,7 @@ class Link:
             if stamps:
                 self.udp.forget_stamps()
             for datagram in self.udp.receive():
-                self.session.receive(datagram, now)
+                self.session.receive(datagram, now, clock_reading())
         except OSError as error:
             self._failed(error)
 
@@ -116,9 +118,13 @@ class _Tickets:
 
 
 def with_precision(rules: Rules | None) -> Rules:
-    """These rules, with this machine's clock precision where they give none."""
+    """These rules, with this machine's clock precision and the present NTP era where they give none."""
     rules = rules or Rules()
-    return rules if rules.precision_ns is not None else replace(rules, precision_ns=precision_ns())
+    return replace(
+        rules,
+        precision_ns=precision_ns() if rules.precision_ns is None else rules.precision_ns,
+        era_pivot_ns=era_pivot_ns() if rules.era_pivot_ns is None else rules.era_pivot_ns,
+    )
 
 
 def resolve(target: Target, family: int) -> list[Address]:

@@ -9,6 +9,7 @@ from tsq.exchange import Exchange, Rules
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
 from tsq.quic.udp import Datagram, Departure
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
 
@@ -164,20 +165,20 @@ class Session:
         """Whether the last `datagrams` held requests, whose departure time counts."""
         return bool(self._leaving)
 
-    def departed(self, departure: Departure) -> None:
-        """When the last `datagrams` left."""
+    def departed(self, departure: Departure, reading: ClockReading | None = None) -> None:
+        """When the last `datagrams` left. reading: of the local clock, taken just before."""
         source = StampSource.KERNEL if departure.kernel else StampSource.USER
         for nonce in self._leaving:
-            self.exchange.sent(nonce, departure.at_ns, source)
+            self.exchange.sent(nonce, departure.at_ns, source, reading)
         self._leaving.clear()
 
-    def receive(self, datagram: Datagram, now: float) -> None:
-        """A datagram has come."""
+    def receive(self, datagram: Datagram, now: float, reading: ClockReading | None = None) -> None:
+        """A datagram has come. reading: of the local clock, taken since."""
         messages = self._connection.receive(datagram.data, now)
         source = StampSource.KERNEL if datagram.kernel else StampSource.USER
         self._after(now)
         for message in messages:
-            self._answer(message, datagram.received_ns, source)
+            self._answer(message, datagram.received_ns, source, reading)
 
     def handle_timer(self, now: float) -> None:
         """Let deadlines that have passed take effect."""
@@ -238,9 +239,9 @@ class Session:
         for _ in range(count):
             self.ask(now)
 
-    def _answer(self, message: Message, received_ns: int, source: StampSource) -> None:
+    def _answer(self, message: Message, received_ns: int, source: StampSource, reading: ClockReading | None) -> None:
         if message.stream_id is None:
-            sample = self.exchange.answer(message.data, received_ns, source)
+            sample = self.exchange.answer(message.data, received_ns, source, reading=reading)
         else:
             nonce = self._streams.get(message.stream_id)
             # A peer that answers without FIN is heard too; where a signature is to come last, FIN says that it has.
@@ -249,7 +250,7 @@ class Session:
                 return
             del self._streams[message.stream_id]
             self._connection.stream_done(message.stream_id, message.finished)
-            sample = self.exchange.answer(message.data, received_ns, source, nonce)
+            sample = self.exchange.answer(message.data, received_ns, source, nonce, reading=reading)
         self._keep(sample)
         waiting = set(self.exchange.under_way) | set(self._leaving)
         self._expiry = {nonce: expiry for nonce, expiry in self._expiry.items() if nonce in waiting}

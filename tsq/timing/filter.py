@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from tsq.timing.sample import TOLERANCE, Sample, StampSource
+from tsq.timing.local_clock import TOLERANCE
+from tsq.timing.sample import Sample, StampSource
 from tsq.timing.server_state import ServerState
 
 # What a server's own error is taken for where it does not tell, seconds.

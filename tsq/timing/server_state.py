@@ -6,7 +6,7 @@ told badly counts as not told. It must never read a clock, and never take silenc
 
 from dataclasses import dataclass
 
-from tsq.timing.sample import TOLERANCE
+from tsq.timing.local_clock import TOLERANCE
 from tsq.wire.message import ClockQuality, Response
 from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
 
