@@ -17,10 +17,10 @@ from dataclasses import dataclass
 TOLERANCE = 15e-6
 # Of a clock that is not: crystals of PCs and virtual machines are off by up to this.
 UNDISCIPLINED = 100e-6
-# No oscillator needs a larger correction: a kernel frequency beyond it is a slew (chronyd slews so).
-_MOST_CORRECTION = 200e-6
-# The kernel's steps of the frequency, and the rounding of its multiplier: a steady clock may seem to move by as much.
-_FREQUENCY_STEP = 0.5e-6
+# Few oscillators need a larger correction: a kernel frequency beyond it may be a slew (chronyd slews so).
+_MOST_CORRECTION = 100e-6
+# The kernel rounds its frequency: a steady clock may seem to be slewed by a part of this.
+_NOTABLE_SLEW = 1e-6
 # No program slews faster than this (chronyd: at most 8.3 %); what moves faster was stepped, or the machine was suspended.
 _FASTEST_SLEW = 0.12
 _LEAST_STEP_NS = 1_000_000
@@ -66,8 +66,8 @@ class Movement:
 
     @property
     def notable(self) -> bool:
-        """Whether it is more than a steady clock may seem to move."""
-        return abs(self.moved_ns) > self.width_ns + _FREQUENCY_STEP * abs(self.elapsed_ns)
+        """Whether it is more than a steady clock may seem to move, and worth telling."""
+        return abs(self.moved_ns) > self.width_ns + _NOTABLE_SLEW * abs(self.elapsed_ns)
 
     @property
     def rate(self) -> float:

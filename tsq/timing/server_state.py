@@ -36,6 +36,12 @@ class ServerState:
     leap: int | None = None
     smeared: bool | None = None
 
+    @property
+    def unusable(self) -> bool:
+        """Whether the server says that its clock is not to be followed (RFC 5905 §11.2)."""
+        follows_nobody = self.stratum is not None and not 0 < self.stratum <= MAX_STRATUM
+        return follows_nobody or self.leap == LEAP_ALARM or self.beyond
+
     def error_at(self, at_ns: int) -> float | None:
         """The server's own error at another local time; it grows with the distance, either way."""
         if self.error is None:
