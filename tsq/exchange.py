@@ -234,9 +234,7 @@ class Exchange:
         if left_ns >= early.t3_ns and late.valid:
             self.revised = (early, replace(late, exact=True))
 
-    def _sample(
-        self, asked: _Asked, response: Response, t4_ns: int, source: StampSource, reading: ClockReading | None
-    ) -> Sample:
+    def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource, reading: ClockReading | None) -> Sample:
         # Right to 68 years either way (R9).
         t2_ns = ns_from_ntp(response.receive_ntp, t4_ns if self.rules.era_pivot_ns is None else self.rules.era_pivot_ns)
         return make_sample(

@@ -28,6 +28,7 @@ from tsq.config import ClientOptions, Target
 from tsq.errors import ConfigError, NoAnswer
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.result import HostResult, selection
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Selection
 from tsq.timing.server_state import ServerState
@@ -302,19 +303,20 @@ def test_watch_on_a_terminal_shows_hosts_that_are_tried_and_that_failed(server):
     assert f"? {deaf}: gave no time: stopped before an answer came\r\n" in rest
 
 
-def test_a_line_of_a_watch_has_the_time_of_the_newest_sample_and_comes_with_one(capsys):
+def test_a_line_of_a_watch_comes_with_a_sample_and_holds_for_the_moment_at_which_it_is_printed(capsys):
     old = result("a", 0)
     late_ns = NOW_NS + 5 * 10**9
     slow = make_sample(late_ns, late_ns + 90_000, late_ns + 90_000, late_ns + 180_000)
-    shown = Watch(0.0, 0.01)
+    readings = iter([ClockReading(NOW_NS + 1_000_000, 0, synchronized=True), ClockReading(late_ns + 10**9, 0, synchronized=True)])
+    shown = Watch(0.0, 0.01, lambda: next(readings))
     shown._period = 0.0
     for results in ([], [replace(old, samples=())], [old], [old], [replace(old, samples=(*old.samples, slow))]):
         shown.changed(lambda results=results: results)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["08:00:00", "08:00:05"]
+    assert [line.split()[1] for line in lines] == ["08:00:00", "08:00:06"]
     bounds = [float(re.search(r"± (\S+) s", line)[1]) for line in lines]
-    # The best one is the old one; its bound has aged: 15 ppm of 5 s.
-    assert bounds == [pytest.approx(151e-6), pytest.approx(226e-6)]
+    # The old one's bound has aged: 15 ppm of 6 s.
+    assert bounds == [pytest.approx(151e-6), pytest.approx(241e-6)]
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
