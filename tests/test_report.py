@@ -364,11 +364,10 @@ def test_the_legend_explains_sign_and_bound():
 
 def test_what_is_printed_says_the_time_that_it_holds_for():
     results = three_and_a_liar()
-    assert report.holds(selection(results, now=read(61.25))) == (
-        "all of this holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"
-    )
+    shown = report.legend(selection(results, now=read(61.25)))
+    assert shown == f"{report.LEGEND}; holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"
     assert report.line(selection(results, now=read(61.25))).startswith("2027-01-15 08:01:01  ")
-    assert report.holds(selection([failing("nothing")], now=read())) == ""
+    assert report.legend(selection([failing("nothing")])) == report.LEGEND
     shown = as_json(results, now=read(61.25))
     assert {entry["at_ns"] for entry in (*shown["hosts"], shown["selection"])} == {T + 61_250_000_000}
 

@@ -125,11 +125,11 @@ def verdict(chosen: Selection) -> str:
     return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds (ignored)"
 
 
-def holds(chosen: Selection) -> str:
-    """The time that table and result hold for, by the clock that was compared; empty where there is no result."""
-    if chosen.at_ns is None or all(verdict.interval is None for verdict in chosen.verdicts):
-        return ""
-    return f"all of this holds at {moment(chosen.at_ns)}.{chosen.at_ns % 10**9 // 1000:06d} UTC by this machine's clock"
+def legend(chosen: Selection) -> str:
+    """What the table's numbers are, and the time that they and the result hold for, by the clock that was compared."""
+    if chosen.at_ns is None:
+        return LEGEND
+    return f"{LEGEND}; holds at {moment(chosen.at_ns)}.{chosen.at_ns % 10**9 // 1000:06d} UTC by this machine's clock"
 
 
 def moment(at_ns: int) -> str:

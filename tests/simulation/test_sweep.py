@@ -1,7 +1,10 @@
 """Simulations: no bound fails while an honest majority is compared, whatever the clocks do; and a wrong rule would be noticed."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.simulation import filters
 from tests.simulation import sweep as sweeping
 from tests.simulation.filters import CASES, compared
 from tests.simulation.local_clock import WORLDS, run_world
@@ -170,3 +173,8 @@ def test_all_samples_together_are_better_than_the_best_of_them_but_for_doubts_ab
         found = compared(case, runs=40)
         assert found["all, middle"].violations == 0
         assert found["all, middle"].bound <= found["least aged"].bound * 1.02
+
+
+def test_the_table_of_the_page_about_bounds_is_what_the_simulation_gives():
+    page = (Path(__file__).parents[2] / "docs/explanation/error-bounds.md").read_text(encoding="utf-8")
+    assert "\n".join(filters.table()) in page

@@ -137,8 +137,7 @@ def _print_result(results: list[HostResult], chosen: Selection, assumed_error: f
     table = report.table(results, chosen)
     if table:
         print(table)
-        print(report.LEGEND)
-        print(report.holds(chosen))
+        print(report.legend(chosen))
         for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
             if line:
                 print(line)

@@ -64,7 +64,9 @@ class Watch:
         size = shutil.get_terminal_size()
         text = [*report.table(results, chosen).splitlines(), *report.unused(chosen, failed=True)]
         text += [f"{result.target}: {report.escaped(notice)}" for result in results for notice in result.notices]
-        text += [*report.clock_notices(chosen, reading), report.holds(chosen)]
+        text += report.clock_notices(chosen, reading)
+        if chosen.agreed is not None:
+            text.append(f"at {report.moment(reading.at_ns)} UTC by this machine's clock:")
         text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
         most = size.columns - 1
