@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tsq.cli.watch import Watch
 from tsq.client import query_all
 from tsq.config import ClientOptions, Target
 from tsq.errors import ConfigError, NoAnswer
+from tsq.host.clock import clock_reading
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.result import HostResult, selection
 from tsq.timing.local_clock import ClockReading
@@ -137,6 +139,40 @@ def test_what_an_unknown_error_is_taken_for_is_the_user_s_choice(server, capsys,
     with pytest.raises(SystemExit):
         main(["127.0.0.1", "--server-error", "2"])
     assert "0 to 1 second" in capsys.readouterr().err
+
+
+def test_the_result_holds_for_the_moment_at_which_it_is_printed_and_says_so(peers, capsys, certificates, monkeypatch):
+    hosts = peers(telling(error_us=1))
+    # An hour after the last sample.
+    reading = clock_reading()
+    late = replace(reading, at_ns=reading.at_ns + 3600 * 10**9, frequency=0.0, synchronized=True)
+    monkeypatch.setattr("tsq.cli.client.clock_reading", lambda: late)
+    _, lines, _ = ask(capsys, certificates, *hosts)
+    when = datetime.fromtimestamp(late.at_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    assert f"holds at {when}." in lines[2]
+    bound = float(re.search(r"± (\S+) seconds", lines[-1])[1])
+    assert bound > 15e-6 * 3600
+    _, lines, _ = ask(capsys, certificates, *hosts, "--json")
+    content = json.loads(lines[0])
+    assert content["selection"]["at_ns"] == content["hosts"][0]["at_ns"] == late.at_ns
+    assert content["selection"]["root_distance"] > 15e-6 * 3600
+
+
+def test_a_clock_that_is_slewed_while_it_is_asked_is_told_and_corrected_for(peers, capsys, certificates, monkeypatch):
+    hosts = peers(telling(error_us=1))
+
+    def slewed():
+        # 50 ms in the ten seconds after the last sample.
+        reading = clock_reading()
+        return replace(reading, at_ns=reading.at_ns + 10**10, difference_ns=reading.difference_ns + 50_000_000)
+
+    monkeypatch.setattr("tsq.cli.client.clock_reading", slewed)
+    _, lines, errors = ask(capsys, certificates, *hosts)
+    assert re.search(r"client: this clock was being slewed by \+50\d\d ppm while it was measured \(\+50\.0\d\d ms in all\)", errors)
+    offset, bound = re.fullmatch(r"System clock wrong by (\S+) ± (\S+) seconds \(ignored\)", lines[-1]).groups()
+    assert abs(float(offset) + 0.05) <= float(bound) < 0.01
+    _, lines, _ = ask(capsys, certificates, *hosts, "--json")
+    assert "slewed" in json.loads(lines[0])["notices"][0]
 
 
 # ----------------------------------------------------------------------------------------------------------- the picture
