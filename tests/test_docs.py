@@ -51,6 +51,7 @@ from tsq.quic.router import Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.responder import NoResponse
 from tsq.timing import filter as filter_module
+from tsq.timing import local_clock
 from tsq.timing.filter import DEFAULT_SERVER_ERROR
 from tsq.timing.intersection import Interval, agreed, majority
 from tsq.timing.sample import Reason
@@ -711,6 +712,9 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
     assert f"takes {DEFAULT_SERVER_ERROR * 1000:g} ms for it" in text
     assert ROUND_NUMBERS[filter_module._STAGES] in text
     assert filter_module._WINDOW_NS == 10 * 10**9
+    assert f"the newest {filter_module._MOST_LOOKED_AT} are taken" in text
+    assert f"each of {filter_module._BLOCKS} blocks" in text
+    assert (local_clock.TOLERANCE, local_clock.UNDISCIPLINED) == (15e-6, 100e-6)
     for row in rows(section(BOUNDS, "## Several servers")):
         assert int(row[1]) == int(row[0]) - majority(int(row[0]))
     assert agreed([Interval(0, 10), Interval(8, 20), Interval(9.5, 11)]) == Interval(8, 11)

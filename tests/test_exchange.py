@@ -1,6 +1,7 @@
 """The client's role: which answer belongs to which request, and what becomes of the others."""
 
 import random
+from datetime import UTC, datetime
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.messages import PLAIN_RESPONSE
 from tests.support.world import START_NS
 from tsq._fast import pack_response
 from tsq.exchange import Exchange, Rules
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, StampSource
 from tsq.wire.message import encode_error
 
@@ -205,3 +207,46 @@ def test_without_the_question_the_state_is_not_unknown():
     exchange = Exchange(Rules(state_interval=None))
     exchange.request(now=0.0)
     assert not exchange.state_unknown
+
+
+def test_a_sample_has_the_readings_of_the_clock_around_it_and_allows_for_what_they_show(exchange):
+    sent = ClockReading(START_NS, 0, 100, frequency=0.0, synchronized=True)
+    # 5 µs in 2 ms: a slew.
+    received = ClockReading(START_NS + 2 * MS, 5_000, 100, frequency=0.0, synchronized=True)
+    plain, _ = exchange.request()
+    exchange.sent(plain, START_NS, USER)
+    steady = answer(exchange, right(plain))
+    nonce, _ = exchange.request()
+    exchange.sent(nonce, START_NS, USER, sent)
+    sample = exchange.answer(right(nonce), START_NS + 2 * MS, KERNEL, reading=received)
+    assert (sample.sent, sample.received) == (sent, received)
+    assert (steady.sent, steady.received) == (None, None)
+    assert sample.root_distance - steady.root_distance == pytest.approx(5.2e-6, rel=1e-3)
+
+
+YEARS = [(1970, 2027), (1970, 2039), (2100, 2027), (2036, 2036), (2200, 2060), (1900, 2150)]
+
+
+@pytest.mark.parametrize(("local", "true"), YEARS)
+def test_with_a_pivot_of_its_own_a_client_reads_the_year_whatever_its_clock_says(local, true):
+    pivot_ns = round((datetime(2027, 1, 1, tzinfo=UTC).timestamp() + 2**31 - 10 * 366 * 86400) * 10**9)
+    exchange = Exchange(Rules(era_pivot_ns=pivot_ns, offset_limit=float("inf")), nonces=random.Random(1).randbytes)
+    local_ns, true_ns = (round(datetime(year, 6, 1, tzinfo=UTC).timestamp()) * 10**9 for year in (local, true))
+    nonce = asked(exchange, local_ns)
+    sample = exchange.answer(pack_response(nonce, true_ns + MS, true_ns + MS + 7), local_ns + 2 * MS, KERNEL)
+    assert (sample.t2_ns, sample.t3_ns) == (true_ns + MS, true_ns + MS + 7)
+    assert sample.offset == pytest.approx((true_ns - local_ns) / 1e9, abs=1e-3)
+    # A clock that is decades off is refused with its true offset, unless the limit is lifted.
+    limited = Exchange(Rules(era_pivot_ns=pivot_ns), nonces=random.Random(1).randbytes)
+    nonce = asked(limited, local_ns)
+    sample = limited.answer(pack_response(nonce, true_ns + MS, true_ns + MS), local_ns + 2 * MS, KERNEL)
+    assert sample.reason is (None if local == true else Reason.OFFSET_LIMIT)
+
+
+def test_an_exchange_may_go_over_the_end_of_an_era_with_a_clock_that_is_wrong():
+    edge_ns = 2_085_978_496 * 10**9
+    pivot_ns = edge_ns + 10**18
+    exchange = Exchange(Rules(era_pivot_ns=pivot_ns, offset_limit=float("inf")), nonces=random.Random(1).randbytes)
+    nonce = asked(exchange, MS)
+    sample = exchange.answer(pack_response(nonce, edge_ns - 100, edge_ns + 100), 3 * MS, KERNEL)
+    assert (sample.t2_ns, sample.t3_ns) == (edge_ns - 100, edge_ns + 100)

@@ -57,6 +57,13 @@ def test_query_gives_samples_and_an_estimate(server):
     assert result.estimate.best in result.samples
 
 
+def test_samples_come_with_readings_of_the_clock_before_and_after(server):
+    for stream in (False, True):
+        for sample in tsq.query(server.target, verified(server.ca, stream=stream)).samples:
+            assert sample.sent.at_ns <= sample.t1_ns <= sample.t4_ns <= sample.received.at_ns
+            assert sample.tolerance >= sample.received.tolerance
+
+
 def test_query_takes_a_target_as_well_as_text(server):
     assert tsq.query(server.target, verified(server.ca)).target == server.target
 

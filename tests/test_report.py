@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
@@ -10,6 +11,7 @@ from tsq import report
 from tsq.config import Target
 from tsq.errors import NoAnswer
 from tsq.result import HostResult, newest_ns, selection
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource, make_sample
 from tsq.timing.selection import Mark, NoTime, Unused
 from tsq.timing.server_state import ServerState
@@ -36,8 +38,23 @@ def verdict(results) -> str:
     return report.verdict(selection(results))
 
 
-def as_json(results, version: str = "1") -> dict:
-    return report.as_json(results, selection(results), version)
+def as_json(results, version: str = "1", now: ClockReading | None = None) -> dict:
+    return report.as_json(results, selection(results, now=now), version, now)
+
+
+def read(seconds: float = 0.0, moved_ns: int = 0, **more) -> ClockReading:
+    """A synchronized clock so long after T, moved by this since."""
+    return ClockReading(T + round(seconds * 1e9), moved_ns, **{"width_ns": 100, "frequency": 0.0, "synchronized": True, **more})
+
+
+def drifting(ppm: float, name: str = "time.example", count: int = 10, offset_ns: int = 0) -> HostResult:
+    """A host that was asked once a second by a clock that runs fast by this."""
+    taken = []
+    for number in range(count):
+        begin, there = T + number * 10**9, 100_000 - round(number * ppm * 1000) + offset_ns
+        stamps = begin, begin + there, begin + there, begin + 200_000
+        taken.append(make_sample(*stamps, server=told(1e-5), sent=read(number), received=read(number)))
+    return replace(host(*taken, name=name), address=name)
 
 
 def told(error: float | None = 0.001, **more) -> ServerState:
@@ -232,7 +249,7 @@ def test_the_newest_sample_is_that_which_came_last_whichever_is_best():
     late = replace(sample(delay_ns=9_000_000), t1_ns=T + 5 * 10**9, t4_ns=T + 5 * 10**9 + 9_000_000)
     unanswered = Sample(T + 7 * 10**9, reason=Reason.NO_ANSWER)
     results = [host(sample(), late), host(sample(), name="b"), failing("nothing")]
-    assert selection(results).at_ns == results[0].samples[0].t4_ns
+    assert selection(results).at_ns == late.t4_ns
     assert newest_ns(results) == late.t4_ns
     assert report.line(selection(results, newest_ns(results))).startswith("2027-01-15 08:00:05  ")
     assert newest_ns([host(sample(), unanswered)]) == unanswered.t1_ns
@@ -304,7 +321,7 @@ def test_json_has_every_field_of_a_host_and_of_a_sample():
         "host": "time.example", "address": "192.0.2.1", "port": 443, "mode": "datagram", "alpn": "tsq/1", "zero_rtt": True,
         "offset": 0.25, "delay": 0.002, "notices": ["a notice"], "error": None, "error_kind": None, "mark": "*", "unused": None,
         "unused_because": None, "server_error": 0.01, "server_error_known": False, "stratum": None, "leap": None,
-        "smeared": None, "source": None,
+        "smeared": None, "source": None, "at_ns": T + 2_001_000, "drift": None, "drift_error": None,
     }
     assert len(samples) == 2
     assert samples[0].pop("root_distance") == pytest.approx(0.001, rel=0.1)
@@ -340,3 +357,114 @@ def test_json_of_a_rejected_sample_tells_the_detail_that_text_tells():
 def test_the_legend_explains_sign_and_bound():
     assert "positive when this machine's clock is behind" in report.LEGEND
     assert "±" in report.LEGEND
+
+
+# -------------------------------------------------------------------------------------------- the time, and this clock
+
+
+def test_what_is_printed_says_the_time_that_it_holds_for():
+    results = three_and_a_liar()
+    shown = report.legend(selection(results, now=read(61.25)))
+    assert shown == f"{report.LEGEND}; holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"
+    assert report.line(selection(results, now=read(61.25))).startswith("2027-01-15 08:01:01  ")
+    assert report.legend(selection([failing("nothing")])) == report.LEGEND
+    shown = as_json(results, now=read(61.25))
+    assert {entry["at_ns"] for entry in (*shown["hosts"], shown["selection"])} == {T + 61_250_000_000}
+
+
+@pytest.mark.parametrize("at_ns", [-62_200_000_000_000_000_000, 10**21])
+def test_a_time_that_no_calendar_has_is_written_in_seconds(at_ns):
+    assert report.moment(at_ns) == f"{at_ns // 10**9} s since 1970"
+
+
+def test_bounds_are_those_of_the_time_at_which_they_are_printed():
+    result = host(sample(server=told(1e-6), sent=read(), received=read()))
+    then, later = (as_json([result], now=read(seconds)) for seconds in (0.002, 1000.0))
+    for place in ("hosts", "selection"):
+        first, last = (shown[place][0] if place == "hosts" else shown[place] for shown in (then, later))
+        assert last["root_distance"] - first["root_distance"] == pytest.approx(15e-6 * 1000, rel=1e-3)
+
+
+@pytest.mark.parametrize("ppm", [80, -80, 300])
+def test_a_drift_that_the_samples_show_is_told_once(ppm):
+    results = [drifting(ppm), drifting(ppm, "b.example")]
+    (notice,) = as_json(results, now=read(10))["notices"]
+    way = "fast" if ppm > 0 else "slow"
+    assert re.fullmatch(rf"this clock drifts by {abs(ppm)} ppm: it runs {way} against \S+ \(± \d+ ppm\)", notice)
+    assert report.line(selection(results, now=read(10)), [notice]).endswith(f"({notice})")
+    shown = as_json(results, now=read(10))["hosts"][0]
+    assert abs(shown["drift"] - ppm * 1e-6) <= shown["drift_error"] < 40e-6
+
+
+def test_a_steady_clock_and_one_sample_are_no_reason_for_notices():
+    assert as_json([drifting(10)], now=read(10))["notices"] == []
+    assert as_json([host(sample(sent=read(), received=read()))], now=read(10))["notices"] == []
+
+
+def test_a_liar_does_not_make_this_clock_drift():
+    results = [drifting(0, "a"), drifting(0, "b"), drifting(300, "liar", offset_ns=10**9)]
+    chosen = selection(results, now=read(10))
+    assert [one.source.name for one in chosen.falsetickers] == ["liar:443"]
+    assert report.clock_notices(chosen, read(10)) == []
+
+
+def test_samples_that_no_drift_explains_are_told():
+    chosen = selection([drifting(-50_000)], now=read(10))
+    assert report.clock_notices(chosen, read(10)) == [
+        "the samples of time.example:443 contradict each other: this clock or the server's was set while it was measured"
+    ]
+
+
+def test_a_slew_while_the_clock_was_measured_is_told_and_taken_off():
+    result = host(sample(server=told(1e-6), sent=read(), received=read()))
+    # 10 s at 5000 ppm.
+    now = read(10, 50_000_000)
+    shown = as_json([result], now=now)
+    assert shown["notices"] == ["this clock was being slewed by +5025 ppm while it was measured (+50.000 ms in all)"]
+    assert shown["selection"]["low"] <= -0.05 <= shown["selection"]["high"]
+    assert shown["selection"]["root_distance"] < 0.002
+
+
+def test_a_step_while_the_clock_was_measured_is_told():
+    result = host(sample(server=told(1e-6), sent=read(), received=read()))
+    shown = as_json([result], now=read(2, 1_000_000_000))
+    assert shown["notices"] == ["this clock was stepped by +1.000000 s while it was measured: earlier samples are worth less"]
+    # A machine that was suspended looks the same, and then nothing has changed.
+    assert shown["selection"]["low"] <= -1.0
+    assert shown["selection"]["high"] >= 0.0
+
+
+def test_what_the_kernel_has_still_to_slew_is_told_where_it_matters():
+    result = host(sample(server=told(1e-6), sent=read(), received=read()))
+    (notice,) = as_json([result], now=read(1, pending_ns=-40_000_000))["notices"]
+    assert notice == "the kernel is still slewing this clock: -40.000 ms are left"
+    assert as_json([result], now=read(1, pending_ns=1000))["notices"] == []
+
+
+def test_the_number_of_compared_sources_is_told_without_a_majority_too():
+    results = [replace(host(sample(offset), name=str(offset)), address=str(offset)) for offset in (0, 10**9, 2 * 10**9, 3 * 10**9)]
+    shown = as_json(results)["selection"]
+    assert (shown["compared"], shown["problem"], shown["survivors"]) == (4, "NO_MAJORITY", 0)
+
+
+@pytest.mark.parametrize("seconds", [1_800_000_000.123456789, -1_800_000_000.987654321, 0.5, 1e-7])
+def test_bounds_hold_for_offsets_of_decades_as_they_are_printed(seconds):
+    offset_ns = round(seconds * 1e6) * 1000 + 789
+    result = host(
+        make_sample(T, T + 100 + offset_ns, T + 100 + offset_ns, T + 200, server=told(1e-9), offset_limit=float("inf"))
+    )
+    chosen = selection([result])
+    number, _, reach = re.search(r"wrong by (\S+) (±) (\S+) s", report.verdict(chosen)).groups()
+    assert abs(Fraction(number) * 10**9 - offset_ns) <= Fraction(reach) * 10**9
+    found = result.estimate
+    assert abs(Fraction(found.offset) * 10**9 - offset_ns) <= Fraction(found.root_distance) * 10**9
+    assert Fraction(found.interval.low) * 10**9 <= offset_ns <= Fraction(found.interval.high) * 10**9
+    (only,) = result.samples
+    assert abs(Fraction(only.offset) * 10**9 - offset_ns) <= Fraction(only.root_distance) * 10**9
+
+
+def test_the_bound_in_the_table_holds_for_the_offset_as_it_is_written():
+    # 12.3454 ms are written as 12.345 ms.
+    result = host(sample(12_345_400, 1000, server=told(1e-9)))
+    cells = re.search(r"\+12\.345 ms +± (\d+\.\d+) µs", table([result]))
+    assert float(cells[1]) >= 0.9

@@ -17,7 +17,7 @@ from tsq.config import ClientOptions, Target
 from tsq.errors import NameNotFound, NothingListens, TransportError, TSQError, Unreachable
 from tsq.exchange import Rules
 from tsq.host import shortage
-from tsq.host.clock import precision_ns
+from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import AcceptedTicket, SessionFile
@@ -51,6 +51,8 @@ class Attempt:
         if not out:
             return
         requests = self.session.has_leaving
+        # Before the requests leave, so that no movement of the clock is missed.
+        reading = clock_reading() if requests else None
         failure = "no room in the socket's buffer"
         for _ in range(_SEND_TRIES):
             try:
@@ -59,7 +61,7 @@ class Attempt:
                     return
                 departure = self.udp.send_stamped(out)
                 if departure.sent:
-                    self.session.departed(departure)
+                    self.session.departed(departure, reading)
                     return
                 break
             except OSError as error:
@@ -85,7 +87,7 @@ class Attempt:
             self._failed(error)
         until = now + _TURN
         while self.backlog and self.session.error is None:
-            self.session.receive(self.backlog.popleft(), now)
+            self.session.receive(self.backlog.popleft(), now, clock_reading())
             now = clock()
             if now >= until:
                 break
@@ -154,9 +156,13 @@ class _Tickets:
 
 
 def with_precision(rules: Rules | None) -> Rules:
-    """These rules, with this machine's clock precision where they give none."""
+    """These rules, with this machine's clock precision and the present NTP era where they give none."""
     rules = rules or Rules()
-    return rules if rules.precision_ns is not None else replace(rules, precision_ns=precision_ns())
+    return replace(
+        rules,
+        precision_ns=precision_ns() if rules.precision_ns is None else rules.precision_ns,
+        era_pivot_ns=era_pivot_ns() if rules.era_pivot_ns is None else rules.era_pivot_ns,
+    )
 
 
 def resolve(target: Target, family: int) -> list[Address]:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tsq._fast import ns_from_ntp
 from tsq.errors import MalformedMessage, SignatureError
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
 from tsq.timing.server_state import ServerState, server_state
 from tsq.wire.message import ErrorReply, Mode, Response, SignatureBlock, decode_response, encode_request
@@ -41,7 +42,8 @@ class Checks(Protocol):
 class Rules:
     """What a client asks for and what it believes.
 
-    precision_ns: of the local clock, None to have it measured; offset_limit: in seconds; exact: ask when each answer really left,
+    precision_ns: of the local clock, None to have it measured; era_pivot_ns: NTP timestamps are read in the era that is nearest to
+    this Unix time, None for the local clock's (R9); offset_limit: in seconds; exact: ask when each answer really left,
     to be told in the next one (R12); state_interval: seconds between questions about the server's own clock, the first of which
     goes with the first request (R13), None for no such question; metadata_query: send 247 with every request.
     """
@@ -51,6 +53,7 @@ class Rules:
     metadata: Mapping[str, str] | None = None
     precision_size: int | None = None
     precision_ns: int | None = None
+    era_pivot_ns: int | None = None
     offset_limit: float = DEFAULT_OFFSET_LIMIT
     exact: bool = True
     state_interval: float | None = STATE_INTERVAL
@@ -72,6 +75,7 @@ class _Asked:
     nonce: bytes
     t1_ns: int
     t1_source: StampSource
+    reading: ClockReading | None = None
 
 
 @dataclass(slots=True)
@@ -140,9 +144,9 @@ class Exchange:
         self._state_unanswered = True
         return True
 
-    def sent(self, nonce: bytes, t1_ns: int, source: StampSource) -> None:
-        """A request has left, at this time."""
-        self._asked[nonce] = _Asked(nonce, t1_ns, source)
+    def sent(self, nonce: bytes, t1_ns: int, source: StampSource, reading: ClockReading | None = None) -> None:
+        """A request has left, at this time. reading: of the local clock, taken just before."""
+        self._asked[nonce] = _Asked(nonce, t1_ns, source, reading)
 
     def _state_answered(self, nonce: bytes) -> None:
         """The request has its answer; where it asked about the server, so has the question, whatever the answer says of it."""
@@ -172,12 +176,20 @@ class Exchange:
             self._state_nonces.discard(nonce)
             self._state_asked = -inf
 
-    def answer(self, data: bytes, t4_ns: int, source: StampSource, asked_nonce: bytes | None = None) -> Sample | None:
+    def answer(
+        self,
+        data: bytes,
+        t4_ns: int,
+        source: StampSource,
+        asked_nonce: bytes | None = None,
+        *,
+        reading: ClockReading | None = None,
+    ) -> Sample | None:
         """The sample that an answer makes; None for a second answer, or one that came too late.
 
         asked_nonce: the request that this answer must be to (Stream Mode: the one on that stream). An answer that is none fails the
         exchange that it came for, in Datagram Mode the oldest: the peer is authenticated, so a wrong answer is its fault, not an
-        attacker's.
+        attacker's. reading: of the local clock, taken since T4.
         """
         self.revised = self.ended = None
         expected = asked_nonce or next(iter(self._asked), None)
@@ -197,7 +209,7 @@ class Exchange:
                 self.rules.verifier.check(response.signature)
             state = server_state(response, t4_ns)
             self.server = state or self.server
-            sample = self._sample(asked, response, t4_ns, source)
+            sample = self._sample(asked, response, t4_ns, source, reading)
         except SignatureError as error:
             return self.give_up(expected, Reason.SIGNATURE, error.found)
         except MalformedMessage as error:
@@ -225,7 +237,7 @@ class Exchange:
         early = self._inexact.pop(prefix, None)
         if early is None or early.t2_ns is None or early.t3_ns is None or early.t4_ns is None:
             return
-        left_ns = ns_from_ntp(ntp, early.t4_ns)
+        left_ns = ns_from_ntp(ntp, early.t3_ns)
         late = make_sample(
             early.t1_ns,
             early.t2_ns,
@@ -236,21 +248,27 @@ class Exchange:
             precision_ns=self.rules.precision_ns or _LEAST_PRECISION_NS,
             offset_limit=self.rules.offset_limit,
             server=early.server,
+            sent=early.sent,
+            received=early.received,
         )
         # An answer does not leave before it is stamped, nor later than makes sense: such a word changes nothing.
         if left_ns >= early.t3_ns and late.valid:
             self.revised = (early, replace(late, exact=True))
 
-    def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource) -> Sample:
+    def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource, reading: ClockReading | None) -> Sample:
+        # Right to 68 years either way (R9).
+        t2_ns = ns_from_ntp(response.receive_ntp, t4_ns if self.rules.era_pivot_ns is None else self.rules.era_pivot_ns)
         return make_sample(
             asked.t1_ns,
-            # The local clock is the pivot: right to 68 years either way (R9).
-            ns_from_ntp(response.receive_ntp, t4_ns),
-            ns_from_ntp(response.send_ntp, t4_ns),
+            t2_ns,
+            # One clock took both, moments apart.
+            ns_from_ntp(response.send_ntp, t2_ns),
             t4_ns,
             t1_source=asked.t1_source,
             t4_source=source,
             precision_ns=self.rules.precision_ns or _LEAST_PRECISION_NS,
             offset_limit=self.rules.offset_limit,
             server=self.server,
+            sent=asked.reading,
+            received=reading,
         )

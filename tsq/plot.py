@@ -115,7 +115,8 @@ def _axes(axes: "Axes", chosen: Selection, unit: str) -> None:
     rows = range(len(chosen.verdicts))
     axes.set_yticks(rows, [_name(verdict) for verdict in chosen.verdicts])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(f"offset in {unit}; positive: this machine's clock is behind")
+    when = report.moment(chosen.at_ns) if chosen.at_ns is not None else "an unknown time"
+    axes.set_xlabel(f"offset in {unit} at {when} UTC; positive: this machine's clock is behind")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):

@@ -1,7 +1,7 @@
 """Results as people and programs read them: text and JSON (docs/reference/cli.md).
 
-Comes in: HostResults, and the Selection among them. Goes out: strings. Prints nothing. No offset is given without its bound, no
-bound is rounded down, and text from the network is shown with its control characters escaped.
+Comes in: HostResults, the Selection among them, and the reading of the clock that it is for. Goes out: strings. Prints nothing. No
+offset is given without its bound, no bound is rounded down, and text from the network is shown with its control characters escaped.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from typing import Any
 
 from tsq.result import HostResult
 from tsq.timing.filter import Estimate
+from tsq.timing.local_clock import ClockReading, Movement
 from tsq.timing.sample import Sample
-from tsq.timing.selection import Agreed, NoTime, Selection, Verdict
+from tsq.timing.selection import Agreed, Mark, NoTime, Selection, Verdict
 
 LEGEND = (
     "offset: positive when this machine's clock is behind; root distance, the bound of its error: ± to server and ± server's own "
@@ -46,6 +47,12 @@ def bound(seconds: float) -> str:
     """A span that something lies within: as `duration`, but never less than it is."""
     scale, _ = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
     return duration(ceil(seconds / scale * 1000 - _SLACK) / 1000 * scale)
+
+
+def _rounding(offset: float) -> float:
+    """How far a signed duration as it is written is from what it stands for, seconds."""
+    number, unit = duration(offset, signed=True).split()
+    return abs(float(number) * next(scale for scale, name in _UNITS if name == unit) - offset)
 
 
 def table(results: Sequence[HostResult], chosen: Selection) -> str:
@@ -118,10 +125,68 @@ def verdict(chosen: Selection) -> str:
     return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds (ignored)"
 
 
-def line(chosen: Selection) -> str:
-    """All of it in one line: when, the agreed offset ± root distance, and each source's mark."""
-    when = "-" if chosen.at_ns is None else str(datetime.fromtimestamp(chosen.at_ns // 10**9, UTC).replace(tzinfo=None))
+def legend(chosen: Selection) -> str:
+    """What the table's numbers are, and the time that they and the result hold for, by the clock that was compared."""
+    if chosen.at_ns is None:
+        return LEGEND
+    return f"{LEGEND}; holds at {moment(chosen.at_ns)}.{chosen.at_ns % 10**9 // 1000:06d} UTC by this machine's clock"
+
+
+def moment(at_ns: int) -> str:
+    """A local time to the second, in UTC."""
+    try:
+        return str(datetime.fromtimestamp(at_ns // 10**9, UTC).replace(tzinfo=None))
+    except (ValueError, OverflowError):
+        # A clock may say anything.
+        return f"{at_ns // 10**9} s since 1970"
+
+
+def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[str]:
+    """What a user must know of this machine's clock: that it was slewed or stepped while it was measured, that it drifts."""
+    notices = []
+    found = [verdict for verdict in chosen.verdicts if verdict.source.estimate is not None]
+    moved = max((_estimate(one).moved for one in found), key=lambda one: one.elapsed_ns, default=Movement())
+    if moved.notable and moved.stepped:
+        span = duration(moved.moved_ns / 1e9, signed=True)
+        notices.append(f"this clock was stepped by {span} while it was measured: earlier samples are worth less")
+    elif moved.notable:
+        span = duration(moved.moved_ns / 1e9, signed=True)
+        notices.append(f"this clock was being slewed by {moved.rate * 1e6:+.0f} ppm while it was measured ({span} in all)")
+    if now is not None and now.pending_ns and chosen.agreed is not None:
+        rest = now.pending_ns / 1e9
+        if abs(rest) > chosen.agreed.root_distance:
+            notices.append(f"the kernel is still slewing this clock: {duration(rest, signed=True)} are left")
+    return notices + _drifts(found, chosen)
+
+
+def _drifts(found: Sequence[Verdict], chosen: Selection) -> list[str]:
+    """What the samples show of the clock's frequency; the drift against a source that the others contradict shows nothing."""
+    notices = [
+        f"the samples of {one.source.name} contradict each other: this clock or the server's was set while it was measured"
+        for one in found
+        if _estimate(one).drift.set
+    ]
+    true = chosen.marked(Mark.BEST, Mark.COMBINED, Mark.NOT_COMBINED)
+    drifting = [one for one in true if _estimate(one).drift.shown is not None]
+    if drifting:
+        best = min(drifting, key=lambda one: _estimate(one).drift.shown_error)
+        drift = _estimate(best).drift
+        rate, error = (drift.shown or 0.0) * 1e6, ceil(drift.shown_error * 1e6)
+        runs = "fast" if rate > 0 else "slow"
+        notices.append(f"this clock drifts by {abs(rate):.0f} ppm: it runs {runs} against {best.source.name} (± {error} ppm)")
+    return notices
+
+
+def _estimate(verdict: Verdict) -> Estimate:
+    assert verdict.source.estimate is not None
+    return verdict.source.estimate
+
+
+def line(chosen: Selection, notices: Sequence[str] = ()) -> str:
+    """All of it in one line: when, the agreed offset ± root distance, each source's mark, and what is to be known of the clock."""
+    when = "-" if chosen.at_ns is None else moment(chosen.at_ns)
     marks = " ".join(f"{verdict.mark}{verdict.source.name}" for verdict in chosen.verdicts)
+    marks += f"  ({'; '.join(notices)})" if notices else ""
     if chosen.agreed is None:
         reasons = [f"{verdict.source.name} {verdict.unused}" for verdict in chosen.verdicts if verdict.unused is not None]
         why = f" ({'; '.join(reasons)})" if chosen.problem is NoTime.NO_SOURCE else ""
@@ -132,9 +197,20 @@ def line(chosen: Selection) -> str:
 
 def agreed_in_microseconds(found: Agreed) -> tuple[float, float]:
     """(offset, root distance) in seconds with six decimals, so that the bound holds for the offset as it is written."""
-    # No negative zero.
-    offset = round(found.offset, 6) + 0.0
-    return offset, ceil(found.interval.reach(offset) * 1e6 - _SLACK) / 1e6
+    # Whole microseconds: a float of some years is coarser than the bound may be.
+    offset_us = _whole(found.offset, 0)
+    above_us, below_us = _whole(found.interval.high, 1) - offset_us, offset_us - _whole(found.interval.low, -1)
+    return offset_us / 1e6, max(above_us, below_us) / 1e6
+
+
+def _whole(seconds: float, direction: int) -> int:
+    """Microseconds, rounded to the nearest, or up (1) or down (-1) but for the slack."""
+    numerator, denominator = seconds.as_integer_ratio()
+    # In millionths of a microsecond.
+    fine = (2 * numerator * 10**12 + denominator) // (2 * denominator)
+    if direction:
+        return direction * -((-direction * fine + round(_SLACK * 10**6)) // 10**6)
+    return (fine + 500_000) // 10**6
 
 
 def sample_lines(result: HostResult) -> list[str]:
@@ -151,10 +227,11 @@ def rejections(result: HostResult) -> list[str]:
     ]
 
 
-def as_json(results: Sequence[HostResult], chosen: Selection, version: str) -> dict[str, Any]:
+def as_json(results: Sequence[HostResult], chosen: Selection, version: str, now: ClockReading | None = None) -> dict[str, Any]:
     """The object that `tsq-client --json` prints; its schema only grows (docs/reference/cli.md)."""
     hosts = [_host_json(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
-    return {"version": version, "hosts": hosts, "selection": _selection_json(chosen)}
+    notices = clock_notices(chosen, now)
+    return {"version": version, "hosts": hosts, "selection": _selection_json(chosen), "notices": notices}
 
 
 def escaped(text: str) -> str:
@@ -175,10 +252,12 @@ def _estimate_cells(result: HostResult, estimate: Estimate | None) -> tuple[str,
     if estimate is None:
         return ("-",) * _FROM_ESTIMATE
     stratum = None if estimate.server is None else estimate.server.stratum
+    shown = duration(estimate.offset, signed=True)
     return (
         "-" if stratum is None else str(stratum),
-        duration(estimate.offset, signed=True),
-        f"± {bound(estimate.server_distance)}",
+        shown,
+        # The bound holds for the offset as it is written.
+        f"± {bound(estimate.server_distance + _rounding(estimate.offset))}",
         f"± {bound(estimate.server_error)}" if estimate.server_error_known else "unknown",
         duration(estimate.delay),
         duration(estimate.jitter) if result.good > 1 else "-",
@@ -195,7 +274,8 @@ def _sample(sample: Sample) -> str:
     )
     text = "  ".join(stamps)
     if sample.offset is not None and sample.delay is not None:
-        text += f"  offset {duration(sample.offset, signed=True)} ± {bound(sample.root_distance or 0.0)}"
+        reach = (sample.root_distance or 0.0) + _rounding(sample.offset)
+        text += f"  offset {duration(sample.offset, signed=True)} ± {bound(reach)}"
         text += f"  delay {duration(sample.delay)}"
     return text + ("" if sample.valid else f"  NOT USED: {_reason(sample)}")
 
@@ -219,6 +299,7 @@ def _host_json(result: HostResult, verdict: Verdict) -> dict[str, Any]:
         "mode": result.mode,
         "alpn": result.alpn,
         "zero_rtt": result.zero_rtt,
+        "at_ns": None if estimate is None else estimate.at_ns,
         "offset": None if estimate is None else estimate.offset,
         "root_distance": None if estimate is None else estimate.root_distance,
         "delay": None if estimate is None else estimate.delay,
@@ -238,6 +319,8 @@ def _host_json(result: HostResult, verdict: Verdict) -> dict[str, Any]:
         "leap": None if server is None else server.leap,
         "smeared": None if server is None else server.smeared,
         "source": None if server is None else server.source,
+        "drift": None if estimate is None else estimate.drift.shown,
+        "drift_error": None if estimate is None or estimate.drift.shown is None else estimate.drift.shown_error,
     }
 
 
@@ -250,8 +333,8 @@ def _selection_json(chosen: Selection) -> dict[str, Any]:
         "low": None if found is None else found.interval.low,
         "high": None if found is None else found.interval.high,
         "jitter": None if found is None else found.jitter,
-        "at_ns": chosen.at_ns,
-        "compared": 0 if found is None else found.compared,
+        "at_ns": None if all(verdict.interval is None for verdict in chosen.verdicts) else chosen.at_ns,
+        "compared": chosen.compared,
         "survivors": 0 if found is None else found.survivors,
         "tolerated": 0 if found is None else found.tolerated,
         "server_errors_known": found is not None and found.server_errors_known,

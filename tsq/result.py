@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tsq.config import Target
 from tsq.errors import TSQError
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Criteria, Selection, Source, select
 
@@ -37,8 +38,12 @@ class HostResult:
 
     @property
     def estimate(self) -> Estimate | None:
-        """What the valid samples say together."""
+        """What the valid samples say together at the newest one's T4."""
         return estimate(self.samples, self.assumed_error)
+
+    def estimate_at(self, at_ns: int, now: ClockReading | None = None) -> Estimate | None:
+        """What they say together at a local time. now: a reading of the clock at that time."""
+        return estimate(self.samples, self.assumed_error, at_ns, now=now)
 
     @property
     def good(self) -> int:
@@ -46,9 +51,24 @@ class HostResult:
         return sum(sample.valid for sample in self.samples)
 
 
-def selection(results: Sequence[HostResult], at_ns: int | None = None, criteria: Criteria | None = None) -> Selection:
-    """What these hosts say together at a local time; None: that of the newest estimate. The verdicts are in the hosts' order."""
-    return select([_source(result) for result in results], at_ns, criteria)
+def selection(
+    results: Sequence[HostResult],
+    at_ns: int | None = None,
+    criteria: Criteria | None = None,
+    *,
+    now: ClockReading | None = None,
+) -> Selection:
+    """What these hosts say together at a local time. The verdicts are in the hosts' order.
+
+    now: the time as a reading of the clock, which also tells whether the clock was slewed or stepped since the samples were taken;
+    neither at_ns nor now: the time of the newest valid sample.
+    """
+    if now is not None:
+        at_ns = now.at_ns
+    if at_ns is None:
+        times = [sample.t4_ns for result in results for sample in result.samples if sample.valid and sample.t4_ns is not None]
+        at_ns = max(times, default=None)
+    return select([_source(result, at_ns, now) for result in results], at_ns, criteria)
 
 
 def newest_ns(results: Sequence[HostResult]) -> int | None:
@@ -57,9 +77,9 @@ def newest_ns(results: Sequence[HostResult]) -> int | None:
     return max(times, default=None)
 
 
-def _source(result: HostResult) -> Source:
+def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:
     # Whoever answers at one address and port is one server, by whatever names it was asked.
     identity = "" if result.address is None else f"{result.address} {result.target.port}"
-    return Source(
-        str(result.target), result.estimate, identity, "" if result.error is None else result.error.found, result.state_unknown
-    )
+    found = None if at_ns is None else result.estimate_at(at_ns, now)
+    detail = "" if result.error is None else result.error.found
+    return Source(str(result.target), found, identity, detail, result.state_unknown)

@@ -15,6 +15,7 @@ from tsq.exchange import Exchange, Rules
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
 from tsq.quic.udp import Datagram, Departure
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
 
@@ -233,13 +234,13 @@ class Session:
         """Whether the last `datagrams` held requests, whose departure time counts."""
         return bool(self._leaving)
 
-    def departed(self, departure: Departure) -> None:
-        """When the last `datagrams` left. Where only some of them did, the requests count as sent: nobody knows which ones left."""
+    def departed(self, departure: Departure, reading: ClockReading | None = None) -> None:
+        """When the last `datagrams` left. reading: of the local clock, taken just before. Where only some of them did, the requests count as sent: nobody knows which ones left."""
         self.send_failed = False
         source = StampSource.KERNEL if departure.kernel else StampSource.USER
         for nonce in self._leaving:
             if nonce in self._requests:
-                self.exchange.sent(nonce, departure.at_ns, source)
+                self.exchange.sent(nonce, departure.at_ns, source, reading)
         self._leaving.clear()
 
     def not_departed(self, why: str) -> None:
@@ -254,14 +255,14 @@ class Session:
                 self.exchange.withdraw(nonce)
                 self._conclude(request, Sample(request.at_ns, reason=Reason.NOT_SENT, detail=why))
 
-    def receive(self, datagram: Datagram, now: float) -> None:
-        """A datagram has come."""
+    def receive(self, datagram: Datagram, now: float, reading: ClockReading | None = None) -> None:
+        """A datagram has come. reading: of the local clock, taken since."""
         self._heard_at, self.silent = now, False
         messages = self._connection.receive(datagram.data, now)
         source = StampSource.KERNEL if datagram.kernel else StampSource.USER
         self._after(now)
         for message in messages:
-            self._answer(message, datagram.received_ns, source)
+            self._answer(message, datagram.received_ns, source, reading)
 
     def handle_timer(self, now: float) -> None:
         """Let deadlines that have passed take effect."""
@@ -348,9 +349,9 @@ class Session:
                 request.early, request.asked, request.expires = False, now, now + self._timeout
                 self._put_under_way(request, now)
 
-    def _answer(self, message: Message, received_ns: int, source: StampSource) -> None:
+    def _answer(self, message: Message, received_ns: int, source: StampSource, reading: ClockReading | None) -> None:
         if message.stream_id is None:
-            sample = self.exchange.answer(message.data, received_ns, source)
+            sample = self.exchange.answer(message.data, received_ns, source, reading=reading)
         else:
             nonce = self._streams.get(message.stream_id)
             # A peer that answers without FIN is heard too; where a signature is to come last, FIN says that it has.
@@ -363,7 +364,7 @@ class Session:
                 return
             del self._streams[message.stream_id]
             self._connection.stream_done(message.stream_id, message.finished)
-            sample = self.exchange.answer(message.data, received_ns, source, nonce)
+            sample = self.exchange.answer(message.data, received_ns, source, nonce, reading=reading)
         self._keep(sample)
 
     def _keep(self, sample: Sample | None) -> None:

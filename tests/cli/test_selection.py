@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,8 +29,10 @@ from tsq.cli.watch import Watch
 from tsq.client import query_all
 from tsq.config import ClientOptions, Target
 from tsq.errors import ConfigError, NoAnswer
+from tsq.host.clock import clock_reading
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.result import HostResult, selection
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Selection
 from tsq.timing.server_state import ServerState
@@ -138,6 +141,40 @@ def test_what_an_unknown_error_is_taken_for_is_the_user_s_choice(server, capsys,
     with pytest.raises(SystemExit):
         main(["127.0.0.1", "--server-error", "2"])
     assert "0 to 1 second" in capsys.readouterr().err
+
+
+def test_the_result_holds_for_the_moment_at_which_it_is_printed_and_says_so(peers, capsys, certificates, monkeypatch):
+    hosts = peers(telling(error_us=1))
+    # An hour after the last sample.
+    reading = clock_reading()
+    late = replace(reading, at_ns=reading.at_ns + 3600 * 10**9, frequency=0.0, synchronized=True)
+    monkeypatch.setattr("tsq.cli.client.clock_reading", lambda: late)
+    _, lines, _ = ask(capsys, certificates, *hosts)
+    when = datetime.fromtimestamp(late.at_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    assert f"holds at {when}." in lines[2]
+    bound = float(re.search(r"± (\S+) seconds", lines[-1])[1])
+    assert bound > 15e-6 * 3600
+    _, lines, _ = ask(capsys, certificates, *hosts, "--json")
+    content = json.loads(lines[0])
+    assert content["selection"]["at_ns"] == content["hosts"][0]["at_ns"] == late.at_ns
+    assert content["selection"]["root_distance"] > 15e-6 * 3600
+
+
+def test_a_clock_that_is_slewed_while_it_is_asked_is_told_and_corrected_for(peers, capsys, certificates, monkeypatch):
+    hosts = peers(telling(error_us=1))
+
+    def slewed():
+        # 50 ms in the ten seconds after the last sample.
+        reading = clock_reading()
+        return replace(reading, at_ns=reading.at_ns + 10**10, difference_ns=reading.difference_ns + 50_000_000)
+
+    monkeypatch.setattr("tsq.cli.client.clock_reading", slewed)
+    _, lines, errors = ask(capsys, certificates, *hosts)
+    assert re.search(r"client: this clock was being slewed by \+50\d\d ppm while it was measured \(\+50\.0\d\d ms in all\)", errors)
+    offset, bound = re.fullmatch(r"System clock wrong by (\S+) ± (\S+) seconds \(ignored\)", lines[-1]).groups()
+    assert abs(float(offset) + 0.05) <= float(bound) < 0.01
+    _, lines, _ = ask(capsys, certificates, *hosts, "--json")
+    assert "slewed" in json.loads(lines[0])["notices"][0]
 
 
 # ----------------------------------------------------------------------------------------------------------- the picture
@@ -350,19 +387,20 @@ def test_watch_on_a_terminal_shows_hosts_that_are_tried_and_that_failed(server):
     assert f"? {deaf}: gave no time: stopped before an answer came\r\n" in rest
 
 
-def test_a_line_of_a_watch_has_the_time_of_the_newest_sample_and_comes_with_one(capsys):
+def test_a_line_of_a_watch_comes_with_a_sample_and_holds_for_the_moment_at_which_it_is_printed(capsys):
     old = result("a", 0)
     late_ns = NOW_NS + 5 * 10**9
     slow = make_sample(late_ns, late_ns + 90_000, late_ns + 90_000, late_ns + 180_000)
-    shown = Watch(0.0, 0.01)
+    readings = iter([ClockReading(NOW_NS + 1_000_000, 0, synchronized=True), ClockReading(late_ns + 10**9, 0, synchronized=True)])
+    shown = Watch(0.0, 0.01, lambda: next(readings))
     shown._period = 0.0
     for results in ([], [replace(old, samples=())], [old], [old], [replace(old, samples=(*old.samples, slow))]):
         shown.changed(lambda results=results: results)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["08:00:00", "08:00:05"]
+    assert [line.split()[1] for line in lines] == ["08:00:00", "08:00:06"]
     bounds = [float(re.search(r"± (\S+) s", line)[1]) for line in lines]
-    # The best one is the old one; its bound has aged: 15 ppm of 5 s.
-    assert bounds == [pytest.approx(151e-6), pytest.approx(226e-6)]
+    # The old one's bound has aged: 15 ppm of 6 s.
+    assert bounds == [pytest.approx(151e-6), pytest.approx(241e-6)]
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

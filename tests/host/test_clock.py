@@ -1,13 +1,21 @@
 """The door to the clock, against the virtual kernel: what a step and a slew do, what they report, and what they leave alone."""
 
+import os
+import time
+
 import pytest
 
 from tests.support import kernel
 from tests.support.kernel import VirtualKernel
 from tsq import _clock
+from tsq._fast import ns_from_ntp, ntp_from_ns
 from tsq.errors import ClockError, NotPermitted
-from tsq.host.clock import SystemClock, build_time_ns, now_ns, precision_ns
+from tsq.host import clock as clock_module
+from tsq.host.clock import SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
 from tsq.timing.adjustment import Slew, time_constant
+from tsq.timing.local_clock import UNDISCIPLINED
+
+SECOND = 1_000_000_000
 
 
 @pytest.fixture
@@ -265,3 +273,40 @@ def test_the_package_knows_when_it_was_built():
 
 def test_precision_is_positive():
     assert precision_ns() >= 1
+
+
+def test_a_reading_has_the_clock_the_raw_clock_and_the_kernels_state():
+    status, _, frequency, _, _, _, tick = _clock.read()
+    before = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    reading = clock_reading()
+    after = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    assert reading.synchronized is not bool(status & kernel.UNSYNC)
+    assert reading.frequency == pytest.approx(frequency / 65536e6 + tick * os.sysconf("SC_CLK_TCK") / 1e6 - 1, abs=1e-4)
+    # The clocks are read one after another.
+    assert abs(reading.difference_ns - (before + after) // 2) < SECOND
+    assert 0 < reading.width_ns < SECOND
+
+
+def test_a_kernel_that_does_not_answer_leaves_a_clock_that_counts_as_not_synchronized(monkeypatch):
+    def denied():
+        raise ClockError("the kernel refuses")
+
+    monkeypatch.setattr(_clock, "running", denied)
+    reading = clock_reading()
+    assert (reading.frequency, reading.pending_ns, reading.synchronized) == (None, None, False)
+    assert reading.tolerance == UNDISCIPLINED
+
+
+def test_of_several_attempts_to_read_two_clocks_at_once_the_quickest_counts(monkeypatch):
+    raw = iter([0, 9_000, 20_000, 20_500])
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda which: next(raw))
+    monkeypatch.setattr(clock_module, "clock_ns", lambda: 1_000_000)
+    reading = clock_reading()
+    assert (reading.difference_ns, reading.width_ns) == (1_000_000 - 20_250, 251)
+
+
+def test_the_era_does_not_depend_on_the_clock():
+    built = build_time_ns()
+    for years in (-9, 0, 1, 13, 100, 125):
+        true_ns = built + years * 365 * 86400 * SECOND
+        assert abs(ns_from_ntp(ntp_from_ns(true_ns), era_pivot_ns()) - true_ns) <= 1

@@ -13,6 +13,7 @@ from random import Random
 from tsq._fast import ntp_from_ns
 from tsq.exchange import Exchange, Rules
 from tsq.responder import Draft, Responder
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import ClockQuality, Mode, TimeSource, metadata_tlv
 from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
@@ -27,16 +28,39 @@ PPM = 1e-6
 class Clock:
     """A clock that was wrong by error_ns at START, and runs wrong by rate (seconds a second).
 
-    jumps: (true time, ns added from then on).
+    jumps: (true time, ns added from then on). slews: (from, to: true times, additional rate). frequency: the kernel's correction of
+    the raw clock, which `rate` includes; synchronized: what the kernel says, None: the clock is never read together with the raw
+    clock. by_frequency: slews are made by the kernel's frequency, as chronyd makes them.
+    denied: the kernel does not tell its state.
     """
 
     error_ns: int = 0
     rate: float = 0.0
     jumps: list[tuple[int, int]] = field(default_factory=list)
+    slews: list[tuple[int, int, float]] = field(default_factory=list)
+    frequency: float = 0.0
+    synchronized: bool | None = None
+    by_frequency: bool = False
+    denied: bool = False
+    width_ns: int = 100
 
     def wrong_ns(self, true_ns: int) -> float:
         """By how much it is ahead."""
-        return self.error_ns + self.rate * (true_ns - START_NS) + sum(jump for at, jump in self.jumps if true_ns >= at)
+        jumped = sum(jump for at, jump in self.jumps if true_ns >= at)
+        slewed = sum(rate * (min(true_ns, end) - begin) for begin, end, rate in self.slews if true_ns > begin)
+        return self.error_ns + self.rate * (true_ns - START_NS) + jumped + slewed
+
+    def reading(self, true_ns: int, rng: Random) -> ClockReading | None:
+        """The clock together with the raw clock; the two are not read at once."""
+        if self.synchronized is None:
+            return None
+        at_ns = self.read(true_ns)
+        raw_ns = int((true_ns - START_NS) * (1 + self.rate) / (1 + self.frequency))
+        if self.denied:
+            return ClockReading(at_ns, at_ns - raw_ns + rng.randint(-self.width_ns, self.width_ns), self.width_ns + 2)
+        slewing = sum(rate for begin, end, rate in self.slews if begin <= true_ns < end) if self.by_frequency else 0.0
+        difference_ns = at_ns - raw_ns + rng.randint(-self.width_ns, self.width_ns)
+        return ClockReading(at_ns, difference_ns, self.width_ns + 2, self.frequency + slewing, 0, self.synchronized)
 
     def read(self, true_ns: int) -> int:
         """What it shows: whole nanoseconds, the last one that has passed."""
@@ -82,6 +106,8 @@ class Server:
     work_ns: int = 50_000
     early_ns: int = 10_000
     tells_exact: bool = True
+    # (true time, what it says from then on).
+    later: list[tuple[int, "Told"]] = field(default_factory=list)
 
 
 @dataclass
@@ -135,6 +161,8 @@ class Run:
 
     def __init__(self, client: Client, server: Server, plan: Plan, rules: Rules, rng: Random, begin_ns: int) -> None:
         self.samples: list[Sample] = []
+        # When each of them came, true time.
+        self.came_ns: list[int] = []
         self.exchange = Exchange(rules, nonces=rng.randbytes)
         self.sent = 0
         self._clock = client.clock
@@ -160,7 +188,8 @@ class Run:
         self.sent += 1
         # T1 is early by this.
         early_ns = int(self._rng.random() * self._plan.stamps_ns)
-        self.exchange.sent(nonce, self._clock.read(now_ns - early_ns), StampSource.USER)
+        reading = self._clock.reading(now_ns - early_ns, self._rng)
+        self.exchange.sent(nonce, self._clock.read(now_ns - early_ns), StampSource.USER, reading)
         copies = self._server.link.copies(self._rng, there=True)
         if copies:
             # QUIC lets a packet in once.
@@ -178,6 +207,9 @@ class Run:
         t3_ns = server.clock.read(left_ns - int(rng.random() * server.early_ns))
         if server.forge is not None:
             t2_ns, t3_ns = server.forge(t2_ns, t3_ns)
+        for at_ns, told in server.later:
+            if now_ns >= at_ns:
+                self._responder.about = told.tlvs()
         draft = self._responder.prepare(message, t2_ns, Mode.DATAGRAM)
         assert isinstance(draft, Draft)
         if draft.exact and server.tells_exact:
@@ -194,9 +226,11 @@ class Run:
 
     def _receive(self, now_ns: int, answer: bytes) -> None:
         late_ns = int(self._rng.random() * self._plan.stamps_ns)
-        sample = self.exchange.answer(answer, self._clock.read(now_ns + late_ns), StampSource.KERNEL)
+        reading = self._clock.reading(now_ns + late_ns + self._plan.stamps_ns, self._rng)
+        sample = self.exchange.answer(answer, self._clock.read(now_ns + late_ns), StampSource.KERNEL, reading=reading)
         if sample is not None:
             self.samples.append(sample)
+            self.came_ns.append(now_ns + late_ns + self._plan.stamps_ns)
         if self.exchange.revised is not None:
             early, late = self.exchange.revised
             for place in range(len(self.samples) - 1, -1, -1):
@@ -204,7 +238,8 @@ class Run:
                     self.samples[place] = late
                     break
 
-    def _give_up(self, _: int, nonce: bytes) -> None:
+    def _give_up(self, now_ns: int, nonce: bytes) -> None:
         sample = self.exchange.give_up(nonce, Reason.NO_ANSWER)
         if sample is not None:
             self.samples.append(sample)
+            self.came_ns.append(now_ns)

@@ -28,7 +28,7 @@ VIOLATIONS = ("sample", "estimate", "bound", "pushed", "accused", "unnamed", "si
 # What a source was left out for before any comparison.
 _NOT_COMPARED = (
     Unused.NO_ESTIMATE, Unused.DUPLICATE, Unused.UNSYNCHRONIZED, Unused.STRATUM, Unused.LEAP_ALARM, Unused.ERROR_BEYOND,
-    Unused.DISTANCE, Unused.SMEAR,
+    Unused.DISTANCE,
 )  # fmt: skip
 # Less what a clock may drift meanwhile.
 _ASSUMED_NS = DEFAULT_SERVER_ERROR * SECOND - 2_000_000
@@ -120,7 +120,8 @@ def _judge_selection(
     if not span.low <= found.offset <= span.high:
         tally.violation("pushed", seed)
     for verdict, lie in compared:
-        named = verdict.mark is Mark.FALSETICKER
+        # Whoever smears is not compared, and here all of those lie; they count among the usable all the same.
+        named = verdict.mark is Mark.FALSETICKER or verdict.unused is Unused.SMEAR
         if lie is None and named:
             tally.violation("accused", seed)
         if lie is not None:

@@ -1,12 +1,22 @@
-"""The sweep over n servers of which f lie: no bound fails while an honest majority is compared; and the sweep would notice."""
+"""Simulations: no bound fails while an honest majority is compared, whatever the clocks do; and a wrong rule would be noticed."""
+
+from pathlib import Path
 
 import pytest
 
+from tests.simulation import filters
 from tests.simulation import sweep as sweeping
+from tests.simulation.filters import CASES, compared
+from tests.simulation.local_clock import WORLDS, run_world
 from tests.simulation.scenario import LIES
 from tests.simulation.sweep import VIOLATIONS, sweep, table, total
-from tsq.timing import intersection, selection
-from tsq.timing.filter import Estimate
+from tests.simulation.votes import VOTES, run_votes
+from tsq.timing import ageing, intersection, sample, selection
+from tsq.timing import filter as filtering
+from tsq.timing.ageing import Drift, Judged
+from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate
+from tsq.timing.intersection import Interval
+from tsq.timing.local_clock import TOLERANCE, Movement
 
 # `make sim` has a million.
 EXCHANGES = 120_000
@@ -38,18 +48,22 @@ def test_the_sweep_is_the_same_for_the_same_seed():
 
 
 def test_half_the_delay_too_little_is_noticed(monkeypatch):
-    monkeypatch.setattr(Estimate, "root_distance_at", lambda self, at_ns: self.root_distance - 0.3 * self.delay)
+    def narrowed(self, at_ns):
+        return Interval(self.interval.low + 0.3 * self.delay, self.interval.high - 0.3 * self.delay)
+
+    monkeypatch.setattr(Estimate, "interval_at", narrowed)
     assert violations()["bound"]
 
 
 def test_an_age_that_is_not_counted_is_noticed(monkeypatch):
-    monkeypatch.setattr(Estimate, "root_distance_at", lambda self, at_ns: self.root_distance)
+    monkeypatch.setattr(Estimate, "interval_at", lambda self, at_ns: self.interval)
+    monkeypatch.setattr(Drift, "over", lambda self, elapsed: (0.0, 0.0))
     assert violations(exchanges=60_000)
 
 
 def test_the_smallest_number_of_falsetickers_that_works_is_not_enough(monkeypatch):
     # RFC 5905 §11.2.1's search: as few falsetickers as will do, so as narrow an interval as will do.
-    def narrowest(intervals):
+    def narrowest(intervals, sources):
         for liars in range((len(intervals) + 1) // 2):
             monkeypatch.setattr(intersection, "majority", lambda count, liars=liars: count - liars)
             found = intersection.agreed(intervals)
@@ -69,3 +83,98 @@ def test_every_kind_of_lie_deceives_somebody_who_asks_only_liars(kind, monkeypat
     for _ in range(40):
         sweeping.judge(sweeping.scenario(rng, 3, 3), rng, tally)
     assert tally.counts["deceived"], kind
+
+
+# ------------------------------------------------------------------------------------------------- the client's own clock
+
+# `make sim` has ten times as many.
+WORLD_EXCHANGES = 12_000
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_no_bound_fails_whatever_the_clients_clock_does(world):
+    found = run_world(world, sweeping.Random(f"2 {world}"), WORLD_EXCHANGES)
+    assert (found.violations, found.worst) == (0, 0.0)
+    assert found.looks > WORLD_EXCHANGES / 12
+
+
+def rfc_5905(samples, at_ns, now):
+    """The filter of RFC 5905: the least delay among the newest eight, aged by 15 ppm, and the newest word of the server."""
+    valid = [each for each in samples if each.valid][-8:]
+    if not valid:
+        return None
+    best = min(valid, key=lambda each: each.delay)
+    word = best.server or next((each.server for each in reversed(valid) if each.server is not None), None)
+    own = DEFAULT_SERVER_ERROR if word is None or word.error is None else word.error_at(best.t4_ns)
+    distance = best.delay / 2 + own + TOLERANCE * abs(at_ns - best.t1_ns) / 1e9
+    interval = Interval(best.offset - distance, best.offset + distance)
+    return Estimate(best.offset, distance, best.delay, 1e-9, best, at_ns=at_ns, interval=interval, drift=Drift(contradicted=True))
+
+
+@pytest.mark.parametrize("world", [each for each in WORLDS if each not in ("disciplined", "era")])
+def test_the_filter_of_the_rfc_alone_fails_in_these_worlds(world):
+    assert run_world(world, sweeping.Random(f"2 {world}"), 3000, rfc_5905).violations
+
+
+@pytest.mark.parametrize(
+    ("world", "module", "name", "replacement"),
+    [
+        ("slewed", ageing, "movement", lambda first, then: Movement()),
+        ("stepped", ageing, "movement", lambda first, then: Movement()),
+        ("undisciplined", ageing, "drift_range", lambda readings, tolerance: (-TOLERANCE, TOLERANCE)),
+        ("chronyd", ageing, "drift_range", lambda readings, tolerance: (-TOLERANCE, TOLERANCE)),
+        ("later word", filtering, "_judged", lambda window, assumed: [newest_word(each, window) for each in window]),
+    ],
+)
+def test_each_of_the_rules_is_needed(world, module, name, replacement, monkeypatch):
+    monkeypatch.setattr(module, name, replacement)
+    assert run_world(world, sweeping.Random(f"2 {world}"), 12_000).violations
+
+
+def newest_word(each, window):
+    word = window[-1].server
+    error = DEFAULT_SERVER_ERROR if word is None else word.error_at(each.t4_ns)
+    return Judged(each, error, word is not None)
+
+
+def test_a_slew_during_the_exchange_counts_for_the_sample(monkeypatch):
+    monkeypatch.setattr(sample, "movement", lambda first, then: Movement())
+    assert run_world("slewed", sweeping.Random("2 slewed"), 30_000).violations
+
+
+@pytest.mark.parametrize("kind", VOTES)
+def test_a_minority_decides_neither_the_time_nor_what_is_said_of_it(kind):
+    found = run_votes(kind, sweeping.Random(f"2 {kind}"), 4000)
+    assert {name: count for name, count in found.violations.items() if count} == {}
+    assert found.answered > 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "name", "replacement"),
+    [
+        ("tight", "leap", "_told", lambda told, needed: max((each for each in told if each is not None), default=None)),
+        ("tight", "stratum", "_stratum", lambda compared, needed: min(each.server.stratum for each in compared)),
+        ("smear", "bound", "agreed", lambda intervals, sources: intersection.agreed(intervals)),
+    ],
+)
+def test_each_of_the_votes_is_needed(kind, wrong, name, replacement, monkeypatch):
+    monkeypatch.setattr(selection, name, replacement)
+    assert run_votes(kind, sweeping.Random(f"2 {kind}"), 4000).violations[wrong]
+
+
+def test_at_long_intervals_the_aged_distance_gives_a_far_better_bound_than_the_delay():
+    found = compared(CASES["8 samples, one in 64 s"], runs=60)
+    assert [figures.violations for figures in found.values()] == [0, 0, 0, 0]
+    assert found["all, middle"].bound < found["least delay"].bound / 10
+
+
+def test_all_samples_together_are_better_than_the_best_of_them_but_for_doubts_about_the_clock():
+    for case in CASES.values():
+        found = compared(case, runs=40)
+        assert found["all, middle"].violations == 0
+        assert found["all, middle"].bound <= found["least aged"].bound * 1.02
+
+
+def test_the_table_of_the_page_about_bounds_is_what_the_simulation_gives():
+    page = (Path(__file__).parents[2] / "docs/explanation/error-bounds.md").read_text(encoding="utf-8")
+    assert "\n".join(filters.table()) in page

@@ -1,5 +1,6 @@
-"""The clock filter: the sample with the least delay, and the jitter of the others about it (RFC 5905 §10)."""
+"""The clock filter: what all samples of a source say together about one local time, and the jitter (RFC 5905 §10)."""
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -32,17 +33,27 @@ def test_rejected_samples_say_nothing():
     assert estimate([failed, implausible, measured(5, 100)]).best == measured(5, 100)
 
 
-def test_the_least_delay_wins():
+def test_of_samples_of_one_age_that_with_the_least_delay_is_the_best():
     samples = [measured(50, 900), measured(7, 100), measured(-80, 400)]
     found = estimate(samples)
     assert found.best is samples[1]
     assert found.offset == pytest.approx(7e-6)
     assert found.delay == pytest.approx(100e-6)
-    assert found.server_distance == samples[1].root_distance
+    # All at the same time but for 0.8 ms, in which the clock may drift by some nanoseconds.
+    assert samples[1].root_distance <= found.server_distance <= samples[1].root_distance + 15e-9
 
 
-def test_of_equal_delays_the_first_wins():
-    assert estimate([measured(1, 100), measured(2, 100)]).offset == pytest.approx(1e-6)
+def test_of_equal_samples_the_first_is_the_best():
+    samples = [measured(1, 100), measured(2, 100)]
+    assert estimate(samples).best is samples[0]
+
+
+def test_the_offset_is_the_middle_of_where_all_samples_meet():
+    # 1 ± 50 and 21 ± 50 µs meet from -29 to 51 µs.
+    found = estimate([measured(1, 100), measured(21, 100)], 0.0)
+    assert found.offset == pytest.approx(11e-6)
+    assert found.root_distance == pytest.approx(40e-6, rel=1e-3)
+    assert (found.interval.low, found.interval.high) == (pytest.approx(-29e-6, rel=1e-3), pytest.approx(51e-6, rel=1e-3))
 
 
 def test_jitter_is_the_spread_about_the_best():
@@ -80,22 +91,32 @@ def at_second(second, offset_us=0, delay_us=100, **options):
     return make_sample(begin, at, at, begin + 2 * half, **options)
 
 
-def test_old_samples_are_left_out_as_long_as_eight_newer_ones_remain():
-    # The oldest has the least delay, but its word is hours old.
-    best, *rest = at_second(0, 50, 2), *(at_second(3600 * hour, delay_us=100 + hour) for hour in range(1, 9))
-    assert estimate([best, *rest]).best is rest[0]
-    assert estimate([best, *rest[:7]]).best is best
+def test_the_best_sample_is_the_one_with_the_least_aged_root_distance():
+    # In three seconds the clock may drift by 45 µs.
+    good, late = at_second(0, delay_us=2), at_second(3, delay_us=100)
+    assert estimate([good, late]).best is good
+    assert estimate([good, late], at_ns=T + 1000 * 10**9).best is good
+    much_later = at_second(4, delay_us=100)
+    assert estimate([good, much_later]).best is much_later
 
 
-def test_all_of_the_last_ten_seconds_count():
-    samples = [at_second(0, delay_us=2), *(at_second(0.1 * number, delay_us=100) for number in range(1, 100))]
-    assert estimate(samples).best is samples[0]
-    assert estimate([*samples, at_second(10.05)]).best is samples[1]
+def test_an_old_sample_counts_as_long_as_it_narrows_the_bound():
+    word = ServerState(T, stratum=1, error=1e-6)
+    old, rest = at_second(0, 0, 2, server=word), [at_second(number, delay_us=200, server=word) for number in range(1, 600)]
+    assert estimate([old, rest[0]]).root_distance < estimate([rest[0]]).root_distance / 4
+    # No more than the newest 512 are looked at, but for a run of ten seconds.
+    assert estimate([old, *rest]) == estimate(rest)
+    assert estimate([old, *rest[:500]]) != estimate(rest[:500])
 
 
-def test_lost_samples_are_not_of_the_eight():
-    lost = [Sample(T + 10**12 + number, reason=Reason.NO_ANSWER) for number in range(20)]
-    assert estimate([at_second(0, delay_us=2), at_second(100), *lost]).best.t1_ns == T
+def test_all_of_the_last_ten_seconds_are_looked_at():
+    samples = [at_second(0.002 * number, 0, 2 if number == 4000 else 100) for number in range(5000)]
+    assert estimate(samples).best is samples[4000]
+
+
+def test_lost_samples_are_none_of_the_window():
+    lost = [Sample(T + 10**12 + number, reason=Reason.NO_ANSWER) for number in range(2000)]
+    assert estimate([at_second(0, delay_us=2), *lost]).best.t1_ns == T
 
 
 def test_the_server_s_own_error_is_part_of_the_root_distance():
@@ -112,16 +133,39 @@ def test_an_unknown_error_is_assumed():
     found = estimate([measured(5, 100)])
     assert (found.server, found.server_error, found.server_error_known) == (None, DEFAULT_SERVER_ERROR, False)
     assert found.root_distance == pytest.approx(found.server_distance + DEFAULT_SERVER_ERROR)
-    assert estimate([measured(5, 100)], 0.0).root_distance == found.server_distance
+    assert estimate([measured(5, 100)], 0.0).root_distance == pytest.approx(found.server_distance)
 
 
-def test_the_newest_word_says_what_the_server_is_and_the_sample_s_own_how_exact_it_was():
-    early, late = ServerState(T, stratum=2, error=0.001), ServerState(T + 10**9, stratum=0, error=5.0)
+def test_a_later_word_is_no_praise_of_an_earlier_sample():
+    # +80 ms, before the server was corrected and said so.
+    early, word = at_second(0, 80_000, 2), ServerState(T + 10**9, stratum=1, error=1e-6)
+    late = at_second(1, 0, 100, server=word)
+    found = estimate([early, late])
+    assert found.best is late
+    assert found.server_error_known
+    assert abs(found.offset) <= found.root_distance < 100e-6
+    # Alone, such a sample rests on what is assumed.
+    alone = estimate([early])
+    assert (alone.server_error, alone.server_error_known) == (DEFAULT_SERVER_ERROR, False)
+
+
+def test_a_later_word_that_is_worse_counts_for_earlier_samples_too():
+    early, late = ServerState(T, stratum=2, error=0.001), ServerState(T + 10**9, stratum=2, error=0.05)
     found = estimate([at_second(0, delay_us=10, server=early), at_second(1, server=late)])
-    assert found.server.stratum == 0
-    assert found.server_error == pytest.approx(0.001, rel=1e-3)
-    # A sample that came before any word takes the one that came.
-    assert estimate([at_second(0, delay_us=10), at_second(1, server=early)]).server_error == pytest.approx(0.001, rel=1e-3)
+    assert found.server is late
+    assert found.server_error == pytest.approx(0.05)
+    assert estimate([at_second(0, delay_us=10), at_second(1, server=late)]).server_error == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("bad", [{"stratum": 0}, {"leap": 3}, {"stratum": 16}, {"beyond": True, "error": None}])
+def test_samples_up_to_a_word_that_the_clock_is_no_good_are_not_used(bad):
+    first, lost = ServerState(T, stratum=1, error=1e-6), replace(ServerState(T + 10**9, stratum=1, error=1e-6), **bad)
+    again = ServerState(T + 2 * 10**9, stratum=1, error=1e-6)
+    samples = [at_second(0, 5, 2, server=first), at_second(1, 5, 2, server=lost), at_second(2, 0, 200, server=again)]
+    assert estimate(samples).best is samples[2]
+    assert estimate(samples).interval == estimate(samples[2:]).interval
+    # As long as that is its newest word, the source cannot be used at all.
+    assert estimate(samples[:2]).server is lost
 
 
 def test_a_newer_word_takes_the_place_of_one_that_has_grown_but_not_for_samples_before_it():
@@ -131,7 +175,8 @@ def test_a_newer_word_takes_the_place_of_one_that_has_grown_but_not_for_samples_
     assert estimate([before, after, at_second(34, delay_us=200, server=late)]).server_error == pytest.approx(2e-6 + 15e-6, rel=1e-3)
     # The one with the least delay came before the newer word, which may be that of a clock corrected since.
     best = at_second(31, delay_us=2, server=early)
-    assert estimate([best, after]).server_error == pytest.approx(1e-6 + 15e-6 * 31, rel=1e-3)
+    assert estimate([best, after]).best is after
+    assert estimate([best]).server_error == pytest.approx(1e-6 + 15e-6 * 31, rel=1e-3)
 
 
 def test_the_root_distance_ages_by_the_frequency_tolerance_either_way():

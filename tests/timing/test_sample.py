@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsq.timing.sample import TOLERANCE, Reason, Sample, StampSource, make_sample
+from tsq.timing.local_clock import TOLERANCE
+from tsq.timing.sample import Reason, Sample, StampSource, make_sample
 
 T = 1_800_000_000_000_000_000
 DAY = 86400 * 10**9

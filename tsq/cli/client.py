@@ -35,8 +35,10 @@ from tsq.errors import (
     Unreachable,
 )
 from tsq.host import shortage
+from tsq.host.clock import clock_reading
 from tsq.quic.tls import check_trust
 from tsq.result import HostResult, selection
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
 
@@ -114,18 +116,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.clear()
         if watch is not None:
             watch.clear()
-    chosen = selection(results)
+    # What is printed holds for now, not for the time of some sample.
+    now = clock_reading()
+    chosen = selection(results, now=now)
     if values.json:
         import json  # noqa: PLC0415 - not on the way of who does not ask for it
 
-        print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
+        print(json.dumps(report.as_json(results, chosen, tsq.__version__, now)))
     else:
-        _print(results, chosen, values, options)
+        _print(results, chosen, values, options, now)
     sys.stdout.flush()
     return _plot(chosen, values.plot) or _status(results, chosen)
 
 
-def _print(results: list[HostResult], chosen: Selection, values: argparse.Namespace, options: ClientOptions) -> None:
+def _print(
+    results: list[HostResult], chosen: Selection, values: argparse.Namespace, options: ClientOptions, now: ClockReading
+) -> None:
     for result in results:
         for notice in result.notices:
             # Whoever watches ends it so.
@@ -140,11 +146,17 @@ def _print(results: list[HostResult], chosen: Selection, values: argparse.Namesp
     for result in results:
         if result.error is not None:
             _say(f"{result.target}: {report.escaped(str(result.error))}")
+    _print_result(results, chosen, options.server_error, now)
+
+
+def _print_result(results: list[HostResult], chosen: Selection, assumed_error: float, now: ClockReading) -> None:
+    for notice in report.clock_notices(chosen, now):
+        _say(notice)
     table = report.table(results, chosen)
     if table:
         print(table)
-        print(report.LEGEND)
-        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, options.server_error)]:
+        print(report.legend(chosen))
+        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
             if line:
                 print(line)
         print(report.verdict(chosen))

@@ -1,7 +1,8 @@
 """The live view of tsq-client --watch.
 
 Comes in: what there is so far, whenever a sample came or a host failed. Goes out: a view that is drawn anew on a terminal, lines
-elsewhere, and on a terminal without escape sequences (TERM=dumb). Holds no logic of its own: `tsq.report` words it.
+elsewhere, and on a terminal without escape sequences (TERM=dumb). What is shown holds for the moment at which it is shown. Holds
+no logic of its own: `tsq.report` words it.
 """
 
 import shutil
@@ -12,15 +13,18 @@ from collections.abc import Callable
 
 from tsq import report
 from tsq.cli import streams
+from tsq.host.clock import clock_reading
 from tsq.result import HostResult, newest_ns, selection
+from tsq.timing.local_clock import ClockReading
 
 _LEAST_PERIOD = 0.2
 
 
 class Watch:
-    """Shows results as they come. Called from the threads that ask."""
+    """Shows results as they come. Called from the threads that ask. read: reads this machine's clock."""
 
-    def __init__(self, interval: float, assumed_error: float) -> None:
+    def __init__(self, interval: float, assumed_error: float, read: Callable[[], ClockReading] = clock_reading) -> None:
+        self._read = read
         self._period = max(_LEAST_PERIOD, interval)
         self._assumed = assumed_error
         self._live = streams.draws(sys.stdout)
@@ -41,10 +45,12 @@ class Watch:
             if newest is not None:
                 self._next = now + (_LEAST_PERIOD if self._live else self._period)
             if self._live:
-                self._draw(results, newest)
+                self._draw(results)
             elif newest != self._newest:
-                # Each line is that of a sample.
-                print(report.line(selection(results, newest)), flush=True)
+                # A line for each sample, with what holds now.
+                reading = self._read()
+                chosen = selection(results, now=reading)
+                print(report.line(chosen, report.clock_notices(chosen, reading)), flush=True)
             self._newest = newest
 
     def clear(self) -> None:
@@ -54,11 +60,15 @@ class Watch:
             sys.stdout.write(self._erase())
             sys.stdout.flush()
 
-    def _draw(self, results: list[HostResult], newest: int | None) -> None:
-        chosen = selection(results, newest)
+    def _draw(self, results: list[HostResult]) -> None:
+        reading = self._read()
+        chosen = selection(results, now=reading)
         size = shutil.get_terminal_size()
         text = [*report.table(results, chosen).splitlines(), *report.unused(chosen, failed=True)]
         text += [f"{result.target}: {report.escaped(notice)}" for result in results for notice in result.notices]
+        text += report.clock_notices(chosen, reading)
+        if chosen.agreed is not None:
+            text.append(f"at {report.moment(reading.at_ns)} UTC by this machine's clock:")
         text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
         most = size.columns - 1

@@ -9,6 +9,7 @@ has ended. Both can report to the kernel how wrong the clock can be (maxerror, e
 "unsynchronized". What a clock really did is seen by comparing it with CLOCK_MONOTONIC_RAW, which nobody can set or slew.
 """
 
+import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,10 +22,17 @@ from tsq import _clock
 from tsq._fast import clock_ns
 from tsq.errors import ClockError
 from tsq.host import lock
+from tsq.timing.local_clock import ClockReading
 
 _READINGS = 16
 _MAX_PRECISION_NS = 10_000_000
 _BRACKETS = 8
+# Two clocks are read again when the first attempt was interrupted for this long, but not for ever.
+_WIDE_NS = 1_000
+# NTP timestamps repeat after 2^32 seconds. A server may run some years before this package was built, with a clock that is wrong.
+_HALF_ERA_NS = 2**31 * 1_000_000_000
+_BEFORE_BUILD_NS = 10 * 366 * 86_400 * 1_000_000_000
+_MOST_ATTEMPTS = 4
 # <linux/timex.h>
 _OFFSET, _MAXERROR, _ESTERROR, _STATUS, _TIMECONST, _SETOFFSET, _NANO = 0x1, 0x4, 0x8, 0x10, 0x20, 0x100, 0x2000
 _PLL, _INSERT, _DELETE, _UNSYNCHRONIZED, _FREQUENCY_HOLD, _IN_NANOSECONDS = 0x1, 0x10, 0x20, 0x40, 0x80, 0x2000
@@ -33,6 +41,9 @@ _MOST_ERROR_US = 16_000_000
 # Microseconds that the clock advances in a hundredth of a second, by default.
 _USUAL_TICK = 10_000
 _CAP_SYS_TIME = 25
+# struct timex: the frequency is in 2^-16 ppm, the tick in µs, 100 in a second (USER_HZ).
+_FREQUENCY_UNIT = 65536e6
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 # status, offset, freq, maxerror, esterror, constant, tick of struct timex.
 Timex = tuple[int, int, int, int, int, int, int]
@@ -48,6 +59,13 @@ def build_time_ns() -> int:
     return _clock.BUILD_TIME * 1_000_000_000
 
 
+def era_pivot_ns() -> int:
+    """The Unix time around which NTP timestamps are read, ns: no matter what the local clock says, they are right from ten years
+    before this package was built to 126 years after.
+    """
+    return build_time_ns() + _HALF_ERA_NS - _BEFORE_BUILD_NS
+
+
 @cache
 def precision_ns() -> int:
     """The clock's precision ρ in ns: the least time between two readings that differ (RFC 5905 §7.3), at least 1 ns."""
@@ -58,6 +76,34 @@ def precision_ns() -> int:
         if second > first:
             best = min(best, second - first)
     return best
+
+
+def clock_reading() -> ClockReading:
+    """The clock together with the raw clock, and what the kernel says of how it runs. Some microseconds; changes nothing."""
+    best: tuple[int, int, int] | None = None
+    for _ in range(_MOST_ATTEMPTS):
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        now = clock_ns()
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        if best is None or after - before < best[0]:
+            best = after - before, now, now - (before + after) // 2
+        if best[0] <= _WIDE_NS:
+            break
+    assert best is not None
+    width_ns = best[0] // 2 + 1
+    try:
+        status, offset, frequency, _, _, _, tick = _clock.read()
+    except ClockError:
+        # Some containers deny the call: nothing is known then, and the clock counts as not synchronized.
+        return ClockReading(best[1], best[2], width_ns)
+    return ClockReading(
+        best[1],
+        best[2],
+        width_ns,
+        frequency=frequency / _FREQUENCY_UNIT + tick * _TICKS / 1e6 - 1,
+        pending_ns=offset if status & _IN_NANOSECONDS else offset * 1000,
+        synchronized=not status & _UNSYNCHRONIZED,
+    )
 
 
 @dataclass(frozen=True, slots=True)

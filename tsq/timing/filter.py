@@ -1,35 +1,47 @@
-"""The clock filter: of several samples of one source, the one to believe (RFC 5905 §10).
+"""The clock filter: what the samples of one source say together about one local time (RFC 5905 §10).
 
-Comes in: samples. Goes out: an Estimate, or None where no sample is valid. The sample with the least delay has the least room for
-error, so its offset stands; the others say how much the offset jitters. It must never use a sample that has a reason.
+Comes in: samples, and the time that the answer is for. Goes out: an Estimate, or None where no sample is valid. It must never use
+a sample that has a reason, nor give an offset without saying which time it holds for.
 
-    jitter ψ = sqrt( Σ (θ_best - θ_i)² / (n - 1) ),  at least the precision
-    root distance Λ = δ / 2 + ε + E + φ |t - t_best|     E: the server's own error; t: the time that Λ is for
+    aged root distance Λ = δ / 2 + ε + E + drift × age        E: the server's own error at the sample
+    jitter ψ = sqrt( Σ (θ_best - θ_i)² / (n - 1) ),           at least the precision
 
-The filter's window are the newest eight samples, as in RFC 5905, or those of the last ten seconds where these are more.
+Each sample gives an interval in which the offset is at that time. All of them are right, so the offset is where they meet: the
+estimate is the middle of that. The best sample is the one with the least aged root distance, not that with the least delay: an old
+one has aged.
+
+The filter looks at the newest 512 samples, or at those of the last ten seconds where these are more. It uses the newest eight, as
+in RFC 5905, and the best one of each of 24 blocks of older ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, field
+from math import ceil, sqrt
 
-from tsq.timing.sample import TOLERANCE, Sample, StampSource
+from tsq.timing.ageing import Drift, Judged, aged, common, drift
+from tsq.timing.intersection import Interval
+from tsq.timing.local_clock import ClockReading, Movement, movement
+from tsq.timing.sample import Sample, StampSource
 from tsq.timing.server_state import ServerState
 
 # What a server's own error is taken for where it does not tell, seconds.
 DEFAULT_SERVER_ERROR = 0.01
 # RFC 5905 §7.2: NSTAGE.
 _STAGES = 8
+_MOST_LOOKED_AT = 512
+_BLOCKS = 24
 _WINDOW_NS = 10_000_000_000
 _LEAST_JITTER = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the samples of one source say together; float seconds, offset positive when the local clock is behind.
+    """What the samples of one source say together at one local time; seconds, offset positive when the local clock is behind.
 
-    root_distance: bound of the offset's error against UTC at the best sample's time, with the server's own error in it, told or
-    assumed. server: the newest of what the server said about itself; None: nothing.
+    at_ns: the local time that it holds for. interval: where the offset is then. root_distance: how far the farther end of the
+    interval is from the offset, with the server's own error in it, told or assumed. best: the sample with the least aged root
+    distance. server: the newest of what the server said about itself; None: nothing. drift: how fast the local clock may run
+    wrong. moved: by how much programs moved the clock since the first of the samples was asked for.
     """
 
     offset: float
@@ -40,20 +52,26 @@ class Estimate:
     server: ServerState | None = None
     server_error: float = 0.0
     server_error_known: bool = False
-
-    @property
-    def at_ns(self) -> int:
-        """The local time that offset and root distance hold for: the best sample's T4."""
-        return self.best.t4_ns or self.best.t1_ns
+    at_ns: int = 0
+    interval: Interval = field(default=Interval(0.0, 0.0))
+    drift: Drift = field(default=Drift())
+    moved: Movement = field(default=Movement())
 
     @property
     def server_distance(self) -> float:
         """Bound of the offset's error against the server's clock: the root distance but for the server's own error."""
-        return self.best.root_distance or 0.0
+        return self.root_distance - self.server_error
+
+    def interval_at(self, at_ns: int) -> Interval:
+        """Where the offset is at another local time: the local clock may have drifted meanwhile."""
+        if at_ns == self.at_ns:
+            return self.interval
+        rates = self.drift.over((at_ns - self.at_ns) / 1e9)
+        return Interval(self.interval.low + min(rates), self.interval.high + max(rates))
 
     def root_distance_at(self, at_ns: int) -> float:
-        """The root distance at another local time: the local clock may have drifted since (RFC 5905 §7.2)."""
-        return self.root_distance + TOLERANCE * abs(at_ns - self.at_ns) / 1e9
+        """The root distance of the same offset at another local time."""
+        return self.interval_at(at_ns).reach(self.offset)
 
     @property
     def stamps(self) -> str:
@@ -63,30 +81,104 @@ class Estimate:
         return f"{taken}, exact T3" if self.best.exact else taken
 
 
-def estimate(samples: Sequence[Sample], server_error: float = DEFAULT_SERVER_ERROR) -> Estimate | None:
-    """The estimate from the valid samples among these. server_error: what to take the server's own error for if it is unknown."""
-    usable = [(s.delay, s.offset, s) for s in _window(samples) if s.delay is not None and s.offset is not None]
-    if not usable:
+def estimate(
+    samples: Sequence[Sample],
+    server_error: float = DEFAULT_SERVER_ERROR,
+    at_ns: int | None = None,
+    *,
+    now: ClockReading | None = None,
+) -> Estimate | None:
+    """The estimate from the valid samples among these.
+
+    server_error: what to take the server's own error for where it is unknown. at_ns: the local time that the estimate is for, now:
+    the same as a reading of the clock, which also tells whether the clock was slewed or stepped since; neither: the newest
+    sample's T4.
+    """
+    window = _window(samples)
+    if not window:
         return None
-    delay, offset, best = min(usable, key=lambda item: item[0])
-    spread = sum((other - offset) ** 2 for _, other, _ in usable)
-    jitter = sqrt(spread / (len(usable) - 1)) if len(usable) > 1 else 0.0
-    server = next((s.server for s in reversed(samples) if s.valid and s.server is not None), None)
-    told = best.server or server
-    error = None if told is None else told.error_at(best.t4_ns or best.t1_ns)
-    own = server_error if error is None else error
+    at_ns = now.at_ns if now is not None else at_ns
+    if at_ns is None:
+        at_ns = max(sample.t4_ns or sample.t1_ns for sample in window)
+    kept = _kept(_judged(window, server_error))
+    found = aged(kept, at_ns, now)
+    range_ = drift(found, now)
+    best = min(found, key=lambda one: one.width_ns(range_))
+    low_ns, high_ns = common(found, range_)
+    interval = Interval.of_ns(low_ns, high_ns)
+    # The middle has the least bound (docs/explanation/error-bounds.md).
+    offset = interval.clamp((low_ns + high_ns) / (2 * 10**9))
+    root_distance = interval.reach(offset)
     return Estimate(
-        offset, (best.root_distance or 0.0) + own, delay, max(jitter, _LEAST_JITTER), best, server, own, error is not None
+        offset,
+        root_distance,
+        best.sample.delay or 0.0,
+        _jitter(window, best.sample),
+        best.sample,
+        next((sample.server for sample in reversed(window) if sample.server is not None), None),
+        min(best.own_error, root_distance),
+        all(one.known for one in kept),
+        at_ns,
+        interval,
+        range_,
+        _moved(window, now),
     )
 
 
 def _window(samples: Sequence[Sample]) -> list[Sample]:
-    """The valid samples that the filter looks at."""
+    """The valid samples that the filter looks at, oldest first."""
     window: list[Sample] = []
     for sample in reversed(samples):
-        if not sample.valid:
+        if not sample.valid or sample.delay is None or sample.offset is None:
             continue
-        if len(window) >= _STAGES and window[0].t1_ns - sample.t1_ns > _WINDOW_NS:
+        if len(window) >= _MOST_LOOKED_AT and window[0].t1_ns - sample.t1_ns > _WINDOW_NS:
             break
         window.append(sample)
     return window[::-1]
+
+
+def _judged(window: Sequence[Sample], server_error: float) -> list[Judged]:
+    """Each sample that may be used, with its server's own error: the worse of what the server said before it and since.
+
+    A server that says later that it is exact may have been corrected meanwhile. One that says that it is not may have been wrong
+    for a while before it noticed.
+    """
+    judged: list[Judged] = []
+    current: ServerState | None = None
+    since, doubted = 0.0, False
+    lost = next((sample.server.unusable for sample in reversed(window) if sample.server is not None), False)
+    for sample in reversed(window):
+        if sample.server is not current:
+            if current is not None:
+                since, doubted = max(since, current.error or 0.0), doubted or current.unusable
+            current = sample.server
+        if not lost and (doubted or (current is not None and current.unusable)):
+            continue
+        told = None if current is None else current.error_at(sample.t4_ns or sample.t1_ns)
+        judged.append(Judged(sample, max(server_error if told is None else told, since), told is not None))
+    if any(one.known for one in judged):
+        # A bound that rests on what was told is worth more than one that rests on what is assumed.
+        judged = [one for one in judged if one.known]
+    return judged[::-1]
+
+
+def _kept(judged: Sequence[Judged]) -> list[Judged]:
+    """The newest, and of the older ones the best of each block: what they say together costs the square of their number."""
+    older, newest = judged[:-_STAGES], judged[-_STAGES:]
+    size = max(1, ceil(len(older) / _BLOCKS))
+    blocks = [older[begin : begin + size] for begin in range(0, len(older), size)]
+    best = [min(block, key=lambda one: (one.sample.root_distance or 0.0) + one.own_error) for block in blocks]
+    return [*best, *newest]
+
+
+def _jitter(window: Sequence[Sample], best: Sample) -> float:
+    """How the offsets of the newest samples scatter about the best one's."""
+    begin_ns = window[-1].t1_ns - _WINDOW_NS
+    recent = [sample for place, sample in enumerate(reversed(window)) if place < _STAGES or sample.t1_ns >= begin_ns]
+    spread = sum(((sample.offset or 0.0) - (best.offset or 0.0)) ** 2 for sample in recent)
+    return max(sqrt(spread / (len(recent) - 1)) if len(recent) > 1 else 0.0, _LEAST_JITTER)
+
+
+def _moved(window: Sequence[Sample], now: ClockReading | None) -> Movement:
+    readings = [reading for sample in window for reading in (sample.sent, sample.received) if reading is not None]
+    return movement(readings[0], now or readings[-1]) if readings else Movement()

@@ -12,6 +12,7 @@ midpoints are not counted: where paths are lopsided, the truth may be anywhere i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, nextafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,18 @@ class Interval:
 
     low: float
     high: float
+
+    @classmethod
+    def of_ns(cls, low_ns: int, high_ns: int) -> "Interval":
+        """The interval with these ends; what a float cannot hold is rounded outwards."""
+        low, high = low_ns / 10**9, high_ns / 10**9
+        numerator, denominator = low.as_integer_ratio()
+        if numerator * 10**9 > low_ns * denominator:
+            low = nextafter(low, -inf)
+        numerator, denominator = high.as_integer_ratio()
+        if numerator * 10**9 < high_ns * denominator:
+            high = nextafter(high, inf)
+        return cls(low, high)
 
     def overlaps(self, other: "Interval") -> bool:
         """Whether they have a point in common."""
@@ -39,19 +52,26 @@ def majority(sources: int) -> int:
     return sources // 2 + 1
 
 
-def agreed(intervals: Sequence[Interval]) -> Interval | None:
-    """The least interval that holds every point in which a majority of these intervals meet; None where there is no such point."""
-    needed = majority(len(intervals))
+def agreed(intervals: Sequence[Interval], sources: int | None = None) -> Interval | None:
+    """The least interval that holds every point in which a majority of these intervals meet; None where there is no such point.
+
+    sources: how many sources there are in all, where some cannot be compared with these: a majority of all of them must meet at
+    some point, and as many of these as a minority of all may lie.
+    """
+    sources = len(intervals) if sources is None else sources
+    wanted = majority(sources)
+    needed = max(1, len(intervals) - (sources - wanted))
     # At one point intervals begin before others end: they are closed.
     edges = sorted([(each.low, 0) for each in intervals] + [(each.high, 1) for each in intervals])
-    depth, low, high = 0, None, None
+    depth, deepest, low, high = 0, 0, None, None
     for at, ends in edges:
         if not ends:
             depth += 1
+            deepest = max(deepest, depth)
             if depth >= needed and low is None:
                 low = at
         else:
             if depth >= needed:
                 high = at
             depth -= 1
-    return None if low is None or high is None else Interval(low, high)
+    return None if low is None or high is None or deepest < wanted else Interval(low, high)

@@ -5,7 +5,7 @@ implausible sample is kept, marked with its reason, and never used.
 
     offset θ = ((T2 - T1) + (T3 - T4)) / 2      positive: the local clock is behind the server's
     delay δ = (T4 - T1) - (T3 - T2)
-    dispersion ε = ρ_local + ρ_server + φ (T4 - T1)
+    dispersion ε = ρ_local + ρ_server + φ (T4 - T1) + |M|      M: how far programs moved the local clock meanwhile
     root distance Λ = δ / 2 + ε                 the offset's error, but for the server's own
 
 Every stamp errs to the side that makes δ longer (docs/explanation/error-bounds.md): T1 and T3 early, T2 and T4 late. So does a T3
@@ -14,13 +14,14 @@ that is not exact, and the bound holds for it as it is.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ulp
 from typing import TYPE_CHECKING
+
+from tsq.timing.local_clock import TOLERANCE, ClockReading, drift_range, movement
 
 if TYPE_CHECKING:
     from tsq.timing.server_state import ServerState
 
-# RFC 5905 §7.2: frequency tolerance, 15 ppm.
-TOLERANCE = 15e-6
 # One unit of an NTP timestamp is 0.23 ns, and the clock's unit is 1 ns.
 SERVER_PRECISION_NS = 1
 DEFAULT_OFFSET_LIMIT = 86400.0
@@ -55,7 +56,8 @@ class Sample:
     """One exchange. Absolute times in integer Unix ns; offset, delay, dispersion in float seconds; None where there is nothing.
 
     reason is None for a sample that may be used; detail says more of what was found. server: what the server had said about itself
-    by then; None: nothing.
+    by then; None: nothing. sent, received: the local clock just before the request left and just after the answer came; None: not
+    read. tolerance: the frequency error of the local clock that the dispersion allows for, seconds a second.
     """
 
     t1_ns: int
@@ -71,6 +73,9 @@ class Sample:
     reason: Reason | None = None
     detail: str = ""
     server: "ServerState | None" = None
+    sent: ClockReading | None = None
+    received: ClockReading | None = None
+    tolerance: float = TOLERANCE
 
     @property
     def valid(self) -> bool:
@@ -96,11 +101,13 @@ def make_sample(
     precision_ns: int = 1,
     offset_limit: float = DEFAULT_OFFSET_LIMIT,
     server: "ServerState | None" = None,
+    sent: ClockReading | None = None,
+    received: ClockReading | None = None,
 ) -> Sample:
     """A sample from four timestamps, with the checks of R8 in their order.
 
     precision_ns: that of both clocks together. offset_limit: in seconds; a larger offset is not believed. server: what the server
-    has said about itself.
+    has said about itself. sent, received: readings of the local clock around the exchange.
     """
     # Differences of integers first: a float of seconds since 1970 is 240 ns coarse.
     offset = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) / 2e9
@@ -117,7 +124,24 @@ def make_sample(
     if reason is None:
         # RFC 5905 §8: a delay within the clocks' precision is as good as the precision, no better.
         delay_ns = max(delay_ns, precision_ns)
-    dispersion = (precision_ns + SERVER_PRECISION_NS) / 1e9 + TOLERANCE * abs(t4_ns - t1_ns) / 1e9
+    tolerance = max(map(abs, drift_range((sent, received))))
+    moved = movement(sent, received)
+    moved_ns = abs(moved.moved_ns) + moved.width_ns if moved.moved_ns else 0
+    dispersion = (precision_ns + SERVER_PRECISION_NS + moved_ns) / 1e9 + tolerance * abs(t4_ns - t1_ns) / 1e9
     return Sample(
-        t1_ns, t2_ns, t3_ns, t4_ns, t1_source, t4_source, offset, delay_ns / 1e9, dispersion, reason=reason, server=server
+        t1_ns,
+        t2_ns,
+        t3_ns,
+        t4_ns,
+        t1_source,
+        t4_source,
+        offset,
+        delay_ns / 1e9,
+        # A float of some years is 100 ns coarse.
+        dispersion + ulp(offset),
+        reason=reason,
+        server=server,
+        sent=sent,
+        received=received,
+        tolerance=tolerance,
     )

@@ -99,7 +99,8 @@ class Agreed:
     """The offset that the sources agree on, and how far from it the truth may be, seconds.
 
     interval: where the truth is while fewer than half of the compared sources lie. compared: how many sources could be used;
-    tolerated: how many of them may lie. server_errors_known: whether every survivor told its own error.
+    tolerated: how many of them may lie. stratum: the best that a majority of the compared sources reaches. leap: what a majority of
+    them tells. server_errors_known: whether every source whose interval the bound rests on told its own error.
     """
 
     offset: float
@@ -121,7 +122,8 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What all sources say together. verdicts: one for each source, in their order; at_ns: the local time that it all holds for.
+    """What all sources say together. verdicts: one for each source, in their order; at_ns: the local time that it all holds for;
+    compared: how many sources could be used.
 
     One of agreed and problem is None.
     """
@@ -130,6 +132,7 @@ class Selection:
     at_ns: int | None = None
     agreed: Agreed | None = None
     problem: NoTime | None = None
+    compared: int = 0
 
     def marked(self, *marks: Mark) -> tuple[Verdict, ...]:
         """The sources that have one of these marks."""
@@ -153,17 +156,22 @@ def select(sources: Sequence[Source], at_ns: int | None = None, criteria: Criter
     if not times:
         return Selection(tuple(_fit(sources, 0, criteria)), at_ns, problem=NoTime.NO_SOURCE)
     at_ns = max(times) if at_ns is None else at_ns
-    verdicts, split = _alike(_fit(sources, at_ns, criteria))
-    usable = [number for number, verdict in enumerate(verdicts) if verdict.unused is None]
+    fit = _fit(sources, at_ns, criteria)
+    everybody = len(_usable(fit))
+    verdicts, split = _alike(fit)
+    usable = _usable(verdicts)
     if split or not usable:
-        return Selection(tuple(verdicts), at_ns, problem=NoTime.SMEAR if split else NoTime.NO_SOURCE)
+        return Selection(tuple(verdicts), at_ns, problem=NoTime.SMEAR if split else NoTime.NO_SOURCE, compared=everybody)
     if len(usable) < criteria.min_sources:
-        return Selection(_all_out(verdicts, usable, Mark.UNUSABLE, Unused.TOO_FEW), at_ns, problem=NoTime.TOO_FEW)
-    common = agreed([_interval(verdicts[number]) for number in usable])
+        out = _all_out(verdicts, usable, Mark.UNUSABLE, Unused.TOO_FEW)
+        return Selection(out, at_ns, problem=NoTime.TOO_FEW, compared=len(usable))
+    # Those that treat leap seconds otherwise are no liars, but liars may be among the rest: all count for the majority.
+    common = agreed([_interval(verdicts[number]) for number in usable], everybody)
     if common is None:
         problem = NoTime.TWO_DISAGREE if len(usable) == 2 else NoTime.NO_MAJORITY
-        return Selection(_all_out(verdicts, usable, Mark.FALSETICKER, Unused.NO_MAJORITY), at_ns, problem=problem)
-    return _settle(verdicts, usable, common, at_ns)
+        out = _all_out(verdicts, usable, Mark.FALSETICKER, Unused.NO_MAJORITY)
+        return Selection(out, at_ns, problem=problem, compared=len(usable))
+    return _settle(verdicts, usable, common, at_ns, majority(everybody))
 
 
 def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verdict]:
@@ -175,9 +183,9 @@ def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verd
         if found is None:
             verdicts.append(Verdict(source, Mark.UNUSABLE, Unused.NO_ESTIMATE, source.detail))
             continue
-        distance = found.root_distance_at(at_ns)
-        interval = Interval(found.offset - distance, found.offset + distance)
-        unused = Unused.DUPLICATE if source.identity and source.identity in seen else _unfit(found, distance, criteria)
+        interval = found.interval_at(at_ns)
+        duplicate = source.identity and source.identity in seen
+        unused = Unused.DUPLICATE if duplicate else _unfit(found, interval.reach(found.offset), criteria)
         if unused is None and source.state_unknown:
             unused = Unused.STATE_UNKNOWN
         seen.add(source.identity)
@@ -206,17 +214,18 @@ def _alike(verdicts: list[Verdict]) -> tuple[list[Verdict], bool]:
 
     A server that does not say counts as one that does not smear.
     """
-    usable = [number for number, verdict in enumerate(verdicts) if verdict.unused is None]
+    usable = _usable(verdicts)
     smearing = [number for number in usable if _smears(verdicts[number])]
     plain = [number for number in usable if number not in smearing]
     if not smearing or not plain:
         return verdicts, False
-    out = min(smearing, plain, key=len) if len(smearing) != len(plain) else usable
+    larger = max(smearing, plain, key=len)
+    out = [number for number in usable if number not in larger] if len(larger) >= majority(len(usable)) else usable
     return list(_all_out(verdicts, out, Mark.UNUSABLE, Unused.SMEAR)), out is usable
 
 
-def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval, at_ns: int) -> Selection:
-    """The agreed offset, and how each of the sources that could be used took part."""
+def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval, at_ns: int, needed: int) -> Selection:
+    """The agreed offset, and how each of the sources that could be used took part. needed: how many are a majority of all."""
     true = [number for number in usable if _interval(verdicts[number]).overlaps(common)]
     survivors = cluster([_candidate(number, verdicts[number]) for number in true])
     marks = {one.number: Mark.COMBINED for one in survivors} | {survivors[0].number: Mark.BEST}
@@ -231,7 +240,8 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
     combined, jitter = combine(survivors)
     # What the survivors say on the average may lie outside what the majority vouches for.
     offset = common.clamp(combined)
-    used = [_estimate(verdicts[one.number]) for one in survivors]
+    # Not the survivors alone: liars that lie tight inside the others' intervals may be most of them.
+    compared = [_estimate(verdicts[number]) for number in usable]
     agreement = Agreed(
         offset,
         common.reach(offset),
@@ -239,12 +249,16 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
         jitter,
         compared=len(usable),
         survivors=len(survivors),
-        stratum=None if used[0].server is None else used[0].server.stratum,
-        leap=_leap(used),
-        smeared=None if used[0].server is None else used[0].server.smeared,
-        server_errors_known=all(one.server_error_known for one in used),
+        stratum=_stratum(compared, needed),
+        leap=_told([None if one.server is None else one.server.leap for one in compared], needed),
+        smeared=_smeared(compared),
+        server_errors_known=all(_estimate(verdicts[number]).server_error_known for number in true),
     )
-    return Selection(tuple(final), at_ns, agreement)
+    return Selection(tuple(final), at_ns, agreement, compared=len(usable))
+
+
+def _usable(verdicts: Sequence[Verdict]) -> list[int]:
+    return [number for number, verdict in enumerate(verdicts) if verdict.unused is None]
 
 
 def _all_out(verdicts: Sequence[Verdict], numbers: Sequence[int], mark: Mark, why: Unused) -> tuple[Verdict, ...]:
@@ -252,10 +266,25 @@ def _all_out(verdicts: Sequence[Verdict], numbers: Sequence[int], mark: Mark, wh
     return tuple(replace(verdict, mark=mark, unused=why) if number in out else verdict for number, verdict in enumerate(verdicts))
 
 
-def _leap(used: Sequence[Estimate]) -> int | None:
-    """The leap indicator that more than half of the survivors tell; None where there is none."""
-    told = [one.server.leap for one in used if one.server is not None and one.server.leap is not None]
-    return next((leap for leap in sorted(set(told)) if told.count(leap) >= majority(len(used))), None)
+def _told(told: Sequence[int | None], needed: int) -> int | None:
+    """What so many of the sources tell; None where there is nothing of that kind."""
+    return next((one for one in told if one is not None and told.count(one) >= needed), None)
+
+
+def _smeared(compared: Sequence[Estimate]) -> bool | None:
+    """Whether they smear leap seconds; they are alike, but for those that do not say."""
+    told = [one.server.smeared for one in compared if one.server is not None and one.server.smeared is not None]
+    return told[0] if told else None
+
+
+def _stratum(compared: Sequence[Estimate], needed: int) -> int | None:
+    """The best stratum that a majority reaches: no better than what some source claims that does not lie."""
+    told = [None if one.server is None else one.server.stratum for one in compared]
+    return next((one for one in sorted(one for one in told if one is not None) if _reaching(told, one) >= needed), None)
+
+
+def _reaching(told: Sequence[int | None], stratum: int) -> int:
+    return sum(one is not None and one <= stratum for one in told)
 
 
 def _candidate(number: int, verdict: Verdict) -> Candidate:

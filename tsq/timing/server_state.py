@@ -6,7 +6,7 @@ told badly counts as not told. It must never read a clock, and never take silenc
 
 from dataclasses import dataclass
 
-from tsq.timing.sample import TOLERANCE
+from tsq.timing.local_clock import TOLERANCE
 from tsq.wire.message import ClockQuality, Response
 from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
 
@@ -35,6 +35,12 @@ class ServerState:
     drift: float = TOLERANCE
     leap: int | None = None
     smeared: bool | None = None
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the server says that its clock is not to be followed (RFC 5905 §11.2)."""
+        follows_nobody = self.stratum is not None and not 0 < self.stratum <= MAX_STRATUM
+        return follows_nobody or self.leap == LEAP_ALARM or self.beyond
 
     def error_at(self, at_ns: int) -> float | None:
         """The server's own error at another local time; it grows with the distance, either way."""

@@ -1,0 +1,131 @@
+"""Samples that are carried on to a later time: by the clock's drift, by what programs did to it, and by what the samples show."""
+
+from dataclasses import replace
+
+import pytest
+
+from tsq.timing.filter import estimate
+from tsq.timing.local_clock import ClockReading
+from tsq.timing.sample import make_sample
+from tsq.timing.server_state import ServerState
+
+T = 1_800_000_000_000_000_000
+SECOND = 1_000_000_000
+WORD = ServerState(T, stratum=1, error=1e-6, drift=0.0)
+
+
+def read(seconds=0.0, moved_ns=0, **more):
+    return ClockReading(T + round(seconds * SECOND), moved_ns, **{"frequency": 0.0, "synchronized": True, **more})
+
+
+def taken(second, offset_ns=0, delay_ns=100_000, moved_ns=0, during_ns=0, **more):
+    """A sample at this second, when programs had moved the clock by this; during_ns: by so much while it was taken."""
+    begin, half = T + round(second * SECOND), delay_ns // 2
+    at = begin + half + offset_ns
+    sent, received = read(second, moved_ns - during_ns, **more), read(second, moved_ns, **more)
+    return make_sample(begin, at, at, begin + 2 * half, server=WORD, sent=sent, received=received)
+
+
+def width(found):
+    return (found.interval.high - found.interval.low) / 2
+
+
+@pytest.mark.parametrize(("synchronized", "ppm"), [(True, 15), (False, 100)])
+def test_a_sample_ages_by_what_the_kernel_says_of_its_clock(synchronized, ppm):
+    sample = taken(0, synchronized=synchronized)
+    first, later = (estimate([sample], now=read(seconds, synchronized=synchronized)) for seconds in (0.0001, 1000.0001))
+    assert width(later) - width(first) == pytest.approx(ppm * 1e-6 * 1000, rel=1e-6)
+
+
+def test_a_sample_is_not_aged_by_less_than_a_later_reading_allows():
+    assert width(estimate([taken(0)], now=read(1000, synchronized=False))) > 0.1
+
+
+@pytest.mark.parametrize("moved_ns", [50_000_000, -50_000_000])
+def test_a_slew_since_the_sample_shifts_it(moved_ns):
+    found = estimate([taken(0)], now=read(10, moved_ns))
+    assert found.offset == pytest.approx(-moved_ns / 1e9, abs=1e-6)
+    assert found.moved.moved_ns == moved_ns
+    assert width(found) < 300e-6
+
+
+def test_a_slew_between_samples_shifts_the_earlier_one():
+    before, after = taken(0, 0, 20_000), taken(10, -50_000_000, moved_ns=50_000_000)
+    found = estimate([before, after])
+    assert found.interval.low <= -0.05 <= found.interval.high
+    assert not found.drift.contradicted
+
+
+def test_a_slew_while_a_sample_is_taken_widens_it():
+    steady, slewed = taken(0), taken(0, during_ns=5_000)
+    assert slewed.root_distance - steady.root_distance == pytest.approx(5e-6)
+
+
+def test_after_a_step_an_earlier_sample_holds_for_both_that_and_a_suspension():
+    found = estimate([taken(0)], now=read(4, 3 * SECOND))
+    assert found.interval.low < -3.0
+    assert found.interval.high > 0.0
+    # A sample after it knows better.
+    found = estimate([taken(0), taken(4, -3 * SECOND, moved_ns=3 * SECOND)], now=read(5, 3 * SECOND))
+    assert found.offset == pytest.approx(-3.0, abs=1e-4)
+    assert width(found) < 1e-4
+
+
+def drifting(ppm, count=10, **more):
+    return [taken(number, -round(number * ppm * 1000), **more) for number in range(count)]
+
+
+@pytest.mark.parametrize("ppm", [80, -80, 400])
+def test_samples_that_contradict_the_assumed_drift_widen_it(ppm):
+    found = estimate(drifting(ppm), now=read(100))
+    assert found.drift.contradicted
+    assert abs(found.drift.shown - ppm * 1e-6) <= found.drift.shown_error
+    # In 91 s since the last sample it has drifted on.
+    assert found.interval.low <= -100 * ppm * 1e-6 <= found.interval.high
+
+
+@pytest.mark.parametrize("ppm", [15, -15, 0])
+def test_samples_within_the_assumed_drift_show_none(ppm):
+    found = estimate(drifting(ppm, 100), now=read(100))
+    assert (found.drift.shown, found.drift.contradicted) == (None, False)
+    assert found.drift.most == pytest.approx(15e-6)
+
+
+def test_a_drift_that_is_not_proven_yet_is_allowed_for():
+    # In two seconds 80 ppm are 160 µs, and each sample may be wrong by 100.
+    found = estimate(drifting(80, 3, delay_ns=200_000), now=read(60))
+    assert not found.drift.contradicted
+    assert found.interval.low <= -0.0048 <= found.interval.high
+
+
+def test_after_a_jump_that_no_drift_explains_a_sample_ages_by_as_much_as_was_seen():
+    samples = [taken(0), taken(1, 500_000_000), taken(2)]
+    found = estimate(samples)
+    assert found.drift.set
+    assert found.drift.shown is None
+    assert abs(found.offset) <= width(found) < 0.001
+    later = estimate(samples, now=read(3))
+    assert later.interval.low <= -0.49
+    assert later.interval.high >= 0.49
+
+
+def test_two_samples_of_one_moment_that_contradict_each_other_span_both():
+    one = taken(0)
+    found = estimate([one, replace(one, t2_ns=one.t2_ns + SECOND, t3_ns=one.t3_ns + SECOND)])
+    assert found.interval.low <= 0.0
+    assert found.interval.high >= 1.0
+
+
+def test_an_estimate_of_a_long_run_looks_at_a_bounded_number_of_samples():
+    looked = 0
+
+    class Counted(list):
+        def __reversed__(self):
+            nonlocal looked
+            for sample in super().__reversed__():
+                looked += 1
+                yield sample
+
+    samples = Counted(drifting(10, 3000))
+    estimate(samples)
+    assert looked < 600

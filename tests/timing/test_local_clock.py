@@ -1,0 +1,75 @@
+"""The local clock as its readings show it: movement, steps, and the range of its drift."""
+
+import pytest
+
+from tsq.timing.local_clock import TOLERANCE, UNDISCIPLINED, ClockReading, Movement, drift_range, movement
+
+T = 1_800_000_000_000_000_000
+SECOND = 1_000_000_000
+
+
+def read(seconds=0.0, difference_ns=0, **more):
+    return ClockReading(T + round(seconds * SECOND), difference_ns, **{"frequency": 0.0, "synchronized": True, **more})
+
+
+def test_a_steady_clock_does_not_move():
+    # The kernel corrects the raw clock by 40 ppm; that is no slew.
+    moved = movement(read(frequency=40e-6), read(10.0004, 400_000, frequency=40e-6))
+    assert moved.moved_ns == 0
+    assert moved.elapsed_ns == 10 * SECOND
+
+
+def test_a_slew_is_what_the_clock_moves_beyond_the_kernels_frequency():
+    moved = movement(read(frequency=40e-6), read(10, 50_400_000, frequency=40e-6))
+    assert moved.moved_ns == pytest.approx(50_000_000, rel=1e-3)
+    assert moved.notable
+    assert not moved.stepped
+    assert moved.rate == pytest.approx(5e-3, rel=0.01)
+
+
+def test_a_slew_that_the_kernel_makes_by_its_frequency_is_seen_where_the_frequency_changes():
+    moved = movement(read(frequency=0.0), read(10, 0, frequency=1000e-6))
+    assert moved.moved_ns == -5_000_000
+
+
+def test_what_the_readings_cannot_tell_apart_is_no_movement():
+    assert movement(read(width_ns=100), read(1, 150, width_ns=100)) == Movement(0, 200, SECOND - 150)
+    assert movement(read(width_ns=100), read(1, 250, width_ns=100)).moved_ns == 250
+    assert not movement(read(width_ns=100), read(1, 250, width_ns=100)).notable
+
+
+@pytest.mark.parametrize(("step_ns", "stepped"), [(3 * SECOND, True), (-3 * SECOND, True), (2_000_000, True), (900_000, False)])
+def test_what_is_faster_than_any_slew_is_a_step(step_ns, stepped):
+    assert movement(read(), read(0.001 + step_ns / SECOND, step_ns)).stepped is stepped
+
+
+def test_without_two_readings_nothing_is_known():
+    assert movement(None, read()) == movement(read(), None) == Movement()
+    assert Movement().rate == 0.0
+
+
+def test_the_kernels_state_says_how_far_the_frequency_may_be_off():
+    assert drift_range([]) == (-TOLERANCE, TOLERANCE)
+    assert drift_range([None], 40e-6) == (-40e-6, 40e-6)
+    assert drift_range([read(frequency=40e-6)]) == pytest.approx((-TOLERANCE, TOLERANCE))
+    assert drift_range([read(synchronized=False)]) == (-UNDISCIPLINED, UNDISCIPLINED)
+    # One moment without is enough.
+    assert drift_range([read(), read(synchronized=False)]) == (-UNDISCIPLINED, UNDISCIPLINED)
+    assert drift_range([read(frequency=None, synchronized=False)]) == (-UNDISCIPLINED, UNDISCIPLINED)
+
+
+def test_a_correction_that_changes_may_be_a_slew():
+    # The clock itself may run as it does with either.
+    low, high = drift_range([read(frequency=0.0), read(frequency=60e-6)])
+    assert (low, high) == pytest.approx((-75e-6, 75e-6))
+
+
+def test_a_correction_larger_than_any_clock_needs_may_be_a_slew():
+    low, high = drift_range([read(frequency=1000e-6)])
+    assert (low, high) == pytest.approx((-1100e-6, 15e-6))
+
+
+def test_a_correction_that_nobody_vouches_for_may_be_wrong_altogether():
+    low, high = drift_range([read(frequency=80e-6, synchronized=False)])
+    # The raw clock may be off by 100 ppm, or the corrected one.
+    assert (low, high) == pytest.approx((-180e-6, 100e-6))
