@@ -235,7 +235,10 @@ class Session:
         return bool(self._leaving)
 
     def departed(self, departure: Departure, reading: ClockReading | None = None) -> None:
-        """When the last `datagrams` left. reading: of the local clock, taken just before. Where only some of them did, the requests count as sent: nobody knows which ones left."""
+        """When the last `datagrams` left. reading: of the local clock, taken just before.
+
+        Where only some of them left, all requests count as sent: it is not known which ones did.
+        """
         self.send_failed = False
         source = StampSource.KERNEL if departure.kernel else StampSource.USER
         for nonce in self._leaving:

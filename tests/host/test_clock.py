@@ -291,7 +291,7 @@ def test_a_kernel_that_does_not_answer_leaves_a_clock_that_counts_as_not_synchro
     def denied():
         raise ClockError("the kernel refuses")
 
-    monkeypatch.setattr(_clock, "running", denied)
+    monkeypatch.setattr(_clock, "read", denied)
     reading = clock_reading()
     assert (reading.frequency, reading.pending_ns, reading.synchronized) == (None, None, False)
     assert reading.tolerance == UNDISCIPLINED
