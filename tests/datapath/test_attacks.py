@@ -13,7 +13,8 @@ from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_address
-from tsq.quic.udp import Path
+from tsq.errors import TSQError
+from tsq.quic.udp import Datagram, Path
 
 # Frames that an authentic client may put into a packet to make work.
 WORK = (
@@ -231,6 +232,76 @@ def test_packets_that_are_too_much_work_are_counted_and_end_their_connection_alo
     assert len(other.ask(request(1))) == 1
     world.run(5.0)
     assert len(world.router.connections) == 1
+
+
+# ------------------------------------------------------------------------------------------------------ a malicious server
+
+def response(nonce: bytes) -> bytes:
+    return b"\x01\x10" + nonce + b"\x02\x08" + bytes(8) + b"\x03\x08" + bytes(8)
+
+
+# Frames that a server with the right keys puts into a packet of its own. "Ends": the client must end the connection.
+MALICIOUS = {
+    "no frames": (b"", True),
+    "an unknown frame": (b"\x21", True),
+    "a frame that is cut": (b"\x10", True),
+    "HANDSHAKE_DONE again": (b"\x1e", False),
+    "HANDSHAKE_DONE, 100": (b"\x1e" * 100, False),
+    "PING, 1,100": (PING * 1100, False),
+    "a token of no use": (b"\x07\x05token", False),
+    "an empty token": (b"\x07\x00", False),
+    "ACK of a packet that was never sent": (ack(1 << 20), True),
+    "ACK below zero": (ack(0, 1), True),
+    # Too much work to look at it.
+    "ACK of 500 ranges that were never sent": (ack(1 << 20, 0, *[(0, 0)] * 500), False),
+    "ACK frames, 190": (ack(0) * 190, False),
+    "empty DATAGRAM frames, 64": (datagram(b"") * 64, False),
+    "empty DATAGRAM frames, 500": (datagram(b"") * 500, False),
+    "a DATAGRAM past the end": (b"\x31\x40\x50x", True),
+    "answers to requests that were never made": (b"".join(datagram(response(bytes([n]) * 16)) for n in range(20)), False),
+    "answers that are garbage": (b"".join(datagram(bytes([n]) * n) for n in range(1, 40)), False),
+    "STREAM of a stream that was never opened": (b"\x0a\x40\x40\x01x", True),
+    "STREAM of the server's": (b"\x0a\x01\x01x", None),
+    "STREAM frames, sparse": (b"".join(b"\x0e\x01" + (0x4000 + 2 * n).to_bytes(2, "big") + b"\x01x" for n in range(190)), None),
+    "RESET_STREAM of a stream that was never opened": (b"\x04\x40\x40\x00\x00", True),
+    "STOP_SENDING of a stream that was never opened": (b"\x05\x40\x40\x00", True),
+    "CRYPTO that is no TLS": (b"\x06\x00\x04\xff\x00\x00\x00", None),
+    "CRYPTO frames, sparse": (b"".join(b"\x06" + (0x4000 + 2 * n).to_bytes(2, "big") + b"\x01x" for n in range(190)), False),
+    "PATH_CHALLENGE frames, 120": ((b"\x1a" + bytes(8)) * 120, False),
+    "a PATH_RESPONSE that was not asked for": (b"\x1b" + bytes(8), None),
+    "NEW_CONNECTION_ID of no length": (b"\x18\x09\x00\x00" + bytes(16), None),
+    "RETIRE_CONNECTION_ID that was never issued": (b"\x19\x40\x40", True),
+    "CONNECTION_CLOSE with hostile words": (b"\x1d\x00\x05\x1b[2J\xff", True),
+}
+
+
+@pytest.mark.parametrize(("frames", "ends"), MALICIOUS.values(), ids=MALICIOUS)
+def test_a_malicious_server_gets_an_error_of_ours_or_the_client_measures_on(world, frames, ends):
+    session = world.session(timeout=2.0)
+    world.run(1)
+    for _ in range(3):
+        world.exchange(session)
+    [connection] = world.router.connections
+    server = connection.plane.session
+    keys = connection.quic._cryptos[Epoch.ONE_RTT].send
+    packets = []
+    for _ in range(3):
+        number = server.next_packet_number
+        server.next_packet_number = number + 1
+        header = bytes([0x43 | keys.key_phase << 2]) + connection.quic._peer_cid.cid + number.to_bytes(4, "big")
+        packets.append(keys.encrypt_packet(header, frames, number))
+    for packet in packets:
+        session.receive(Datagram(packet, CLIENT, world.now_ns, True), world.now)
+        world.pump(session)
+        world.run(0.05)
+    world.run(1)
+    if ends is not None:
+        assert (session.error is not None) == ends
+    if session.error is None:
+        world.exchange(session)
+        assert session.samples[-1].valid
+    assert isinstance(session.error, TSQError | None)
+    assert all(abs(sample.offset) < 0.002 for sample in session.samples if sample.valid)
 
 
 # -------------------------------------------------------------------------------------------------------- on real sockets

@@ -387,7 +387,7 @@ def test_the_number_nearest_to_the_expected_one_is_meant(truncated, size, expect
 
 
 @given(size=st.integers(1, 4), bits=st.integers(0, 62), data=st.data())
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 def test_packet_numbers_are_decoded_as_aioquic_does(size, bits, data):
     expected = data.draw(st.integers(0, (1 << bits) - (bits > 0)))
     truncated = data.draw(st.integers(0, (1 << 8 * size) - 1))
@@ -395,6 +395,7 @@ def test_packet_numbers_are_decoded_as_aioquic_does(size, bits, data):
 
 
 @given(size=st.integers(1, 4), number=st.integers(0, (1 << 62) - 1), data=st.data())
+@settings(deadline=None)
 def test_a_number_within_half_a_window_is_found_again(size, number, data):
     half = 1 << 8 * size - 1
     # RFC 9000 §17.1: the sender takes care that the number lies in the window around the one expected.
