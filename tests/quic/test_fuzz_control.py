@@ -3,8 +3,10 @@
 import pytest
 
 from tests.fuzz_control import ControlFuzzer, run
+from tsq.quic import server_connection
 from tsq.quic.connection import Connection
 from tsq.quic.router import Router
+from tsq.quic.server_connection import ServerConnection
 from tsq.service import Service
 
 INPUTS = 400
@@ -41,11 +43,11 @@ def test_it_finds_answers_on_streams_that_are_cancelled(certificates, monkeypatc
         return out, connection
 
     monkeypatch.setattr(Connection, "can_send_stream", lambda self, stream_id: True)
-    monkeypatch.setattr(Connection, "_cancelled", lambda self, stream_id, touched: None)
+    monkeypatch.setattr(ServerConnection, "_cancelled", lambda self, stream_id, touched: None)
     monkeypatch.setattr(Service, "_visit", careless)
     assert found(1, certificates) in ("RuntimeError", "ValueError")
 
 
-def test_it_finds_streams_that_are_never_forgotten(certificates, monkeypatch):
-    monkeypatch.setattr(Connection, "stream_done", lambda self, stream_id, finished: None)
-    assert found(1, certificates) == "too many streams"
+def test_it_finds_what_forgotten_connections_keep(certificates, monkeypatch):
+    monkeypatch.setattr(server_connection, "release", lambda quic: None)
+    assert "out of order" in found(1, certificates)
