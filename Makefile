@@ -47,6 +47,7 @@ mutants: build
 fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120
 	@$(BIN)/python -m tests.fuzz_packets --seconds 120
+	@$(BIN)/python -m tests.fuzz_control --seconds 120
 	@TSQ_SEEDS=4000 $(BIN)/python -m pytest tests/datapath/test_differential.py
 
 # The compiled parts under AddressSanitizer and UndefinedBehaviorSanitizer.

@@ -97,7 +97,7 @@ KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, Path]]]] = {
     "1-RTT: PING": _established(lambda _: PING),
     "1-RTT: 1,100 PINGs": _established(lambda _: PING * 1100),
     "1-RTT: PING and PADDING in turns": _established(lambda _: (PING + b"\0") * 32),
-    "1-RTT: 64 ranges in an ACK": _established(lambda _: ack(0) + PING),
+    "1-RTT: ACK and PING": _established(lambda _: ack(0) + PING),
     "1-RTT: CRYPTO far ahead": _established(lambda _: crypto(4000, b"x")),
     "1-RTT: STREAM frames out of order": _established(lambda n: b"".join(stream(4 * n, b"x", 2 + 4 * i) for i in range(15)), 16),
     "1-RTT: a request on a stream": _established(lambda n: stream(4 * n, REQUEST, fin=True), 16),

@@ -36,7 +36,7 @@ from pathlib import Path
 import pytest
 
 import tsq
-from benchmarks import error_budget
+from benchmarks import error_budget, worst
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import errors, polling, report
 from tsq._datapath import Datapath
@@ -47,7 +47,8 @@ from tsq.cli import server as server_command
 from tsq.config import parse_listen
 from tsq.exchange import STATE_INTERVAL, Exchange, Rules
 from tsq.quic import offload
-from tsq.quic.router import Drop
+from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
+from tsq.quic.router import REFUSALS, Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.responder import NoResponse
 from tsq.timing import filter as filter_module
@@ -70,6 +71,7 @@ PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
 FLOW = DOCS / "explanation" / "request-flow.md"
 PLANES = DOCS / "explanation" / "two-planes.md"
+WORST = DOCS / "explanation" / "worst-packets.md"
 BOUNDS = DOCS / "explanation" / "error-bounds.md"
 PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
 ROUND_NUMBERS = {8: "The newest eight are looked at"}
@@ -437,6 +439,32 @@ def test_documented_counters_are_those_that_are_counted() -> None:
         assert table[kind] == reasons[kind], kind
     assert table["requests"] == {"datagram", "stream"}
     assert table["handshakes"] == {"full", "resumed", "failed"}
+
+
+def test_the_page_of_the_worst_packets_has_the_limits_of_the_source() -> None:
+    table = {code(row[0])[0]: row[1] for row in rows(section(WORST, "## Limits"))}
+    fields = {field.name: field.default for field in dataclasses.fields(PeerLimits)}
+    assert table == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in fields.items()}
+    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in REFUSALS}
+    flat = " ".join(section(WORST, "## Limits").split())
+    assert f"a server {CLIENT_LIMITS.crypto_bytes} bytes of TLS data in {CLIENT_LIMITS.crypto_gaps} pieces" in flat
+    assert f"{CLIENT_LIMITS.crypto_later} bytes of it in 1-RTT packets" in flat
+    assert f"{MOST_KEPT >> 20} MiB out of order" in flat
+    strangers = " ".join(section(WORST, "## Strangers").split())
+    defaults = tsq.Limits()
+    assert f"At most {defaults.most_half_open} are kept" in strangers
+    assert f"While more than {defaults.half_open} are under way, at most {defaults.newcomers:g} a second begin" in strangers
+
+
+def test_the_page_of_the_worst_packets_has_the_kinds_that_are_measured(certificates: CertificateFiles) -> None:
+    table = {row[0]: row for row in rows(section(WORST, "## What a packet costs"))}
+    assert list(table) == list(worst.KINDS)
+    for kind in worst.KINDS:
+        cost = worst.measure(kind, certificates, 20)
+        assert int(table[kind][1]) >= cost.size >= int(table[kind][1]) - 30, kind
+        # Another machine, and a busy one: what was there before the limits was a hundred times as much.
+        assert cost.microseconds < 20_000, kind
+        assert cost.kept < 200_000, kind
 
 
 def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:

@@ -327,6 +327,9 @@ class _Endpoint:
         """What comes after everything that was done with a connection: its timer is kept, whatever comes of sending."""
         try:
             self._send(outcome.datagrams)
+        except Exception as error:
+            # The rest of the batch is others'.
+            logger.error("answers that could not be sent: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         finally:
             if outcome.connection is not None:
                 self._keep(outcome.connection)

@@ -329,6 +329,9 @@ def release(connection: QuicConnection) -> None:
     quic._crypto_buffers = quic._crypto_streams = quic._streams = {}
     quic._streams_queue = []
     quic._cryptos = dict.fromkeys(Epoch, _SPENT_KEYS)
+    for pair in quic._cryptos_initial.values():
+        # Keys that were never needed know how they would be derived, and that knows them.
+        pair.teardown()
     quic._cryptos_initial = {}
     for space in quic._spaces.values():
         # What is to be done when a packet is acknowledged knows its space, and its stream.

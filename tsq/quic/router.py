@@ -33,7 +33,7 @@ from tsq.quic.server_connection import ServerConnection
 from tsq.quic.tickets import TicketStore
 from tsq.quic.udp import Path
 
-__all__ = ["CONNECTION_ID_SIZE", "Drop", "Limits", "RetryPolicy", "Router"]
+__all__ = ["CONNECTION_ID_SIZE", "REFUSALS", "Drop", "Limits", "RetryPolicy", "Router"]
 
 CONNECTION_ID_SIZE = 8
 _MIN_INITIAL_SIZE = 1200
@@ -60,6 +60,10 @@ class Drop(StrEnum):
     TOO_MANY_ACKS = "packet with too many acknowledgments"
     HANDSHAKE_DATA = "handshake data beyond the limits"
     OVER_BUDGET = "more packets than one connection may cost"
+
+
+# Of these, what a packet is refused for that its peer may have meant to hurt.
+REFUSALS = (Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET)
 
 
 class Router:
