@@ -39,6 +39,7 @@ from tsq.metrics import Counters
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
+from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.udp import Datagram, Departure, Path
 from tsq.responder import Responder
 from tsq.service import Service
@@ -73,6 +74,12 @@ class Chronograph:
         return {"CPU, both ends": client + server, "client CPU": client, "server CPU": server}
 
 
+def accepted(ticket: AcceptedTicket | None, kind: str) -> AcceptedTicket | None:
+    """TSQ's ticket for this kind of handshake."""
+    plain = None if ticket is None else usable(ticket.ticket, kind)
+    return None if ticket is None or plain is None else dataclasses.replace(ticket, ticket=plain)
+
+
 def usable(ticket: SessionTicket | None, kind: str) -> SessionTicket | None:
     """The ticket for this kind of handshake."""
     if kind == "full" or ticket is None:
@@ -90,7 +97,7 @@ class TsqPair:
         self._service = Service(self._router, Responder(), Counters(), clock_ns)
         self._trust = Trust(ca_file=peers.ca)
         self.kind = "full"
-        self._ticket: SessionTicket | None = None
+        self._ticket: AcceptedTicket | None = None
 
     def round(self) -> Round:
         clock = Chronograph()
@@ -106,17 +113,17 @@ class TsqPair:
         return result
 
     def _start(self) -> Session:
-        ticket, self._ticket = usable(self._ticket, self.kind), None
+        ticket, self._ticket = accepted(self._ticket, self.kind), None
         configuration = tls.client_configuration("localhost", self._trust, ticket=ticket)
         session = Session(ClientConnection(configuration, on_ticket=self._keep))
         session.start(time.monotonic())
         return session
 
-    def _keep(self, ticket: SessionTicket) -> None:
+    def _keep(self, ticket: AcceptedTicket) -> None:
         self._ticket = ticket
 
     def _talk(self, session: Session, clock: Chronograph, until_quiet: bool = False) -> None:
-        asked = session.early or bool(session.samples)
+        asked = session.early is not None or bool(session.samples)
         while until_quiet or not session.samples:
             if session.established and not asked:
                 asked = True

@@ -8,14 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.support.processes import ServerProcess
+from tsq.attempt import Attempt, open_attempt
 from tsq.config import ClientOptions, Target, Trust
 from tsq.exchange import Rules
-from tsq.link import Link, open_link
 from tsq.quic.selfsigned import self_signed
 from tsq.session import Session
 from tsq.timing.sample import Sample
@@ -94,7 +95,8 @@ class BlockingClient:
 
     def __init__(self, port: int, options: ClientOptions, rules: Rules | None = None, *, at_once: bool = False) -> None:
         rules = rules or (Rules() if at_once else Rules(state_interval=None))
-        self._link: Link = open_link(Target(HOST, port), socket.AF_INET, (HOST, port), options, rules, [])
+        address = (socket.AF_INET, (HOST, port))
+        self._link: Attempt = open_attempt(Target(HOST, port), options, rules, [], None, address, count())
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
         session = self._link.session
@@ -111,10 +113,10 @@ class BlockingClient:
 
     def exchange(self) -> Sample:
         session = self._link.session
-        taken = len(session.samples)
+        session.take()
         session.ask(time.monotonic())
-        self._until(lambda: len(session.samples) > taken)
-        sample = session.samples[taken]
+        self._until(lambda: bool(session.samples))
+        sample = session.take()[0].sample
         if not sample.valid:
             raise RuntimeError(f"an exchange failed: {sample}")
         return sample

@@ -3,7 +3,7 @@
     python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm] [--stream]
 
 Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 that a later answer told (null where none did), who
-took T1 and T4. It asks through `tsq.link`'s own link and session, so with its stamps; but it writes its requests itself, and
+took T1 and T4. It asks through `tsq.attempt`'s own socket and session, so with its stamps; but it writes its requests itself, and
 reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
 """
 
@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from tsq._fast import ns_from_ntp
+from tsq.attempt import Attempt, open_attempt
 from tsq.config import ClientOptions, Target, Trust, parse_target
 from tsq.exchange import Exchange, Rules
-from tsq.link import Link, open_link
 from tsq.timing.sample import Sample, StampSource
 from tsq.wire.message import Response, decode_response, encode_request
 
@@ -84,7 +85,8 @@ class Probe:
     def __init__(self, target: Target, ca: str, exact: bool, stream: bool) -> None:
         options = ClientOptions(trust=Trust(ca_file=ca), server_name="localhost", stream=stream)
         rules = Rules(precision_ns=1, state_interval=None)
-        self._link: Link = open_link(target, socket.AF_INET, (target.host, target.port), options, rules, [])
+        address = (socket.AF_INET, (target.host, target.port))
+        self._link: Attempt = open_attempt(target, options, rules, [], None, address, count())
         self._session = self._link.session
         self.exchange = self._session.exchange = RecordingExchange(rules, exact)
         self._session.start(time.monotonic())

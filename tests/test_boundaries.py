@@ -31,14 +31,16 @@ TOUCHING = ("tsq.quic.internals", "tsq.quic.lean", "tsq.quic.offload")
 PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
 READS_ONLY = {"__init__", "may_set", "now_ns", "monotonic", "epoch_ns", "state", "_kept"}
 _STATUS_MODE = 0x10
-WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service"]
+WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service", "tsq.association", "tsq.polling"]
 # From the top. A room may use lower floors, and rooms of its own floor as long as no circle comes of it.
 FLOORS = (
     ("tsq.cli",),
     ("tsq.daemon",),
     ("tsq.adjtime", "tsq.bootstrap"),
     ("tsq.client", "tsq.aio", "tsq.server"),
-    ("tsq.link",),
+    ("tsq.polling",),
+    ("tsq.association",),
+    ("tsq.attempt",),
     ("tsq.session", "tsq.service", "tsq.serving"),
     ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot", "tsq.about"),
     ("tsq.report",),
@@ -340,7 +342,9 @@ def test_rooms_that_hold_message_content_cannot_log_it(name):
     assert not [used for used in IMPORTS[name] if within(used, "logging") or within(used, "warnings")]
 
 
-@pytest.mark.parametrize("name", ["tsq.session", "tsq.service", "tsq.exchange", "tsq.responder", *PURE])
+@pytest.mark.parametrize(
+    "name", ["tsq.session", "tsq.service", "tsq.exchange", "tsq.responder", "tsq.association", "tsq.polling", *PURE]
+)
 def test_rules_of_the_protocol_touch_no_socket(name):
     doors = ("socket", "select", "asyncio", "selectors", "threading", "tsq.quic.udp.UdpSocket")
     assert not [used for used in IMPORTS[name] if any(within(used, door) for door in doors)]

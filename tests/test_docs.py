@@ -38,7 +38,7 @@ import pytest
 import tsq
 from benchmarks import error_budget
 from tests.support.processes import BIN, ServerProcess, run_client
-from tsq import client, errors, report
+from tsq import errors, polling, report
 from tsq._datapath import Datapath
 from tsq.cli import adjtime as adjtime_command
 from tsq.cli import client as client_command
@@ -452,7 +452,7 @@ def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:
 
 def test_the_client_s_one_request_more_is_what_the_page_says(server_process: ServerProcess, certificates: CertificateFiles) -> None:
     text = section(CLI, "### One request more")
-    assert f"{client.LAST_WAIT:g} s at\nmost" in text
+    assert f"{polling.LAST_WAIT:g} s at\nmost" in text
     done = run_client(str(server_process.target), "--ca", certificates.authority, "--count", "2", "--json")
     (host,) = json.loads(done.stdout)["hosts"]
     assert [sample["exact"] for sample in host["samples"]] == [True, True]

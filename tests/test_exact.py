@@ -168,7 +168,7 @@ def test_a_wrong_answer_to_a_request_that_makes_no_sample_is_still_seen(certific
     world.run(0.1)
     assert session.samples == []
     session.ask(world.now, counted=False)
-    [nonce] = session.exchange.under_way or [session._leaving[0]]
+    [nonce] = session._leaving
     world.pump(session)
     session._keep(session.exchange.answer(b"\x01\x10" + nonce, world.now_ns + 1000, StampSource.KERNEL))
     assert [sample.reason for sample in session.samples] == [Reason.MALFORMED]

@@ -7,7 +7,7 @@ import pytest
 from tests.messages import PLAIN_RESPONSE
 from tests.support.world import START_NS
 from tsq._fast import pack_response
-from tsq.exchange import Exchange
+from tsq.exchange import Exchange, Rules
 from tsq.timing.sample import Reason, StampSource
 from tsq.wire.message import encode_error
 
@@ -152,3 +152,56 @@ def test_broken_answers_make_no_valid_sample_of_another_nonce():
         # What is believed has the nonce asked for, and differs in T2 or T3 only, which nothing but a signature can protect here.
         assert not sample.valid or (data[:18] == right(nonce)[:18] and data[18:20] == b"\x02\x08" and data[28:30] == b"\x03\x08")
     assert 0 < believed < 500
+
+
+# ------------------------------------------------------------------------------------------- the question about the clock
+
+
+def asks_about_the_clock(message) -> bool:
+    return b"tsq.leap" in message
+
+
+def test_what_a_request_asked_for_is_asked_for_again_when_it_is_withdrawn(exchange):
+    nonce, message = exchange.request(now=10.0)
+    assert asks_about_the_clock(message)
+    assert not asks_about_the_clock(exchange.request(now=10.0)[1])
+    exchange.sent(nonce, START_NS, USER)
+    exchange.withdraw(nonce)
+    assert asks_about_the_clock(exchange.request(now=10.001)[1])
+
+
+def test_a_request_that_never_left_asks_again_as_well(exchange):
+    nonce, _ = exchange.request(now=10.0)
+    exchange.withdraw(nonce)
+    assert asks_about_the_clock(exchange.request(now=10.001)[1])
+
+
+def test_the_state_is_unknown_until_the_question_is_answered_whatever_the_answer_says(exchange):
+    assert not exchange.state_unknown
+    nonce, _ = exchange.request(now=0.0)
+    assert exchange.state_unknown
+    exchange.sent(nonce, START_NS, USER)
+    other, _ = exchange.request(now=0.0)
+    exchange.sent(other, START_NS, USER)
+    assert answer(exchange, right(other)).valid
+    # An answer to another request says nothing of the question.
+    assert exchange.state_unknown
+    assert answer(exchange, right(nonce)).valid
+    assert exchange.server is None
+    assert not exchange.state_unknown
+
+
+def test_a_question_that_got_no_answer_is_repeated_until_it_has_one_and_nothing_is_kept_of_it(exchange):
+    for number in range(200):
+        nonce, message = exchange.request(now=number * 1.0)
+        assert asks_about_the_clock(message)
+        exchange.sent(nonce, START_NS, USER)
+        exchange.give_up(nonce, Reason.NO_ANSWER)
+    assert exchange.state_unknown
+    assert len(exchange._state_nonces) == 0
+
+
+def test_without_the_question_the_state_is_not_unknown():
+    exchange = Exchange(Rules(state_interval=None))
+    exchange.request(now=0.0)
+    assert not exchange.state_unknown

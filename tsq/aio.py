@@ -1,25 +1,33 @@
-"""The asynchronous client: a connection that is kept, inside an asyncio program.
+"""The asynchronous client: a connection that is kept, and made again when it is lost, inside an asyncio program.
 
-Comes in: a host and options. Goes out: samples and estimates, as often as they are asked for. Holds no rules of the protocol.
+Comes in: a host and options. Goes out: samples and estimates, as often as they are asked for. It waits, and nothing else: whom to
+reach and how is for `Association`, how to ask for `Session`.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from tsq.client import LAST_WAIT, why_nothing
+from tsq._fast import clock_ns
+from tsq.association import Association, Driver
+from tsq.attempt import Attempt, open_attempt, resolve, with_precision
 from tsq.config import ClientOptions, Target, parse_target
 from tsq.errors import ConnectionLost, TSQError
 from tsq.exchange import Rules
-from tsq.link import Link, network_error, open_link, resolve, with_precision
+from tsq.polling import LAST_WAIT, host_result, why_nothing
 from tsq.quic import later, tls
 from tsq.result import HostResult
-from tsq.session import Session
+from tsq.session import Outcome
 from tsq.timing.sample import Reason, Sample
 
 # Before an event loop runs, which would stand still for it.
 later.load_rest()
+
+# A 0-RTT request that left longer ago than this says nothing about now.
+_EARLY_IS_FRESH = 0.5
 
 
 class Client:
@@ -29,7 +37,9 @@ class Client:
             sample = await client.sample()
             result = await client.measure(count=8, interval=0.1)
 
-    Entering connects: every address of the host in turn, each for options.timeout seconds; it raises the TSQError of the last one.
+    Entering connects: to every address of the host, the next one as soon as one fails or stays silent for 0.25 s, each for
+    options.timeout seconds; where none can be reached, it raises the TSQError that says most. A connection that is lost later on is
+    made again by the next `sample`.
     """
 
     def __init__(self, target: Target, options: ClientOptions, rules: Rules | None = None) -> None:
@@ -37,156 +47,231 @@ class Client:
         self._options = options
         self._rules = with_precision(rules)
         self._notices: list[str] = []
-        self._link: Link | None = None
+        self._association: Association | None = None
+        self._entered = 0.0
+        self._first = True
+        self._early: int | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._look_up: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._taken = 0
+        # Outcomes of the requests that somebody waits for; None: there is none yet.
+        self._awaited: dict[int, Outcome | None] = {}
+        self._broken: Exception | None = None
 
     @property
     def notices(self) -> list[str]:
         """What a user should know of this connection."""
-        return self._notices + (self._link.session.notices if self._link else [])
+        more = [] if self._association is None else self._association.notices
+        return list(dict.fromkeys([*self._notices, *more]))
 
     async def sample(self) -> Sample:
-        """One exchange; its sample, valid or with its reason. Raises TransportError where the connection is lost."""
-        async with self._one_at_a_time:
-            link = self._open_link()
-            session = link.session
-            # With 0-RTT the first request is under way already.
-            if session.waiting + len(session.samples) == self._taken:
-                session.ask(self._now())
-                self._tend(link)
-            while len(session.samples) == self._taken:
-                if session.error is not None:
-                    raise session.error
-                await self._wait()
-            self._taken += 1
-            sample = session.samples[self._taken - 1]
-            if sample.reason is Reason.CONNECTION_LOST and session.error is not None:
-                raise session.error
-            return sample
+        """One exchange; its sample, valid or with its reason, within options.timeout seconds.
+
+        Where the connection was lost it is made again first, in the same time. Raises TransportError where that fails, or where the
+        connection is lost meanwhile.
+        """
+        return (await self._exchange(keep=False)).sample
 
     async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
         """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
-        places = []
-        for number in range(count):
-            if number:
-                await asyncio.sleep(interval)
-            await self.sample()
-            places.append(self._taken - 1)
-        link = self._open_link()
-        session = link.session
-        while session.wants_one_more:
-            await self._one_more(session)
-        samples = [session.samples[place] for place in places]
-        error = why_nothing(samples, session.error)
+        numbers = []
+        try:
+            for index in range(count):
+                if index:
+                    await asyncio.sleep(interval)
+                numbers.append((await self._exchange(keep=True)).number)
+            association = self._open_association()
+            while association.session is not None and association.session.wants_one_more:
+                await self._one_more(association)
+            kept = [self._awaited[number] for number in numbers]
+        finally:
+            for number in numbers:
+                self._awaited.pop(number, None)
+        samples = [outcome.sample for outcome in kept if outcome is not None]
+        error = why_nothing(samples, association.loss if association.session is None else None)
         if error is not None:
             raise error
-        return HostResult(
-            self.target,
-            address=link.address,
-            mode=session.mode.value,
-            alpn=session.alpn,
-            zero_rtt=session.zero_rtt,
-            samples=tuple(samples),
-            notices=tuple(self.notices),
-            assumed_error=self._options.server_error,
-        )
+        return host_result(self.target, self._options, association, samples, notices=self.notices)
 
-    async def _one_more(self, session: Session) -> None:
-        """A request that makes no sample, and the last one exact; it is good without, so this never fails."""
+    async def close(self) -> None:
+        """Close the connection. Whoever waits for a sample gets an error."""
+        association, self._association = self._association, None
+        if self._look_up is not None:
+            self._look_up.cancel()
+            self._look_up = None
+        self._disarm()
+        if association is not None:
+            association.finish(self._now())
+        self._changed.set()
+
+    async def __aenter__(self) -> Self:
+        # In a thread: a pipe may let wait for its end.
+        await asyncio.to_thread(tls.check_trust, self._options.trust, self._options.timeout)
+        opener = partial(open_attempt, self.target, self._options, self._rules, self._notices, None)
+        loop = asyncio.get_running_loop()
+        association = self._association = Association(Driver(opener, self._opened, self._closing, loop.time, clock_ns))
+        self._broken = self._early = None
+        self._first = True
+        self._awaited.clear()
+        try:
+            await self._connect(association)
+        except BaseException:
+            await self.close()
+            raise
+        self._entered = self._now()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _connect(self, association: Association) -> None:
+        """Have a connection, by one round of attempts, or raise why there is none. A doubtful one is better than none."""
+        if not association.connecting:
+            await asyncio.sleep(association.retry_on_demand_at - self._now())
+            if association.session is None or association.doubtful:
+                association.connect(self._now(), on_demand=True)
+                self._tend(association)
+        while association.session is None or association.doubtful:
+            if self._broken is not None or self._association is not association:
+                raise self._broken or ConnectionLost("the client was closed")
+            if not association.connecting:
+                if association.session is not None:
+                    return
+                raise association.failure or ConnectionLost("no connection")
+            await self._wait()
+
+    async def _exchange(self, *, keep: bool) -> Outcome:
+        """One request and its outcome. keep: leave the outcome in `_awaited`, where a later answer may make it exact."""
         async with self._one_at_a_time:
-            link = self._open_link()
+            association = self._open_association()
+            until = self._now() + self._options.timeout
+            if association.session is None or association.doubtful:
+                try:
+                    async with asyncio.timeout_at(until):
+                        await self._connect(association)
+                except TimeoutError:
+                    lost = "" if association.loss is None else f": {association.loss.found}"
+                    raise ConnectionLost(f"no new connection in {self._options.timeout:g} s{lost}", advice="try again") from None
+            number = self._early_request()
+            if number is None:
+                number = association.ask(self._now(), patience=until - self._now())
+                self._awaited[number] = None
+            kept = False
+            try:
+                self._tend(association)
+                outcome = await self._outcome_of(number, association)
+                kept = keep
+            finally:
+                if not kept:
+                    self._awaited.pop(number, None)
+            return outcome
+
+    def _early_request(self) -> int | None:
+        """The 0-RTT request, once, for a sample that is wanted right after entering."""
+        number, self._early = self._early, None
+        if number is not None and self._now() - self._entered > _EARLY_IS_FRESH:
+            self._awaited.pop(number, None)
+            return None
+        return number
+
+    async def _outcome_of(self, number: int, association: Association) -> Outcome:
+        while True:
+            outcome = self._awaited[number]
+            if outcome is not None:
+                if outcome.sample.reason is Reason.CONNECTION_LOST:
+                    raise association.loss or ConnectionLost(outcome.sample.detail)
+                return outcome
+            if self._broken is not None or self._association is not association:
+                raise self._broken or ConnectionLost("the client was closed")
+            await self._wait()
+
+    async def _one_more(self, association: Association) -> None:
+        """A request that makes no sample, but the last one exact; it is good without, so this never fails."""
+        async with self._one_at_a_time:
+            session = association.session
+            if session is None:
+                return
             session.ask_last(self._now())
-            self._tend(link)
+            self._tend(association)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WAIT):
                     while session.waiting and session.error is None:
                         await self._wait()
 
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._link is not None:
-            self._release(self._link)
-
-    async def __aenter__(self) -> Self:
-        tls.check_trust(self._options.trust, self._options.timeout)
-        loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(None, resolve, self.target, self._options.family)
-        failure: TSQError = ConnectionLost("no address")
-        for family, address in addresses:
-            try:
-                link = open_link(self.target, family, address, self._options, self._rules, self._notices)
-            except OSError as error:
-                failure = network_error(error)
-                continue
-            try:
-                await self._establish(link)
-                return self
-            except TSQError as error:
-                failure = error
-        raise failure
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-    async def _establish(self, link: Link) -> None:
-        self._link = link
-        self._taken = 0
-        loop = asyncio.get_running_loop()
-        loop.add_reader(link.udp.fileno(), self._readable, link)
-        try:
-            link.session.start(self._now())
-            self._tend(link)
-            while not link.session.established:
-                if link.session.error is not None:
-                    raise link.session.error
-                await self._wait()
-        except BaseException:
-            self._release(link)
-            raise
-
-    def _open_link(self) -> Link:
-        if self._link is None:
+    def _open_association(self) -> Association:
+        if self._association is None:
             raise ConnectionLost("the client is not connected", advice="use it inside `async with tsq.connect(...)`")
-        return self._link
+        return self._association
 
     async def _wait(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
-    def _readable(self, link: Link) -> None:
-        link.readable(self._now(), stamps=True)
-        self._tend(link)
+    def _opened(self, attempt: Attempt) -> None:
+        asyncio.get_running_loop().add_reader(attempt.udp.fileno(), self._guarded, partial(self._readable, attempt))
 
-    def _expired(self, link: Link) -> None:
+    def _closing(self, attempt: Attempt) -> None:
+        asyncio.get_running_loop().remove_reader(attempt.udp.fileno())
+
+    def _readable(self, attempt: Attempt) -> None:
+        attempt.readable(self._now(), True, asyncio.get_running_loop().time)
+        if self._association is not None:
+            self._tend(self._association)
+
+    def _expired(self) -> None:
         self._timer = None
-        link.session.handle_timer(self._now())
-        self._tend(link)
+        if self._association is not None:
+            self._tend(self._association)
 
-    def _tend(self, link: Link) -> None:
-        """Send what is to be sent, arm the timer, wake who waits."""
-        link.pump(self._now())
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = link.session.deadline
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """From the event loop: what fails there is raised to whoever waits for a sample."""
+        try:
+            call()
+        except TSQError as error:
+            self._broken = error
+            self._disarm()
+            self._changed.set()
+
+    def _tend(self, association: Association) -> None:
+        """Do what is due, arm the timer, wake whoever waits."""
+        now = self._now()
+        association.advance(now)
+        if association.wants_addresses and self._look_up is None:
+            self._look_up = asyncio.create_task(self._resolve(association))
+        self._collect(association)
+        self._disarm()
+        deadline = association.deadline(now)
         if deadline is not None:
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._expired, link)
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._guarded, self._expired)
         self._changed.set()
 
-    def _release(self, link: Link) -> None:
-        asyncio.get_running_loop().remove_reader(link.udp.fileno())
+    def _collect(self, association: Association) -> None:
+        if self._first and association.connections:
+            # Before the outcomes are taken: the answer to a 0-RTT request may be among them.
+            self._first = False
+            self._early = None if association.latest is None else association.latest.session.early
+            if self._early is not None:
+                self._awaited[self._early] = None
+        for outcome in association.take():
+            if outcome.number in self._awaited:
+                self._awaited[outcome.number] = outcome
+
+    async def _resolve(self, association: Association) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            addresses = await loop.run_in_executor(None, resolve, self.target, self._options.family)
+        except TSQError as error:
+            association.not_resolved(error, self._now())
+        else:
+            association.resolved(addresses, self._now())
+        self._look_up = None
+        self._guarded(partial(self._tend, association))
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        link.finish(self._now())
-        self._link = None
-        # Whoever waits for a sample must hear of it.
-        if link.session.error is None:
-            link.session.fail(ConnectionLost("the client was closed"))
-        self._changed.set()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

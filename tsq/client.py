@@ -1,7 +1,7 @@
 """The blocking client: asks one host or several and gives their results. No event loop, so that it starts fast.
 
-Comes in: targets and options. Goes out: HostResults. Holds no rules of the protocol: `Session` does; this module asks in time, and
-waits. Every address of a host is tried, the next one as soon as one fails or stays silent for a while (RFC 8305 in spirit).
+Comes in: targets and options. Goes out: HostResults. It waits, and nothing else: whom to reach and how is for `Association`, when
+to ask for `Poller`, how for `Session`.
 """
 
 import select
@@ -9,29 +9,24 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address
 from typing import TextIO
 
+from tsq._fast import clock_ns
+from tsq.association import Association, Driver
+from tsq.attempt import Address, Attempt, open_attempt, resolve, with_precision
 from tsq.config import ClientOptions, Target, parse_target
-from tsq.errors import NoAnswer, RejectedSamples, TSQError
+from tsq.errors import NoAnswer, TSQError
 from tsq.exchange import Rules
-from tsq.link import Address, Link, network_error, open_link, resolve, with_precision
+from tsq.polling import Poller, interrupted
 from tsq.quic import later, tls
 from tsq.result import HostResult
-from tsq.session import Session
-from tsq.timing.sample import Reason, Sample
+from tsq.timing.sample import Sample
 
-_STAGGER = 0.25
-_TICKET_WAIT = 0.5
 _STOP_WAIT = 0.2
 _END_WAIT = 5.0
-# How long the answer is waited for that makes the last sample exact; it was good without.
-LAST_WAIT = 0.25
-_MOST_UNDER_WAY = 16
-# A path that has had so long a rest is slower for its first packet; how long the answer to that packet is waited for; from how
-# many samples on that is worth twice the requests (a few are a quick look).
-_REST = 0.01
-_WARM_WAIT = 0.05
-_WARM_FROM = 5
 
 OnSample = Callable[[Target, Sample], None]
 Snapshot = Callable[[], list[HostResult]]
@@ -57,18 +52,20 @@ def query_all(
     on_sample: OnSample | None = None,
     on_change: Callable[[Snapshot], None] | None = None,
     key_log: TextIO | None = None,
+    persistent: bool = False,
 ) -> list[HostResult]:
     """Ask several servers at the same time; a result for each, in order. Errors are in the results, never raised.
 
     on_sample, on_change: called for each sample, from the thread that asks; on_change also at the start and when a host has failed
-    or is done. It gets a function that gives all results so far. Interrupted (Ctrl-C), `query_all` gives what there is so far.
+    or is done. It gets a function that gives all results so far. persistent: a host that answered once is asked until all samples
+    are taken, however long it is away meanwhile. Interrupted (Ctrl-C), `query_all` gives what there is so far.
     """
 
     def changed() -> None:
         if on_change is not None:
             on_change(lambda: [query.result() for query in queries])
 
-    def told(target: Target, sample: Sample) -> None:
+    def sampled(target: Target, sample: Sample) -> None:
         if on_sample is not None:
             on_sample(target, sample)
         changed()
@@ -77,7 +74,7 @@ def query_all(
         query.run()
         changed()
 
-    queries = [HostQuery(target, options, rules, on_sample=told, key_log=key_log) for target in targets]
+    queries = [HostQuery(target, options, rules, on_sample=sampled, key_log=key_log, persistent=persistent) for target in targets]
     changed()
     if len(queries) == 1:
         run(queries[0])
@@ -108,7 +105,7 @@ def _in_parallel(queries: Sequence["HostQuery"], run: Callable[["HostQuery"], No
 
 
 class HostQuery:
-    """Asking one host: its addresses, its samples, its end."""
+    """Asking one host: the waiting, and its end."""
 
     def __init__(
         self,
@@ -118,31 +115,23 @@ class HostQuery:
         *,
         on_sample: OnSample | None = None,
         key_log: TextIO | None = None,
+        persistent: bool = False,
     ) -> None:
         self.target = target
         self._options = options
-        self._rules = with_precision(rules)
-        self._on_sample = on_sample
-        self._key_log = key_log
-        self._links: list[Link] = []
-        self._chosen: Link | None = None
-        self._addresses: list[Address] = []
-        self._next_attempt = 0.0
-        self._asked = 0
-        self._next_ask = 0.0
-        self._linger_until: float | None = None
-        self._last_until: float | None = None
-        self._last_asked = False
-        self._warmed_at: float | None = None
-        self._reported = 0
         self._notices: list[str] = []
         self._error: TSQError | None = None
         self._stopped = False
         self._ended = False
         # Whether what checks a certificate is loaded, or not needed.
         self._can_check = options.trust.insecure
-        self._last: Link | None = None
         self._poll = select.epoll()
+        self._looked_up: _LookUp | None = None
+        opener = partial(open_attempt, target, options, with_precision(rules), self._notices, key_log)
+        driver = Driver(opener, self._opened, self._closing, time.monotonic, clock_ns)
+        self._association = Association(driver)
+        sampled = None if on_sample is None else partial(on_sample, target)
+        self._poller = Poller(self._association, target, options, persistent=persistent, on_sample=sampled)
 
     def stop(self) -> None:
         """End soon with what there is; may be called from another thread."""
@@ -152,193 +141,93 @@ class HostQuery:
         """Ask; the result. Never raises a TSQError, and turns Ctrl-C into an early end."""
         try:
             tls.check_trust(self._options.trust, self._options.timeout)
-            self._addresses = resolve(self.target, self._options.family)
+            self._association.connect(time.monotonic())
             while self._step(time.monotonic()):
                 pass
         except TSQError as error:
             self._error = error
         except KeyboardInterrupt:
             self._stopped = True
-        for link in self._links:
-            link.finish(time.monotonic())
+        for attempt in list(self._association.attempts):
+            attempt.finish(time.monotonic())
         self._poll.close()
         self._ended = True
         return self.result()
 
     def result(self) -> HostResult:
         """What there is so far."""
-        link = self._chosen or self._last
-        if link is None:
-            return HostResult(
-                self.target,
-                error=self._error or self._unheard(),
-                notices=tuple(self._notices),
-                assumed_error=self._options.server_error,
-            )
-        session = link.session
-        samples = tuple(session.samples)
-        error = session.error or self._error or (None if samples else self._unheard())
-        return HostResult(
-            self.target,
-            address=link.address,
-            mode=session.mode.value if session.established else None,
-            alpn=session.alpn if session.established else None,
-            zero_rtt=session.zero_rtt,
-            samples=samples,
-            notices=tuple(self._notices + session.notices + self._cut_short(session)),
-            error=why_nothing(samples, error),
-            assumed_error=self._options.server_error,
-        )
-
-    def _unheard(self) -> NoAnswer:
-        """The error of a host of which nothing is known yet, or never will be."""
-        return _interrupted() if self._stopped or self._ended else NoAnswer("no answer yet")
-
-    def _cut_short(self, session: Session) -> list[str]:
-        """What to say of a run that ended before all its samples were taken."""
-        taken, wanted = len(session.samples), self._options.count
-        if self._asked >= wanted or (session.error is None and not self._stopped):
-            return []
-        if not any(sample.valid for sample in session.samples):
-            # The error says it.
-            return []
-        return [f"ended after {taken} of {wanted} samples: {session.error or 'stopped'}"]
+        unheard = self._error or (interrupted() if self._stopped or self._ended else NoAnswer("no answer yet"))
+        result = self._poller.result(unheard=unheard, stopped=self._stopped)
+        if not self._notices:
+            return result
+        return replace(result, notices=tuple(dict.fromkeys([*self._notices, *result.notices])))
 
     def _step(self, now: float) -> bool:
         """Do what is due, then wait for what comes; False when it is over."""
-        self._start_attempts(now)
-        for link in list(self._links):
-            if link in self._links:
-                self._tend(link, now)
-        if self._stopped or self._done(now):
+        if self._association.wants_addresses:
+            self._look_up(now)
+        goes_on = self._poller.advance(now)
+        if self._stopped or not goes_on:
             return False
-        if not self._can_check and not any(link.session.early for link in self._links):
+        attempts = self._association.attempts
+        if not self._can_check and attempts and not any(attempt.session.early is not None for attempt in attempts):
             # While the server works on its answer.
             self._can_check = True
             later.load_rest()
-        ready = dict(self._poll.poll(max(0.0, self._deadline(now) - now)))
+        due = self._poller.deadline(now)
+        # A stop that another thread asks for, and the end of a look-up, are seen within this time.
+        until = now + _STOP_WAIT if due is None else min(due, now + _STOP_WAIT)
+        ready = dict(self._poll.poll(max(0.0, until - now)))
         now = time.monotonic()
-        for link in self._links:
-            if link.udp.fileno() in ready:
-                link.readable(now, stamps=bool(ready[link.udp.fileno()] & select.EPOLLERR))
+        for attempt in list(attempts):
+            if attempt.udp.fileno() in ready:
+                attempt.readable(now, bool(ready[attempt.udp.fileno()] & select.EPOLLERR), time.monotonic)
         return True
 
-    def _tend(self, link: Link, now: float) -> None:
-        session = link.session
-        if session.deadline is not None and session.deadline <= now:
-            session.handle_timer(now)
-        if session.error is not None and self._chosen is None:
-            self._error = session.error
-            self._drop(link, now)
-            self._next_attempt = now
-            return
-        if session.established and self._chosen is None:
-            self._choose(link, now)
-        if link is self._chosen and self._may_ask(session):
-            self._take_sample(session, now)
-        link.pump(now)
-        if self._on_sample is not None and link is self._chosen:
-            for sample in session.samples[self._reported :]:
-                self._on_sample(self.target, sample)
-            self._reported = len(session.samples)
+    def _look_up(self, now: float) -> None:
+        """The host's addresses: at once for the first time and for a numeric one; later on, the run does not wait for them."""
+        if self._looked_up is None:
+            self._looked_up = _LookUp(self.target, self._options.family)
+            if self._association.connections and not _is_numeric(self.target.host):
+                threading.Thread(target=self._looked_up.run, name=f"addresses of {self.target}", daemon=True).start()
+            else:
+                self._looked_up.run()
+        if self._looked_up.done.is_set():
+            found, self._looked_up = self._looked_up, None
+            if found.error is None:
+                self._association.resolved(found.addresses, now)
+            else:
+                self._association.not_resolved(found.error, now)
 
-    def _take_sample(self, session: Session, now: float) -> None:
-        """Ask when it is time; after a rest, first a request that makes no sample, to warm the path for the one that does."""
-        if self._warmed_at is None and now < self._next_ask:
-            return
-        long_run = self._options.count >= _WARM_FROM and self._options.interval >= _REST
-        rested = long_run and session.gains_by_warmth
-        if rested and self._warmed_at is None:
-            session.ask(now, counted=False)
-            self._warmed_at, self._next_ask = now, now + _WARM_WAIT
-        elif self._warmed_at is None or not session.warming or now >= self._next_ask:
-            session.ask(now)
-            self._asked += 1
-            started = now if self._warmed_at is None else self._warmed_at
-            self._warmed_at, self._next_ask = None, started + self._options.interval
+    def _opened(self, attempt: Attempt) -> None:
+        self._poll.register(attempt.udp.fileno(), select.EPOLLIN)
 
-    def _may_ask(self, session: Session) -> bool:
-        """Whether there is a sample to take, and not so many are under way that the server may have to leave some unanswered."""
-        return session.error is None and self._asked < self._options.count and session.waiting < _MOST_UNDER_WAY
-
-    def _choose(self, link: Link, now: float) -> None:
-        """The first address whose handshake completes serves all samples."""
-        self._chosen = link
-        self._error = None
-        for other in [other for other in self._links if other is not link]:
-            self._drop(other, now)
-        if link.session.early:
-            self._asked, self._next_ask = 1, now + self._options.interval
-
-    def _drop(self, link: Link, now: float) -> None:
-        self._poll.unregister(link.udp.fileno())
-        link.finish(now)
-        self._links.remove(link)
-        self._last = link
-
-    def _done(self, now: float) -> bool:
-        if self._chosen is None:
-            return not self._links and not self._addresses
-        session = self._chosen.session
-        if session.error is not None:
-            return True
-        if self._asked < self._options.count or (session.waiting and not self._last_asked):
-            return False
-        if session.wants_one_more and not session.waiting and (self._last_until is None or self._waits_last(now)):
-            self._last_asked = True
-            self._last_until = self._last_until or now + LAST_WAIT
-            session.ask_last(now)
-            self._chosen.pump(now)
-        if self._last_until is not None and session.waiting and now < self._last_until:
-            return False
-        if self._options.session_file is None or self._chosen.connection.tickets:
-            return True
-        # The ticket for next time comes one flight after the handshake.
-        if self._linger_until is None:
-            self._linger_until = now + _TICKET_WAIT
-        return now >= self._linger_until
-
-    def _deadline(self, now: float) -> float:
-        # A stop that another thread asks for is seen within this time.
-        times: list[float | None] = [now + _STOP_WAIT, self._linger_until, self._last_until if self._waits_last(now) else None]
-        times += [link.session.deadline for link in self._links]
-        if self._chosen is None and self._addresses:
-            times.append(self._next_attempt)
-        if self._chosen is not None and self._may_ask(self._chosen.session):
-            times.append(self._next_ask)
-        return min(time for time in times if time is not None)
-
-    def _waits_last(self, now: float) -> bool:
-        return self._last_until is not None and now < self._last_until
-
-    def _start_attempts(self, now: float) -> None:
-        while self._addresses and self._chosen is None and (now >= self._next_attempt or not self._links):
-            family, address = self._addresses.pop(0)
-            try:
-                link = open_link(self.target, family, address, self._options, self._rules, self._notices, self._key_log)
-            except OSError as error:
-                self._error = network_error(error)
-                continue
-            self._links.append(link)
-            self._poll.register(link.udp.fileno(), select.EPOLLIN)
-            link.session.start(now)
-            self._next_attempt = now + _STAGGER
+    def _closing(self, attempt: Attempt) -> None:
+        self._poll.unregister(attempt.udp.fileno())
 
 
-def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError | None:
-    """The error to report where no sample is valid; None where one is."""
-    if any(sample.valid for sample in samples):
-        return None
-    rejected = [sample for sample in samples if sample.reason not in (Reason.NO_ANSWER, Reason.CONNECTION_LOST)]
-    if error is None and rejected:
-        last = rejected[-1]
-        detail = f" ({last.detail})" if last.detail else ""
-        return RejectedSamples(f"all answers were rejected; the last one: {last.reason}{detail}", advice="-v shows each sample")
-    if error is None and samples:
-        requests = "the request was not" if len(samples) == 1 else f"none of {len(samples)} requests was"
-        return NoAnswer(f"connected, but {requests} answered", advice="try again, or with --stream")
-    return error or _interrupted()
+class _LookUp:
+    """The addresses of a host, or why there are none; `run` may be called in another thread."""
+
+    def __init__(self, target: Target, family: int) -> None:
+        self.addresses: list[Address] = []
+        self.error: TSQError | None = None
+        self.done = threading.Event()
+        self._target = target
+        self._family = family
+
+    def run(self) -> None:
+        """Look it up."""
+        try:
+            self.addresses = resolve(self._target, self._family)
+        except TSQError as error:
+            self.error = error
+        self.done.set()
 
 
-def _interrupted() -> NoAnswer:
-    return NoAnswer("stopped before an answer came")
+def _is_numeric(host: str) -> bool:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

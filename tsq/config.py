@@ -87,7 +87,8 @@ class LocalClock:
 class ClientOptions:
     """How a client asks. interval and timeout in seconds; family 0 (any), 4 or 6; server_name None: the host's name.
 
-    server_error: what a server's own error is taken for if it does not tell, seconds.
+    server_error: what a server's own error is taken for if it does not give it, seconds. accept_unknown: use also a server that was
+    asked about its own clock and never answered that question; it may not be synchronized.
     """
 
     count: int = 3
@@ -99,6 +100,7 @@ class ClientOptions:
     stream: bool = False
     session_file: str | None = None
     server_error: float = DEFAULT_SERVER_ERROR
+    accept_unknown: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= 1_000_000:

@@ -142,6 +142,29 @@ class ConfigError(TSQError):
     """An option, a file or a key that cannot be used."""
 
 
+# From the error that says most about a server to the one that says least; what is not named stands before HandshakeTimeout.
+_BY_WHAT_THEY_SAY: tuple[type[TSQError], ...] = (
+    ConfigError,
+    CertificateError,
+    AlpnRefused,
+    RejectedSamples,
+    NameNotFound,
+    ConnectionLost,
+    TSQError,
+    HandshakeTimeout,
+    NoAnswer,
+    NothingListens,
+    Unreachable,
+)
+_KINDS = tuple(kind for kind in _BY_WHAT_THEY_SAY if kind is not TSQError)
+
+
+def rank(error: TSQError) -> int:
+    """How little an error says: where several attempts to reach a host failed, the one with the least rank is reported."""
+    kind = next((kind for kind in _KINDS if isinstance(error, kind)), TSQError)
+    return _BY_WHAT_THEY_SAY.index(kind)
+
+
 class ClockError(TSQError):
     """The local clock cannot be read or set."""
 

@@ -55,7 +55,7 @@ class Rules:
     exact: bool = True
     state_interval: float | None = STATE_INTERVAL
 
-    def wishes(self, *, exact: bool, state: bool) -> Mapping[str, str] | None:
+    def requested(self, *, exact: bool, state: bool) -> Mapping[str, str] | None:
         """The metadata of a request. exact, state: whether this one may ask for exact T3, and is to ask about the server."""
         asked = {**(self.metadata or {})}
         if exact and self.exact:
@@ -78,17 +78,21 @@ class _Asked:
 class Exchange:
     """Requests under way with one server, and what became of them.
 
-    nonces: where nonces come from (a CSPRNG). revised: (an earlier sample, the same with its exact T3), when the last answer told
-    it. server: the newest of what the server said about itself.
+    nonces: where nonces come from (a CSPRNG). revised: (an earlier sample, the same with its exact T3), when the last answer gave
+    it. ended: the nonce of the request that the last answer ended; None where it ended none. server: the newest of what the server
+    said about itself.
     """
 
     rules: Rules = field(default_factory=Rules)
     nonces: Callable[[int], bytes] = os.urandom
     last_response: Response | None = None
     revised: tuple[Sample, Sample] | None = None
+    ended: bytes | None = None
     server: ServerState | None = None
     _state_asked: float = -inf
     _state_nonces: set[bytes] = field(default_factory=set)
+    _state_unanswered: bool = False
+    _state_answers: int = 0
     _asked: dict[bytes, _Asked] = field(default_factory=dict)
     _inexact: OrderedDict[bytes, Sample] = field(default_factory=OrderedDict)
     _past: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -97,6 +101,14 @@ class Exchange:
     def under_way(self) -> list[bytes]:
         """Nonces that wait for an answer, oldest first."""
         return list(self._asked)
+
+    @property
+    def state_unknown(self) -> bool:
+        """Whether the server was asked about its own clock, and no answer to that question has come on this connection.
+
+        An answer that says nothing about the clock is an answer all the same: the server does not know the question.
+        """
+        return self._state_answers == 0 and self._state_unanswered
 
     def request(self, mode: Mode = Mode.DATAGRAM, now: float = 0.0) -> tuple[bytes, bytes]:
         """(nonce, bytes) of a new request at this monotonic time; `sent` is to follow.
@@ -109,22 +121,23 @@ class Exchange:
             nonce,
             metadata_query=self.rules.metadata_query or state,
             signature=self.rules.verifier is not None,
-            metadata=self.rules.wishes(exact=mode is Mode.DATAGRAM, state=state),
+            metadata=self.rules.requested(exact=mode is Mode.DATAGRAM, state=state),
             precision_size=self.rules.precision_size,
         )
         return nonce, message
 
     def _asks_state(self, nonce: bytes, now: float) -> bool:
-        """Whether this request asks about the server: it is time to, or the last question has waited for long (R13)."""
+        """Whether this request asks about the server: the interval is over, or the last question got no answer (R13)."""
         interval = self.rules.state_interval
         # Where the length is promised (R7), there is no room for what the server would say.
         if interval is None or self.rules.precision_size is not None:
             return False
-        unheard = bool(self._state_nonces) and now >= self._state_asked + _STATE_PATIENCE
-        if not unheard and now < self._state_asked + interval:
+        repeated = self._state_unanswered and now >= self._state_asked + _STATE_PATIENCE
+        if not repeated and now < self._state_asked + interval:
             return False
         self._state_asked = now
         self._state_nonces.add(nonce)
+        self._state_unanswered = True
         return True
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource) -> None:
@@ -132,9 +145,11 @@ class Exchange:
         self._asked[nonce] = _Asked(nonce, t1_ns, source)
 
     def _state_answered(self, nonce: bytes) -> None:
-        """Whatever the answer says about the server, or not: the question was heard."""
+        """The request has its answer; where it asked about the server, so has the question, whatever the answer says of it."""
         if nonce in self._state_nonces:
             self._state_nonces.clear()
+            self._state_unanswered = False
+            self._state_answers += 1
 
     def give_up(self, nonce: bytes, reason: Reason, detail: str = "") -> Sample | None:
         """Expect no answer to this request any more; its sample, with the reason."""
@@ -142,15 +157,20 @@ class Exchange:
         if asked is None:
             return None
         self._past.append(nonce)
+        self.ended = nonce
         if reason not in (Reason.NO_ANSWER, Reason.CONNECTION_LOST):
             # A server that answers the question badly is not asked at every turn.
             self._state_answered(nonce)
+        self._state_nonces.discard(nonce)
         return Sample(asked.t1_ns, t1_source=asked.t1_source, reason=reason, detail=detail)
 
     def withdraw(self, nonce: bytes) -> None:
-        """Forget a request that is sent anew, or that could not leave: it gets no sample."""
+        """Forget a request that is sent again, or that could not be sent. What it asked for is asked for by the next one."""
         if self._asked.pop(nonce, None) is not None:
             self._past.append(nonce)
+        if nonce in self._state_nonces:
+            self._state_nonces.discard(nonce)
+            self._state_asked = -inf
 
     def answer(self, data: bytes, t4_ns: int, source: StampSource, asked_nonce: bytes | None = None) -> Sample | None:
         """The sample that an answer makes; None for a second answer, or one that came too late.
@@ -159,7 +179,7 @@ class Exchange:
         exchange that it came for, in Datagram Mode the oldest: the peer is authenticated, so a wrong answer is its fault, not an
         attacker's.
         """
-        self.revised = None
+        self.revised = self.ended = None
         expected = asked_nonce or next(iter(self._asked), None)
         if expected is None:
             return None
@@ -184,6 +204,7 @@ class Exchange:
             return self.give_up(expected, Reason.MALFORMED, error.found)
         del self._asked[response.nonce]
         self._past.append(response.nonce)
+        self.ended = response.nonce
         self._state_answered(response.nonce)
         self.last_response = response
         self._learn(response, sample)

@@ -20,7 +20,8 @@ _LATELY = 64
 class HostResult:
     """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate.
 
-    assumed_error: what the server's own error is taken for where it does not tell, seconds.
+    assumed_error: what the server's own error is taken for where it does not give it, seconds. state_unknown: the server was asked
+    about its own clock, and that question got no answer: it may not be synchronized, and cannot be used.
     """
 
     target: Target
@@ -32,6 +33,7 @@ class HostResult:
     notices: tuple[str, ...] = ()
     error: TSQError | None = None
     assumed_error: float = DEFAULT_SERVER_ERROR
+    state_unknown: bool = False
 
     @property
     def estimate(self) -> Estimate | None:
@@ -58,4 +60,6 @@ def newest_ns(results: Sequence[HostResult]) -> int | None:
 def _source(result: HostResult) -> Source:
     # Whoever answers at one address and port is one server, by whatever names it was asked.
     identity = "" if result.address is None else f"{result.address} {result.target.port}"
-    return Source(str(result.target), result.estimate, identity, "" if result.error is None else result.error.found)
+    return Source(
+        str(result.target), result.estimate, identity, "" if result.error is None else result.error.found, result.state_unknown
+    )

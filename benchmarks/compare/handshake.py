@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aioquic.tls import SessionTicket
-
 from benchmarks.compare.certificates import ECDSA, RSA, make
 from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
@@ -23,11 +21,12 @@ from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTS, QUICHE, Serv
 from benchmarks.measure import Round, alternate, cpu_of
 from benchmarks.nts import establish, protected
 from benchmarks.processes import HOST
+from tsq.attempt import Attempt
 from tsq.config import Trust
 from tsq.exchange import Rules
-from tsq.link import Link
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
+from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.udp import UdpSocket
 from tsq.session import Session
 
@@ -44,7 +43,7 @@ class TsqClient:
 
     def __init__(self, port: int, ca: str, kind: str) -> None:
         self._port, self._trust, self._kind = port, Trust(ca_file=ca), kind
-        self._tickets: list[SessionTicket] = []
+        self._tickets: list[AcceptedTicket] = []
         self._was = FULL
 
     def run(self) -> float:
@@ -53,7 +52,7 @@ class TsqClient:
         configuration = tls.client_configuration("localhost", self._trust, ticket=self._ticket())
         connection = ClientConnection(configuration, on_ticket=self._tickets.append)
         session = Session(connection, rules=Rules(precision_ns=1, exact=False, state_interval=None))
-        link = Link(UdpSocket.connected(socket.AF_INET, (HOST, self._port)), session, connection, HOST)
+        link = Attempt(UdpSocket.connected(socket.AF_INET, (HOST, self._port)), session, connection, HOST)
         session.start(time.monotonic())
         try:
             self._until(link, lambda: session.established or bool(session.samples))
@@ -76,15 +75,17 @@ class TsqClient:
         self.run()
         return self._was
 
-    def _ticket(self) -> SessionTicket | None:
+    def _ticket(self) -> AcceptedTicket | None:
         if self._kind == FULL or not self._tickets:
             return None
         ticket = self._tickets[-1]
         self._tickets.clear()
-        return dataclasses.replace(ticket, max_early_data_size=None) if self._kind == RESUMED else ticket
+        if self._kind == RESUMED:
+            ticket = dataclasses.replace(ticket, ticket=dataclasses.replace(ticket.ticket, max_early_data_size=None))
+        return ticket
 
     @staticmethod
-    def _until(link: Link, done: Callable[[], bool]) -> None:
+    def _until(link: Attempt, done: Callable[[], bool]) -> None:
         session, end = link.session, time.monotonic() + _BOUND
         while True:
             now = time.monotonic()

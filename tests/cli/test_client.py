@@ -247,11 +247,11 @@ def test_a_connection_that_ends_in_mid_run_gives_what_there_is_and_says_why_it_i
     def answer_once(nonce: bytes, request: bytes, number: int) -> list[bytes]:
         if number == 0:
             return honest(nonce, request, number)
-        protocols[0].close(0x17, "that is all")
+        protocols[-1].close(0x17, "that is all")
         return []
 
     with Peer(certificates, answer_once, greeting=protocols.append) as peer:
-        run = ask(peer.target, "--ca", peer.ca, "--interval", "0.01", "--count", "50")
+        run = ask(peer.target, "--ca", peer.ca, "--interval", "0.01", "--count", "50", "--timeout", "1")
     assert run.status == OK
     assert re.search(r" 1/[1-9] ", run.out)
     assert "the connection was closed: code 0x17, 'that is all'" in run.err

@@ -17,7 +17,7 @@ from tests.cli.peers import closed_port, deaf_port
 from tests.support.kernel import VirtualKernel
 from tests.support.threads import ServerThread
 from tests.support.world import World
-from tsq import client, link
+from tsq import attempt, client
 from tsq.cli.adjtime import main as adjtime
 from tsq.errors import ConnectionLost, HandshakeTimeout, NameNotFound
 from tsq.host.clock import SystemClock
@@ -84,7 +84,7 @@ def names(monkeypatch) -> Names:
     def say(*addresses: str) -> None:
         now[:] = addresses
 
-    monkeypatch.setattr(link.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(attempt.socket, "getaddrinfo", look_up)
     return say
 
 

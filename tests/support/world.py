@@ -98,7 +98,7 @@ class World:
         """Send what the session wants to send."""
         path = next(path for path, other in self._sessions.items() if other is session)
         out = session.datagrams(self.now)
-        if session.has_leaving:
+        if session.has_leaving and out:
             session.departed(Departure(len(out), self.now_ns, kernel=True))
         for data in out:
             self._transmit("client", data, self.to_server, lambda data=data: self.deliver_to_server(data, path))

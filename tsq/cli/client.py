@@ -86,7 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         watch = Watch(options.interval, options.server_error)
     try:
         results = query_all(
-            targets, options, on_sample=progress.count, on_change=None if watch is None else watch.changed, key_log=secrets
+            targets,
+            options,
+            on_sample=progress.count,
+            on_change=None if watch is None else watch.changed,
+            key_log=secrets,
+            persistent=values.watch,
         )
     except KeyboardInterrupt:
         # A second one, while the first was being seen to.
@@ -102,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(json.dumps(report.as_json(results, chosen, tsq.__version__)))
         else:
-            _print(results, chosen, values)
+            _print(results, chosen, values, options)
         sys.stdout.flush()
     except OSError as error:
         write_no_more(sys.stdout)
@@ -111,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _plot(chosen, values.plot) or _status(results, chosen)
 
 
-def _print(results: list[HostResult], chosen: Selection, values: argparse.Namespace) -> None:
+def _print(results: list[HostResult], chosen: Selection, values: argparse.Namespace, options: ClientOptions) -> None:
     for result in results:
         for notice in result.notices:
             # Whoever watches ends it so.
@@ -130,7 +135,7 @@ def _print(results: list[HostResult], chosen: Selection, values: argparse.Namesp
     if table:
         print(table)
         print(report.LEGEND)
-        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, values.server_error)]:
+        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, options.server_error)]:
             if line:
                 print(line)
         print(report.verdict(chosen))
@@ -173,7 +178,8 @@ def _options(values: argparse.Namespace) -> ClientOptions:
         server_name=values.server_name,
         stream=values.stream,
         session_file=values.session_file,
-        server_error=values.server_error,
+        server_error=_DEFAULTS.server_error if values.server_error is None else values.server_error,
+        accept_unknown=values.server_error is not None,
     )
 
 
@@ -215,9 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--server-error",
         type=seconds,
-        default=_DEFAULTS.server_error,
         metavar="S",
-        help="seconds that a server's own error is taken for if it does not tell (default: %(default)s)",
+        help=f"seconds that a server's own error is taken for if it does not give it (default: {_DEFAULTS.server_error}); "
+        "given, a server that leaves the question about its clock unanswered is used as well",
     )
     add("--watch", action="store_true", help="go on until Ctrl-C, and show what there is so far")
     add(

@@ -22,12 +22,21 @@ _CERTIFICATE_ALERTS = frozenset(
 )
 _MAX_ALERT = 0xFF
 STATELESS_RESET = "stateless reset"
+# What aioquic says of a Version Negotiation packet without QUIC version 1.
+_NO_COMMON_VERSION = "Could not find a common protocol version"
+_IDLE = "the connection went silent"
 
 
 def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
     """The error for this end. established: whether the handshake was done."""
     reason = end.reason_phrase
     alert = end.error_code - QuicErrorCode.CRYPTO_ERROR
+    if reason == _NO_COMMON_VERSION and not established:
+        return AlpnRefused(
+            "the server does not speak TSQ: it has no QUIC version 1",
+            advice="is this the right host and port?",
+            section="RFC 9000 §6",
+        )
     if alert == AlertDescription.no_application_protocol:
         return AlpnRefused(
             "the server does not speak TSQ",
@@ -49,6 +58,11 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
     if end.frame_type is None and reason == STATELESS_RESET:
         return ConnectionLost("the server does not know this connection any more", advice="it may have been restarted: try again")
     if reason == "Idle timeout":
-        return ConnectionLost("the connection went silent", advice="the server or the network may be down: try again")
+        return ConnectionLost(_IDLE, advice="the server or the network may be down: try again")
     state = "the connection was closed" if established else "the handshake failed"
     return ConnectionLost(f"{state}: code {end.error_code:#x}, {reason!r}")
+
+
+def is_idle(error: Exception) -> bool:
+    """Whether this is the end of a connection on which nothing came for long."""
+    return isinstance(error, ConnectionLost) and error.found == _IDLE

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     """Why a sample is not used."""
 
     NO_ANSWER = "no answer in time"
+    NOT_SENT = "could not be sent"
     CONNECTION_LOST = "connection lost"
     WRONG_NONCE = "answer with a nonce that was not asked"
     MALFORMED = "malformed answer"

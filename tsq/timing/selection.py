@@ -35,6 +35,7 @@ class Unused(StrEnum):
     NO_ESTIMATE = "gave no time"
     DUPLICATE = "is the same server as another one"
     UNSYNCHRONIZED = "says that its clock is not synchronized (stratum 0)"
+    STATE_UNKNOWN = "did not answer the question whether its clock is synchronized"
     STRATUM = "has a stratum over 15"
     LEAP_ALARM = "says that its clock is not synchronized (leap indicator 3)"
     ERROR_BEYOND = "its own error is more than it can tell (65 ms and over)"
@@ -70,12 +71,16 @@ class Criteria:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One server. identity: what makes it the same server as another one (address and port); empty: unknown."""
+    """One server. identity: what makes it the same server as another one (address and port); empty: unknown.
+
+    state_unknown: it was asked about its own clock, and that question got no answer.
+    """
 
     name: str
     estimate: Estimate | None = None
     identity: str = ""
     detail: str = ""
+    state_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,8 @@ def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verd
         distance = found.root_distance_at(at_ns)
         interval = Interval(found.offset - distance, found.offset + distance)
         unused = Unused.DUPLICATE if source.identity and source.identity in seen else _unfit(found, distance, criteria)
+        if unused is None and source.state_unknown:
+            unused = Unused.STATE_UNKNOWN
         seen.add(source.identity)
         verdicts.append(Verdict(source, Mark.UNUSABLE, unused, interval=interval))
     return verdicts

@@ -1,61 +1,95 @@
-"""One address of a server: its socket and its session.
+"""An attempt to reach a server at one of its addresses: a socket and a session.
 
-Comes in: a target, one of its addresses, options. Goes out: Links, which move datagrams between socket and session, and our own
+Comes in: a target, one of its addresses, options. Goes out: Attempts, which move datagrams between socket and session, and our own
 errors for what the network said. It must never wait, or decide anything about samples: that is for the clients.
 """
 
 import errno
 import os
 import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TextIO
 
 from tsq.config import ClientOptions, Target
-from tsq.errors import NameNotFound, NothingListens, TransportError, Unreachable
+from tsq.errors import NameNotFound, NothingListens, TransportError, TSQError, Unreachable
 from tsq.exchange import Rules
 from tsq.host.clock import precision_ns
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import AcceptedTicket, SessionFile
-from tsq.quic.udp import CONNECTED, UdpSocket
+from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 from tsq.session import Session
 
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSED = {errno.ECONNREFUSED}
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
+_SEND_TRIES = 2
+# Seconds for the datagrams of one turn.
+_TURN = 0.01
+
 Address = tuple[int, tuple[object, ...]]
 
 
-class Link:
-    """A session and its socket: moves datagrams between them."""
+class Attempt:
+    """A session and its socket: moves datagrams between them. backlog: datagrams that were read, and not looked at yet."""
 
     def __init__(self, udp: UdpSocket, session: Session, connection: ClientConnection, address: str) -> None:
         self.udp = udp
         self.session = session
         self.connection = connection
         self.address = address
+        self.backlog: deque[Datagram] = deque()
 
     def pump(self, now: float) -> None:
         """Send what the session wants to send."""
         out = self.session.datagrams(now)
-        try:
-            if self.session.has_leaving and out:
-                self.session.departed(self.udp.send_stamped(out))
-            elif out:
-                self.udp.send([(data, CONNECTED) for data in out])
-        except OSError as error:
-            self._failed(error)
+        if not out:
+            return
+        requests = self.session.has_leaving
+        failure = "no room in the socket's buffer"
+        for _ in range(_SEND_TRIES):
+            try:
+                if not requests:
+                    self.udp.send([(data, CONNECTED) for data in out])
+                    return
+                departure = self.udp.send_stamped(out)
+                if departure.sent:
+                    self.session.departed(departure)
+                    return
+                break
+            except OSError as error:
+                # It may be what ICMP said of an earlier datagram; then the next try is the first one for these.
+                self._failed(error)
+                if self.session.error is not None:
+                    return
+                failure = _words(error)
+        if requests:
+            self.session.not_departed(failure)
 
-    def readable(self, now: float, stamps: bool = False) -> None:
-        """Feed what has come to the session. stamps: the error queue holds something, such as a departure time that came late."""
+    def readable(self, now: float, stamps: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """Feed what has come to the session. stamps: the error queue holds something, such as a departure time that came late.
+
+        A flood does not keep the deadlines waiting: after a while the rest stays in the backlog for the next call.
+        """
         try:
             if stamps:
                 self.udp.forget_stamps()
-            for datagram in self.udp.receive():
-                self.session.receive(datagram, now)
+            if not self.backlog:
+                self.backlog.extend(self.udp.receive())
         except OSError as error:
             self._failed(error)
+        until = now + _TURN
+        while self.backlog and self.session.error is None:
+            self.session.receive(self.backlog.popleft(), now)
+            now = clock()
+            if now >= until:
+                break
+        if self.session.error is not None:
+            self.backlog.clear()
 
     def finish(self, now: float) -> None:
         """Close the connection and the socket."""
@@ -70,15 +104,15 @@ class Link:
             self.session.fail(network_error(error))
 
 
-def open_link(
+def open_attempt(
     target: Target,
-    family: int,
-    address: tuple[object, ...],
     options: ClientOptions,
     rules: Rules,
     notices: list[str],
-    key_log: TextIO | None = None,
-) -> Link:
+    key_log: TextIO | None,
+    address: Address,
+    numbers: Iterator[int],
+) -> Attempt:
     """A socket and a session for one address, not started yet. Raises OSError where there is no way to the address."""
     name = options.server_name or target.host
     tickets = _Tickets(target, name, options, notices)
@@ -86,9 +120,9 @@ def open_link(
     # Who waits longer for the handshake than QUIC does for a sign of life shall not be told that the connection went silent.
     configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
-    udp = UdpSocket.connected(family, address)
-    session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout)
-    return Link(udp, session, connection, str(address[0]))
+    udp = UdpSocket.connected(*address)
+    session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout, numbers=numbers)
+    return Attempt(udp, session, connection, str(address[1][0]))
 
 
 class _Tickets:
@@ -98,6 +132,7 @@ class _Tickets:
         self.taken: AcceptedTicket | None = None
         self._key = f"{target} {name}"
         self._file: SessionFile | None = None
+        self._warn = notices.append
         if options.session_file is not None:
             self._file = SessionFile(options.session_file, notices.append)
             acceptance = tls.acceptance(name, options.trust)
@@ -105,9 +140,14 @@ class _Tickets:
             self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)
 
     def keep(self, accepted: AcceptedTicket) -> None:
-        """A ticket of a server that was accepted has come."""
-        if self._file is not None:
+        """A ticket of a server that was accepted has come. One that cannot be kept costs no time: it is a notice."""
+        if self._file is None:
+            return
+        try:
             self._file.save(self._key, accepted.acceptance, accepted.ticket, accepted.certificates_expire)
+        except (OSError, TSQError) as error:
+            words = _words(error) if isinstance(error, OSError) else str(error)
+            self._warn(f"session file {self._file.path}: the ticket for the next time is not kept: {words}")
 
 
 def with_precision(rules: Rules | None) -> Rules:
@@ -142,8 +182,12 @@ def network_error(error: OSError) -> TransportError:
             "the address cannot be reached: this machine has no way out for it",
             advice="is there a blackhole route to it, or does an fe80:: address lack its interface, as in fe80::1%eth0?",
         )
-    # The number's own words: those of the error may name the call that failed.
-    words = str(error) if error.errno is None else os.strerror(error.errno)
+    words = _words(error)
     if error.errno in _UNREACHABLE:
         return Unreachable(f"the address cannot be reached: {words}", advice="check routes and firewalls")
     return TransportError(f"the socket failed: {words}")
+
+
+def _words(error: OSError) -> str:
+    # By the number: the text of the error itself may name the call that failed.
+    return str(error) if error.errno is None else os.strerror(error.errno)

@@ -1,0 +1,160 @@
+"""Sockets in virtual time, for what drives a client: an association and a poller on a world that can lose anything, at any call.
+
+Nothing here sleeps or opens a socket. Every call of a socket may fail as the kernel may let it fail, by a seeded choice.
+"""
+
+import errno
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from tests.support.world import World
+from tsq._fast import pack_address
+from tsq.association import Association, Driver
+from tsq.attempt import Address, Attempt
+from tsq.config import ClientOptions, Target
+from tsq.errors import NoAnswer
+from tsq.exchange import Rules
+from tsq.polling import Poller
+from tsq.quic import tls
+from tsq.quic.client_connection import ClientConnection
+from tsq.quic.udp import Datagram, Departure, Path
+from tsq.session import Session
+
+SEND_ERRORS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EPERM, errno.EINVAL, errno.ECONNREFUSED, errno.EHOSTUNREACH)
+ADDRESS: Address = (2, ("192.0.2.1", 443))
+
+
+class Faults:
+    """How often which call fails. send, receive, connect: chances for each call; partly: a batch of which only a part goes."""
+
+    def __init__(self, seed: int, *, send: float = 0, receive: float = 0, connect: float = 0, partly: float = 0) -> None:
+        self.random = Random(seed)
+        self.send, self.receive, self.connect, self.partly = send, receive, connect, partly
+        self.happened: list[str] = []
+
+    def may(self, what: str, chance: float) -> None:
+        """Raise an OSError, by this chance."""
+        if self.random.random() < chance:
+            number = self.random.choice(SEND_ERRORS)
+            self.happened.append(f"{what}: {errno.errorcode[number]}")
+            raise OSError(number, what)
+
+
+class VirtualSocket:
+    """In place of a UdpSocket that is connected to the world's server."""
+
+    def __init__(self, network: "Network", path: Path, number: int) -> None:
+        self.inbox: list[Datagram] = []
+        self.closed = False
+        self._network = network
+        self._path = path
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+    def send(self, datagrams: list[tuple[bytes, Path]]) -> int:
+        self._network.faults.may("send", self._network.faults.send)
+        for data, _ in datagrams:
+            self._network.transmit(data, self._path)
+        return len(datagrams)
+
+    def send_stamped(self, datagrams: list[bytes]) -> Departure:
+        faults = self._network.faults
+        faults.may("send", faults.send)
+        count = len(datagrams)
+        if faults.random.random() < faults.partly:
+            count = faults.random.randrange(count)
+            faults.happened.append("send: a part")
+        for data in datagrams[:count]:
+            self._network.transmit(data, self._path)
+        return Departure(count, self._network.world.now_ns, kernel=True)
+
+    def receive(self) -> list[Datagram]:
+        self._network.faults.may("receive", self._network.faults.receive)
+        taken, self.inbox = self.inbox[:64], self.inbox[64:]
+        return taken
+
+    def forget_stamps(self) -> None:
+        pass
+
+
+class Sockets(World):
+    """A world whose answers go to virtual sockets."""
+
+    sockets: dict[Path, VirtualSocket]
+
+    def _deliver_to_client(self, data: bytes, path: Path) -> None:
+        there = self.sockets.get(Path(path.remote, path.local))
+        if there is not None and not there.closed:
+            there.inbox.append(Datagram(data, path, self.now_ns, True))
+
+
+class Network:
+    """A client's association with a virtual server, and its driver. Replace `world` to start another server at the same address."""
+
+    def __init__(self, world: Sockets, faults: Faults, *, timeout: float = 1.0, **options: Any) -> None:
+        world.sockets = {}
+        self.world = world
+        self.faults = faults
+        self.options = ClientOptions(timeout=timeout, **options)
+        self.opened = 0
+        self.open_now: set[Attempt] = set()
+        driver = Driver(self._open, self.open_now.add, self.open_now.remove, lambda: self.world.now, lambda: self.world.now_ns)
+        self.association = Association(driver)
+
+    def poller(self, **options: Any) -> Poller:
+        self.association.connect(self.world.now)
+        return Poller(self.association, Target("time.example"), self.options, **options)
+
+    def transmit(self, data: bytes, path: Path) -> None:
+        world = self.world
+        world._transmit("client", data, world.to_server, lambda: world.deliver_to_server(data, path))
+
+    def _open(self, address: Address, numbers: Iterator[int]) -> Attempt:
+        self.faults.may("connect", self.faults.connect)
+        self.opened += 1
+        path = Path(pack_address("192.0.2.2", 40000 + self.opened), b"\xc0\x00\x02\x01")
+        udp: Any = VirtualSocket(self, path, self.opened)
+        self.world.sockets[path] = udp
+        trust = tls.Trust(ca_file=str(self.world.certificates.authority))
+        connection = ClientConnection(tls.client_configuration("localhost", trust))
+        session = Session(
+            connection, rules=Rules(precision_ns=1), stream=self.options.stream, timeout=self.options.timeout, numbers=numbers
+        )
+        return Attempt(udp, session, connection, "192.0.2.1")
+
+    def turn(self, deadline: float | None) -> None:
+        """Wait, at most until then, and read what has come."""
+        world = self.world
+        due = world.now + 0.2 if deadline is None else min(deadline, world.now + 0.2)
+        while world.now < due and not any(attempt.udp.inbox for attempt in self.open_now):
+            event = world._events[0].at_ns if world._events else world.now_ns + 10**9
+            world.run(min(max(0.0, (event - world.now_ns) / 1e9), max(0.0, due - world.now)) + 1e-6)
+        for attempt in list(self.open_now):
+            if attempt.udp.inbox:
+                attempt.readable(world.now, clock=lambda: world.now)
+
+    def look_up(self) -> None:
+        if self.association.wants_addresses:
+            self.association.resolved([ADDRESS], self.world.now)
+
+    def run(self, poller: Poller, *, until: float = float("inf")) -> bool:
+        """Drive a poller to its end, or to this time; whether it goes on."""
+        turns = 0
+        while self.world.now < until:
+            turns += 1
+            assert turns < 200_000, "a busy loop"
+            self.look_up()
+            if not poller.advance(self.world.now):
+                return False
+            self.turn(poller.deadline(self.world.now))
+        return True
+
+    def result(self, poller: Poller) -> Any:
+        return poller.result(unheard=NoAnswer("no answer yet"), stopped=False)
