@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from tests.integration.peers import run_json
 from tests.simulation.network import MS, SECOND, START_NS, Client, Clock, Link, Plan, Server, Told
 from tests.support.badlink import BadLink
 from tests.support.kernel import VirtualKernel
+from tests.support.odd_certificates import root
 from tests.support.processes import BIN, run_client
 from tests.support.world import World
 from tsq import ClientOptions, Rules, Trust, query
@@ -439,7 +441,8 @@ def test_68_a_server_that_drips_its_handshake_has_the_time_out_for_all_of_it(cer
     """Each datagram comes well within the time-out after the one before, and starts no new one."""
     # Far more certificates than there have to be.
     chain = tmp_path / "chain.pem"
-    chain.write_bytes(certificates.certificate.read_bytes() + 30 * certificates.authority.read_bytes())
+    others = [root(subject=f"authority {number}").by().certificate.public_bytes(Encoding.PEM) for number in range(30)]
+    chain.write_bytes(certificates.certificate.read_bytes() + b"".join(others))
     world = World(replace(certificates, certificate=chain))
     arrivals: list[float] = []
 

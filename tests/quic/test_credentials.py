@@ -175,7 +175,7 @@ def forms(parts) -> dict[str, bytes]:
         "text between": b"subject: server\n" + pem(leaf) + b"\nissuer\n\n" + pem(between) + b"\nthe end",
         "the key in the middle": pem(leaf) + key_pem(leaf) + pem(between), "the key first": key_pem(leaf) + plain,
         "no last line end": plain.rstrip(), "a byte order mark": b"\xef\xbb\xbf" + plain, "twice the same": plain + plain,
-        "no line end between": pem(leaf).rstrip() + b"\n" + pem(between),
+        "no line end between": pem(leaf).rstrip() + pem(between),
     }  # fmt: skip
 
 
@@ -330,6 +330,7 @@ REFUSED = {
     "SHA-1": (
         Spec(old_digest="SHA1"), [root(key=lambda: rsa.generate_private_key(65537, 2048))], "a signature with SHA-1",
     ),
+    "not valid yet": (Spec(not_before=NOW + DAY), [root()], "it is not valid before "),
     "no authority": (Spec(), [middle(authority=False), root()], "CN=middle, which signed it, is no authority"),
     "an old authority": (Spec(), [middle(not_after=NOW - DAY / 2), root()], "its authority CN=middle is out of its time"),
     "an authority for clients": (

@@ -205,10 +205,14 @@ def test_each_variable_replaces_its_own_part_as_for_openssl(environment, files, 
 def test_one_variable_may_name_nothing_where_the_other_names_something(environment, files, hashed, which):
     if which == "file":
         environment(file=files.authority, directory="/nonexistent", system=(files.authority, "/"))
-        assert authorities(Trust()).directories == ()
+        found = authorities(Trust())
+        assert found.directories == ()
+        assert found.origin == f"SSL_CERT_FILE ({files.authority}); SSL_CERT_DIR names /nonexistent, which is no directory"
     else:
         environment(file="/nonexistent", directory=hashed, system=(files.authority, "/"))
-        assert authorities(Trust()).content == ()
+        found = authorities(Trust())
+        assert found.content == ()
+        assert f"SSL_CERT_DIR ({hashed}); SSL_CERT_FILE names /nonexistent, which cannot be read" in found.origin
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def _about_key_file(path: str, state: Any) -> list[str]:
 
 
 def _refusals(chain: Sequence[x509.Certificate]) -> list[str]:
-    """Why clients will refuse a chain, but for the time of the server's own certificate, which is reported by itself."""
+    """Why clients will refuse a chain, but for the end of the server's own certificate, which is reported by itself."""
     leaf = chain[0]
     names = certificate_names(leaf)
     problems = [purposes.wrong_purpose(leaf), purposes.weak_key(leaf)]
@@ -259,8 +259,10 @@ def _refusals(chain: Sequence[x509.Certificate]) -> list[str]:
         problems.append("it has no name that clients look at (subjectAltName)")
     if leaf.issuer != leaf.subject:
         problems.append(purposes.weak_signature(leaf))
-    found = [f"it {problem}" if problem.startswith(("is ", "has ")) else problem for problem in problems if problem]
     now = datetime.datetime.now(datetime.UTC)
+    if now < leaf.not_valid_before_utc:
+        problems.append(f"is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC")
+    found = [f"it {problem}" if problem.startswith(("is ", "has ")) else problem for problem in problems if problem]
     for authority in chain[1:]:
         who = authority.subject.rfc4514_string()
         trusted_as_it_is = authority.issuer == authority.subject

@@ -30,7 +30,9 @@ def blocks(content: bytes) -> list[Block]:
     """All blocks of a file. Raises Damaged where one has no end."""
     found: list[Block] = []
     label, lines = "", []
-    for line in (line.strip() for line in content.removeprefix(_BYTE_ORDER_MARK).splitlines()):
+    # As `cat` leaves two files of which the first has no last line end.
+    content = content.removeprefix(_BYTE_ORDER_MARK).replace(b"----------BEGIN ", b"-----\n-----BEGIN ")
+    for line in (line.strip() for line in content.splitlines()):
         begins = _BEGIN.fullmatch(line)
         if begins and not label:
             label, lines = begins[1].decode("ascii"), [line]

@@ -47,8 +47,8 @@ Accept = Callable[[list[x509.Certificate]], CertificateError | None]
 class ClientConfiguration(QuicConfiguration):
     """A client's configuration.
 
-    accept: judges the server's certificates; aioquic does not. acceptance: what names the trust and
-    the server name that the server is checked by. accepted: where the ticket to use comes from.
+    accept: judges the server's certificates; aioquic does not. acceptance: what names the trust and the server name that the server
+    is checked by. accepted: where the ticket to use comes from.
     """
 
     accept: Accept | None = None

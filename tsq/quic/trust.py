@@ -141,6 +141,7 @@ def _system(patience: float) -> Authorities:
     directories, directory_problem = _existing(named_directories or "")
     if named_directories is None and os.path.isdir(paths.openssl_capath):
         directories, directory_problem = (paths.openssl_capath,), ""
+    notes: list[str] = []
     for variable, named, problem, other_named, other_good in (
         (paths.openssl_cafile_env, named_file, file_problem, named_directories, bool(directories)),
         (paths.openssl_capath_env, named_directories, directory_problem, named_file, bool(content)),
@@ -148,6 +149,8 @@ def _system(patience: float) -> Authorities:
         # Where the other variable names something, that is what is trusted. Never what stands there by default: that is wider.
         if problem and not (other_named and other_good):
             raise ConfigError(f"{variable} names {named}, which {problem}", advice=_UNSET)
+        if problem:
+            notes.append(f"; {variable} names {named}, which {problem}")
     if not content and not directories:
         raise ConfigError(f"{paths.openssl_cafile_env} and {paths.openssl_capath_env} name no authority", advice=_UNSET)
     parts = [
@@ -155,7 +158,9 @@ def _system(patience: float) -> Authorities:
         f"{paths.openssl_capath_env} ({named_directories})" if named_directories and directories else "",
         "the system's" if (named_file is None and content) or (named_directories is None and directories) else "",
     ]
-    return Authorities((content,) if content else (), directories, " and ".join(filter(None, parts)), kept_elsewhere=True)
+    return Authorities(
+        (content,) if content else (), directories, " and ".join(filter(None, parts)) + "".join(notes), kept_elsewhere=True
+    )
 
 
 def _without_variables(paths: ssl.DefaultVerifyPaths) -> Authorities:
