@@ -225,10 +225,10 @@ class Client:
             self._tend(self._association)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """From the event loop: what fails there is raised to whoever waits for a sample."""
+        """From the event loop: whatever fails there is raised to whoever waits for a sample, who would wait for ever."""
         try:
             call()
-        except TSQError as error:
+        except Exception as error:
             self._broken = error
             self._disarm()
             self._changed.set()
@@ -263,6 +263,8 @@ class Client:
             addresses = await loop.run_in_executor(None, resolve, self.target, self._options.family)
         except TSQError as error:
             association.not_resolved(error, self._now())
+        except Exception as error:
+            self._broken = error
         else:
             association.resolved(addresses, self._now())
         self._look_up = None

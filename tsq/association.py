@@ -176,7 +176,7 @@ class Association:
     def pump(self, now: float) -> None:
         """Send what was asked for just now."""
         if self.chosen is not None:
-            self._tend(self.chosen, now)
+            self._send_and_collect(self.chosen, now)
 
     def finish(self, now: float) -> None:
         """Close everything; every request that waits ends."""
@@ -207,10 +207,15 @@ class Association:
         session = attempt.session
         if attempt.backlog:
             attempt.readable(now, clock=self._driver.clock)
-        if session.deadline is not None and session.deadline <= now:
+        due = session.deadline
+        if due is not None and due <= now:
             session.handle_timer(now)
         if session.established and session.error is None and attempt in self._candidates():
             self._choose(attempt, now)
+        self._send_and_collect(attempt, now)
+
+    def _send_and_collect(self, attempt: Attempt, now: float) -> None:
+        session = attempt.session
         attempt.pump(now)
         if attempt is self.chosen:
             self._collect(session, now)

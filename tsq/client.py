@@ -199,7 +199,7 @@ class HostQuery:
     def result(self) -> HostResult:
         """What there is so far."""
         unheard = self._error or (interrupted() if self._stopped or self._ended else NoAnswer("no answer yet"))
-        result = self._poller.result(unheard=unheard, stopped=self._stopped)
+        result = self._poller.result(unheard=unheard, stopped=self._stopped, broken=self._error)
         if not self._notices:
             return result
         return replace(result, notices=tuple(dict.fromkeys([*self._notices, *result.notices])))

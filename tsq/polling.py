@@ -73,10 +73,10 @@ class Poller:
         if self._asked < self._options.count:
             if session is None:
                 self._do_without(now)
-            elif session.waiting < _MOST_UNDER_WAY:
-                self._take_sample(session, now)
-        self.association.pump(now)
-        self._collect()
+                self._collect()
+            elif session.waiting < _MOST_UNDER_WAY and self._take_sample(session, now):
+                self.association.pump(now)
+                self._collect()
         return not self._is_over(now)
 
     def deadline(self, now: float) -> float | None:
@@ -90,12 +90,15 @@ class Poller:
                 times.append(self._next_ask)
         return min((time for time in times if time is not None), default=None)
 
-    def result(self, *, unheard: TSQError, stopped: bool) -> HostResult:
-        """What there is so far. unheard: the error of a host of which nothing is known; stopped: the run ended before its end."""
+    def result(self, *, unheard: TSQError, stopped: bool, broken: TSQError | None = None) -> HostResult:
+        """What there is so far.
+
+        unheard: the error of a host of which nothing is known. stopped: the run was ended early; broken: by this error.
+        """
         association = self.association
         attempt = association.latest
         given_nothing = association.session is None and not any(sample.valid for sample in self.samples)
-        ended = association.loss if self._gave_up or given_nothing else None
+        ended = broken or (association.loss if self._gave_up or given_nothing else None)
         error = ended or (None if association.connections else association.failure) or (None if self.samples else unheard)
         return host_result(
             self._target,
@@ -138,20 +141,25 @@ class Poller:
             if self._on_sample is not None:
                 self._on_sample(outcome.sample)
 
-    def _take_sample(self, session: Session, now: float) -> None:
-        """Ask when it is time; after a rest, first a request that makes no sample, to warm the path for the one that does."""
+    def _take_sample(self, session: Session, now: float) -> bool:
+        """Ask when it is time, and say so; after a rest, first a request that makes no sample, to warm the path for the one that
+        does.
+        """
         if self._warmed_at is None and now < self._next_ask:
-            return
+            return False
         long_run = self._options.count >= _WARM_FROM and self._options.interval >= _REST
         rested = long_run and session.gains_by_warmth
         if rested and self._warmed_at is None:
             self.association.ask(now, counted=False)
             self._warmed_at, self._next_ask = now, now + _WARM_WAIT
-        elif self._warmed_at is None or not session.warming or now >= self._next_ask:
-            self.association.ask(now)
-            self._asked += 1
-            started = now if self._warmed_at is None else self._warmed_at
-            self._warmed_at, self._next_ask = None, started + self._options.interval
+            return True
+        if self._warmed_at is not None and session.warming and now < self._next_ask:
+            return False
+        self.association.ask(now)
+        self._asked += 1
+        started = now if self._warmed_at is None else self._warmed_at
+        self._warmed_at, self._next_ask = None, started + self._options.interval
+        return True
 
     def _do_without(self, now: float) -> None:
         """A sample is due, and the connection was lost: connect again. A connection that is not needed is not made."""

@@ -168,12 +168,12 @@ class Session:
         """When `handle_timer` is due; None when it is over."""
         if self.error is not None:
             return None
-        times = [self._connection.timer, self._early_again_at, self._held_back_at]
-        times += [request.expires for request in self._requests.values()]
+        times = [request.expires for request in self._requests.values()]
         times += [request.expires for request in self._held_back]
+        times += [time for time in (self._connection.timer, self._early_again_at, self._held_back_at) if time is not None]
         if not self.established:
             times.append(self._started + self._timeout)
-        return min((time for time in times if time is not None), default=None)
+        return min(times, default=None)
 
     def start(self, now: float, *, at_ns: int = 0, early: bool = True) -> None:
         """Begin the handshake. Where a ticket allows it and `early` is set, the first request goes with it (0-RTT)."""
