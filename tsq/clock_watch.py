@@ -52,6 +52,10 @@ class ClockWatch:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        if self._look is not None:
+            # Its answer is not needed any more.
+            self._look.cancel()
+            self._look = None
 
     async def _go_on(self) -> None:
         while True:

@@ -585,7 +585,7 @@ def test_a_ca_file_that_cannot_be_used_exits_2_and_names_the_file(ask, tmp_path,
         ("x.jpg", "plot file x.jpg ends in .jpg (expected a name that ends in .png, .svg or .pdf)"),
         ("png", "plot file png has no suffix (expected"),
         ("nowhere/x.png", "plot file nowhere/x.png: No such file or directory: name a file that can be written"),
-        ("here.png", "plot file here.png: it is a directory, not a regular file"),
+        ("here.png", "plot file here.png: it is a directory"),
     ],
 )
 def test_a_picture_that_cannot_be_written_is_known_before_anybody_is_asked(ask, server, tmp_path, monkeypatch, plot, words):

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import grp
 import os
 import pwd
@@ -258,6 +259,28 @@ def test_a_directory_that_others_can_write_to_is_not_used(tmp_path, mode):
     with pytest.raises(ConfigError, match=f"others can write to the directory .mode {mode:04o}, expected 0755 or 0700"):
         self_signed(str(tmp_path), NAMES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_a_full_disk_is_told_and_leaves_nothing_that_the_next_start_refuses(tmp_path, monkeypatch, fails_at):
+    real, calls = os.fsync, []
+
+    def full(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(ConfigError) as caught:
+            self_signed(str(tmp_path), NAMES)
+    assert str(caught.value) == (
+        f"cannot keep a self-signed certificate in {tmp_path}: No space left on device: give a directory of its own"
+    )
+    files = self_signed(str(tmp_path), NAMES)
+    load(files.certificate).verify_directly_issued_by(load(files.authority))
+    assert sorted(os.listdir(tmp_path)) == ["ca-key.pem", "ca.pem", "cert.pem", "key.pem"]
 
 
 def test_a_directory_that_its_owners_own_group_can_write_to_is_used(tmp_path):

@@ -76,9 +76,9 @@ def self_signed(directory: str, names: list[str]) -> CertificateFiles:
             authority, authority_key = _authority(paths.authority, have)
             _issue(paths, have, wanted, authority, authority_key)
     except (OSError, ValueError) as error:
-        found = f"{error.filename}: {files.why(error)}" if isinstance(error, OSError) and error.filename else str(error)
-        if isinstance(error, files.FileRefused):
-            found = files.why(error)
+        found = str(error)
+        if isinstance(error, OSError):
+            found = f"{error.filename}: {files.why(error)}" if error.filename else files.why(error)
         raise ConfigError(
             f"cannot keep a self-signed certificate in {directory}: {found}", advice="give a directory of its own"
         ) from error
@@ -158,7 +158,13 @@ def _authority(certificate_file: Path, have: _Contents) -> tuple[x509.Certificat
         .sign(key, hashes.SHA256())
     )
     _write_private(key_file, key)
-    _write(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
+    try:
+        _write(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
+    except OSError:
+        if have.authority_key is None:
+            # A key without its certificate would be refused the next time.
+            key_file.unlink(missing_ok=True)
+        raise
     return certificate, key
 
 
