@@ -425,6 +425,19 @@ def test_a_slew_while_the_clock_was_measured_is_told_and_taken_off():
     assert shown["selection"]["root_distance"] < 0.002
 
 
+def test_a_short_slew_in_a_long_run_is_told_where_it_is_more_than_the_bound():
+    samples = [
+        make_sample(
+            at, at + 50_000, at + 50_000, at + 100_000, server=ServerState(at, stratum=2, error=1e-6), sent=one, received=one
+        )
+        for at, one in ((read(seconds).at_ns, read(seconds, moved)) for seconds, moved in ((0, 0), (50_000, 50_000_000)))
+    ]
+    (notice,) = as_json([host(*samples)], now=read(50_001, 50_000_000))["notices"]
+    assert notice == "this clock was being slewed by +1 ppm while it was measured (+50.000 ms in all)"
+    # A clock that is kept is moved a little all the time.
+    assert as_json([host(samples[0])], now=read(100, 300_000))["notices"] == []
+
+
 def test_a_step_while_the_clock_was_measured_is_told():
     result = host(sample(server=told(1e-6), sent=read(), received=read()))
     shown = as_json([result], now=read(2, 1_000_000_000))

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from tsq.config import ClientOptions, LocalClock, Target, Trust, parse_target
     from tsq.errors import TSQError
     from tsq.exchange import Rules
+    from tsq.host.clock import clock_reading
     from tsq.host.sync_state import HostClock, Keeper
     from tsq.quic.limits import Limits, RetryPolicy
     from tsq.result import HostResult, selection
     from tsq.server import Server
+    from tsq.timing.ageing import Drift
     from tsq.timing.filter import Estimate
+    from tsq.timing.local_clock import ClockReading, Movement
     from tsq.timing.sample import Reason, Sample, StampSource
     from tsq.timing.selection import Agreed, Criteria, Selection, Verdict
     from tsq.timing.server_state import ServerState
@@ -47,6 +50,7 @@ _HOMES = {
     "parse_target": "tsq.config",
     "TSQError": "tsq.errors",
     "Rules": "tsq.exchange",
+    "clock_reading": "tsq.host.clock",
     "HostClock": "tsq.host.sync_state",
     "Keeper": "tsq.host.sync_state",
     "Limits": "tsq.quic.limits",
@@ -54,7 +58,10 @@ _HOMES = {
     "HostResult": "tsq.result",
     "selection": "tsq.result",
     "Server": "tsq.server",
+    "Drift": "tsq.timing.ageing",
     "Estimate": "tsq.timing.filter",
+    "ClockReading": "tsq.timing.local_clock",
+    "Movement": "tsq.timing.local_clock",
     "Reason": "tsq.timing.sample",
     "Sample": "tsq.timing.sample",
     "StampSource": "tsq.timing.sample",
@@ -69,13 +76,16 @@ __all__ = [
     "Agreed",
     "Client",
     "ClientOptions",
+    "ClockReading",
     "Criteria",
+    "Drift",
     "Estimate",
     "HostClock",
     "HostResult",
     "Keeper",
     "Limits",
     "LocalClock",
+    "Movement",
     "Reason",
     "RetryPolicy",
     "Rules",
@@ -89,6 +99,7 @@ __all__ = [
     "Trust",
     "Verdict",
     "__version__",
+    "clock_reading",
     "connect",
     "parse_target",
     "query",

@@ -146,10 +146,12 @@ def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[st
     notices = []
     found = [verdict for verdict in chosen.verdicts if verdict.source.estimate is not None]
     moved = max((_estimate(one).moved for one in found), key=lambda one: one.elapsed_ns, default=Movement())
-    if moved.notable and moved.stepped:
+    # A short slew in a long run counts where it is more than the bound.
+    told = moved.notable or (chosen.agreed is not None and abs(moved.moved_ns) > chosen.agreed.root_distance * 1e9)
+    if told and moved.stepped:
         span = duration(moved.moved_ns / 1e9, signed=True)
         notices.append(f"this clock was stepped by {span} while it was measured: earlier samples are worth less")
-    elif moved.notable:
+    elif told:
         span = duration(moved.moved_ns / 1e9, signed=True)
         notices.append(f"this clock was being slewed by {moved.rate * 1e6:+.0f} ppm while it was measured ({span} in all)")
     if now is not None and now.pending_ns and chosen.agreed is not None:

@@ -1,5 +1,7 @@
 """The selection: who is used and how, who is not and why, and what the bound is worth (RFC 5905 §11.2; fault cases 47, 48, 62)."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,7 +151,65 @@ def test_62_half_smeared_half_not_is_no_time():
     assert (chosen.agreed, chosen.problem, reasons(chosen)) == (None, NoTime.SMEAR, [Unused.SMEAR] * 2)
 
 
-def test_62_leap_is_what_more_than_half_of_the_survivors_say():
+def tight_liars(**words):
+    """Three that are right, and two liars close together inside their intervals, which push them out as outliers."""
+    honest = [source(name, offset, 1000, stratum=2, leap=0) for name, offset in (("a", -300), ("b", 300), ("c", 0))]
+    return [*honest, *(source(name, 100, 10, error_us=1, **words) for name in ("liar", "liar too"))]
+
+
+def test_liars_tight_inside_the_others_intervals_announce_no_leap_second_and_claim_no_stratum():
+    chosen = select(tight_liars(leap=1, stratum=1))
+    found = chosen.agreed
+    assert (found.leap, found.stratum, found.compared) == (0, 2, 5)
+    assert found.interval.low <= 0 <= found.interval.high
+    # Where the right ones do not say, nobody says.
+    silent = [replace(one, estimate=replace(one.estimate, server=None)) for one in tight_liars(leap=1, stratum=1)[:3]]
+    found = select([*silent, *tight_liars(leap=1, stratum=1)[3:]]).agreed
+    assert (found.leap, found.stratum) == (None, None)
+
+
+def test_own_errors_are_known_only_where_those_of_outliers_are_too():
+    found = [source(str(number), offset, 400) for number, offset in enumerate((0, 1, 2))]
+    outlier = source("outlier", 350, 1000, error_us=None, assumed=1e-4)
+    chosen = select([*found, outlier])
+    assert marks(chosen) == "*++-"
+    assert not chosen.agreed.server_errors_known
+    # A falseticker's word has no part in the bound.
+    liar = source("liar", 50_000, 1000, error_us=None, assumed=1e-4)
+    assert select([*found, liar]).agreed.server_errors_known
+
+
+def test_the_stratum_is_the_best_that_a_majority_reaches():
+    def of(*strata):
+        return select([source(str(number), stratum=stratum) for number, stratum in enumerate(strata)]).agreed.stratum
+
+    assert of(1) == 1
+    assert of(1, 3) == 3
+    assert of(1, 3, 2) == 2
+    assert of(1, 1, 4, 4, 4) == 4
+    assert of(1, None, None) is None
+
+
+def test_liars_that_join_the_smaller_group_of_smearing_or_not_do_not_win():
+    smeared = [source(name, 0, smeared=True) for name in ("a", "b")]
+    chosen = select([*smeared, source("c", 0, smeared=False), *(source(name, 200_000, smeared=False) for name in ("x", "y"))])
+    # Three of five do not smear, and two of them agree; three would have to.
+    assert (chosen.agreed, chosen.problem) == (None, NoTime.NO_MAJORITY)
+    # With four of five, the liars are two, and cannot be three.
+    honest = [source(name, 0, smeared=False) for name in ("a", "b", "c")]
+    chosen = select([*honest, source("x", 200_000, smeared=False), source("d", 0, smeared=True)])
+    assert marks(chosen) == "*++x?"
+
+
+def test_the_number_of_usable_sources_is_there_without_an_agreed_time():
+    apart = [source(str(number), 50_000 * number) for number in range(4)]
+    assert (select(apart).problem, select(apart).compared) == (NoTime.NO_MAJORITY, 4)
+    assert select([*apart[:1], source("s", smeared=True)]).compared == 2
+    assert select(apart[:1], criteria=Criteria(min_sources=3)).compared == 1
+    assert select([source("bad", stratum=0)]).compared == 0
+
+
+def test_62_leap_is_what_more_than_half_of_the_sources_say():
     def of(*leaps):
         return select([source(str(number), leap=leap) for number, leap in enumerate(leaps)]).agreed.leap
 

@@ -105,12 +105,15 @@ def aged(judged: Sequence[Judged], at_ns: int, now: ClockReading | None) -> list
         reach_ns = ceil(((sample.root_distance or 0.0) + one.own_error) * 1e9)
         low_ns, high_ns = twice_ns // 2 - reach_ns, -(-twice_ns // 2) + reach_ns
         moved = movement(sample.received, last)
+        elapsed_ns = at_ns - sample.t4_ns - moved.moved_ns
         if moved.moved_ns:
             moved_low_ns, moved_high_ns = low_ns - moved.moved_ns - moved.width_ns, high_ns - moved.moved_ns + moved.width_ns
             # After a suspension the offset is as before, after a step it is not; which of them it was cannot be seen.
             low_ns = min(low_ns, moved_low_ns) if moved.stepped else moved_low_ns
             high_ns = max(high_ns, moved_high_ns) if moved.stepped else moved_high_ns
-        found.append(Aged(sample, one.own_error, low_ns, high_ns, at_ns - sample.t4_ns - moved.moved_ns))
+            # The raw clock stands still in a suspended machine.
+            elapsed_ns = max(elapsed_ns, at_ns - sample.t4_ns) if moved.stepped else elapsed_ns
+        found.append(Aged(sample, one.own_error, low_ns, high_ns, elapsed_ns))
     return found
 
 

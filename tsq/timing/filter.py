@@ -54,8 +54,8 @@ class Estimate:
     server_error_known: bool = False
     at_ns: int = 0
     interval: Interval = field(default=Interval(0.0, 0.0))
-    drift: Drift = field(default=Drift())
-    moved: Movement = field(default=Movement())
+    drift: Drift = field(default_factory=Drift)
+    moved: Movement = field(default_factory=Movement)
 
     @property
     def server_distance(self) -> float:

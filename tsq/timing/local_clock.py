@@ -19,8 +19,8 @@ TOLERANCE = 15e-6
 UNDISCIPLINED = 100e-6
 # Few oscillators need a larger correction: a kernel frequency beyond it may be a slew (chronyd slews so).
 _MOST_CORRECTION = 100e-6
-# The kernel rounds its frequency: a steady clock may seem to be slewed by a part of this.
-_NOTABLE_SLEW = 1e-6
+# What keeps a clock changes its frequency by a little all the time: less than this is steady.
+_NOTABLE_SLEW = 5e-6
 # No program slews faster than this (chronyd: at most 8.3 %); what moves faster was stepped, or the machine was suspended.
 _FASTEST_SLEW = 0.12
 _LEAST_STEP_NS = 1_000_000
