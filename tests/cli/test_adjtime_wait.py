@@ -208,9 +208,20 @@ def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
     not_confirmed(it, run, "was slewed, and could not be confirmed afterwards", "no server gave the time")
 
 
-def test_servers_that_say_something_else_afterwards_confirm_nothing(machine):
-    it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else -2.0})
-    not_confirmed(it, it.run("--wait"), "by the servers it is wrong by -1.99")
+@pytest.mark.parametrize(("wrong", "offset"), [(-2.0, "-1.99"), (0.3, "+0.30")])
+def test_servers_that_say_something_else_afterwards_confirm_nothing(machine, wrong, offset):
+    it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else wrong})
+    not_confirmed(it, it.run("--wait"), f"by the servers it is wrong by {offset}")
+
+
+def test_after_a_slew_nothing_is_stepped_however_low_the_limit_is(machine):
+    it = machine(0.0009, {"delay_ns": MS // 100}, drift_ppm=200.0)
+    run = it.run("--wait", "--step", "0.001")
+    assert run.status == OK, run.err
+    it = machine(0.00001, {"delay_ns": MS // 100}, drift_ppm=200.0)
+    run = it.run("--wait", "--step", "0.00002")
+    assert run.status == OK, run.err
+    assert "measured again: System clock wrong by -0.00" in run.out
 
 
 def test_the_kernel_gets_the_time_to_end_its_second_before_it_is_measured_again(machine):

@@ -207,6 +207,7 @@ def test_a_step_of_a_real_clock_is_exact(found):
 def test_a_slew_that_is_waited_for_ends_within_the_bound_that_it_prints(found, name, number):
     it = found(name)[number]
     assert it.done.status == OK, it.done.err
+    assert it.done.err == "", "nobody else moves this clock"
     limit = bound("measured again: ", it.done.out)
     assert limit < 0.002, it.done.out
     assert within(it, limit), it
