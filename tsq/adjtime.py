@@ -272,7 +272,7 @@ def _stop_old_slew(rest: float, clock: SystemClock, say: Say, pause: Callable[[f
 
 
 def _disturbed(moved: Movement, steady: ClockState, say: Say) -> float:
-    """How far the clock moved while it was measured, beyond its steady frequency and what can be seen; tells the user."""
+    """How far the clock moved while it was measured, beyond its steady frequency and what can be read; `say` gets it."""
     disturbed = moved.beyond(steady.frequency_ppm * 1e-6)
     if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
         return 0.0
@@ -300,12 +300,12 @@ def _correct(
     interruptions: Interruptions,
     pause: Callable[[float], None],
 ) -> Change:
-    """Slew, check, measure again, and slew what is left; the kernel is told the bound of the last measurement."""
+    """Slew, check, measure again, and slew what is left; the bound of the last measurement is reported to the kernel."""
     start = clock.reading()
     rate = clock.state().rate
     needed = first.max_error + abs(first.offset)
     if clock.state().max_error < needed:
-        # Not what the kernel was told before: the clock is worse than that.
+        # What was reported to the kernel before is too small.
         clock.report_error(needed, first.estimated_error)
     action, rounds = first, 0
     while True:

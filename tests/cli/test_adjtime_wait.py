@@ -69,7 +69,7 @@ def printed_bound(out: str) -> float:
 
 
 def not_confirmed(it: Machine, run: Run, *words: str) -> None:
-    """It failed, said so in one line, and the kernel was told nothing that is not true."""
+    """It failed with one line that says why, and nothing false was reported to the kernel."""
     assert run.status == NOT_MOVED, run
     (line,) = [line for line in run.err.splitlines() if "the clock" in line]
     assert all(word in line for word in words), line
@@ -390,7 +390,7 @@ def test_a_capability_that_is_not_there_after_all_stops_no_slew(machine):
 
 
 def slewed(it: Machine, seconds_per_second: float) -> None:
-    """Another program slews in a way that the kernel does not tell of."""
+    """Another program slews in a way that the kernel does not show."""
     run = it.twin.run
 
     def faster(seconds: int) -> None:
