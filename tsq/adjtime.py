@@ -23,6 +23,7 @@ from tsq.host.clock import ClockState, Movement, Reading, SystemClock
 from tsq.host.owner import clock_owner
 from tsq.result import HostResult, selection
 from tsq.timing.adjustment import (
+    MOST_SLEWED,
     REST,
     Circumstances,
     ClockAction,
@@ -57,6 +58,8 @@ _LEAST_ERROR = 50e-6
 # How steadily a clock runs beside CLOCK_MONOTONIC_RAW while nothing is slewed, seconds a second.
 _STEADY = 5e-6
 _SAME_RATE = 1e-9
+# No clock drifts faster than that, seconds a second.
+_FASTEST_DRIFT = 1e-3
 _ROUNDS = 3
 # Below this part of its bound against the servers an offset is not worth another slew.
 _WORTH = 0.25
@@ -218,7 +221,7 @@ def perform(
     if measured is not None and measured.reading is not None:
         _check_untouched(clock, measured.reading)
     if isinstance(action, Step):
-        moved = step(action, clock)
+        moved = _step(action, clock)
         return Change(clock.state(), 0.0, moved=moved)
     if again is not None:
         return _correct(action, clock, measured, again, interruptions, pause)
@@ -236,7 +239,7 @@ def perform(
     return Change(state, state.rest)
 
 
-def step(action: Step, clock: SystemClock) -> float:
+def _step(action: Step, clock: SystemClock) -> float:
     """Step the clock, and look whether it moved; by how much. Raises NotMoved; the clock is marked unsynchronized then."""
     before = clock.reading()
     clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
@@ -252,6 +255,11 @@ def forced(options: AdjustOptions) -> AdjustOptions:
     return replace(options, limits=replace(options.limits, force=True))
 
 
+def slewing(options: AdjustOptions) -> AdjustOptions:
+    """The same, but whatever can be slewed is slewed: what follows a slew is no step, however low the limit is."""
+    return replace(options, limits=replace(options.limits, step=MOST_SLEWED))
+
+
 _WHO = "does another program set the clock? Find out, then try again"
 
 
@@ -264,7 +272,7 @@ def _stop_old_slew(rest: float, clock: SystemClock, say: Say, pause: Callable[[f
 
 
 def _disturbed(moved: Movement, steady: ClockState, say: Say) -> float:
-    """How far the clock moved while it was measured, beyond its steady frequency and what can be seen; tells the user."""
+    """How far the clock moved while it was measured, beyond its steady frequency and what can be read; `say` gets it."""
     disturbed = moved.beyond(steady.frequency_ppm * 1e-6)
     if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
         return 0.0
@@ -292,12 +300,12 @@ def _correct(
     interruptions: Interruptions,
     pause: Callable[[float], None],
 ) -> Change:
-    """Slew, check, measure again, and slew what is left; the kernel is told the bound of the last measurement."""
+    """Slew, check, measure again, and slew what is left; the bound of the last measurement is reported to the kernel."""
     start = clock.reading()
     rate = clock.state().rate
     needed = first.max_error + abs(first.offset)
     if clock.state().max_error < needed:
-        # Not what the kernel was told before: the clock is worse than that.
+        # What was reported to the kernel before is too small.
         clock.report_error(needed, first.estimated_error)
     action, rounds = first, 0
     while True:
@@ -308,7 +316,8 @@ def _correct(
         found = _asked_again(again, interruptions)
         if found is None:
             return Change(clock.state(), 0.0, interrupted=True, moved=done)
-        action, rounds = _next(found), rounds + 1
+        elapsed = clock.reading().since(start).seconds
+        action, rounds = _next(found, abs(first.offset) + first.max_error + _FASTEST_DRIFT * elapsed), rounds + 1
         if rounds == _ROUNDS or abs(action.offset) <= _WORTH * _distance(found):
             break
     assert found.reading is not None
@@ -323,14 +332,12 @@ def _distance(found: Measurement) -> float:
     return max((one.server_distance for one in estimates if one is not None), default=0.0) + abs(found.disturbed)
 
 
-def _next(found: Measurement) -> Slew:
-    """What the measurement after a slew leaves to do. Raises NotMoved where that is no small correction."""
-    if isinstance(found.action, Slew):
-        return found.action
-    if isinstance(found.action, Step):
-        reason = f"by the servers it is wrong by {found.action.offset:+.6f} s again"
-    else:
-        reason = found.action.text
+def _next(found: Measurement, most: float) -> Slew:
+    """What the measurement after a slew leaves to do. Raises NotMoved where that is more than there was to do at first."""
+    action = found.action
+    if isinstance(action, Slew) and abs(action.offset) <= most + action.max_error:
+        return action
+    reason = action.text if isinstance(action, Refuse) else f"by the servers it is wrong by {action.offset:+.6f} s again"
     raise NotMoved(f"the clock was slewed, and could not be confirmed afterwards: {reason}", advice=_WHO)
 
 

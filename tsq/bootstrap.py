@@ -17,7 +17,7 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tsq.adjtime import AdjustOptions, Ask, Interruptions, Measurement, Owner, forced, measure, step
+from tsq.adjtime import AdjustOptions, Ask, Interruptions, Measurement, Owner, forced, measure, perform
 from tsq.client import query_all
 from tsq.config import Target, Trust
 from tsq.host.clock import SystemClock
@@ -90,20 +90,20 @@ def bootstrap(
         return Bootstrap(proof, checked=True, failed=problem and f"for that time: {problem}")
     if isinstance(proof.action, Slew) or options.dry_run:
         return Bootstrap(proof, checked=True)
-    done = _confirmed(proof.action, lambda: asked(options.client.trust), len(targets), clock, interruptions)
+    done = _confirmed(proof.action, proof, lambda: asked(options.client.trust), len(targets), clock, interruptions)
     return replace(done, measurement=replace(done.measurement, before=proof.before))
 
 
 def _confirmed(
     action: Step,
+    proof: Measurement,
     ask_by_the_clock: Callable[[], Measurement],
     named: int,
     clock: SystemClock,
     interruptions: Interruptions,
 ) -> Bootstrap:
     """Step, and ask with the check that every client makes; put the clock back unless all is well then."""
-    interruptions.hold()
-    step(action, clock)
+    perform(action, clock, measured=proof, interruptions=interruptions)
     try:
         clock.mark_unsynchronized()
         interruptions.release()

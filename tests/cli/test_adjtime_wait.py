@@ -69,7 +69,7 @@ def printed_bound(out: str) -> float:
 
 
 def not_confirmed(it: Machine, run: Run, *words: str) -> None:
-    """It failed, said so in one line, and the kernel was told nothing that is not true."""
+    """It failed with one line that says why, and nothing false was reported to the kernel."""
     assert run.status == NOT_MOVED, run
     (line,) = [line for line in run.err.splitlines() if "the clock" in line]
     assert all(word in line for word in words), line
@@ -208,9 +208,20 @@ def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
     not_confirmed(it, run, "was slewed, and could not be confirmed afterwards", "no server gave the time")
 
 
-def test_servers_that_say_something_else_afterwards_confirm_nothing(machine):
-    it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else -2.0})
-    not_confirmed(it, it.run("--wait"), "by the servers it is wrong by -1.99")
+@pytest.mark.parametrize(("wrong", "offset"), [(-2.0, "-1.99"), (0.3, "+0.30")])
+def test_servers_that_say_something_else_afterwards_confirm_nothing(machine, wrong, offset):
+    it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else wrong})
+    not_confirmed(it, it.run("--wait"), f"by the servers it is wrong by {offset}")
+
+
+def test_after_a_slew_nothing_is_stepped_however_low_the_limit_is(machine):
+    it = machine(0.0009, {"delay_ns": MS // 100}, drift_ppm=200.0)
+    run = it.run("--wait", "--step", "0.001")
+    assert run.status == OK, run.err
+    it = machine(0.00001, {"delay_ns": MS // 100}, drift_ppm=200.0)
+    run = it.run("--wait", "--step", "0.00002")
+    assert run.status == OK, run.err
+    assert "measured again: System clock wrong by -0.00" in run.out
 
 
 def test_the_kernel_gets_the_time_to_end_its_second_before_it_is_measured_again(machine):
@@ -379,7 +390,7 @@ def test_a_capability_that_is_not_there_after_all_stops_no_slew(machine):
 
 
 def slewed(it: Machine, seconds_per_second: float) -> None:
-    """Another program slews in a way that the kernel does not tell of."""
+    """Another program slews in a way that the kernel does not show."""
     run = it.twin.run
 
     def faster(seconds: int) -> None:

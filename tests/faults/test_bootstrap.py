@@ -395,6 +395,22 @@ def test_a_step_that_does_not_move_the_clock_is_no_success(machine):
     assert as_it_was(it)
 
 
+def test_a_clock_that_another_program_steps_after_the_proof_is_left_alone(machine):
+    it = machine(AWAY, AWAY, AWAY)
+    asked = []
+
+    def owner() -> None:
+        # It is looked for after the servers were asked.
+        asked.append(1)
+        if len(asked) == 2:
+            it.twin.step_by_another(0.0005)
+
+    run = it.run("--bootstrap", owner=owner)
+    assert run.status == NOT_MOVED, run
+    assert "the clock moved by +0.000500 s after it was measured" in run.err
+    assert it.twin.calls == []
+
+
 def test_another_tsq_adjtime_at_work_is_left_to_it(machine):
     it = machine(AWAY, AWAY, AWAY, running=4711)
     run = it.run("--bootstrap")

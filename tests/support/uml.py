@@ -249,7 +249,7 @@ def _receive(connection: socket.socket) -> dict:
 
 
 def _agent() -> None:
-    """Runs commands and tells the clock, for whoever connects."""
+    """Runs commands and sends the guest's time, for whoever connects."""
     with socket.create_server(("", PORT), backlog=16) as listener:
         while True:
             connection, _ = listener.accept()

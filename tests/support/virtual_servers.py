@@ -34,9 +34,9 @@ def truthful(
 
     def sample():
         now, ahead = twin.now_ns(), -round(twin.error_ns) + round(wrong(rounds) * 1e9)
-        told = ServerState(now, stratum=1, error=error)
+        state = ServerState(now, stratum=1, error=error)
         middle = now + delay_ns // 2 + ahead
-        return make_sample(now, middle, middle, now + delay_ns, offset_limit=inf, server=told)
+        return make_sample(now, middle, middle, now + delay_ns, offset_limit=inf, server=state)
 
     def ask(targets: list[Target], *_: object, **__: object) -> list[HostResult]:
         nonlocal rounds

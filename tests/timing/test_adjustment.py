@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsq.errors import ConfigError
-from tsq.timing.adjustment import Circumstances, ClockLimits, Refusal, Refuse, Slew, Step, decide, hindering, time_constant
+from tsq.timing.adjustment import (
+    Circumstances,
+    ClockLimits,
+    Drift,
+    Refusal,
+    Refuse,
+    Slew,
+    Step,
+    decide,
+    drift_between,
+    drift_of,
+    hindering,
+    time_constant,
+    widened,
+)
 from tsq.timing.filter import estimate
 from tsq.timing.intersection import Interval
 from tsq.timing.sample import make_sample
@@ -65,6 +79,8 @@ def test_where_nobody_gave_the_time_there_is_none_to_mistrust():
         (Circumstances(owner="chronyd, process 7"), Refusal.OWNED),
         (Circumstances(may_set=False), Refusal.NOT_PERMITTED),
         (Circumstances(stepped=-0.0011), Refusal.STEPPED),
+        (Circumstances(slewed=-60e-6, seconds=0.3), Refusal.SLEWED),
+        (Circumstances(slewed=2.1e-3, seconds=20.0), Refusal.SLEWED),
         (Circumstances(interrupted=True), Refusal.INTERRUPTED),
     ],
 )
@@ -124,3 +140,72 @@ def test_no_slew_goes_faster_than_allowed_and_none_slower_than_it_must(offset):
 def test_how_long_a_slew_takes():
     assert Slew(0.001, 0, 0.0, 0.0).seconds == 17
     assert Slew(0.5, time_constant(0.5), 0.0, 0.0).seconds == 588
+
+
+# -------------------------------------------------------------------------------------------- slews by others, and the drift
+
+
+@pytest.mark.parametrize("circumstances", [Circumstances(slewed=40e-6, seconds=0.3), Circumstances(slewed=-1.9e-3, seconds=20.0)])
+def test_a_slow_slew_by_others_forbids_nothing(circumstances):
+    assert isinstance(decide(agreed(3.0), ClockLimits(), circumstances), Step)
+
+
+def test_a_dry_run_is_refused_for_no_slew_and_the_owner_is_named_before_it():
+    slewed = Circumstances(slewed=1.0, seconds=1.0, dry_run=True)
+    assert isinstance(decide(agreed(3.0), ClockLimits(), slewed), Step)
+    owned = replace(slewed, dry_run=False, owner="ntpd")
+    assert decide(agreed(3.0), ClockLimits(), owned).reason is Refusal.OWNED
+
+
+def test_a_bound_is_widened_to_both_sides():
+    chosen = widened(agreed(3.0, root_distance=0.01), 0.002)
+    assert chosen.agreed.root_distance == pytest.approx(0.012)
+    assert (chosen.agreed.interval.low, chosen.agreed.interval.high) == pytest.approx((2.988, 3.012))
+    none = Selection((SILENT,), 0, None, NoTime.NO_SOURCE)
+    assert widened(none, 0.1) is none
+
+
+@given(
+    st.floats(-500, 500), st.floats(-500, 500), st.floats(5, 1000), st.floats(-0.5, 0.5), st.floats(-1, 1), st.floats(-1, 1)
+)
+def test_two_measurements_show_the_drift_within_its_bound(oscillator, frequency, seconds, slewed, wrong, other):
+    """The clock is 0.3 s behind, runs by its oscillator and its frequency, and is slewed in between."""
+    unset, rate, bound = oscillator * 1e-6, frequency * 1e-6, 1e-4
+    gained = rate * seconds + slewed
+    offset = 0.3 - unset * seconds - gained
+    drift = drift_between((0.3 + wrong * bound, bound), (offset + other * bound, bound), seconds, gained, rate)
+    assert abs(drift.ppm - oscillator - frequency) <= drift.error_ppm + 1e-6
+    assert drift.error_ppm == pytest.approx(2 * bound / seconds * 1e6)
+
+
+def sample(second: int, offset_us: int, delay_us: int = 100):
+    t1 = second * 1_000_000_000
+    middle = t1 + delay_us * 500 + offset_us * 1000
+    return make_sample(t1, middle, middle, t1 + delay_us * 1000)
+
+
+def test_samples_show_the_drift_and_the_most_certain_source_is_taken():
+    exact = [sample(second, -80 * second) for second in range(30)]
+    vague = [sample(second, -10 * second, delay_us=50_000) for second in range(30)]
+    drift = drift_of([vague, exact, []])
+    assert drift.ppm == pytest.approx(80, abs=1)
+    assert drift.error_ppm < 10
+    assert drift.useful
+    assert drift.most_ppm == pytest.approx(drift.ppm + drift.error_ppm)
+    assert not drift_of([vague]).useful
+
+
+def test_too_few_samples_show_no_drift():
+    assert drift_of([]) is None
+    assert drift_of([[sample(1, 0)]]) is None
+    assert drift_of([[sample(1, 0), sample(1, 0)]]) is None
+    assert not drift_of([[sample(1, 0), sample(3, 0)]]).useful
+
+
+def test_a_drift_back_is_as_fast_as_one_forward():
+    assert Drift(-80.0, 5.0, 30.0).most_ppm == Drift(80.0, 5.0, 30.0).most_ppm == 85.0
+
+
+def test_a_refusal_reads_with_its_detail():
+    assert Refuse(Refusal.OWNED).text == "another program keeps the clock"
+    assert Refuse(Refusal.OWNED, "ntpd").text == "another program keeps the clock (ntpd)"

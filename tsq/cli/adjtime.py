@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import tsq
 from tsq import report
-from tsq.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform
+from tsq.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform, slewing
 from tsq.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.cli.common import (
     EXIT_FAILED,
@@ -129,7 +129,7 @@ class _Run:
 
     def once(self) -> int:
         """Measure, and set the clock."""
-        found = self._measure()
+        found = measure(self._targets, self._options, self.clock, **self._doors)
         _print_measurement(found, self._options)
         return self._act(found)
 
@@ -151,8 +151,8 @@ class _Run:
         _print_measurement(done.measurement, self._options)
         return self._act(done.measurement, before_printed=bool(done.stepped))
 
-    def _measure(self) -> Measurement:
-        return measure(self._targets, self._options, self.clock, **self._doors)
+    def _again(self) -> Measurement:
+        return measure(self._targets, slewing(self._options), self.clock, **self._doors)
 
     def _act(self, found: Measurement, before_printed: bool = False) -> int:
         action = found.action
@@ -166,7 +166,7 @@ class _Run:
             for refusal in found.hindrances:
                 _say(f"without --dry-run it would be refused, exit status {_STATUS[refusal.reason]}: {_why(refusal)}")
             return EXIT_OK
-        again = self._measure if self._options.wait else None
+        again = self._again if self._options.wait else None
         change = perform(action, self.clock, measured=found, again=again, interruptions=self.interruptions)
         _tell(_done(action, change))
         if change.last is not None:

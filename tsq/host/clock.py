@@ -339,7 +339,7 @@ class SystemClock:
         self._kernel.adjust(_STATUS | _MAXERROR | _ESTERROR, status=status, maxerror=_MOST_ERROR_US, esterror=_MOST_ERROR_US)
 
     def _old_slew(self) -> int:
-        """What adjtime(3) has still to correct, microseconds; 0 also where a kernel does not tell."""
+        """What adjtime(3) has still to correct, microseconds; 0 also where a kernel does not support the question."""
         try:
             return self._kernel.read_old_slew()
         except ClockError:
