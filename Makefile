@@ -20,7 +20,7 @@ $(VENV)/.built: pyproject.toml setup.py $(wildcard tsq/*.pyx tsq/*.pxd tsq/*.h) 
 	@echo "make: installing TSQ and its tools into $(VENV) (once; a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 # Foreign programs for the tests, where they can be had; a test that misses its own says so.

@@ -24,6 +24,8 @@ class Copy:
     def __init__(self, where: Path) -> None:
         self.root = where / "tsq"
         shutil.copytree(ROOT, self.root, ignore=_LEFT_OUT, symlinks=True)
+        # The extensions of the source as it is.
+        self._built: dict[Path, bytes] = {}
 
     def run(self, mutant: Mutant) -> tuple[str, str]:
         """(killed, survived or broken; the last lines of output) of one mutation. The copy is afterwards as it was."""
@@ -36,8 +38,14 @@ class Copy:
             return self._test(mutant)
         finally:
             path.write_text(original, encoding="utf-8")
-            if mutant.compiled:
-                self.build()
+            for built, content in self._built.items():
+                built.write_bytes(content)
+
+    def prepare(self) -> str:
+        """Build the source as it is, and keep the extensions; what the compiler said where that fails."""
+        problem = self.build()
+        self._built = {path: path.read_bytes() for path in (self.root / "tsq").glob("*.so")}
+        return problem
 
     def fails_unchanged(self, chosen: list[Mutant]) -> str:
         """What the named tests say of the source as it is, where they fail: they could not tell a mutation then."""
@@ -87,7 +95,7 @@ def main() -> int:
 
 def _run(copy: Copy, chosen: list[Mutant]) -> list[tuple[Mutant, str, str]]:
     bad = []
-    if any(one.compiled for one in chosen) and (problem := copy.build()):
+    if any(one.compiled for one in chosen) and (problem := copy.prepare()):
         raise SystemExit(f"the source as it is {problem}")
     if problem := copy.fails_unchanged(chosen):
         raise SystemExit(f"tests fail without any mutation:\n{problem}")
