@@ -223,17 +223,17 @@ class Exchange:
         return sample
 
     def _learn(self, response: Response, sample: Sample) -> None:
-        """Make an earlier sample exact where the answer tells when its answer left (R12), and remember this one for that."""
-        told = response.metadata.get(EXACT_T3, "")
-        if self.rules.exact and len(told) == _EXACT_SIZE and set(told) <= _HEX_DIGITS:
-            self._revise(told)
+        """Make an earlier sample exact where the answer says when its own one left (R12), and remember this one for the same."""
+        departure = response.metadata.get(EXACT_T3, "")
+        if self.rules.exact and len(departure) == _EXACT_SIZE and set(departure) <= _HEX_DIGITS:
+            self._revise(departure)
         if sample.valid:
             self._inexact[response.nonce[:_PREFIX_SIZE]] = sample
             while len(self._inexact) > _REMEMBERED:
                 self._inexact.popitem(last=False)
 
-    def _revise(self, told: str) -> None:
-        prefix, ntp = bytes.fromhex(told[: 2 * _PREFIX_SIZE]), int(told[2 * _PREFIX_SIZE :], 16)
+    def _revise(self, departure: str) -> None:
+        prefix, ntp = bytes.fromhex(departure[: 2 * _PREFIX_SIZE]), int(departure[2 * _PREFIX_SIZE :], 16)
         early = self._inexact.pop(prefix, None)
         if early is None or early.t2_ns is None or early.t3_ns is None or early.t4_ns is None:
             return
@@ -251,7 +251,7 @@ class Exchange:
             sent=early.sent,
             received=early.received,
         )
-        # An answer does not leave before it is stamped, nor later than makes sense: such a word changes nothing.
+        # An answer does not leave before it is stamped, nor later than makes sense: such a report changes nothing.
         if left_ns >= early.t3_ns and late.valid:
             self.revised = (early, replace(late, exact=True))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tsq.association import Association
 from tsq.config import ClientOptions, Target
-from tsq.errors import NoAnswer, RejectedSamples, TSQError, Unreachable
+from tsq.errors import NoAnswer, RejectedSamples, TSQError, Unreachable, rank
 from tsq.result import HostResult
 from tsq.session import Session
 from tsq.timing.sample import Reason, Sample
@@ -98,7 +98,7 @@ class Poller:
         association = self.association
         attempt = association.latest
         given_nothing = association.session is None and not any(sample.valid for sample in self.samples)
-        ended = broken or (association.loss if self._gave_up or given_nothing else None)
+        ended = broken or (self._why_lost() if self._gave_up or given_nothing else None)
         error = ended or (None if association.connections else association.failure) or (None if self.samples else unheard)
         return host_result(
             self._target,
@@ -108,6 +108,11 @@ class Poller:
             notices=association.notices + self._cut_short(ended, stopped=stopped),
             error=error if attempt is None else why_nothing(self.samples, error),
         )
+
+    def _why_lost(self) -> TSQError | None:
+        """Why there is no connection any more: how the last one ended, or why there is no other one, whichever says more."""
+        errors = [error for error in (self.association.loss, self.association.failure) if error is not None]
+        return min(errors, key=rank, default=None)
 
     def _cut_short(self, ended: TSQError | None, *, stopped: bool) -> list[str]:
         """What to say of a run that ended before all its samples were taken."""

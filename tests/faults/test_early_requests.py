@@ -1,8 +1,10 @@
 """What a request asked for is never lost with it: 0-RTT requests that were lost or refused, and questions that got no answer."""
 
+import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +15,7 @@ from tests.support.processes import run_client
 from tests.support.threads import ServerThread
 from tests.support.world import START_NS, World
 from tests.test_session import MS, RETRY, ticket_from
-from tsq import ClientOptions, Trust, query_all, selection
+from tsq import ClientOptions, HostResult, Trust, connect, query_all, selection
 from tsq.host.sync_state import HostClock, Keeper
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.timing.selection import Unused
@@ -83,6 +85,36 @@ def test_a_server_that_is_not_synchronized_is_refused_with_and_without_a_ticket(
             assert done.returncode == 8, done.stderr
             assert "says that its clock is not synchronized" in done.stdout
             assert ("0-RTT" in done.stdout) == early
+
+
+def test_the_asynchronous_client_counts_its_early_request_as_the_first_sample(server, tmp_path):
+    options = ClientOptions(trust=Trust(ca_file=server.ca), session_file=str(tmp_path / "sessions"))
+
+    async def use() -> HostResult:
+        async with asyncio.timeout(60), connect(server.target, options) as client:
+            result = await client.measure(count=3, interval=0)
+            # The ticket for the next time comes one flight after the handshake.
+            await client.sample()
+            return result
+
+    results = [asyncio.run(use()) for _ in range(2)]
+    assert [(result.good, len(result.samples), result.zero_rtt) for result in results] == [(3, 3, False), (3, 3, True)]
+    assert len({sample.t1_ns for result in results for sample in result.samples}) == 6
+
+
+def test_an_early_answer_that_is_old_is_no_sample_of_a_later_call(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("tsq.aio._EARLY_IS_FRESH", 0.0)
+    options = ClientOptions(trust=Trust(ca_file=server.ca), session_file=str(tmp_path / "sessions"))
+
+    async def use() -> None:
+        async with asyncio.timeout(60), connect(server.target, options) as client:
+            before = time.time_ns()
+            await asyncio.sleep(0.01)
+            assert (await client.sample()).t1_ns >= before
+            await client.sample()
+
+    for _ in range(2):
+        asyncio.run(use())
 
 
 # ---------------------------------------------------------------------------------------- questions that get no answer

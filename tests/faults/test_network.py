@@ -326,7 +326,7 @@ def test_61_the_next_address_is_asked_where_the_first_is_dead(network, names, li
     assert (told["kind"], told["address"], told["good"]) == (None, live, 3)
 
 
-def test_61_where_all_addresses_are_dead_the_last_one_says_why(network, names, server, certificates):
+def test_61_where_all_addresses_are_dead_the_error_that_says_most_is_reported(network, names, server, certificates):
     names(time_example={"A": ["203.0.113.1", V4_TOO], "AAAA": ["2001:db8:3::1", V6_TOO]})
     status, host, _ = client(network, certificates, "time.example", "--timeout", 0.5)
     assert (status, host["error_kind"], host["samples"]) == (3, "HandshakeTimeout", [])

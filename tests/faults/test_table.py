@@ -116,7 +116,7 @@ TABLE = [
     (61, "empty", NETWORK, "test_61_a_name_without_an_address_says_why"),
     (61, "IPv6 only", NETWORK, "test_61_a_name_with_ipv6_only_is_asked_there"),
     (61, "one dead address: next address", NETWORK, "test_61_the_next_address_is_asked_where_the_first_is_dead"),
-    (61, "all dead", NETWORK, "test_61_where_all_addresses_are_dead_the_last_one_says_why"),
+    (61, "all dead", NETWORK, "test_61_where_all_addresses_are_dead_the_error_that_says_most_is_reported"),
     (61, "without root: resolve again", SILENCE, "test_61_each_query_looks_the_name_up_again"),
     (61, "without root: empty", SILENCE, "test_61_an_empty_answer_is_no_address"),
     (61, "without root: IPv6 only", SILENCE, "test_61_ipv6_only"),
