@@ -158,6 +158,9 @@ def guest(directory: Path, memory: str = "192M") -> Iterator[Guest]:
             stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True,
         )
         _wait_for(it, process)
+        # The guest ends with this connection, also where this process is killed.
+        life = cleanup.enter_context(it.connected())
+        _send(life, {"life": True})
         yield it
 
 
@@ -265,6 +268,10 @@ def _serve(connection: socket.socket) -> None:
                 connection.sendall(b"%d\n" % ((received + time.time_ns()) // 2))
                 continue
             wanted = json.loads(line)
+            if "life" in wanted:
+                with contextlib.suppress(OSError):
+                    reader.read()
+                Path("/proc/sysrq-trigger").write_text("o")
             process = subprocess.Popen(
                 wanted["run"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 env=os.environ | wanted["environment"],
