@@ -343,7 +343,7 @@ def test_a_peer_that_sends_without_end_is_held_to_its_budget_and_then_closed(cer
 
 
 def test_what_is_beyond_the_budget_is_dropped_before_it_is_opened(certificates):
-    peer = PeerLimits(control_rate=1.0, control_burst=20.0)
+    peer = PeerLimits(control_rate=1.0, control_burst=20.0, offence=3.0)
     world = World(certificates, data_plane=True, limits=Limits(peer=peer))
     client = connected(world)
     connection = connection_of(world, client)
