@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tsq._datapath import Datapath
 from tsq.metrics import Counters
-from tsq.quic.budget import Bucket
+from tsq.quic.budget import Bucket, Seldom
 from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
 from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
@@ -56,6 +56,7 @@ class Service:
         self._clock = clock
         self._datapath = datapath
         self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
+        self._unrouted = Seldom(10.0)
         # Without a data plane, plain requests come here, too.
         self._unit = 1.0 if datapath is not None else _UNIT_ALONE
 
@@ -67,7 +68,10 @@ class Service:
         try:
             connection = self.router.route(datagram.data, datagram.path, now)
         except Exception as error:
-            logger.error("a datagram that could not be dealt with: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+            count = self._unrouted.due(now)
+            if count:
+                trace = logger.isEnabledFor(logging.DEBUG)
+                logger.error("%d datagram(s) could not be dealt with, the last because of %r", count, error, exc_info=trace)
             connection = None
         if connection is None:
             replies: Outgoing = list(self.router.replies)

@@ -41,24 +41,24 @@ def served(budget, start, seconds, rate, *, authentic=True, strained=False):
 
 
 def test_a_connection_gets_its_burst_and_its_rate():
-    budget = ControlBudget(250.0, 1000.0, 10.0)
+    budget = ControlBudget(250.0, 50.0, 1000.0, 10.0)
     assert served(budget, 0.0, 10.0, 2000) == pytest.approx(1000 + 2500, abs=3)
 
 
-def test_under_strain_it_gets_half_of_its_burst():
-    budget = ControlBudget(250.0, 1000.0, 10.0)
-    assert served(budget, 0.0, 1.0, 2000, strained=True) == pytest.approx(500 + 250, abs=3)
+def test_under_strain_it_gets_half_of_its_burst_and_the_strained_rate():
+    budget = ControlBudget(250.0, 50.0, 1000.0, 10.0)
+    assert served(budget, 0.0, 10.0, 2000, strained=True) == pytest.approx(500 + 500, abs=3)
 
 
 def test_a_client_at_a_sane_rate_is_always_served():
-    budget = ControlBudget(250.0, 1000.0, 10.0)
+    budget = ControlBudget(250.0, 50.0, 1000.0, 10.0)
     assert served(budget, 0.0, 60.0, 128) == 60 * 128
-    assert served(budget, 60.0, 60.0, 128, strained=True) == 60 * 128
+    assert served(budget, 60.0, 60.0, 48, strained=True) == 60 * 48
     assert not budget.is_offender(120.0)
 
 
 def test_who_goes_on_asking_for_too_much_is_an_offender():
-    budget = ControlBudget(250.0, 1000.0, 10.0)
+    budget = ControlBudget(250.0, 50.0, 1000.0, 10.0)
     served(budget, 0.0, 5.0, 2000)
     assert not budget.is_offender(5.0)
     served(budget, 5.0, 10.0, 2000)
@@ -66,13 +66,13 @@ def test_who_goes_on_asking_for_too_much_is_an_offender():
 
 
 def test_forged_packets_make_nobody_an_offender():
-    budget = ControlBudget(250.0, 1000.0, 10.0)
+    budget = ControlBudget(250.0, 50.0, 1000.0, 10.0)
     served(budget, 0.0, 30.0, 2000, authentic=False)
     assert not budget.is_offender(30.0)
 
 
 def test_who_stops_is_forgiven():
-    budget = ControlBudget(250.0, 1000.0, 10.0)
+    budget = ControlBudget(250.0, 50.0, 1000.0, 10.0)
     served(budget, 0.0, 5.0, 2000)
     assert served(budget, 60.0, 1.0, 100) == 100
     assert not budget.is_offender(70.0)

@@ -146,14 +146,32 @@ def test_a_tls_message_without_an_end_is_not_kept(world):
     assert client.end is not None
 
 
-@pytest.mark.parametrize("epoch", [Epoch.INITIAL, Epoch.HANDSHAKE])
-def test_a_client_ends_where_a_server_sends_crypto_beyond_its_limits(certificates, epoch):
+def test_a_server_that_sends_crypto_in_many_pieces_ends_the_clients_connection_at_once(certificates, kept):
     world = World(certificates)
+    world.to_server = lambda data, number: []
     session = world.session()
-    quic = session._connection.quic
-    receiver = quic._crypto_streams[epoch].receiver
-    assert receiver._ahead == quic.limits.crypto_bytes == 128 * 1024
-    assert receiver._gaps == 128
+    connection = session._connection
+    server = Stranger.server_of(connection.quic)
+    handled = 0
+    for number in range(200):
+        connection.receive(server.initial(b"".join(crypto(120 * number + 2 * i + 1, b"x") for i in range(60))), world.now)
+        handled = max(handled, kept())
+        connection.flush(world.now)
+    assert handled <= connection.quic.limits.crypto_gaps == 128
+    assert connection.failure() is not None
+
+
+@pytest.mark.parametrize("frames", [PING * 1000, crypto(1, b"x") + PADDING + (PING + PADDING) * 100])
+def test_packets_of_a_server_that_hold_too_much_end_the_clients_connection(certificates, frames):
+    world = World(certificates)
+    world.to_server = lambda data, number: []
+    connection = world.session()._connection
+    server = Stranger.server_of(connection.quic)
+    for _ in range(200):
+        connection.receive(server.initial(frames), world.now)
+        connection.flush(world.now)
+    assert len(connection.quic.refused) <= 17
+    assert connection.failure() is not None
 
 
 # ------------------------------------------------------------------------------------------------ streams that are cancelled
@@ -352,7 +370,7 @@ def test_a_peer_that_sends_without_end_is_held_to_its_budget_and_then_closed(cer
 
 
 def test_what_is_beyond_the_budget_is_dropped_before_it_is_opened(certificates):
-    peer = PeerLimits(control_rate=1.0, control_burst=20.0)
+    peer = PeerLimits(control_rate=1.0, control_burst=20.0, offence=3.0)
     world = World(certificates, data_plane=True, limits=Limits(peer=peer))
     client = connected(world)
     connection = connection_of(world, client)

@@ -56,6 +56,14 @@ class Stranger:
         self._keys = CryptoPair()
         self._keys.setup_initial(cid=connection_id, is_client=True, version=V1)
 
+    @classmethod
+    def server_of(cls, client: Any) -> "Stranger":
+        """Somebody who saw a client's first packet, and answers as its server might."""
+        stranger = cls(client.host_cid)
+        stranger._keys = CryptoPair()
+        stranger._keys.setup_initial(cid=client.original_destination_connection_id, is_client=False, version=V1)
+        return stranger
+
     def initial(self, frames: bytes) -> bytes:
         """One Initial that fills a datagram."""
         overhead = 1 + 4 + 2 + len(self.id) + len(self.source) + 1 + 2 + 4 + _TAG

@@ -18,10 +18,10 @@ class Bucket:
         self.level = burst
         self._at: float | None = None
 
-    def refill(self, now: float) -> float:
-        """What is left now."""
+    def refill(self, now: float, rate: float | None = None) -> float:
+        """What is left now. rate: another than its own, since the last time."""
         if self._at is not None and now > self._at:
-            self.level = min(self.burst, self.level + (now - self._at) * self.rate)
+            self.level = min(self.burst, self.level + (now - self._at) * (self.rate if rate is None else rate))
         self._at = now
         return self.level
 
@@ -65,22 +65,26 @@ class ControlBudget:
     seconds, and whose packets were authentic, is an offender. Forged packets use the budget up, too, but make nobody an offender.
     """
 
-    __slots__ = ("_bucket", "_offence", "_patience")
+    __slots__ = ("_bucket", "_offence", "_patience", "_strained_rate")
 
-    def __init__(self, rate: float, burst: float, patience: float) -> None:
+    def __init__(self, rate: float, strained_rate: float, burst: float, patience: float) -> None:
         self._bucket = Bucket(rate, burst)
+        self._strained_rate = strained_rate
         self._patience = patience
         self._offence: _Offence | None = None
 
     def admits(self, now: float, *, strained: bool, amount: float = 1.0) -> bool:
-        """Whether one more packet may be opened. strained: all connections together use much, so each has half of its burst."""
+        """Whether one more packet may be opened. strained: all connections together use much.
+
+        Then whoever has used half of his burst gets no more than the strained rate.
+        """
         bucket = self._bucket
-        level = bucket.refill(now)
+        level = bucket.refill(now, self._strained_rate if strained else None)
         half = bucket.burst / 2
         if level < (half if strained else 1.0):
             self._offence = self._offence or _Offence(now)
             return False
-        if level >= half + bucket.rate / 4 or level >= bucket.burst - 1:
+        if level >= half * 1.25:
             self._offence = None
         bucket.take(amount)
         if self._offence is not None:

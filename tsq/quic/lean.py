@@ -76,6 +76,7 @@ REPLACED_NAMES = {
 
 # RFC 9000 §5.1.1: the one in use, and one for the next path. aioquic would have eight.
 _CONNECTION_IDS = 2
+_MOST_REASONS = 16
 # The two cheap ones of aioquic's four; every TLS library has one of them. A group without a share is of no use: aioquic knows no
 # HelloRetryRequest.
 _KEY_SHARES = [Group.X25519, Group.SECP256R1]
@@ -275,7 +276,8 @@ class LeanConnection(QuicConnection):
         try:
             super().receive_datagram(data, addr, now)
         except PacketRefused as refusal:
-            self.refused += (str(refusal),)
+            # A client never asks.
+            self.refused = (*self.refused[-_MOST_REASONS:], str(refusal))
         if self._holds_handshake and self._handshake_confirmed and not self._is_client:
             self._holds_handshake = False
             _let_go_of_handshake(self)

@@ -29,8 +29,9 @@ class PeerLimits:
     crypto_later: TLS bytes in 1-RTT packets that are not yet a whole message: session tickets, for a client.
     crypto_gaps: pieces of TLS bytes that are kept because others before them are missing.
     stream_ahead, stream_gaps: the same for a stream, whose messages have 2 KiB at most.
-    control_rate: packets a second that the control plane takes of one connection; each costs it 0.1 to 1 ms. Plain requests are not
-    among them: the data plane answers those.
+    control_rate: packets a second that the control plane takes of one connection, about a fifth of a core. Plain requests are not
+    among them: the data plane answers those. A client that asks on streams, one request after the other, stays below it.
+    strained_rate: the same while all connections together use much of the control plane.
     control_burst: so many at once, for a handshake with losses, a migration, a client that was asleep.
     offence: seconds for which a connection that stays beyond control_rate is served no more before it is closed.
     sent_packets: packets of this end that are remembered though they ask for no acknowledgment.
@@ -47,8 +48,9 @@ class PeerLimits:
     crypto_gaps: int = 32
     stream_ahead: int = 4 * 1024
     stream_gaps: int = 16
-    control_rate: float = 250.0
-    control_burst: float = 1000.0
+    control_rate: float = 2000.0
+    strained_rate: float = 250.0
+    control_burst: float = 4000.0
     offence: float = 10.0
     sent_packets: int = 128
     connection_ids: int = 64
@@ -68,7 +70,7 @@ class Limits:
     most_half_open: handshakes under way; the oldest, of clients that have not shown their address, makes room for a new one.
     newcomers: handshakes a second of such clients that are begun while there are more than half_open: the rest of the machine's
     time is for clients that are there. A handshake costs about a millisecond.
-    all_control: packets a second that the control plane takes of all connections before it keeps each to half of its burst.
+    all_control: packets a second that the control plane takes of all connections before it keeps each to its strained rate.
     peer: what one connection may cost.
     """
 
@@ -78,5 +80,5 @@ class Limits:
     retry: RetryPolicy = RetryPolicy.AUTO
     most_half_open: int = 1000
     newcomers: float = 300.0
-    all_control: float = 1000.0
+    all_control: float = 3000.0
     peer: PeerLimits = field(default_factory=PeerLimits)

@@ -55,7 +55,7 @@ class ServerConnection(Connection):
         self.fresh = True
         self.ids: set[bytes] = set()
         self.proven = retry_source is not None
-        self.budget = ControlBudget(limits.control_rate, limits.control_burst, limits.offence)
+        self.budget = ControlBudget(limits.control_rate, limits.strained_rate, limits.control_burst, limits.offence)
 
     def drop(self) -> None:
         """To be called when the connection is forgotten; nothing else may be asked of it after that."""
