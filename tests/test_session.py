@@ -154,7 +154,7 @@ def test_no_request_goes_early_without_a_ticket(certificates):
     world = World(certificates)
     session = world.session()
     world.run(1)
-    assert not session.early
+    assert session.early is None
     assert session.samples == []
     assert world.counters.get("requests") == 0
 
@@ -209,7 +209,7 @@ def test_stream_mode_sends_nothing_early(certificates):
     ticket = ticket_from(world)
     session = world.session(ticket=ticket, stream=True)
     world.run(1)
-    assert not session.early
+    assert session.early is None
     world.exchange(session)
     assert session.samples[0].valid
 

@@ -56,7 +56,7 @@ class TsqClient:
         session.start(time.monotonic())
         try:
             self._until(link, lambda: session.established or bool(session.samples))
-            if not session.early and not session.samples:
+            if session.early is None and not session.samples:
                 session.ask(time.monotonic())
             self._until(link, lambda: bool(session.samples))
             seconds = time.perf_counter() - begin
