@@ -128,7 +128,7 @@ TABLE = [
     (62, "era rollover", SAMPLES, "test_R9_an_exchange_that_spans_the_era_edge"),
     (62, "era rollover", CLIENT, "test_62_the_year_2036_is_uneventful_from_both_sides_and_for_the_selection"),
     (62, "leap second", CLIENT, "test_62_a_leap_second_in_the_midst_of_exchanges_is_in_the_bound_or_discarded"),
-    (62, "leap second announced", SELECTION, "test_62_leap_is_what_more_than_half_of_the_survivors_say"),
+    (62, "leap second announced", SELECTION, "test_62_leap_is_what_more_than_half_of_the_sources_say"),
     (62, "mixed", SELECTION, "test_62_smeared_and_unsmeared_are_not_mixed"),
     (62, "mixed", SELECTION, "test_62_half_smeared_half_not_is_no_time"),
     (62, "mixed", CLIENT, "test_62_smeared_and_unsmeared_servers_give_no_time_together"),
