@@ -683,6 +683,18 @@ def test_answers_that_are_not_acknowledged_are_looked_after_unless_aioquic_waits
     assert (peer.session.probe_at is None) == defer
 
 
+def test_an_acknowledgment_ends_the_waiting_between_probes():
+    peer = answered(1)
+    for _ in range(4):
+        peer.now += 0.31
+        assert peer.session.probe(peer.now)
+    assert peer.datapath.due(peer.now + 1) == []
+    peer.give(ack(0))
+    assert peer.ask(2)[0].nonces == [2]
+    assert peer.session.probe_at < peer.now + 3
+    assert peer.datapath.due(peer.session.probe_at) == [peer.session]
+
+
 def test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as_held_back():
     peer = answered(32)
     [packet] = peer.ask(40, 41)
