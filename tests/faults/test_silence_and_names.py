@@ -41,6 +41,12 @@ class VirtualWait:
     def epoll(self) -> "VirtualWait":
         return self
 
+    def __enter__(self) -> "VirtualWait":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def poll(self, seconds: float) -> list[tuple[int, int]]:
         self.waits += 1
         assert self.waits < 100_000, "it waits for what is over"
