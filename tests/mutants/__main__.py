@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.mutants.table import ROOT, Mutant, mutants
 
-_PATIENCE_S = 600
+# A mutation may make an endless loop of something: that is noticed, too.
+_PATIENCE_S = 120
 # What the copy does without: it is large, and no test that a mutation names needs it there.
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "node_modules", "*.egg-info", ".mypy_cache", ".ruff_cache", ".hypothesis"
@@ -60,18 +61,18 @@ class Copy:
 
     def _test(self, mutant: Mutant) -> tuple[str, str]:
         try:
-            done = self._call([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests])
+            done = self._call([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests], _PATIENCE_S)
         except subprocess.TimeoutExpired:
-            # An endless loop is noticed, too.
             return "killed", f"no end within {_PATIENCE_S} s"
         tail = "\n".join(done.stdout.splitlines()[-3:])
-        # 1: tests failed; 0: none did. Anything else (no such test, an error of pytest's) is a fault of the list.
-        return {0: "survived", 1: "killed"}.get(done.returncode, "broken"), tail
+        # 0: no test failed; 1: tests did; below 0: a crash. Anything else (no such test, pytest's own error) is a fault of the list.
+        outcome = "killed" if done.returncode < 0 else {0: "survived", 1: "killed"}.get(done.returncode, "broken")
+        return outcome, tail
 
-    def _call(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
+    def _call(self, command: list[str], patience: float | None = None) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
         return subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=patience, check=False
         )
 
 
