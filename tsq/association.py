@@ -69,6 +69,7 @@ class Association:
         self._worst: TSQError | None = None
         self._pause = _FIRST_PAUSE
         self._idle = False
+        self._fresh = False
         self._zero_rtt = False
         self._again = 0
         self._again_because = ""
@@ -108,6 +109,8 @@ class Association:
         """When `advance` is due."""
         times = [attempt.session.deadline for attempt in self.attempts]
         times += [now for attempt in self.attempts if attempt.backlog]
+        if self._fresh:
+            times.append(now)
         if self._addresses:
             times.append(self._next_attempt)
         return min((time for time in times if time is not None), default=None)
@@ -212,10 +215,14 @@ class Association:
             session.handle_timer(now)
         if session.established and session.error is None and attempt in self._candidates():
             self._choose(attempt, now)
+            # What ends the handshake waits for the first request, so that both go in one datagram; `deadline` says until when.
+            self._fresh = True
+            return
         self._send_and_collect(attempt, now)
 
     def _send_and_collect(self, attempt: Attempt, now: float) -> None:
         session = attempt.session
+        self._fresh = self._fresh and attempt is not self.chosen
         attempt.pump(now)
         if attempt is self.chosen:
             self._collect(session, now)

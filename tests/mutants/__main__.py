@@ -65,7 +65,7 @@ class Copy:
         except subprocess.TimeoutExpired:
             return "killed", f"no end within {_PATIENCE_S} s"
         tail = "\n".join(done.stdout.splitlines()[-3:])
-        # 0: no test failed; 1: tests did; below 0: a crash. Anything else (no such test, pytest's own error) is a fault of the list.
+        # 0: no test failed; 1: one did; below 0: a crash. Anything else (no such test, an error of pytest) is a fault of the list.
         outcome = "killed" if done.returncode < 0 else {0: "survived", 1: "killed"}.get(done.returncode, "broken")
         return outcome, tail
 
