@@ -84,6 +84,16 @@ def test_samples_that_contradict_the_assumed_drift_widen_it(ppm):
     assert found.interval.low <= -100 * ppm * 1e-6 <= found.interval.high
 
 
+@pytest.mark.parametrize("ppm", [80, -80])
+def test_a_frequency_that_the_samples_show_may_wander_as_that_of_a_disciplined_clock(ppm):
+    # A long run says to a fraction of a ppm how fast the clock was; it says nothing of the time that comes.
+    found = estimate([taken(100 * number, -round(100 * number * ppm * 1000)) for number in range(20)], now=read(1900.001))
+    assert found.drift.contradicted
+    assert found.drift.shown_error < 1e-6
+    assert found.drift.low <= -(ppm + 14) * 1e-6
+    assert found.drift.high >= -(ppm - 14) * 1e-6
+
+
 @pytest.mark.parametrize("ppm", [15, -15, 0])
 def test_samples_within_the_assumed_drift_show_none(ppm):
     found = estimate(drifting(ppm, 100), now=read(100))

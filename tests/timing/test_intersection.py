@@ -1,5 +1,7 @@
 """The agreed interval: nothing outside what a majority covers, and never without the truth while a majority is right."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +86,21 @@ def test_midpoints_do_not_count():
 def test_clamp_and_reach():
     assert [Interval(1, 3).clamp(offset) for offset in (0, 2, 4)] == [1, 2, 3]
     assert [Interval(1, 3).reach(offset) for offset in (1, 2, 4)] == [2, 1, 3]
+
+
+@given(st.integers(-(10**19), 10**19), st.integers(0, 10**6))
+def test_ends_in_nanoseconds_that_no_float_holds_are_rounded_outwards(low_ns, width_ns):
+    found = Interval.of_ns(low_ns, low_ns + width_ns)
+    # The floats' own values, exactly: seconds of decades are 100 ns and more apart.
+    assert Fraction(found.low) <= Fraction(low_ns, 10**9)
+    assert Fraction(found.high) >= Fraction(low_ns + width_ns, 10**9)
+
+
+def test_ends_that_a_float_would_round_inwards():
+    inwards = [ns for ns in range(10**18 + 1, 10**18 + 2000) if Fraction(ns / 10**9) > Fraction(ns, 10**9)]
+    outwards = [ns for ns in range(10**18 + 1, 10**18 + 2000) if Fraction(ns / 10**9) < Fraction(ns, 10**9)]
+    assert min(len(inwards), len(outwards)) > 100
+    for low_ns, high_ns in zip(inwards, outwards, strict=False):
+        found = Interval.of_ns(low_ns, high_ns)
+        assert Fraction(found.low) <= Fraction(low_ns, 10**9)
+        assert Fraction(found.high) >= Fraction(high_ns, 10**9)

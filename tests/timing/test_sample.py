@@ -1,5 +1,7 @@
 """Samples: the formulas, and the checks in their order (protocol R8, R11; RFC 5905 §8)."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +37,15 @@ def test_the_true_offset_is_within_the_root_distance(there, back, offset_ns, wor
     found = sample(there + offset_ns, there + work + offset_ns, there + work + back)
     assert found.valid
     assert abs(found.offset - offset_ns / 1e9) <= found.root_distance
+
+
+@pytest.mark.parametrize("beyond_ns", range(1, 2000, 7))
+def test_the_bound_holds_for_the_offset_as_a_float_has_it(beyond_ns):
+    # 30 years, which a float holds to 120 ns; the delay is 2 ns, and the bound without the rounding less than that.
+    offset_ns = 946_080_000 * 10**9 + beyond_ns
+    found = sample(1 + offset_ns, 1 + offset_ns, 2, offset_limit=float("inf"))
+    assert found.valid
+    assert abs(Fraction(found.offset) - Fraction(offset_ns, 10**9)) <= Fraction(found.root_distance)
 
 
 def test_nanoseconds_are_not_lost_in_large_times():
