@@ -105,7 +105,7 @@ class Responder:
         return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
 
     def _about(self, request: Request, receive_ns: int) -> tuple[Tlv, ...]:
-        """What this request is told of the clock: nothing that it does not ask for."""
+        """What the answer to this request says of the clock: nothing that was not asked for."""
         if not request.metadata_query:
             return ()
         over = self._until_ns is not None and receive_ns > self._until_ns

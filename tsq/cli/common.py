@@ -1,8 +1,8 @@
 """What the command lines share: options read from text, and optional files.
 
 Comes in: texts of a command line, the environment. Goes out: values, or argparse's usage error (exit status 2). What is wrong with
-a file or an address is told in one line, without the usage, with the same exit status. What is optional, such as the key log, must
-never cost the command its work: it is left out, and a line says why.
+a file or an address is reported in one line, without the usage, with the same exit status. What is optional, such as the key log,
+must never cost the command its work: it is left out, and a line says why.
 """
 
 import argparse

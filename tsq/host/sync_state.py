@@ -109,7 +109,7 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
             state = ways[keeper]()
         except NotPermitted:
             state = nobody_knows(
-                keeper.value, "a filter of system calls forbids to read what the kernel says of it (clock_adjtime)"
+                keeper.value, "a filter of system calls forbids clock_adjtime, which reads the kernel's state of the clock"
             )
         except (ClockError, OSError) as error:
             state = nobody_knows(keeper.value, str(error))
@@ -120,19 +120,19 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
 
 
 def checked(state: SyncState) -> SyncState:
-    """The same state, where it can be told to clients and believed; else that of a clock for which nobody vouches."""
+    """The same state, where it can be told to clients and believed; else that of an unsynchronized clock."""
     sizes = (state.root_delay, state.root_dispersion, state.error)
     if not all(0 <= size < inf for size in sizes):
-        trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s cannot be"
+        trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s are impossible"
     elif state.error > MOST_ERROR and state.synchronized:
         trouble = f"an error of {state.error:.6g} s is over {MOST_ERROR:.0f} s"
     elif not 0 <= state.drift_ppm <= _MOST_DRIFT_PPM:
-        trouble = f"a drift of {state.drift_ppm:.6g} ppm is more than clients can be told ({_MOST_DRIFT_PPM} ppm)"
+        trouble = f"a drift of {state.drift_ppm:.6g} ppm is over {_MOST_DRIFT_PPM} ppm"
     elif not (0 <= state.stratum <= WORST_STRATUM and 0 <= state.leap <= LEAP_UNSYNCHRONIZED):
-        trouble = f"stratum {state.stratum} with leap indicator {state.leap} cannot be"
+        trouble = f"stratum {state.stratum} with leap indicator {state.leap} is impossible"
     else:
         return state
-    return nobody_knows(state.keeper, f"{state.keeper} says what cannot be used: {trouble}")
+    return nobody_knows(state.keeper, f"{state.keeper} reports values that cannot be used: {trouble}")
 
 
 def unknown(host_clock: HostClock, trouble: str) -> SyncState:
@@ -197,7 +197,7 @@ def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
 
 
 def nobody_knows(keeper: str, trouble: str = "") -> SyncState:
-    """The state of a clock for which nobody vouches. Its error is the most that there is."""
+    """The state of a clock that no program reports to be synchronized. Its error is the most that there is."""
     unknown_kind = SourceType.UNKNOWN, ClockClass.UNKNOWN
     return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, *unknown_kind, "", 0.0, MOST_ERROR, trouble=trouble)
 
