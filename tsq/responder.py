@@ -70,7 +70,7 @@ class Responder:
 
     signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query. pairs: metadata about the clock,
     for whoever asks for its keys with it (R13). All may be replaced at any time. What `tell` says has an end, by the time at which
-    requests come: a state of the clock that nobody renews is not repeated for ever.
+    requests come: a state of the clock that is not renewed is not repeated for ever.
     """
 
     signer: Signer | None = None
@@ -80,7 +80,7 @@ class Responder:
     _later: About = ((), MappingProxyType({}))
 
     def tell(self, about: tuple[Tlv, ...], pairs: Mapping[str, str], *, until_ns: int, later: About) -> None:
-        """Say this of the clock to who asks until a time, Unix ns; `later` from then on."""
+        """Answer requests about the clock with this until a time, Unix ns; with `later` from then on."""
         self.about, self.pairs, self._until_ns, self._later = about, pairs, until_ns, later
 
     def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:

@@ -114,7 +114,7 @@ class Server:
 
     @property
     def clock(self) -> SyncState | None:
-        """How good this machine's clock is; None where nobody is asked."""
+        """How good this machine's clock is; None where no program is asked."""
         return self._watch.state
 
     async def start(self) -> None:

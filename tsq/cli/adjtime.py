@@ -339,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
         type=seconds,
         default=_DEFAULTS.server_error,
         metavar="S",
-        help="own error, in seconds, to assume for a server that does not report it (default: %(default)s)",
+        help="a server's own error, where it does not tell (default: %(default)s)",
     )
     _add_trust(parser)
     add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")

@@ -1,4 +1,4 @@
-"""How good this machine's clock is, according to whoever keeps it: chronyd, ntpd-rs, or else the kernel.
+"""How good this machine's clock is, according to the program that keeps it: chronyd, ntpd-rs, or else the kernel.
 
 Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told:
 what nobody vouches for is unsynchronized, stratum 0, leap 3; so is what cannot be, such as an error that is no number, is negative,
@@ -51,9 +51,9 @@ class Keeper(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncState:
-    """The clock's quality; seconds and ppm. keeper: who says so; reference: what it follows, as text.
+    """The clock's quality; seconds and ppm. keeper: which program reports it; reference: what it follows, as text.
 
-    trouble: why whoever should know could not be asked, or said what cannot be; empty where all is well.
+    trouble: why it could not be found out, or what was reported that is impossible; empty where all is well.
     """
 
     keeper: str
@@ -120,7 +120,7 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
 
 
 def checked(state: SyncState) -> SyncState:
-    """The same state, where it can be told to clients and believed; else that of an unsynchronized clock."""
+    """The same state, where it is possible and can be sent to clients; else that of an unsynchronized clock."""
     sizes = (state.root_delay, state.root_dispersion, state.error)
     if not all(0 <= size < inf for size in sizes):
         trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s are impossible"
@@ -136,7 +136,7 @@ def checked(state: SyncState) -> SyncState:
 
 
 def unknown(host_clock: HostClock, trouble: str) -> SyncState:
-    """The state where nobody could be asked: what the operator declares, if anything."""
+    """The state where no program could be asked: what the operator declares, if anything."""
     state = nobody_knows(host_clock.keeper.value, trouble)
     return state if host_clock.local is None else declared(state, host_clock.local)
 
