@@ -153,7 +153,7 @@ def _kept(kind: str, certificates: CertificateFiles, count: int, limits: Limits)
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.worst", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worst", description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--count", type=int, default=500, help="datagrams of each kind (default: 500)")
     values = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stderr(None):

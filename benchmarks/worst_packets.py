@@ -179,7 +179,7 @@ def table(costs: Sequence[Cost]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.worst_packets", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.worst_packets", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--packets", type=int, default=400)
     parser.add_argument("--only", default="", help="kinds whose name has this in it")
     values = parser.parse_args(arguments)

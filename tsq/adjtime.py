@@ -337,7 +337,7 @@ def _next(found: Measurement, most: float) -> Slew:
     action = found.action
     if isinstance(action, Slew) and abs(action.offset) <= most + action.max_error:
         return action
-    reason = action.text if isinstance(action, Refuse) else f"by the servers it is wrong by {action.offset:+.6f} s again"
+    reason = action.text if isinstance(action, Refuse) else f"the servers say that it is wrong by {action.offset:+.6f} s again"
     raise NotMoved(f"the clock was slewed, and could not be confirmed afterwards: {reason}", advice=_WHO)
 
 

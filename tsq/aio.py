@@ -95,7 +95,7 @@ class Client:
         return host_result(self.target, self._options, association, samples, notices=self.notices)
 
     async def close(self) -> None:
-        """Close the connection. Whoever waits for a sample gets an error."""
+        """Close the connection. A call that waits for a sample gets an error."""
         association, self._association = self._association, None
         if self._look_up is not None:
             self._look_up.cancel()
@@ -234,7 +234,7 @@ class Client:
             self._changed.set()
 
     def _tend(self, association: Association) -> None:
-        """Do what is due, arm the timer, wake whoever waits."""
+        """Do what is due, arm the timer, wake the calls that wait."""
         now = self._now()
         association.advance(now)
         if association.wants_addresses and self._look_up is None:

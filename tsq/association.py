@@ -28,7 +28,7 @@ _MOST_UNANSWERED = 4
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """What an association needs of whoever drives it.
+    """What an association needs of its driver.
 
     open: a socket and a session for an address; raises OSError where there is no way to it. opened, closing: called when an
     attempt's socket begins and ceases to be read. clock: the monotonic time; unix_ns: the system clock.
@@ -289,7 +289,7 @@ class Association:
         elif attempt is self.chosen:
             self.chosen = None
             self.loss = error
-            # A connection that is not used ends by itself; nobody has to hear of it.
+            # A connection that is not used ends by itself; that is not reported.
             lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
             self._idle = is_idle(error) and not lost and not attempt.session.send_failed
         else:

@@ -1,6 +1,6 @@
 """A server's watch of its host's clock: asks how good it is, again and again, and has the answer told to clients.
 
-Comes in: whom to ask. Goes out: what clients are told, and a log line at each change. It must never end while the server runs,
+Comes in: whom to ask. Goes out: what clients learn, and a log line at each change. It must never end while the server runs,
 never let an old answer stand for the clock's present state, and never keep the server waiting for who is asked.
 
 A state that was found holds for some seconds, with the drift of that time in it. Where no new one comes, because whoever is asked
@@ -25,7 +25,7 @@ _INTERVAL = 2.0
 _HOLDS = 2 * _INTERVAL
 # How old a state may become while the next one is waited for.
 _MOST_AGE = 10.0
-# How long one look is waited for before what is known is told with its age; the first one longer, as nothing is known yet.
+# How long one look is waited for before what is known is given out with its age; the first one longer, as nothing is known yet.
 _PATIENCE, _FIRST_PATIENCE = 1.0, 4.0
 
 
@@ -64,7 +64,7 @@ class ClockWatch:
             await self._ask()
 
     async def _ask(self, patience: float = _PATIENCE) -> None:
-        """Look once. Where the answer is late, what is known is told with its age, and the next call waits for the same look."""
+        """Look once. Where the answer is late, what is known is used with its age, and the next call waits for the same look."""
         loop = asyncio.get_running_loop()
         if self._look is None:
             self._look = _in_a_thread(lambda: sync_state(self._host_clock))
@@ -83,11 +83,11 @@ class ClockWatch:
             if state is not None:
                 self._tell(state)
         except Exception as error:
-            # Whatever it was: what was told before must not stand for ever.
+            # Whatever it was: what was given out before must not stand for ever.
             self._tell(unknown(self._host_clock, str(error) or type(error).__name__))
 
     def _tell(self, state: SyncState, age: float = 0.0) -> None:
-        """Clients are told this from now on, and for a while; after that, that nothing is known."""
+        """From now on clients get this answer, for a while; after that, the answer that nothing is known."""
         told = about(state.lasting(age + _HOLDS))
         later = about(unknown(self._host_clock, "no answer"))
         self.state = state

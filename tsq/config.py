@@ -87,8 +87,8 @@ class LocalClock:
 class ClientOptions:
     """How a client asks. interval and timeout in seconds; family 0 (any), 4 or 6; server_name None: the host's name.
 
-    server_error: what a server's own error is taken for if it does not give it, seconds. accept_unknown: use also a server that was
-    asked about its own clock and never answered that question; it may not be synchronized.
+    server_error: what is assumed for the own error of a server that does not report it, seconds. accept_unknown: use also a server
+    that was asked about its own clock and never answered that question; it may not be synchronized.
     """
 
     count: int = 3

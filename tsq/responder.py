@@ -70,7 +70,7 @@ class Responder:
 
     signer: for requests that ask for a signature. about: the TLVs that answer a Metadata Query. pairs: metadata about the clock,
     for whoever asks for its keys with it (R13). All may be replaced at any time. What `tell` says has an end, by the time at which
-    requests come: a state of the clock that nobody renews is not repeated for ever.
+    requests come: a state of the clock that is not renewed is not repeated for ever.
     """
 
     signer: Signer | None = None
@@ -80,7 +80,7 @@ class Responder:
     _later: About = ((), MappingProxyType({}))
 
     def tell(self, about: tuple[Tlv, ...], pairs: Mapping[str, str], *, until_ns: int, later: About) -> None:
-        """Say this of the clock to who asks until a time, Unix ns; `later` from then on."""
+        """Answer requests about the clock with this until a time, Unix ns; with `later` from then on."""
         self.about, self.pairs, self._until_ns, self._later = about, pairs, until_ns, later
 
     def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:
@@ -105,7 +105,7 @@ class Responder:
         return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
 
     def _about(self, request: Request, receive_ns: int) -> tuple[Tlv, ...]:
-        """What this request is told of the clock: nothing that it does not ask for."""
+        """What the answer to this request says of the clock: nothing that was not asked for."""
         if not request.metadata_query:
             return ()
         over = self._until_ns is not None and receive_ns > self._until_ns

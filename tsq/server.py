@@ -65,7 +65,7 @@ class Server:
             await server.wait_closed()
 
     listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: who is asked how good this
-    machine's clock is, which clients are told. counters tells what the server did, clock how good the clock is.
+    machine's clock is, for the answer to clients. counters: what the server did. clock: how good the clock is.
     Raises ConfigError where certificate, key or an address cannot be used.
     """
 
@@ -114,7 +114,7 @@ class Server:
 
     @property
     def clock(self) -> SyncState | None:
-        """How good this machine's clock is; None where nobody is asked."""
+        """How good this machine's clock is; None where no program is asked."""
         return self._watch.state
 
     async def start(self) -> None:
@@ -243,7 +243,7 @@ class _Endpoint:
             self._sink.close()
 
     def close_connections(self, reason: str) -> None:
-        """Say goodbye on all connections of this socket."""
+        """Close all connections of this socket."""
         now = self._loop.time()
         for connection in list(self._timers):
             self._send(self._service.goodbye(connection, reason, now))

@@ -1,7 +1,7 @@
 """A client's dealings with one server address, without I/O: connection and exchanges put together.
 
 Comes in: received datagrams with their receive times, departure times, the monotonic time. Goes out: datagrams to send, one
-outcome for every request, an error when it is over. It must never read a clock or touch a socket (whoever drives it does), and
+outcome for every request, an error when it is over. It must never read a clock or touch a socket (its driver does), and
 never leave a request without an outcome, whatever fails.
 """
 
@@ -139,7 +139,7 @@ class Session:
 
     @property
     def state_unknown(self) -> bool:
-        """Whether there are samples, and the server's state was asked for without an answer: nobody knows what they are worth."""
+        """Whether there are samples, and the server's state was asked for without an answer: what they are worth is unknown."""
         return self.exchange.state_unknown and bool(self._recent)
 
     @property

@@ -211,7 +211,7 @@ def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
 @pytest.mark.parametrize(("wrong", "offset"), [(-2.0, "-1.99"), (0.3, "+0.30")])
 def test_servers_that_say_something_else_afterwards_confirm_nothing(machine, wrong, offset):
     it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else wrong})
-    not_confirmed(it, it.run("--wait"), f"by the servers it is wrong by {offset}")
+    not_confirmed(it, it.run("--wait"), f"the servers say that it is wrong by {offset}")
 
 
 def test_after_a_slew_nothing_is_stepped_however_low_the_limit_is(machine):

@@ -187,6 +187,6 @@ def test_a_key_that_others_can_read_is_told_at_start_and_on_reload(tmp_path, top
         server.send_signal(signal.SIGHUP)
         assert ask(server, trusted).returncode == OK
         server.stop()
-    words = f"key {arguments[-1]} has mode 0644: every user of this machine can read it; `chmod 600 {arguments[-1]}` mends that"
+    words = f"key {arguments[-1]} has mode 0644: every user of this machine can read it; `chmod 600 {arguments[-1]}` corrects that"
     assert server.errors.count(words) == 2
     assert Path(arguments[-1]).stat().st_mode & 0o777 == 0o644

@@ -196,7 +196,7 @@ def test_where_the_kernel_may_not_be_asked_the_operators_stratum_is_claimed_and_
         run = run_client(target, "--ca", certificates.authority, "--interval", "0")
     assert run.returncode == 0
     text = log.read_text()
-    why = "a filter of system calls forbids to read what the kernel says of it (clock_adjtime)"
+    why = "a filter of system calls forbids clock_adjtime, which reads the kernel's state of the clock"
     assert text.count(f"WARNING: this machine's clock cannot be asked about: {why}") == 1
     assert text.count("cannot be asked about") == 1
     assert "clock: stratum 4, error at most 0.000001 s, according to operator" in text

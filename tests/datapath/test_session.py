@@ -92,7 +92,7 @@ def test_of_many_requests_those_that_the_window_does_not_admit_get_one_acknowled
     assert peer.session.in_flight[0] == 1
 
 
-def test_64_requests_are_the_most_that_a_packet_may_hold(peer):
+def test_a_packet_may_hold_64_requests_at_most(peer):
     assert len(peer.give((datagram(request(1)) * 64)[: 64 * 20])) == 4
     excessive(peer, datagram(request(1)) * 65)
 
@@ -393,7 +393,7 @@ def test_acknowledged_are_only_numbers_that_came_and_the_newest_33_runs_of_them(
     assert packet.ranges == min(33, len(starts))
 
 
-def test_64_gaps_make_no_larger_ack_than_33_ranges(peer):
+def test_an_ack_of_64_gaps_has_33_ranges_at_most(peer):
     peer.receive(range(0, 126, 2))
     [packet] = peer.ask(1, number=126)
     assert packet.ranges == 33

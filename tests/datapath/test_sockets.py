@@ -572,7 +572,7 @@ def test_a_key_update_by_the_client_is_followed(server, certificates):
             assert taken(server) - before >= 10
 
 
-def test_the_server_says_goodbye_to_clients_of_the_data_plane(certificates):
+def test_the_server_closes_the_connections_of_clients_of_the_data_plane(certificates):
     with ServerThread(["127.0.0.1:0"], certificates) as server:
         client = aioquic_client(server.target, certificates).__enter__()
         client.wait("HandshakeCompleted")

@@ -1,8 +1,7 @@
-"""Where each fault case of a client is tested, part by part; a test that is named here and does not exist fails.
+"""Where each fault case is tested, part by part; a test that is named here and does not exist fails.
 
-The cases are those of docs/reference/faults.md. There is no daemon yet, so what a case says of one is not here: that it coasts
-while all servers are down (49), freezes when steps add up (56), or notices suspend and resume (59). Tests in this directory carry
-the number of their case in their names.
+The cases are those of docs/reference/faults.md, which names those without a test. There is no daemon yet, so what a case says of
+one is not here: that it coasts while all servers are down (49), freezes when steps add up (56), or notices suspend and resume (59).
 """
 
 import ast
@@ -19,8 +18,111 @@ SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.p
 
 WAIT, REAL = "cli/test_adjtime_wait.py", "kernel/test_real_clock.py"
 
+ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/test_lean.py"
+RESETS, REASSEMBLY, ATTACKS = "quic/test_resets.py", "quic/test_reassembly.py", "datapath/test_attacks.py"
+PLANE, SOCKETS, TABLE_OF_SESSIONS = "datapath/test_session.py", "datapath/test_sockets.py", "datapath/test_table.py"
+STRANGERS, BATCHES, PROCESSES = "faults/test_server_faults.py", "faults/test_batches.py", "integration/test_processes.py"
+MESSAGES, TRANSPORT, SECRECY = "conformance/test_messages.py", "conformance/test_transport.py", "conformance/test_secrecy.py"
+SIGNATURES, PRECISION = "conformance/test_signatures.py", "conformance/test_precision.py"
+SERVER, SURROUNDINGS, MULTIHOMED = "cli/test_server.py", "cli/test_surroundings.py", "integration/test_multihomed.py"
+SERVER_CLOCK = "test_server_clock.py"
+
 # (case, clause, file, names of tests)
 TABLE = [
+    (1, "three times the bytes", ROUTER, "test_no_more_than_three_times_as_much_goes_to_an_address_that_is_not_validated"),
+    (1, "garbage", ROUTER, "test_garbage_of_full_size_leaves_no_state_and_gets_no_more_than_it_brought"),
+    (1, "Retry keeps nothing", ROUTER, "test_retry_keeps_no_state"),
+    (2, "no reply, nothing is kept", ROUTER, "test_an_initial_under_1200_bytes_is_dropped"),
+    (3, "no reply", ROUTER, "test_a_small_datagram_of_an_unknown_version_is_dropped"),
+    (3, "a large one is answered", ROUTER, "test_a_large_datagram_of_an_unknown_version_gets_version_negotiation"),
+    (4, "no reply", ROUTER, "test_version_negotiation_sent_to_a_server_is_dropped"),
+    (5, "Retry above a number", "test_session.py", "test_retry_begins_where_too_many_handshakes_are_open"),
+    (5, "also where Initials do not open", HOSTILE, "test_initials_that_do_not_open_make_no_connection_and_turn_retry_on"),
+    (5, "without Retry", HOSTILE, "test_without_retry_half_open_connections_are_few_and_the_oldest_go_first"),
+    (5, "connected clients are answered", STRANGERS, "test_5_clients_that_are_connected_are_answered_in_a_flood_of_handshakes"),
+    (6, "wrong, expired, foreign", STRANGERS,
+     "test_6_a_retry_token_that_is_wrong_expired_or_of_another_server_opens_no_connection"),
+    (6, "of another address", ROUTER, "test_a_retry_token_is_good_for_its_own_address_only"),
+    (7, "one handshake", STRANGERS, "test_7_a_retry_token_that_is_used_again_begins_no_second_handshake"),
+    (7, "no limit is passed", STRANGERS, "test_7_a_token_passes_no_limit"),
+    (8, "ended, freed", ROUTER, "test_a_handshake_that_is_not_finished_in_time_frees_its_place"),
+    (8, "freed", LEAN, "test_a_forgotten_connection_is_gone_without_the_garbage_collector"),
+    (9, "time out", SOCKETS, "test_a_silent_connection_is_ended_after_the_idle_timeout"),
+    (9, "hard limit", ROUTER, "test_the_number_of_connections_is_capped"),
+    (9, "hard limit, counted", SERVER, "test_connections_over_the_limit_are_not_accepted_and_counted"),
+    (9, "hard limit, reported", HOSTILE, "test_a_full_server_says_so_seldom_and_counts"),
+    (10, "retires: bounded", ATTACKS, "test_a_storm_of_connection_id_changes_leaves_one_session_in_the_table"),
+    (10, "retires: bounded", HOSTILE, "test_numbers_of_connection_ids_are_not_remembered_for_ever"),
+    (10, "issues: closed", STRANGERS, "test_10_more_connection_ids_than_are_allowed_end_the_connection"),
+    (10, "all the time: closed", HOSTILE, "test_a_peer_that_sends_without_end_is_held_to_its_budget_and_then_closed"),
+    (11, "bounded", STRANGERS,
+     "test_11_a_flood_of_path_challenges_is_answered_by_no_more_packets_than_came_and_nothing_piles_up"),
+    (12, "ranges", HOSTILE, "test_initials_with_many_pieces_of_crypto_are_dropped_and_leave_no_connection"),
+    (12, "bytes", HOSTILE, "test_one_byte_far_ahead_takes_no_memory_for_what_is_missing"),
+    (12, "total of all", REASSEMBLY, "test_all_receivers_of_the_process_share_one_limit"),
+    (12, "closed", HOSTILE, "test_a_client_that_sends_crypto_far_ahead_is_closed"),
+    (13, "PROTOCOL_VIOLATION", PLANE, "test_a_protocol_error_ends_the_connection_as_without_a_data_plane"),
+    (13, "the next number", SOCKETS, "test_the_number_of_the_next_packet_cannot_be_acknowledged_in_the_control_plane_either"),
+    (14, "no gain", STRANGERS, "test_14_acknowledging_what_never_arrived_makes_a_server_send_nothing_more"),
+    (14, "no larger window", PLANE, "test_a_window_that_was_no_limit_does_not_grow"),
+    (15, "few streams", HOSTILE, "test_streams_that_are_never_finished_are_as_many_as_are_allowed"),
+    (15, "small windows", HOSTILE, "test_a_stream_in_too_many_pieces_ends_the_connection"),
+    (16, "bytes", TRANSPORT, "test_R2_request_without_end_is_stopped"),
+    (16, "number", HOSTILE, "test_streams_that_are_never_finished_are_as_many_as_are_allowed"),
+    (16, "ends with its connection", STRANGERS, "test_16_a_stream_that_never_ends_is_gone_with_its_connection"),
+    (17, "two requests", TRANSPORT, "test_R2_two_requests_in_one_read_are_malformed_at_fin"),
+    (17, "split at every byte", TRANSPORT, "test_R2_request_split_at_every_byte_gets_one_answer"),
+    (17, "garbage behind a request", TRANSPORT, "test_R2_garbage_behind_the_request_is_malformed_at_fin"),
+    (18, "dropped and counted", MESSAGES, "test_R4_malformed_request_in_datagram_mode_is_dropped_and_counted"),
+    (18, "by the data plane", PLANE, "test_a_malformed_message_is_counted_acknowledged_and_not_answered"),
+    (19, "skipped", MESSAGES, "test_R4_unknown_types_in_a_request_are_skipped"),
+    (20, "on a stream", SIGNATURES, "test_R6_server_without_a_key_answers_error_3_on_a_stream"),
+    (20, "in Datagram Mode", SIGNATURES, "test_R6_server_without_a_key_is_silent_in_datagram_mode"),
+    (21, "cannot be met", PRECISION, "test_R7_mandatory_tlvs_that_do_not_fit_leave_250_out"),
+    (23, "once", ATTACKS, "test_a_0rtt_first_flight_that_is_replayed_yields_no_second_answer"),
+    (23, "once", SECRECY, "test_R10_zero_rtt_first_flight_replayed_after_the_exchange_yields_no_second_time"),
+    (23, "a ticket is accepted once", "quic/test_tickets.py", "test_a_store_gives_each_ticket_once"),
+    (25, "fails", TRANSPORT, "test_R1_server_refuses_any_other_alpn_and_none"),
+    (26, "the client decides", COMMAND, "test_a_wrong_server_name_option_is_a_wrong_name"),
+    (27, "clients learn of it", RESETS, "test_fault_a_client_learns_of_a_restart_with_its_next_request"),
+    (27, "smaller", RESETS, "test_a_reset_is_smaller_than_what_caused_it_so_that_two_ends_come_to_rest"),
+    (27, "clients connect again", PROCESSES, "test_server_started_again_on_its_port_answers_old_sessions_with_a_full_handshake"),
+    (27, "in a run", "faults/test_changing_network.py", "test_watch_goes_on_when_the_server_was_started_again"),
+    (28, "tells nothing", RESETS, "test_fault_a_reset_tells_nothing_of_connections_that_live"),
+    (28, "no flood", RESETS, "test_resets_are_no_flood"),
+    (29, "limited, then closed", SOCKETS, "test_fault_a_storm_of_key_updates_ends_the_connection"),
+    (29, "a few do no harm", SOCKETS, "test_key_updates_now_and_then_are_no_storm"),
+    (30, "key update", SOCKETS, "test_used_up_keys_are_updated_and_the_data_plane_serves_on"),
+    (30, "packets that do not open", SOCKETS, "test_too_many_forged_packets_end_the_connection"),
+    (30, "the limits", TABLE_OF_SESSIONS, "test_the_limits_are_those_of_rfc_9001"),
+    (31, "without an interruption", PROCESSES, "test_hangup_loads_a_renewed_certificate_and_keeps_connections"),
+    (31, "under load", "integration/test_load.py", "test_hangups_under_load_cost_no_connection"),
+    (31, "unusable: reported, the old one kept", PROCESSES, "test_hangup_with_a_broken_certificate_keeps_the_old_one"),
+    (32, "served and reported", SERVER, "test_an_expired_certificate_is_served_and_complained_about"),
+    (33, "stratum 0", "test_about.py",
+     "test_fault_33_an_unsynchronized_clock_is_stratum_0_and_leap_3_and_its_error_beyond_the_field"),
+    (33, "chrony", "host/test_sync_state.py", "test_fault_33_a_chrony_that_is_not_synchronized_is_stratum_0"),
+    (33, "the kernel", "host/test_sync_state.py", "test_fault_33_a_kernel_that_is_not_synchronized_is_stratum_0"),
+    (33, "a real chronyd", "integration/test_truth.py",
+     "test_stratum_0_until_chronyd_is_synchronized_then_its_word_and_0_when_it_is_gone"),
+    (34, "never sent", PLANE, "test_no_answer_where_the_clock_went_back_before_t2"),
+    (34, "never sent", SAMPLES, "test_R8_server_whose_clock_is_stepped_back_gives_no_answer"),
+    (35, "dropped and counted", SOCKETS, "test_an_answer_that_cannot_be_sent_costs_the_others_of_its_batch_nothing"),
+    (35, "no room", "test_fast_sockets.py", "test_a_full_buffer_takes_what_fits_and_is_no_error"),
+    (35, "timers go on", BATCHES, "test_a_send_that_fails_leaves_the_timer_armed"),
+    (36, "never queued", "test_session.py", "test_more_requests_than_the_window_takes_never_wait_in_a_queue"),
+    (36, "counted", PLANE, "test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as_held_back"),
+    (37, "at start", SURROUNDINGS, "test_a_server_with_too_few_open_files_for_its_addresses_says_how_many_it_needs"),
+    (37, "none left", SURROUNDINGS, "test_a_server_with_just_enough_open_files_serves_at_all_addresses"),
+    (37, "asking about the clock", SERVER_CLOCK,
+     "test_fault_37_a_look_that_fails_makes_the_clock_unsynchronized_and_the_next_one_counts_again"),
+    (37, "memory: one connection fails", HOSTILE, "test_a_failure_anywhere_ends_the_connection_and_nothing_else"),
+    (38, "the address that was asked", MULTIHOMED, "test_answer_comes_from_the_address_that_was_asked"),
+    (38, "also without a connection", MULTIHOMED, "test_retry_and_version_negotiation_come_from_the_address_that_was_asked"),
+    (39, "validated", SOCKETS, "test_a_migration_is_validated_by_the_control_plane_and_then_served_by_the_data_plane"),
+    (39, "answered", ROUTER, "test_a_client_that_moves_to_another_address_is_answered_there"),
+    (41, "limited", HOSTILE, "test_failures_that_a_peer_can_repeat_do_not_fill_the_log"),
+    (41, "no raw bytes", "test_boundaries.py", "test_rooms_that_hold_message_content_cannot_log_it"),
     (42, "wrong nonce", "test_exchange.py", "test_a_wrong_nonce_fails_the_oldest_request"),
     (42, "wrong nonce", COMMAND, "test_answers_that_are_all_rejected_say_why"),
     (42, "wrong, missing or repeated nonce", CLIENT, "test_42_an_answer_without_its_nonce_fails_its_exchange_and_no_other"),
@@ -140,6 +242,13 @@ TABLE = [
     (63, "a floor", BOOTSTRAP, "test_a_time_before_the_package_was_built_is_not_believed_even_of_a_majority"),
     (63, "a pinned key", BOOTSTRAP, "test_a_pinned_key_sets_the_clock_by_one_server_whatever_the_time"),
     (63, "documented", "test_docs.py", "test_commands_print_what_the_page_shows"),
+    (64, "no frequency is left wrong", ADJTIME,
+     "test_fault_64_killed_in_mid_slew_the_kernel_goes_on_and_no_frequency_is_left_wrong"),
+    (64, "the next run", REAL, "test_a_slew_that_is_not_waited_for_is_covered_by_maxerror_and_stopped_by_the_next_run"),
+    (65, "damaged", "host/test_saved_time.py", "test_fault_65_a_damaged_file_is_ignored_with_a_warning"),
+    (65, "cannot be written", "host/test_saved_time.py", "test_fault_65_a_file_that_cannot_be_read_or_written_costs_a_warning"),
+    (65, "damaged, in a bootstrap", BOOTSTRAP, "test_fault_65_a_damaged_state_file_is_ignored_with_a_warning"),
+    (65, "cannot be written, in a bootstrap", ADJTIME, "test_fault_65_a_state_file_that_cannot_be_written_is_a_warning"),
     (67, "expired for the client", TICKETS, "test_67_a_ticket_that_the_client_knows_to_be_over_is_a_full_handshake"),
     (67, "by the client's clock", TICKETS, "test_67_days_later_by_the_clients_clock_a_ticket_is_a_full_handshake"),
     (67, "by the server's clock", TICKETS, "test_67_days_later_by_the_servers_clock_a_ticket_is_a_full_handshake"),
@@ -163,7 +272,7 @@ TABLE = [
     (69, "in a step", ADJTIME, "test_fault_69_a_step_is_never_half_done"),
     (69, "in a bootstrap", BOOTSTRAP, "test_fault_69_an_interrupt_in_any_round_leaves_the_clock_as_it_was"),
 ]  # fmt: skip
-CASES = [*range(42, 59), *range(60, 64), *range(67, 70)]
+CASES = [*range(1, 22), 23, *range(25, 40), *range(41, 59), *range(60, 66), *range(67, 70)]
 
 
 def defined_in(file: str) -> set[str]:
@@ -180,9 +289,9 @@ def test_each_case_has_its_tests_and_all_that_are_named_exist(case):
 
 def test_where_a_test_carries_the_number_of_a_case_the_table_sends_who_looks_for_that_case():
     known = {(case, file) for case, _, file, _ in TABLE}
-    for path in [*(TESTS / "faults").glob("test_*.py"), TESTS / ADJTIME, TESTS / SELECTION]:
+    for path in TESTS.rglob("test_*.py"):
         file = str(path.relative_to(TESTS))
-        numbers = {int(found[1]) for found in (re.match(r"test_(?:fault_)?(\d\d)_", name) for name in defined_in(file)) if found}
+        numbers = {int(found[1]) for found in (re.match(r"test_(?:fault_)?(\d\d?)_", name) for name in defined_in(file)) if found}
         assert {(case, file) for case in numbers if case in CASES} <= known
 
 

@@ -73,7 +73,7 @@ def test_where_the_first_directory_cannot_be_used_the_second_is(tmp_path):
 
 def test_where_none_can_be_used_it_is_a_warning(tmp_path):
     with held([str(tmp_path / "none")]) as warning:
-        assert warning.startswith(f"no lock could be made ({tmp_path / 'none'}")
+        assert warning.startswith(f"no lock file can be used ({tmp_path / 'none'}")
         assert "No such file or directory" in warning
 
 

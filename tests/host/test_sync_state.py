@@ -83,7 +83,7 @@ NAN, INF = float("nan"), float("inf")
 def test_what_cannot_be_or_cannot_be_told_is_unsynchronized_and_the_trouble_is_named(changes):
     state = checked(by_tracking(tracking(**changes)))
     assert (state.stratum, state.leap, state.error) == (0, 3, 16.0)
-    assert state.trouble.startswith("chrony says what cannot be used: ")
+    assert state.trouble.startswith("chrony reports values that cannot be used: ")
     # It can be told to clients.
     assert about(state.lasting(4.0))[0]
 

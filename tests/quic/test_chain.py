@@ -51,7 +51,7 @@ def test_the_authority_has_to_be_within_its_time_too(tmp_path, old):
     leaf = build("a server", "Short", leaf_key, key, names=("localhost",), not_before=THEN - DAY, not_after=NOW + DAY)
     files = write(tmp_path, leaf, leaf_key, authority)
     assert refused(files, THEN - DAY / 2) is None
-    assert "CN=Short is out of its time (certificate has expired)" in refused(files, THEN + DAY)
+    assert "CN=Short is outside its validity (certificate has expired)" in refused(files, THEN + DAY)
 
 
 @pytest.mark.parametrize("name", ["example.org", "127.0.0.2", "::1"])

@@ -131,7 +131,7 @@ def test_an_encrypted_key_is_told_as_such(tmp_path, form, kind):
     make = {"RSA": lambda: rsa.generate_private_key(65537, 2048), "EC": lambda: ec.generate_private_key(ec.SECP256R1())}[kind]
     leaf = Spec(key=make).by()
     files = written(tmp_path, pem(leaf), key_pem(leaf, form, BestAvailableEncryption(b"secret")))
-    with pytest.raises(ConfigError, match=r"the key in \S+ is encrypted .*`openssl pkey -in \S+ -out NEW` takes the passphrase"):
+    with pytest.raises(ConfigError, match=r"the key in \S+ is encrypted .*`openssl pkey -in \S+ -out NEW` removes the passphrase"):
         credentials.load(*files)
 
 
@@ -332,7 +332,7 @@ REFUSED = {
     ),
     "not valid yet": (Spec(not_before=NOW + DAY), [root()], "it is not valid before "),
     "no authority": (Spec(), [middle(authority=False), root()], "CN=middle, which signed it, is no authority"),
-    "an old authority": (Spec(), [middle(not_after=NOW - DAY / 2), root()], "its authority CN=middle is out of its time"),
+    "an old authority": (Spec(), [middle(not_after=NOW - DAY / 2), root()], "its authority CN=middle is outside its validity"),
     "an authority for clients": (
         Spec(), [middle(extensions=[purposes(CLIENT)]), root()], "its authority CN=middle is for TLS clients",
     ),

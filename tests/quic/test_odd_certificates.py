@@ -180,9 +180,9 @@ CASES = {
     # ------------------------------------------------------------------------------------------------ times
     "expired": (Spec(not_after=NOW - DAY / 2), [root()], Expired, "expired at"),
     "not valid yet": (Spec(not_before=NOW + DAY), [root()], NotYetValid, "is not valid before"),
-    "an authority that expired": (Spec(), [middle(not_after=NOW - DAY / 2), root()], Expired, "CN=middle is out of its time"),
-    "an authority of tomorrow": (Spec(), [middle(not_before=NOW + DAY), root()], NotYetValid, "CN=middle is out of its time"),
-    "a root that expired": (Spec(), [root(not_after=NOW - DAY / 2)], Expired, "CN=root is out of its time"),
+    "an authority that expired": (Spec(), [middle(not_after=NOW - DAY / 2), root()], Expired, "CN=middle is outside its validity"),
+    "an authority of tomorrow": (Spec(), [middle(not_before=NOW + DAY), root()], NotYetValid, "CN=middle is outside its validity"),
+    "a root that expired": (Spec(), [root(not_after=NOW - DAY / 2)], Expired, "CN=root is outside its validity"),
     "for ever": (Spec(not_after=NOW.replace(year=9999, month=12, day=31, hour=23, minute=59, second=59)), [root()], None, ""),
     "beyond 2050": (Spec(not_after=NOW.replace(year=2050, month=1, day=1)), [root()], None, ""),
     "since 1950": (Spec(not_before=NOW.replace(year=1950, month=1, day=1)), [root()], None, ""),

@@ -243,8 +243,8 @@ def _parser() -> argparse.ArgumentParser:
         "--server-error",
         type=seconds,
         metavar="S",
-        help=f"seconds that a server's own error is taken for if it does not give it (default: {_DEFAULTS.server_error}); "
-        "given, a server that leaves the question about its clock unanswered is used as well",
+        help=f"own error, in seconds, to assume for a server that does not report it (default: {_DEFAULTS.server_error}); "
+        "with this option, a server that does not answer the question about its clock is used as well",
     )
     add("--watch", action="store_true", help="go on until Ctrl-C, and show what there is so far")
     add(

@@ -1,8 +1,8 @@
 """What the command lines share: options read from text, and optional files.
 
 Comes in: texts of a command line, the environment. Goes out: values, or argparse's usage error (exit status 2). What is wrong with
-a file or an address is told in one line, without the usage, with the same exit status. What is optional, such as the key log, must
-never cost the command its work: it is left out, and a line says why.
+a file or an address is reported in one line, without the usage, with the same exit status. What is optional, such as the key log,
+must never cost the command its work: it is left out, and a line says why.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def usable_session_file(program: str, path: str | None) -> str | None:
     """The file for session tickets; None, and a line that says why, where it cannot be used: the time can be had without."""
     if path is None:
         return None
-    from tsq.quic.tickets import SessionFile  # noqa: PLC0415 - for who asks for it
+    from tsq.quic.tickets import SessionFile  # noqa: PLC0415 - loaded only if it is used
 
     usable = SessionFile(path, lambda text: print(f"{program}: {text}", file=sys.stderr)).usable()
     return path if usable else None

@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "--clock-state",
         choices=[keeper.value for keeper in Keeper],
         default=_ASKED.keeper.value,
-        help="who is asked how good this machine's clock is, which clients are told; auto: whoever answers (default: %(default)s)",
+        help="what to ask how good this machine's clock is, to tell clients; auto: the first that answers (default: %(default)s)",
     )
     add(
         "--chrony",
@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         "--local-stratum",
         type=checked(whole_number),
         metavar="N",
-        help="the stratum, 1 to 15, that is claimed for a clock for which nobody vouches; without it, that is 0, unsynchronized",
+        help="stratum to claim while no program reports that the clock is synchronized, 1 to 15; without it: unsynchronized",
     )
     add(
         "--local-source",

@@ -53,11 +53,7 @@ def _run(program: str, module: str) -> int:
         sys.stderr.write("interrupted before anything was done\n")
         return _INTERRUPTED
     except (OSError, ImportError, MemoryError) as error:
-        why = shortage.explained(error)
-        if why is None:
-            raise
-        sys.stderr.write(f"{program}: error: {why}\n")
-        return _FAILED
+        return _short_of(error, program)
     finally:
         gc.freeze()
         gc.enable()
@@ -72,10 +68,15 @@ def _run(program: str, module: str) -> int:
         sys.stderr.write(f"{program}: interrupted\n")
         return _INTERRUPTED
     except (OSError, RuntimeError, MemoryError) as error:
-        why = shortage.explained(error)
-        if why is None:
-            raise
-        sys.stderr.write(f"{program}: error: {why}\n")
-        return _FAILED
+        return _short_of(error, program)
     gc.freeze()
     return status
+
+
+def _short_of(error: Exception, program: str) -> int:
+    """Report what there is too little of, and the exit status for it; any other error is raised again."""
+    why = shortage.explained(error)
+    if why is None:
+        raise error
+    sys.stderr.write(f"{program}: error: {why}\n")
+    return _FAILED

@@ -193,10 +193,10 @@ class Kernel(Protocol):
         """The clock that is set, Unix ns."""
 
     def monotonic_ns(self) -> int:
-        """A clock that nobody steps."""
+        """A clock that is not stepped."""
 
     def raw_ns(self) -> int:
-        """A clock that nobody steps or slews."""
+        """A clock that is neither stepped nor slewed."""
 
     def lock(self) -> AbstractContextManager[str]:
         """As `tsq.host.lock.held`."""
@@ -252,7 +252,7 @@ class SystemClock:
         return self._kernel.lock()
 
     def reading(self) -> Reading:
-        """The clock beside those that nobody sets. Differences show what was done to it (`Reading.since`)."""
+        """The clock beside those that cannot be set. Differences show what was done to it (`Reading.since`)."""
         best: Reading | None = None
         for _ in range(_BRACKETS):
             raw = self._kernel.raw_ns()

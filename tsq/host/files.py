@@ -45,6 +45,11 @@ def why(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def kind_of(status: os.stat_result) -> str:
+    """What a file is, in words."""
+    return next((words for is_one, words in _KINDS if is_one(status.st_mode)), "a regular file")
+
+
 def read(path: str, most: int, *, private: bool = False) -> bytes:
     """The first `most` bytes of a regular file that its owner alone can change: this user or root.
 
@@ -207,9 +212,8 @@ def _open_regular(path: str, flags: int, mode: int) -> int:
 
 
 def _check_regular(status: os.stat_result) -> None:
-    for test, words in _KINDS:
-        if test(status.st_mode):
-            raise FileRefused(f"it is {words}, not a regular file")
+    if not stat.S_ISREG(status.st_mode):
+        raise FileRefused(f"it is {kind_of(status)}, not a regular file")
     if status.st_nlink > 1:
         raise FileRefused(f"it has {status.st_nlink} hard links: another name of it may be somebody else's file")
 

@@ -35,7 +35,7 @@ def held(directories: Sequence[str] = _DIRECTORIES) -> Iterator[str]:
         finally:
             os.close(descriptor)
         return
-    yield f"no lock could be made ({'; '.join(problems)}): make sure that no other tsq-adjtime runs"
+    yield f"no lock file can be used ({'; '.join(problems)}): make sure that no other tsq-adjtime runs"
 
 
 def _locked(path: str) -> int:

@@ -20,13 +20,13 @@ def explained(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     words = str(error)
     if number == errno.EMFILE or (isinstance(error, ImportError) and os.strerror(errno.EMFILE) in words):
-        return f"this process may have {open_files()} open files, and has them: raise the limit (ulimit -n), or ask less at a time"
+        return f"this process has all {open_files()} open files that it may have: raise the limit (ulimit -n)"
     if number == errno.ENFILE:
-        return "the whole system has as many open files as it may: raise fs.file-max, or close programs"
+        return "the system's limit of open files is reached: raise fs.file-max, or close programs"
     if isinstance(error, RuntimeError) and _NO_THREAD in words:
         return "no thread can be started: raise the limit of processes (ulimit -u, or the container's) or of memory (ulimit -v)"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or (isinstance(error, ImportError) and "map segment" in words):
-        return "out of memory: raise the limit (ulimit -v, or the container's), or ask for less at a time"
+        return "out of memory: raise the limit (ulimit -v, or the container's)"
     return None
 
 

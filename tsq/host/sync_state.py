@@ -1,4 +1,4 @@
-"""How good this machine's clock is, according to whoever keeps it: chronyd, ntpd-rs, or else the kernel.
+"""How good this machine's clock is, according to the program that keeps it: chronyd, ntpd-rs, or else the kernel.
 
 Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told:
 what nobody vouches for is unsynchronized, stratum 0, leap 3; so is what cannot be, such as an error that is no number, is negative,
@@ -51,9 +51,9 @@ class Keeper(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncState:
-    """The clock's quality; seconds and ppm. keeper: who says so; reference: what it follows, as text.
+    """The clock's quality; seconds and ppm. keeper: which program reports it; reference: what it follows, as text.
 
-    trouble: why whoever should know could not be asked, or said what cannot be; empty where all is well.
+    trouble: why it could not be found out, or what was reported that is impossible; empty where all is well.
     """
 
     keeper: str
@@ -109,7 +109,7 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
             state = ways[keeper]()
         except NotPermitted:
             state = nobody_knows(
-                keeper.value, "a filter of system calls forbids to read what the kernel says of it (clock_adjtime)"
+                keeper.value, "a filter of system calls forbids clock_adjtime, which reads the kernel's state of the clock"
             )
         except (ClockError, OSError) as error:
             state = nobody_knows(keeper.value, str(error))
@@ -120,23 +120,23 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
 
 
 def checked(state: SyncState) -> SyncState:
-    """The same state, where it can be told to clients and believed; else that of a clock for which nobody vouches."""
+    """The same state, where it is possible and can be sent to clients; else that of an unsynchronized clock."""
     sizes = (state.root_delay, state.root_dispersion, state.error)
     if not all(0 <= size < inf for size in sizes):
-        trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s cannot be"
+        trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s are impossible"
     elif state.error > MOST_ERROR and state.synchronized:
         trouble = f"an error of {state.error:.6g} s is over {MOST_ERROR:.0f} s"
     elif not 0 <= state.drift_ppm <= _MOST_DRIFT_PPM:
-        trouble = f"a drift of {state.drift_ppm:.6g} ppm is more than clients can be told ({_MOST_DRIFT_PPM} ppm)"
+        trouble = f"a drift of {state.drift_ppm:.6g} ppm is over {_MOST_DRIFT_PPM} ppm"
     elif not (0 <= state.stratum <= WORST_STRATUM and 0 <= state.leap <= LEAP_UNSYNCHRONIZED):
-        trouble = f"stratum {state.stratum} with leap indicator {state.leap} cannot be"
+        trouble = f"stratum {state.stratum} with leap indicator {state.leap} is impossible"
     else:
         return state
-    return nobody_knows(state.keeper, f"{state.keeper} says what cannot be used: {trouble}")
+    return nobody_knows(state.keeper, f"{state.keeper} reports values that cannot be used: {trouble}")
 
 
 def unknown(host_clock: HostClock, trouble: str) -> SyncState:
-    """The state where nobody could be asked: what the operator declares, if anything."""
+    """The state where no program could be asked: what the operator declares, if anything."""
     state = nobody_knows(host_clock.keeper.value, trouble)
     return state if host_clock.local is None else declared(state, host_clock.local)
 
@@ -197,7 +197,7 @@ def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
 
 
 def nobody_knows(keeper: str, trouble: str = "") -> SyncState:
-    """The state of a clock for which nobody vouches. Its error is the most that there is."""
+    """The state of a clock that no program reports to be synchronized. Its error is the most that there is."""
     unknown_kind = SourceType.UNKNOWN, ClockClass.UNKNOWN
     return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, *unknown_kind, "", 0.0, MOST_ERROR, trouble=trouble)
 

@@ -11,7 +11,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from tsq.quic.later import load_aioquic
 
 load_aioquic()
-# Odd numbers and long names in a server's certificate are no matter for whoever asks for the time.
+# Odd numbers and long names in a server's certificate do not concern a user who asks for the time.
 warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 # aioquic reports what each peer does wrong. A program that configures logging gets that; one that does not is left in peace.

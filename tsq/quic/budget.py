@@ -61,8 +61,8 @@ class _Offence:
 class ControlBudget:
     """What one connection may have the control plane do.
 
-    A packet takes one unit before it is opened, and more afterwards, for what was in it. Who is beyond the budget for `offence`
-    seconds, and whose packets were authentic, is an offender. Forged packets use the budget up, too, but make nobody an offender.
+    A packet takes one unit before it is opened, and more afterwards, for what was in it. A peer that is beyond the budget for
+    `offence` seconds with authentic packets is an offender. Forged packets use the budget up, too, but make no peer an offender.
     """
 
     __slots__ = ("_bucket", "_offence", "_patience", "_strained_rate")
@@ -76,7 +76,7 @@ class ControlBudget:
     def admits(self, now: float, *, strained: bool, amount: float = 1.0) -> bool:
         """Whether one more packet may be opened. strained: all connections together use much.
 
-        Then whoever has used half of his burst gets no more than the strained rate.
+        Then a peer that has used half of its burst gets no more than the strained rate.
         """
         bucket = self._bucket
         level = bucket.refill(now, self._strained_rate if strained else None)

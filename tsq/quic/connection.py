@@ -232,7 +232,7 @@ class Connection:
             return otherwise
 
     def fail(self, error: Exception) -> None:
-        """End the connection at once, because something went wrong that nobody foresaw; nothing is sent."""
+        """End the connection at once, because of an unexpected failure; nothing is sent."""
         count = _failures.due(time.monotonic())
         if count:
             trace = logger.isEnabledFor(logging.DEBUG)

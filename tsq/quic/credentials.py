@@ -103,7 +103,7 @@ def _keys(content: bytes, path: str, pair: str) -> list[Any]:
             raise ConfigError(
                 f"{pair}: the key in {path} is encrypted",
                 expected=EXPECTED,
-                advice=f"`openssl pkey -in {path} -out NEW` takes the passphrase off",
+                advice=f"`openssl pkey -in {path} -out NEW` removes the passphrase",
             )
         try:
             keys.append(load_pem_private_key(block.text, None))
@@ -224,7 +224,7 @@ def _about_order(
     warnings = []
     if list(found[:linked]) != list(chain[:linked]):
         which = f" (the key fits certificate {place + 1})" if place else ""
-        warnings.append(f"the certificates in {path} are in the wrong order{which}: they are sent in the right one")
+        warnings.append(f"the certificates in {path} are in the wrong order{which}: they are sent in the right order")
     for item in chain[linked:]:
         warnings.append(f"{path} holds a certificate that is no part of the chain: {item.subject.rfc4514_string()}")
     leaf = chain[0]
@@ -246,7 +246,7 @@ def _about_key_file(path: str, state: Any) -> list[str]:
         return []
     who = "every user of this machine" if mode & 0o007 else "other users"
     may = "change" if mode & 0o022 else "read"
-    advice = f"`chmod 600 {path}` mends that, and a key that was read is to be renewed"
+    advice = f"`chmod 600 {path}` corrects that; a key that somebody may have read should be replaced"
     return [f"key {path} has mode {mode:04o}: {who} can {may} it; {advice}"]
 
 
@@ -274,5 +274,5 @@ def _refusals(chain: Sequence[x509.Certificate]) -> list[str]:
         if not purposes.is_authority(authority):
             found.append(f"{who}, which signed it, is no authority")
         if not authority.not_valid_before_utc <= now <= authority.not_valid_after_utc:
-            found.append(f"its authority {who} is out of its time")
+            found.append(f"its authority {who} is outside its validity")
     return found

@@ -48,5 +48,5 @@ def load_aioquic() -> None:
 
 
 def load_rest() -> None:
-    """Load what checks a certificate now: for whoever will check one, and has nothing else to do at the moment."""
+    """Load what checks a certificate now: for a program that will check one, and has nothing else to do at the moment."""
     import_module("tsq.quic.chain")

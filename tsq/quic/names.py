@@ -18,7 +18,7 @@ _ALTERNATIVE_NAME = "2.5.29.17"
 # Kinds of entries (RFC 5280 §4.2.1.6).
 _DNS, _ADDRESS = 0x82, 0x87
 _LETTERS = frozenset(string.ascii_lowercase + string.digits + "-")
-# Two labels must stand behind the asterisk, as OpenSSL wants it: "*.com" is nobody's name.
+# Two labels must stand behind the asterisk, as OpenSSL requires: "*.com" stands for no server.
 _LEAST_DOTS = 2
 
 

@@ -47,7 +47,7 @@ def unfit(chain: Sequence[x509.Certificate]) -> CertificateError | None:
             return WrongPurpose(f"{_whose(certificate, place)} {problem}", advice="the server's operator must get another one")
     for place, certificate in enumerate(chain):
         weak = weak_key(certificate) if place else ""
-        # The trusted certificate is believed as it is, whoever signed it.
+        # The trusted certificate is accepted as it is; its own signature does not matter.
         weak = weak or ("" if place == len(chain) - 1 else weak_signature(certificate))
         if weak:
             return TooWeak(f"{_whose(certificate, place)} has {weak}", advice="the server's operator must get another one")

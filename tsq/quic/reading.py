@@ -10,15 +10,10 @@ import select
 import stat
 import time
 
+from tsq.host.files import kind_of
+
 # The largest trust store in use has a quarter of a megabyte.
 MOST_BYTES = 4 << 20
-_KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a block device"),
-    (stat.S_ISSOCK, "a socket"),
-)
 _PIECE = 1 << 16
 # A FIFO that has no writer yet cannot be waited for, only looked at again.
 _LOOK = 0.02
@@ -42,11 +37,6 @@ def read_whole(path: str, patience: float | None = None) -> tuple[bytes, os.stat
         return _to_the_end(fd, path, time.monotonic() + patience), found
     finally:
         os.close(fd)
-
-
-def kind_of(found: os.stat_result) -> str:
-    """What a file is, in words."""
-    return next((words for is_one, words in _KINDS if is_one(found.st_mode)), "a regular file")
 
 
 def _to_the_end(fd: int, path: str, deadline: float) -> bytes:

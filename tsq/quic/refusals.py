@@ -84,7 +84,7 @@ def bad_chain(
         )
     if code in (_NOT_YET, _EXPIRED):
         kind = NotYetValid if code == _NOT_YET else Expired
-        return kind(f"{who} is out of its time ({reason}); {clock} {_time(at)}", advice=f"if the clock is right, {_OPERATOR}")
+        return kind(f"{who} is outside its validity ({reason}); {clock} {_time(at)}", advice=f"if the clock is right, {_OPERATOR}")
     if code == _SELF_SIGNED_IN_CHAIN or code in _NO_ISSUER:
         top = verdict.culprit or certificates[-1]
         advice = "give that authority's certificate with --ca FILE if it is the right one"

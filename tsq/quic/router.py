@@ -196,7 +196,7 @@ class Router:
             connection.fail(error)
 
     def _unknown(self, data: bytes, connection_id: bytes, path: Path, now: float) -> ServerConnection | None:
-        """A packet of a connection that is not there any more, or never was: its sender is told, if it can tell."""
+        """A packet of a connection that is not there any more, or never was: its sender gets a reset, if it can be one."""
         reset = self._resets.answer(data, connection_id, now)
         if reset is not None:
             self.replies.append((reset, path))
