@@ -23,7 +23,7 @@ import tsq
 from tests.cli import peers
 from tests.cli.peers import DAY, NOW, Authority, Peer
 from tsq.errors import CertificateError, Expired, NotPinned, UnknownAuthority
-from tsq.quic import chain, tls
+from tsq.quic import chain, internals, tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.udp import UdpSocket
 from tsq.session import Session
@@ -109,6 +109,17 @@ def test_a_server_without_the_pinned_key_gets_in_neither_at_once_nor_with_a_tick
             with pytest.raises(NotPinned):
                 ask(how, peer.target, trust, tmp_path / "sessions")
         assert HastyConnection.hasty == before + 3
+    assert store.presented == 0
+
+
+@HOWS
+def test_were_it_not_judged_inside_the_handshake_its_tickets_would_still_not_be_kept(how, certificates, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(internals, "judge_in_handshake", lambda connection: None)
+    trust = tsq.Trust(pins=(pin_of(Authority("Another").issue(tmp_path / "pinned")),))
+    with Peer(certificates) as peer:
+        for _ in range(2):
+            with pytest.raises(NotPinned):
+                ask(how, peer.target, trust, tmp_path / "sessions")
     assert store.presented == 0
 
 
