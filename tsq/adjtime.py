@@ -46,7 +46,8 @@ _ANY_OFFSET = float("inf")
 _LOOK_INTERVAL = 0.5
 # A slew that takes so many times as long as it should does not work.
 _PATIENCE = 3.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # A slew that is stopped goes on to the end of the kernel's second.
 _LAST_SECOND = 1.2
 # What is left of an old slew and may be ignored, seconds.
@@ -122,8 +123,8 @@ class Change:
 
 
 class Interruptions:
-    """SIGINT and SIGTERM within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody catches that. Others
-    do not disturb what is done about the first.
+    """SIGINT, SIGTERM, SIGHUP and SIGQUIT within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody
+    catches that. Others do not disturb what is done about the first. A signal that is ignored, as by nohup, stays ignored.
 
     From `hold` on it is only remembered: no exception may come between a change of the clock and what has to follow it.
     """
@@ -135,7 +136,8 @@ class Interruptions:
     @contextmanager
     def caught(self) -> Iterator["Interruptions"]:
         """Take the signals over, for the main thread."""
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._note) for number in heard}
         try:
             yield self
         finally:

@@ -29,6 +29,7 @@ from tsq.timing.adjustment import Refusal, Refuse, Slew, Step
 
 OK, FAILED, USAGE, NO_ANSWER, NO_TIME, TOO_FAR, OWNED, NOT_PERMITTED, STEPPED, INTERRUPTED = 0, 1, 2, 3, 8, 9, 10, 11, 12, 130
 ODD = ("-1", "-inf", "nan", "inf")
+INTERRUPTS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 CLOCK_CALLS = "adjtimex,clock_adjtime,clock_settime,settimeofday"
 
 
@@ -499,7 +500,7 @@ def test_strace_sees_calls_that_set_a_clock(tmp_path):
 # --------------------------------------------------------------------------------------------------- interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", INTERRUPTS)
 def test_fault_69_an_interrupt_while_servers_are_asked_changes_nothing(number):
     with deaf_port() as (target, udp):
         process = subprocess.Popen(
@@ -539,7 +540,7 @@ def never() -> Measurement:
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", INTERRUPTS)
 def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
     twin = VirtualKernel(error_ns=-4e8)
     interruptions = Interruptions()
@@ -559,6 +560,22 @@ def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
     twin.run(1000)
     assert twin.error_ns == here, "nothing is pending"
     assert twin.frequency == 0
+
+
+def test_a_slew_is_not_given_up_for_a_signal_that_is_ignored():
+    """As by nohup."""
+    twin = VirtualKernel(error_ns=-4e8)
+    interruptions = Interruptions()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptions.caught():
+            os.kill(os.getpid(), signal.SIGHUP)
+            change = perform(SLEW, SystemClock(twin), interruptions=interruptions)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not change.interrupted
+    assert twin.rest_ns == 400_000_000
 
 
 def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_back():
