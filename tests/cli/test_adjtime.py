@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.peers import NOW, Authority, Peer, closed_port, deaf_port, silent
 from tests.cli.test_client import Run
-from tests.support import kernel
+from tests.support import denied, kernel
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
@@ -461,6 +461,36 @@ def test_a_dry_run_refuses_where_the_measurement_is_of_no_use(bench):
     refused(it, it.run("--dry-run", "--panic", "1"), TOO_FAR)
     refused(it, it.run("--dry-run", "--min-sources", "2"), NO_TIME)
     refused(it, it.run("--dry-run", owner=lambda: it.twin.step_by_another(0.25)), STEPPED)
+
+
+@pytest.mark.parametrize("offset", [2.0, 0.1])
+def test_a_kernel_that_cannot_even_be_read_forbids_no_measurement(bench, offset):
+    it = bench(offset, unreadable=True)
+    run = it.run("--dry-run")
+    assert run.status == OK, run.err
+    assert f"System clock wrong by +{offset}"[:24] in run.out
+    assert "before: kernel: cannot be read" in run.out
+    assert f"would {'step' if offset > 1 else 'slew'} by +" in run.out
+    (line,) = run.err.splitlines()
+    assert "exit status 11" in line
+    assert "filter of system calls" in line
+    real = it.run()
+    assert real.status == NOT_PERMITTED
+    assert "System clock wrong by +" in real.out
+    assert it.unchanged()
+    with_lock = it.run("--wait")
+    assert with_lock.status == NOT_PERMITTED
+
+
+@pytest.mark.skipif(not denied.possible(), reason="the numbers of this machine's system calls are not known")
+@pytest.mark.parametrize(("options", "statuses"), [(["--dry-run"], [OK]), ([], [NOT_PERMITTED, OWNED])], ids=["dry run", "real"])
+def test_under_a_filter_of_system_calls_the_command_measures(files, options, statuses):
+    with Peer(files, telling(2.0)) as peer:
+        filtered = [*denied.command("adjtimex", "clock_adjtime"), BIN / "tsq-adjtime", *options, "--ca", files.authority, peer.target]
+        run = subprocess.run([*map(str, filtered)], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode in statuses, run.stderr
+    assert "System clock wrong by +" in run.stdout
+    assert "before: kernel: cannot be read" in run.stdout
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")

@@ -236,8 +236,10 @@ class SystemClock:
 
     @property
     def may_set(self) -> bool:
-        """Whether this process is allowed to, as far as can be seen without trying."""
-        return self._kernel.may_adjust()
+        """Whether this process is allowed to, as far as can be seen without trying: who may not even read the kernel's state, as
+        under a filter of system calls, may change nothing.
+        """
+        return self._kernel.may_adjust() and self.state_if_readable() is not None
 
     def now_ns(self) -> int:
         """The time, Unix ns."""
@@ -279,6 +281,13 @@ class SystemClock:
             leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
             tick_ppm=(tick - _USUAL_TICK) * 1e6 / _USUAL_TICK,
         )
+
+    def state_if_readable(self) -> ClockState | None:
+        """The same; None where the kernel refuses to say it, as under a filter of system calls."""
+        try:
+            return self.state()
+        except ClockError:
+            return None
 
     def step(self, offset: float, *, max_error: float, estimated_error: float) -> None:
         """Add `offset` to the clock at once. Raises ClockError. What was left of a slew is given up."""
