@@ -486,7 +486,8 @@ def test_a_kernel_that_cannot_even_be_read_forbids_no_measurement(bench, offset)
 @pytest.mark.parametrize(("options", "statuses"), [(["--dry-run"], [OK]), ([], [NOT_PERMITTED, OWNED])], ids=["dry run", "real"])
 def test_under_a_filter_of_system_calls_the_command_measures(files, options, statuses):
     with Peer(files, telling(2.0)) as peer:
-        filtered = [*denied.command("adjtimex", "clock_adjtime"), BIN / "tsq-adjtime", *options, "--ca", files.authority, peer.target]
+        under = [*denied.command("adjtimex", "clock_adjtime"), BIN / "tsq-adjtime"]
+        filtered = [*under, *options, "--ca", files.authority, peer.target]
         run = subprocess.run([*map(str, filtered)], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode in statuses, run.stderr
     assert "System clock wrong by +" in run.stdout

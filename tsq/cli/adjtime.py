@@ -341,7 +341,8 @@ def _parser() -> argparse.ArgumentParser:
         type=seconds,
         default=_DEFAULTS.server_error,
         metavar="S",
-        help="a server's own error, where it does not tell (default: %(default)s)",
+        help="a server's own error, where it does not tell (default: %(default)s); one that leaves the question about its clock "
+        "unanswered is never used",
     )
     _add_trust(parser)
     add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
