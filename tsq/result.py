@@ -10,11 +10,8 @@ from tsq.config import Target
 from tsq.errors import TSQError
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.local_clock import ClockReading
-from tsq.timing.sample import Sample
+from tsq.timing.sample import Sample, newest
 from tsq.timing.selection import Criteria, Selection, Source, select
-
-# Samples come to an end in nearly the order of time: no more than so many can be under way.
-_LATELY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +58,15 @@ def selection(
     """What these hosts say together at a local time. The verdicts are in the hosts' order.
 
     now: the time as a reading of the clock, which also tells whether the clock was slewed or stepped since the samples were taken;
-    neither at_ns nor now: the time of the newest valid sample.
+    None: that of the newest valid sample of all, whose T4 is the time where at_ns is None, too.
     """
     if now is not None:
         at_ns = now.at_ns
-    if at_ns is None:
-        times = [sample.t4_ns for result in results for sample in result.samples if sample.valid and sample.t4_ns is not None]
-        at_ns = max(times, default=None)
+    else:
+        last = newest(sample for result in results for sample in result.samples)
+        now = None if last is None else last.received
+        at_ns = last.t4_ns if at_ns is None and last is not None else at_ns
     return select([_source(result, at_ns, now) for result in results], at_ns, criteria)
-
-
-def newest_ns(results: Sequence[HostResult]) -> int | None:
-    """The local time of the newest sample of all, whether it is valid or not; None where there is none."""
-    times = [sample.t4_ns or sample.t1_ns for result in results for sample in result.samples[-_LATELY:]]
-    return max(times, default=None)
 
 
 def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:

@@ -20,7 +20,7 @@ from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
 from tsq.adjtime import Change, Interruptions, Measurement, perform
-from tsq.cli.adjtime import _NUMBERS, _parser, main
+from tsq.cli.adjtime import _NUMBERS, _options, _parser, main
 from tsq.cli.numbers import negatives_joined
 from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
@@ -454,6 +454,12 @@ def test_a_dry_run_is_anybodys_and_says_what_would_be_refused(bench, permitted, 
     real = it.run(owner=lambda: owner)
     # What the real run gives as its reason is the first of them.
     assert real.status == (int(reasons[0][:2]) if reasons else OK)
+
+
+def test_a_server_that_leaves_the_question_about_its_clock_unanswered_never_sets_a_clock():
+    """Whatever its own error is taken for."""
+    given = _parser().parse_args(["--server-error", "0.01", "192.0.2.1"])
+    assert not _options(given).client.accept_unknown
 
 
 def test_a_dry_run_refuses_where_the_measurement_is_of_no_use(bench):

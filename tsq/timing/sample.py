@@ -12,6 +12,7 @@ Every stamp errs to the side that makes δ longer (docs/explanation/error-bounds
 that is not exact, and the bound holds for it as it is.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ulp
@@ -88,6 +89,15 @@ class Sample:
         if self.delay is None or self.dispersion is None:
             return None
         return self.delay / 2 + self.dispersion
+
+
+def newest(samples: Iterable[Sample]) -> Sample | None:
+    """The valid sample that came last. The raw clock says which, where it was read with all of them: the other may have been set."""
+    valid = [sample for sample in samples if sample.valid and sample.t4_ns is not None]
+    raw = {id(sample): sample.received.at_ns - sample.received.difference_ns for sample in valid if sample.received is not None}
+    if len(raw) < len(valid):
+        return max(valid, key=lambda sample: sample.t4_ns or 0, default=None)
+    return max(valid, key=lambda sample: raw[id(sample)], default=None)
 
 
 def make_sample(
