@@ -92,7 +92,7 @@ class Sample:
 
 
 def newest(samples: Iterable[Sample]) -> Sample | None:
-    """The valid sample that came last. The raw clock says which, where it was read with all of them: the other may have been set."""
+    """The valid sample that came last. The raw clock says which where it was read with all of them: the other may have been set."""
     valid = [sample for sample in samples if sample.valid and sample.t4_ns is not None]
     raw = {id(sample): sample.received.at_ns - sample.received.difference_ns for sample in valid if sample.received is not None}
     if len(raw) < len(valid):
