@@ -5,6 +5,7 @@ Comes in: samples and the circumstances. Goes out: frozen HostResults, and the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from tsq.config import Target
 from tsq.errors import TSQError
@@ -71,7 +72,18 @@ def selection(
 
 def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:
     # Whoever answers at one address and port is one server, by whatever names it was asked.
-    identity = "" if result.address is None else f"{result.address} {result.target.port}"
+    identity = "" if result.address is None else f"{_plain(result.address)} {result.target.port}"
     found = None if at_ns is None else result.estimate_at(at_ns, now)
     detail = "" if result.error is None else result.error.found
     return Source(str(result.target), found, identity, detail, result.state_unknown)
+
+
+def _plain(address: str) -> str:
+    """An address in its one form: an IPv4 address that is written as an IPv6 one (::ffff:192.0.2.1) is the same machine."""
+    if "::ffff:" not in address.lower():
+        return address
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)

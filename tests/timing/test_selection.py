@@ -1,12 +1,15 @@
 """The selection: who is used and how, who is not and why, and what the bound is worth (RFC 5905 §11.2; fault cases 47, 48, 62)."""
 
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsq.config import Target
 from tsq.errors import ConfigError
+from tsq.result import HostResult, selection
 from tsq.timing.filter import estimate
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Criteria, Mark, NoTime, Source, Unused, select
@@ -107,6 +110,28 @@ def test_a_server_that_is_asked_twice_counts_once():
     assert marks(chosen) == "*x?+"
     assert reasons(chosen)[2] is Unused.DUPLICATE
     assert chosen.agreed.compared == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("192.0.2.9", "::ffff:192.0.2.9", True),
+        ("::FFFF:c000:209", "192.0.2.9", True),
+        ("192.0.2.9", "::ffff:192.0.2.8", False),
+        ("fe80::1%eth0", "fe80::1%eth1", False),
+        ("64:ff9b::1", "::ffff:x", False),
+    ],
+)
+def test_a_server_is_one_however_its_address_is_written(one, two, same):
+    sample = make_sample(T, T + 500_000, T + 500_000, T + 1_000_000)
+    chosen = selection([HostResult(Target(address), address=address, samples=(sample,)) for address in (one, two)])
+    assert chosen.compared == (1 if same else 2)
+
+
+@pytest.mark.parametrize("limit", [nan, 0.0, -1.0, -inf])
+def test_a_limit_that_forbids_nothing_or_everything_is_refused(limit):
+    with pytest.raises(ConfigError, match=r"for the root distance \(expected a number of seconds above 0\)"):
+        Criteria(max_distance=limit)
 
 
 @pytest.mark.parametrize(
