@@ -21,7 +21,6 @@ from typing import Protocol
 from tsq import _clock
 from tsq._fast import clock_ns
 from tsq.errors import ClockError
-from tsq.host import lock
 from tsq.timing.local_clock import ClockReading
 
 _READINGS = 16
@@ -214,7 +213,13 @@ class _ThisKernel:
     stop_old_slew = staticmethod(_clock.stop_old_slew)
     now_ns = staticmethod(clock_ns)
     monotonic_ns = staticmethod(time.monotonic_ns)
-    lock = staticmethod(lock.held)
+
+    def lock(self) -> AbstractContextManager[str]:
+        """The lock of all that set this clock."""
+        # Loaded by who sets the clock, not by all who read it.
+        from tsq.host import lock  # noqa: PLC0415
+
+        return lock.held()
 
     def raw_ns(self) -> int:
         """CLOCK_MONOTONIC_RAW."""
