@@ -12,7 +12,7 @@ from tsq.errors import TSQError
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample, newest
-from tsq.timing.selection import Criteria, Selection, Source, select
+from tsq.timing.selection import Criteria, Selection, Source, Unused, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,13 @@ class HostResult:
     def estimate_at(self, at_ns: int, now: ClockReading | None = None) -> Estimate | None:
         """What they say together at a local time. now: a reading of the clock at that time."""
         return estimate(self.samples, self.assumed_error, at_ns, now=now)
+
+    @property
+    def unused(self) -> Unused | None:
+        """Why the estimate is not to be used, whatever other hosts say: the server says that its clock is not synchronized, or did
+        not answer that question, for example. None: nothing is against it.
+        """
+        return selection([self]).verdicts[0].unused
 
     @property
     def good(self) -> int:

@@ -151,6 +151,19 @@ def test_what_says_of_itself_that_it_is_no_good_is_never_used(told, why):
     assert (marks(chosen), reasons(chosen)[1], chosen.agreed.compared) == ("*?+", why, 2)
 
 
+@pytest.mark.parametrize(
+    ("told", "why"), [({"stratum": 2}, None), ({"stratum": 0}, Unused.UNSYNCHRONIZED), ({"leap": 3}, Unused.LEAP_ALARM)]
+)
+def test_one_hosts_result_says_why_it_is_not_to_be_used(told, why):
+    """For a program that asks one server, and compares nothing."""
+    state = ServerState(T, **({"error": 1e-6} | told))
+    result = HostResult(Target("a"), samples=(make_sample(T, T + 500_000, T + 500_000, T + 1_000_000, server=state),))
+    assert result.estimate is not None
+    assert result.unused is why
+    assert HostResult(Target("a")).unused is Unused.NO_ESTIMATE
+    assert replace(result, state_unknown=True).unused is (why or Unused.STATE_UNKNOWN)
+
+
 def test_the_limits_of_root_distance_and_number_are_the_callers():
     far = [source("far", 0, 400_000)]
     assert select(far).agreed is not None
