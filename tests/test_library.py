@@ -170,6 +170,16 @@ def test_query_all_reports_each_sample_as_it_comes(server):
 # --------------------------------------------------------------------------------------------------------------- connect
 
 
+@pytest.mark.parametrize(("count", "interval"), [(0, 0.0), (-1, 0.0), (1, float("nan")), (1, -1.0), (1, float("inf"))])
+def test_a_measurement_of_impossible_size_is_refused(server, count, interval):
+    async def use() -> None:
+        async with tsq.connect(server.target, verified(server.ca)) as client:
+            await client.measure(count, interval)
+
+    with pytest.raises(errors.ConfigError, match=r"^(count|interval) "):
+        run(use())
+
+
 def test_connect_keeps_one_connection_for_many_samples(server):
     async def use() -> None:
         async with tsq.connect(str(server.target), verified(server.ca)) as client:

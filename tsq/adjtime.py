@@ -46,7 +46,8 @@ _ANY_OFFSET = float("inf")
 _LOOK_INTERVAL = 0.5
 # A slew that takes so many times as long as it should does not work.
 _PATIENCE = 3.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # A slew that is stopped goes on to the end of the kernel's second.
 _LAST_SECOND = 1.2
 # What is left of an old slew and may be ignored, seconds.
@@ -82,7 +83,7 @@ class AdjustOptions:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What the servers said, what the kernel said before, and what is to be done.
+    """What the servers said, what the kernel said before (None: it cannot be read), and what is to be done.
 
     hindrances: what of this machine forbids setting its clock. A dry run's action is what would be done without them. reading: the
     clocks when the servers had been asked; disturbed: by how much others moved the clock until then, seconds.
@@ -90,7 +91,7 @@ class Measurement:
 
     results: Sequence[HostResult]
     selection: Selection
-    before: ClockState
+    before: ClockState | None
     action: ClockAction
     hindrances: tuple[Refuse, ...] = ()
     reading: Reading | None = None
@@ -122,8 +123,8 @@ class Change:
 
 
 class Interruptions:
-    """SIGINT and SIGTERM within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody catches that. Others
-    do not disturb what is done about the first.
+    """SIGINT, SIGTERM, SIGHUP and SIGQUIT within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody
+    catches that. Others do not disturb what is done about the first. A signal that is ignored, as by nohup, stays ignored.
 
     From `hold` on it is only remembered: no exception may come between a change of the clock and what has to follow it.
     """
@@ -135,7 +136,8 @@ class Interruptions:
     @contextmanager
     def caught(self) -> Iterator["Interruptions"]:
         """Take the signals over, for the main thread."""
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._note) for number in heard}
         try:
             yield self
         finally:
@@ -173,11 +175,11 @@ def measure(
     clock and is going to. say: takes what a user must know.
     """
     interruptions = interruptions or Interruptions()
-    before = clock.state()
+    before = clock.state_if_readable()
     steady = before
-    if abs(before.rest) > _NOTHING_LEFT and not options.dry_run and clock.may_set and owner() is None:
+    if before is not None and abs(before.rest) > _NOTHING_LEFT and not options.dry_run and clock.may_set and owner() is None:
         _stop_old_slew(before.rest, clock, say, pause)
-        steady = clock.state()
+        steady = clock.state_if_readable()
     start = clock.reading()
     results = ask(targets, options.client, rules=Rules(offset_limit=_ANY_OFFSET))
     end = clock.reading()
@@ -190,7 +192,7 @@ def measure(
         # Also what happened while the owner was looked for.
         stepped=clock.reading().since(start).stepped,
         # A tick of unusual length may be the owner's way to correct the clock's frequency for good.
-        slewed=disturbed and moved.slewed - steady.rate * moved.seconds,
+        slewed=disturbed and moved.slewed - (0.0 if steady is None else steady.rate) * moved.seconds,
         seconds=moved.seconds,
         interrupted=interruptions.seen,
         dry_run=options.dry_run,
@@ -271,12 +273,14 @@ def _stop_old_slew(rest: float, clock: SystemClock, say: Say, pause: Callable[[f
         pause(_LAST_SECOND)
 
 
-def _disturbed(moved: Movement, steady: ClockState, say: Say) -> float:
+def _disturbed(moved: Movement, steady: ClockState | None, say: Say) -> float:
     """How far the clock moved while it was measured, beyond its steady frequency and what can be read; `say` gets it."""
-    disturbed = moved.beyond(steady.frequency_ppm * 1e-6)
+    disturbed = moved.beyond(0.0 if steady is None else steady.frequency_ppm * 1e-6)
     if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
         return 0.0
-    if steady.tick_ppm:
+    if steady is None:
+        why = "and the kernel cannot be asked why"
+    elif steady.tick_ppm:
         why = f"its tick makes it run {steady.tick_ppm:+.0f} ppm"
     else:
         why = "the kernel is slewing it" if abs(steady.rest) > _NOTHING_LEFT else "another program sets or slews it"

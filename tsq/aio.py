@@ -7,6 +7,7 @@ reach and how is for `Association`, how to ask for `Session`.
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -75,6 +76,8 @@ class Client:
 
     async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
         """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
+        # The same limits as for a run of another kind.
+        replace(self._options, count=count, interval=interval)
         numbers = []
         try:
             for index in range(count):

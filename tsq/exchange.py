@@ -7,7 +7,7 @@ never read a clock, and never make a sample from an answer whose nonce it did no
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -250,10 +250,11 @@ class Exchange:
             server=early.server,
             sent=early.sent,
             received=early.received,
+            exact=True,
         )
         # An answer does not leave before it is stamped, nor later than makes sense: such a report changes nothing.
         if left_ns >= early.t3_ns and late.valid:
-            self.revised = (early, replace(late, exact=True))
+            self.revised = (early, late)
 
     def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource, reading: ClockReading | None) -> Sample:
         # Right to 68 years either way (R9).

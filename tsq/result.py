@@ -5,16 +5,14 @@ Comes in: samples and the circumstances. Goes out: frozen HostResults, and the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from tsq.config import Target
 from tsq.errors import TSQError
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.local_clock import ClockReading
-from tsq.timing.sample import Sample
-from tsq.timing.selection import Criteria, Selection, Source, select
-
-# Samples come to an end in nearly the order of time: no more than so many can be under way.
-_LATELY = 64
+from tsq.timing.sample import Sample, newest
+from tsq.timing.selection import Criteria, Selection, Source, Unused, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,13 @@ class HostResult:
         return estimate(self.samples, self.assumed_error, at_ns, now=now)
 
     @property
+    def unused(self) -> Unused | None:
+        """Why the estimate is not to be used, whatever other hosts say: the server says that its clock is not synchronized, or did
+        not answer that question, for example. None: nothing is against it.
+        """
+        return selection([self]).verdicts[0].unused
+
+    @property
     def good(self) -> int:
         """How many samples are valid."""
         return sum(sample.valid for sample in self.samples)
@@ -61,25 +66,31 @@ def selection(
     """What these hosts say together at a local time. The verdicts are in the hosts' order.
 
     now: the time as a reading of the clock, which also tells whether the clock was slewed or stepped since the samples were taken;
-    neither at_ns nor now: the time of the newest valid sample.
+    None: that of the newest valid sample of all, whose T4 is the time where at_ns is None, too.
     """
     if now is not None:
         at_ns = now.at_ns
-    if at_ns is None:
-        times = [sample.t4_ns for result in results for sample in result.samples if sample.valid and sample.t4_ns is not None]
-        at_ns = max(times, default=None)
+    else:
+        last = newest(sample for result in results for sample in result.samples)
+        now = None if last is None else last.received
+        at_ns = last.t4_ns if at_ns is None and last is not None else at_ns
     return select([_source(result, at_ns, now) for result in results], at_ns, criteria)
-
-
-def newest_ns(results: Sequence[HostResult]) -> int | None:
-    """The local time of the newest sample of all, whether it is valid or not; None where there is none."""
-    times = [sample.t4_ns or sample.t1_ns for result in results for sample in result.samples[-_LATELY:]]
-    return max(times, default=None)
 
 
 def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:
     # Whoever answers at one address and port is one server, by whatever names it was asked.
-    identity = "" if result.address is None else f"{result.address} {result.target.port}"
+    identity = "" if result.address is None else f"{_plain(result.address)} {result.target.port}"
     found = None if at_ns is None else result.estimate_at(at_ns, now)
     detail = "" if result.error is None else result.error.found
     return Source(str(result.target), found, identity, detail, result.state_unknown)
+
+
+def _plain(address: str) -> str:
+    """An address in its one form: an IPv4 address that is written as an IPv6 one (::ffff:192.0.2.1) is the same machine."""
+    if "::ffff:" not in address.lower():
+        return address
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)

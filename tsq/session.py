@@ -383,7 +383,9 @@ class Session:
             self._revise(*self.exchange.revised)
 
     def _revise(self, early: Sample, late: Sample) -> None:
-        for index, outcome in enumerate(self._recent):
+        # It is one of the newest.
+        for index in range(len(self._recent) - 1, -1, -1):
+            outcome = self._recent[index]
             if outcome.sample is early:
                 exact = Outcome(outcome.number, late)
                 self._recent[index] = exact

@@ -15,12 +15,12 @@ import pytest
 
 from tests.cli.peers import NOW, Authority, Peer, closed_port, deaf_port, silent
 from tests.cli.test_client import Run
-from tests.support import kernel
+from tests.support import denied, kernel
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
 from tsq.adjtime import Change, Interruptions, Measurement, perform
-from tsq.cli.adjtime import _NUMBERS, _parser, main
+from tsq.cli.adjtime import _NUMBERS, _options, _parser, main
 from tsq.cli.numbers import negatives_joined
 from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
@@ -29,6 +29,7 @@ from tsq.timing.adjustment import Refusal, Refuse, Slew, Step
 
 OK, FAILED, USAGE, NO_ANSWER, NO_TIME, TOO_FAR, OWNED, NOT_PERMITTED, STEPPED, INTERRUPTED = 0, 1, 2, 3, 8, 9, 10, 11, 12, 130
 ODD = ("-1", "-inf", "nan", "inf")
+INTERRUPTS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 CLOCK_CALLS = "adjtimex,clock_adjtime,clock_settime,settimeofday"
 
 
@@ -455,11 +456,48 @@ def test_a_dry_run_is_anybodys_and_says_what_would_be_refused(bench, permitted, 
     assert real.status == (int(reasons[0][:2]) if reasons else OK)
 
 
+def test_a_server_that_leaves_the_question_about_its_clock_unanswered_never_sets_a_clock():
+    """Whatever its own error is taken for."""
+    given = _parser().parse_args(["--server-error", "0.01", "192.0.2.1"])
+    assert not _options(given).client.accept_unknown
+
+
 def test_a_dry_run_refuses_where_the_measurement_is_of_no_use(bench):
     it = bench(2.0, permitted=False)
     refused(it, it.run("--dry-run", "--panic", "1"), TOO_FAR)
     refused(it, it.run("--dry-run", "--min-sources", "2"), NO_TIME)
     refused(it, it.run("--dry-run", owner=lambda: it.twin.step_by_another(0.25)), STEPPED)
+
+
+@pytest.mark.parametrize("offset", [2.0, 0.1])
+def test_a_kernel_that_cannot_even_be_read_forbids_no_measurement(bench, offset):
+    it = bench(offset, unreadable=True)
+    run = it.run("--dry-run")
+    assert run.status == OK, run.err
+    assert f"System clock wrong by +{offset}"[:24] in run.out
+    assert "before: kernel: cannot be read" in run.out
+    assert f"would {'step' if offset > 1 else 'slew'} by +" in run.out
+    (line,) = run.err.splitlines()
+    assert "exit status 11" in line
+    assert "filter of system calls" in line
+    real = it.run()
+    assert real.status == NOT_PERMITTED
+    assert "System clock wrong by +" in real.out
+    assert it.unchanged()
+    with_lock = it.run("--wait")
+    assert with_lock.status == NOT_PERMITTED
+
+
+@pytest.mark.skipif(not denied.possible(), reason="the numbers of this machine's system calls are not known")
+@pytest.mark.parametrize(("options", "statuses"), [(["--dry-run"], [OK]), ([], [NOT_PERMITTED, OWNED])], ids=["dry run", "real"])
+def test_under_a_filter_of_system_calls_the_command_measures(files, options, statuses):
+    with Peer(files, telling(2.0)) as peer:
+        under = [*denied.command("adjtimex", "clock_adjtime"), BIN / "tsq-adjtime"]
+        filtered = [*under, *options, "--ca", files.authority, peer.target]
+        run = subprocess.run([*map(str, filtered)], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode in statuses, run.stderr
+    assert "System clock wrong by +" in run.stdout
+    assert "before: kernel: cannot be read" in run.stdout
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")
@@ -499,7 +537,7 @@ def test_strace_sees_calls_that_set_a_clock(tmp_path):
 # --------------------------------------------------------------------------------------------------- interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", INTERRUPTS)
 def test_fault_69_an_interrupt_while_servers_are_asked_changes_nothing(number):
     with deaf_port() as (target, udp):
         process = subprocess.Popen(
@@ -539,7 +577,7 @@ def never() -> Measurement:
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", INTERRUPTS)
 def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
     twin = VirtualKernel(error_ns=-4e8)
     interruptions = Interruptions()
@@ -559,6 +597,22 @@ def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
     twin.run(1000)
     assert twin.error_ns == here, "nothing is pending"
     assert twin.frequency == 0
+
+
+def test_a_slew_is_not_given_up_for_a_signal_that_is_ignored():
+    """As by nohup."""
+    twin = VirtualKernel(error_ns=-4e8)
+    interruptions = Interruptions()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptions.caught():
+            os.kill(os.getpid(), signal.SIGHUP)
+            change = perform(SLEW, SystemClock(twin), interruptions=interruptions)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not change.interrupted
+    assert twin.rest_ns == 400_000_000
 
 
 def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_back():

@@ -231,6 +231,15 @@ def test_no_answer_differs_by_words_between_nobody_there_silence_and_no_name(ask
     assert len({run.err.partition(": ")[2].partition(": ")[2] for run in runs}) == 3
 
 
+def test_where_all_hosts_fail_the_error_that_says_most_gives_the_status(ask, certificates):
+    with closed_port() as closed, deaf_port() as (deaf, _), Peer(certificates) as untrusted:
+        quiet = ["--timeout", "0.3"]
+        assert ask(closed, "something.invalid", *quiet).status == NAME
+        assert ask(closed, deaf, *quiet).status == NO_ANSWER
+        assert ask("something.invalid", deaf, untrusted.target, "--timeout", "2").status == CERTIFICATE
+        assert ask(untrusted.target, "something.invalid", closed, "--timeout", "2").status == CERTIFICATE
+
+
 def test_a_connection_that_the_server_closes_at_once_says_so(ask, certificates):
     with Peer(certificates, greeting=lambda protocol: protocol.close(0x17, "go away\x1b[31m")) as peer:
         run = ask(peer.target, "--ca", peer.ca)

@@ -403,6 +403,17 @@ def test_a_line_of_a_watch_comes_with_a_sample_and_holds_for_the_moment_at_which
     assert bounds == [pytest.approx(151e-6), pytest.approx(241e-6)]
 
 
+def test_a_watch_goes_on_line_by_line_after_the_clock_was_set_back(capsys):
+    earlier_ns = NOW_NS - 3600 * 10**9
+    after = make_sample(earlier_ns, NOW_NS + 90_000, NOW_NS + 90_000, earlier_ns + 180_000)
+    shown = Watch(0.0, 0.01, lambda: ClockReading(earlier_ns + 10**9, 0, synchronized=True))
+    shown._period = 0.0
+    old = result("a", 0)
+    for results in ([old], [replace(old, samples=(*old.samples, after))], [replace(old, samples=(*old.samples, after, after))]):
+        shown.changed(lambda results=results: results)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_a_library_that_watches_is_told_of_the_start_and_of_failures(hosts):
     seen: list[str] = []

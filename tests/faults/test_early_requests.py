@@ -172,7 +172,7 @@ def test_the_library_says_that_the_state_is_unknown(certificates):
     with Peer(certificates, deaf_to_the_question) as peer:
         [result] = query_all([peer.target], options)
     assert result.state_unknown
-    assert selection([result]).verdicts[0].unused is Unused.STATE_UNKNOWN
+    assert result.unused is selection([result]).verdicts[0].unused is Unused.STATE_UNKNOWN
 
 
 # --------------------------------------------------------------------------------------------------- version negotiation

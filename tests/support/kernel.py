@@ -29,9 +29,10 @@ _OLD_SLEW_US = 500
 class VirtualKernel:
     """A kernel clock whose error is known. `error_ns`: clock minus truth; `truth_ns` advances with `run`.
 
-    drift_ppm: how fast the machine's oscillator runs, which every clock shows. slew_error: the part by which the kernel slews too
-    far. permitted: whether this process has CAP_SYS_TIME; promised: what it seems to have, where that differs. deaf: steps are
-    accepted and not done, as some sandboxes do. running: the process that holds the lock. calls: modes and values of each change.
+    drift_ppm: how fast the machine's oscillator runs, which every clock shows. slew_error: the part by which the kernel slews
+    too far. permitted: whether this process has CAP_SYS_TIME; promised: what it seems to have, where that differs. deaf: steps
+    are accepted and not done, as some sandboxes do; unreadable: even reading the state is refused, as by filters of system
+    calls. running: the process that holds the lock. calls: modes and values of each change.
     """
 
     truth_ns: int = 1_800_000_000 * _SECOND
@@ -41,6 +42,7 @@ class VirtualKernel:
     permitted: bool = True
     promised: bool | None = None
     deaf: bool = False
+    unreadable: bool = False
     running: int | None = None
     status: int = UNSYNC
     frequency: int = 0
@@ -94,6 +96,8 @@ class VirtualKernel:
         return self.permitted if self.promised is None else self.promised
 
     def read(self):
+        if self.unreadable:
+            raise NotPermitted("the kernel lets this process set no clock")
         offset = self.rest_ns if self.status & IN_NS else self.rest_ns // 1000
         return self.status, offset, self.frequency, self.maxerror_us, self.esterror_us, self.constant, self.tick
 

@@ -1,9 +1,12 @@
 """Samples that are carried on to a later time: by the clock's drift, by what programs did to it, and by what the samples show."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
+from tsq.config import Target
+from tsq.result import HostResult, selection
 from tsq.timing.filter import estimate
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import make_sample
@@ -69,6 +72,40 @@ def test_after_a_step_an_earlier_sample_holds_for_both_that_and_a_suspension():
     found = estimate([taken(0), taken(4, -3 * SECOND, moved_ns=3 * SECOND)], now=read(5, 3 * SECOND))
     assert found.offset == pytest.approx(-3.0, abs=1e-4)
     assert width(found) < 1e-4
+
+
+def set_by(second, by_ns):
+    """A sample of a clock that was right, and was then set by this much."""
+    begin = T + second * SECOND
+    reading = ClockReading(begin + by_ns, by_ns, frequency=0.0, synchronized=True)
+    return make_sample(
+        begin + by_ns, begin + 50_000, begin + 50_000, begin + by_ns + 100_000, offset_limit=inf, sent=reading, received=reading
+    )
+
+
+@pytest.mark.parametrize("by_s", [-3600, 3600, -2, 0.2])
+def test_without_another_time_an_estimate_holds_for_what_the_clock_says_after_it_was_set(by_s):
+    by_ns = round(by_s * SECOND)
+    samples = [set_by(0, 0), set_by(1, 0), set_by(2, by_ns), set_by(3, by_ns)]
+    for found in (estimate(samples), selection([HostResult(Target("a"), address="a", samples=tuple(samples))]).agreed):
+        assert found.offset == pytest.approx(-by_s, abs=1e-4)
+        # The server's own error of 10 ms is assumed.
+        assert found.root_distance < 0.0102
+    assert estimate(samples).at_ns == samples[-1].t4_ns
+    # The same, where the answers came in another order than they were asked for.
+    assert estimate([samples[3], samples[2], samples[0], samples[1]]).at_ns == samples[-1].t4_ns
+
+
+@pytest.mark.parametrize("slewed_ns", [30_000_000, -30_000_000])
+@pytest.mark.parametrize("at", [None, 61])
+def test_sources_that_were_asked_before_and_after_a_slew_agree(slewed_ns, at):
+    """One after the other, and compared without another reading of the clock."""
+    first, second = taken(0), taken(60, -slewed_ns, moved_ns=slewed_ns)
+    results = [HostResult(Target(name), address=name, samples=(one,)) for name, one in (("a", first), ("b", second))]
+    chosen = selection(results, None if at is None else T + at * SECOND)
+    assert chosen.problem is None
+    assert chosen.agreed.survivors == 2
+    assert chosen.agreed.offset == pytest.approx(-slewed_ns / 1e9, abs=1e-4)
 
 
 def drifting(ppm, count=10, **more):

@@ -1,12 +1,15 @@
 """The selection: who is used and how, who is not and why, and what the bound is worth (RFC 5905 §11.2; fault cases 47, 48, 62)."""
 
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsq.config import Target
 from tsq.errors import ConfigError
+from tsq.result import HostResult, selection
 from tsq.timing.filter import estimate
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Criteria, Mark, NoTime, Source, Unused, select
@@ -110,6 +113,28 @@ def test_a_server_that_is_asked_twice_counts_once():
 
 
 @pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("192.0.2.9", "::ffff:192.0.2.9", True),
+        ("::FFFF:c000:209", "192.0.2.9", True),
+        ("192.0.2.9", "::ffff:192.0.2.8", False),
+        ("fe80::1%eth0", "fe80::1%eth1", False),
+        ("64:ff9b::1", "::ffff:x", False),
+    ],
+)
+def test_a_server_is_one_however_its_address_is_written(one, two, same):
+    sample = make_sample(T, T + 500_000, T + 500_000, T + 1_000_000)
+    chosen = selection([HostResult(Target(address), address=address, samples=(sample,)) for address in (one, two)])
+    assert chosen.compared == (1 if same else 2)
+
+
+@pytest.mark.parametrize("limit", [nan, 0.0, -1.0, -inf])
+def test_a_limit_that_forbids_nothing_or_everything_is_refused(limit):
+    with pytest.raises(ConfigError, match=r"for the root distance \(expected a number of seconds above 0\)"):
+        Criteria(max_distance=limit)
+
+
+@pytest.mark.parametrize(
     ("told", "why"),
     [
         ({"stratum": 0}, Unused.UNSYNCHRONIZED),
@@ -124,6 +149,19 @@ def test_what_says_of_itself_that_it_is_no_good_is_never_used(told, why):
     assert (alone.agreed, alone.problem, marks(alone), reasons(alone)) == (None, NoTime.NO_SOURCE, "?", [why])
     chosen = select([source("a"), source("bad", **told), source("b")])
     assert (marks(chosen), reasons(chosen)[1], chosen.agreed.compared) == ("*?+", why, 2)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"), [({"stratum": 2}, None), ({"stratum": 0}, Unused.UNSYNCHRONIZED), ({"leap": 3}, Unused.LEAP_ALARM)]
+)
+def test_one_hosts_result_says_why_it_is_not_to_be_used(told, why):
+    """For a program that asks one server, and compares nothing."""
+    state = ServerState(T, **({"error": 1e-6} | told))
+    result = HostResult(Target("a"), samples=(make_sample(T, T + 500_000, T + 500_000, T + 1_000_000, server=state),))
+    assert result.estimate is not None
+    assert result.unused is why
+    assert HostResult(Target("a")).unused is Unused.NO_ESTIMATE
+    assert replace(result, state_unknown=True).unused is (why or Unused.STATE_UNKNOWN)
 
 
 def test_the_limits_of_root_distance_and_number_are_the_callers():

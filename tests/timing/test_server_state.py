@@ -53,6 +53,11 @@ def test_the_error_grows_with_the_time_since_it_was_told():
     assert ServerState(T).error_at(T) is None
 
 
+def test_a_drift_beyond_the_field_may_be_as_large_as_any():
+    assert state(ClockQuality(3, 100, 65534)).error_at(T + 10**10) == pytest.approx(100e-6 + 655.34e-6)
+    assert state(ClockQuality(3, 100, 65535)).error_at(T + 10**10) == pytest.approx(100e-6 + 10e-3)
+
+
 @pytest.mark.parametrize(
     ("text", "leap"), [("0", 0), ("1", 1), ("2", 2), ("3", 3), ("4", None), ("", None), ("-1", None), ("٣", None)]
 )

@@ -59,7 +59,7 @@ _ADVICE = {
     Refusal.STEPPED: "find out who did, then try again",
     Refusal.SLEWED: "find out which one does, then try again",
     Refusal.OWNED: "it would set the clock against you: stop it first, or let it do the work",
-    Refusal.NOT_PERMITTED: "run it as root, or with CAP_SYS_TIME",
+    Refusal.NOT_PERMITTED: "run it as root, or with CAP_SYS_TIME, where no filter of system calls forbids clock_adjtime",
 }
 _DEFAULTS = ClientOptions()
 _LIMITS = ClockLimits()
@@ -246,8 +246,10 @@ def _drift(found: Measurement, change: Change) -> str:
     return f"{seen}; no program keeps this clock: expect it to drift by up to {ceil(most)} µs a second{why}"
 
 
-def _kernel(state: ClockState) -> str:
+def _kernel(state: ClockState | None) -> str:
     """What the kernel says of its clock."""
+    if state is None:
+        return "kernel: cannot be read (clock_adjtime is refused, as by a container's filter of system calls)"
     mark = "synchronized" if state.synchronized else "unsynchronized"
     tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
@@ -339,7 +341,8 @@ def _parser() -> argparse.ArgumentParser:
         type=seconds,
         default=_DEFAULTS.server_error,
         metavar="S",
-        help="a server's own error, where it does not tell (default: %(default)s)",
+        help="a server's own error, where it does not tell (default: %(default)s); one that leaves the question about its clock "
+        "unanswered is never used",
     )
     _add_trust(parser)
     add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")

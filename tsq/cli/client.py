@@ -33,6 +33,7 @@ from tsq.errors import (
     RejectedSamples,
     TSQError,
     Unreachable,
+    rank,
 )
 from tsq.host import shortage
 from tsq.host.clock import clock_reading
@@ -184,9 +185,10 @@ def _status(results: list[HostResult], chosen: Selection) -> int:
         return EXIT_OK
     if len(failures) < len(results):
         return EXIT_FAILED
-    if isinstance(failures[0], NoAnswer) and failures[0].found.startswith("stopped"):
+    if any(isinstance(failure, NoAnswer) and failure.found.startswith("stopped") for failure in failures):
         return EXIT_INTERRUPTED
-    return next((status for kind, status in _STATUS if isinstance(failures[0], kind)), EXIT_FAILED)
+    most = min(failures, key=rank)
+    return next((status for kind, status in _STATUS if isinstance(most, kind)), EXIT_FAILED)
 
 
 def _options(values: argparse.Namespace) -> ClientOptions:

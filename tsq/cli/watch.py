@@ -14,7 +14,7 @@ from collections.abc import Callable
 from tsq import report
 from tsq.cli import streams
 from tsq.host.clock import clock_reading
-from tsq.result import HostResult, newest_ns, selection
+from tsq.result import HostResult, selection
 from tsq.timing.local_clock import ClockReading
 
 _LEAST_PERIOD = 0.2
@@ -30,7 +30,7 @@ class Watch:
         self._live = streams.draws(sys.stdout)
         self._lock = threading.Lock()
         self._next = 0.0
-        self._newest: int | None = None
+        self._taken = 0
         self._drawn = 0
 
     def changed(self, snapshot: Callable[[], list[HostResult]]) -> None:
@@ -41,17 +41,18 @@ class Watch:
             if now < self._next:
                 return
             results = snapshot()
-            newest = newest_ns(results)
-            if newest is not None:
+            # Their number, not their times: the clock may have been set back.
+            taken = sum(len(result.samples) for result in results)
+            if taken:
                 self._next = now + (_LEAST_PERIOD if self._live else self._period)
             if self._live:
                 self._draw(results)
-            elif newest != self._newest:
+            elif taken != self._taken:
                 # A line for each sample, with what holds now.
                 reading = self._read()
                 chosen = selection(results, now=reading)
                 print(report.line(chosen, report.clock_notices(chosen, reading)), flush=True)
-            self._newest = newest
+            self._taken = taken
 
     def clear(self) -> None:
         """Take the view off the terminal, so that the final table can stand in its place."""

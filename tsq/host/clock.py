@@ -21,7 +21,6 @@ from typing import Protocol
 from tsq import _clock
 from tsq._fast import clock_ns
 from tsq.errors import ClockError
-from tsq.host import lock
 from tsq.timing.local_clock import ClockReading
 
 _READINGS = 16
@@ -214,7 +213,13 @@ class _ThisKernel:
     stop_old_slew = staticmethod(_clock.stop_old_slew)
     now_ns = staticmethod(clock_ns)
     monotonic_ns = staticmethod(time.monotonic_ns)
-    lock = staticmethod(lock.held)
+
+    def lock(self) -> AbstractContextManager[str]:
+        """The lock of all that set this clock."""
+        # Loaded by who sets the clock, not by all who read it.
+        from tsq.host import lock  # noqa: PLC0415
+
+        return lock.held()
 
     def raw_ns(self) -> int:
         """CLOCK_MONOTONIC_RAW."""
@@ -236,8 +241,10 @@ class SystemClock:
 
     @property
     def may_set(self) -> bool:
-        """Whether this process is allowed to, as far as can be seen without trying."""
-        return self._kernel.may_adjust()
+        """Whether this process is allowed to, as far as can be seen without trying: who may not even read the kernel's state, as
+        under a filter of system calls, may change nothing.
+        """
+        return self._kernel.may_adjust() and self.state_if_readable() is not None
 
     def now_ns(self) -> int:
         """The time, Unix ns."""
@@ -279,6 +286,13 @@ class SystemClock:
             leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
             tick_ppm=(tick - _USUAL_TICK) * 1e6 / _USUAL_TICK,
         )
+
+    def state_if_readable(self) -> ClockState | None:
+        """The same; None where the kernel refuses to say it, as under a filter of system calls."""
+        try:
+            return self.state()
+        except ClockError:
+            return None
 
     def step(self, offset: float, *, max_error: float, estimated_error: float) -> None:
         """Add `offset` to the clock at once. Raises ClockError. What was left of a slew is given up."""

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tsq.config import Trust
 from tsq.errors import CertificateError, NotPinned
-from tsq.quic import refusals
 from tsq.quic.names import certificate_names, name_to_check
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.trust import DEFAULT_PATIENCE, authorities, look_again
@@ -155,7 +154,7 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
 
     def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
         # What it loads takes time that a client need not spend before it asks.
-        from tsq.quic import chain  # noqa: PLC0415
+        from tsq.quic import chain, refusals  # noqa: PLC0415
 
         if trust.valid_at is None:
             return chain.judge(certificates, server_name, trusted, aioquic_tls.utcnow())

@@ -92,8 +92,7 @@ class Drift:
 
 
 def aged(judged: Sequence[Judged], at_ns: int, now: ClockReading | None) -> list[Aged]:
-    """What each sample says about this local time. now: a reading of the clock at that time, where there is one."""
-    last = now or next((one.sample.received for one in reversed(judged) if one.sample.received is not None), None)
+    """What each sample says about this local time. now: a reading of the clock at about that time, where there is one."""
     found = []
     for one in judged:
         sample = one.sample
@@ -104,7 +103,7 @@ def aged(judged: Sequence[Judged], at_ns: int, now: ClockReading | None) -> list
         twice_ns = (sample.t2_ns - sample.t1_ns) + (sample.t3_ns - sample.t4_ns)
         reach_ns = ceil(((sample.root_distance or 0.0) + one.own_error) * 1e9)
         low_ns, high_ns = twice_ns // 2 - reach_ns, -(-twice_ns // 2) + reach_ns
-        moved = movement(sample.received, last)
+        moved = movement(sample.received, now)
         elapsed_ns = at_ns - sample.t4_ns - moved.moved_ns
         if moved.moved_ns:
             moved_low_ns, moved_high_ns = low_ns - moved.moved_ns - moved.width_ns, high_ns - moved.moved_ns + moved.width_ns

@@ -21,7 +21,7 @@ from math import ceil, sqrt
 from tsq.timing.ageing import Drift, Judged, aged, common, drift
 from tsq.timing.intersection import Interval
 from tsq.timing.local_clock import ClockReading, Movement, movement
-from tsq.timing.sample import Sample, StampSource
+from tsq.timing.sample import Sample, StampSource, newest
 from tsq.timing.server_state import ServerState
 
 # What a server's own error is taken for where it does not tell, seconds.
@@ -90,16 +90,18 @@ def estimate(
 ) -> Estimate | None:
     """The estimate from the valid samples among these.
 
-    server_error: what to take the server's own error for where it is unknown. at_ns: the local time that the estimate is for, now:
-    the same as a reading of the clock, which also tells whether the clock was slewed or stepped since; neither: the newest
-    sample's T4.
+    server_error: what to take the server's own error for where it is unknown. at_ns: the local time that the estimate is for; None:
+    that of `now`, or the newest sample's T4. now: a reading of the clock at about that time, which also tells whether the clock was
+    slewed or stepped since; None: that of the newest sample.
     """
     window = _window(samples)
     if not window:
         return None
-    at_ns = now.at_ns if now is not None else at_ns
+    last = newest(window)
+    assert last is not None
     if at_ns is None:
-        at_ns = max(sample.t4_ns or sample.t1_ns for sample in window)
+        at_ns = now.at_ns if now is not None else last.t4_ns or last.t1_ns
+    now = now or last.received or next((sample.received for sample in reversed(window) if sample.received is not None), None)
     kept = _kept(_judged(window, server_error))
     found = aged(kept, at_ns, now)
     range_ = drift(found, now)
@@ -181,4 +183,4 @@ def _jitter(window: Sequence[Sample], best: Sample) -> float:
 
 def _moved(window: Sequence[Sample], now: ClockReading | None) -> Movement:
     readings = [reading for sample in window for reading in (sample.sent, sample.received) if reading is not None]
-    return movement(readings[0], now or readings[-1]) if readings else Movement()
+    return movement(readings[0], now) if readings else Movement()

@@ -104,3 +104,15 @@ def drift_range(readings: Iterable[ClockReading | None], tolerance: float = TOLE
         low, high = min(low, -UNDISCIPLINED), max(high, UNDISCIPLINED)
     # `movement` takes the mean of the two readings' corrections, which is between the least and the greatest.
     return low - greatest, high - least
+
+
+def greatest_drift(first: ClockReading | None, then: ClockReading | None) -> float:
+    """The greatest of what `drift_range` gives for two readings, either way, seconds a second."""
+    if first is not None and then is not None and first.frequency == then.frequency and first.synchronized == then.synchronized:
+        # As nearly always; every sample asks.
+        correction = abs(first.frequency or 0.0)
+        if not first.synchronized:
+            return UNDISCIPLINED + correction
+        if correction <= _MOST_CORRECTION:
+            return TOLERANCE
+    return max(map(abs, drift_range((first, then))))

@@ -12,12 +12,13 @@ Every stamp errs to the side that makes δ longer (docs/explanation/error-bounds
 that is not exact, and the bound holds for it as it is.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ulp
 from typing import TYPE_CHECKING
 
-from tsq.timing.local_clock import TOLERANCE, ClockReading, drift_range, movement
+from tsq.timing.local_clock import TOLERANCE, ClockReading, greatest_drift, movement
 
 if TYPE_CHECKING:
     from tsq.timing.server_state import ServerState
@@ -90,6 +91,15 @@ class Sample:
         return self.delay / 2 + self.dispersion
 
 
+def newest(samples: Iterable[Sample]) -> Sample | None:
+    """The valid sample that came last. The raw clock says which where it was read with all of them: the other may have been set."""
+    valid = [sample for sample in samples if sample.valid and sample.t4_ns is not None]
+    raw = {id(sample): sample.received.at_ns - sample.received.difference_ns for sample in valid if sample.received is not None}
+    if len(raw) < len(valid):
+        return max(valid, key=lambda sample: sample.t4_ns or 0, default=None)
+    return max(valid, key=lambda sample: raw[id(sample)], default=None)
+
+
 def make_sample(
     t1_ns: int,
     t2_ns: int,
@@ -103,11 +113,13 @@ def make_sample(
     server: "ServerState | None" = None,
     sent: ClockReading | None = None,
     received: ClockReading | None = None,
+    exact: bool = False,
 ) -> Sample:
     """A sample from four timestamps, with the checks of R8 in their order.
 
     precision_ns: that of both clocks together. offset_limit: in seconds; a larger offset is not believed. server: what the server
-    has said about itself. sent, received: readings of the local clock around the exchange.
+    has said about itself. sent, received: readings of the local clock around the exchange. exact: whether T3 is when the answer
+    left.
     """
     # Differences of integers first: a float of seconds since 1970 is 240 ns coarse.
     offset = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) / 2e9
@@ -124,7 +136,7 @@ def make_sample(
     if reason is None:
         # RFC 5905 §8: a delay within the clocks' precision is as good as the precision, no better.
         delay_ns = max(delay_ns, precision_ns)
-    tolerance = max(map(abs, drift_range((sent, received))))
+    tolerance = greatest_drift(sent, received)
     moved = movement(sent, received)
     moved_ns = abs(moved.moved_ns) + moved.width_ns if moved.moved_ns else 0
     dispersion = (precision_ns + SERVER_PRECISION_NS + moved_ns) / 1e9 + tolerance * abs(t4_ns - t1_ns) / 1e9
@@ -139,6 +151,7 @@ def make_sample(
         delay_ns / 1e9,
         # A float of some years is 100 ns coarse.
         dispersion + ulp(offset),
+        exact=exact,
         reason=reason,
         server=server,
         sent=sent,

@@ -67,6 +67,9 @@ class Criteria:
     def __post_init__(self) -> None:
         if self.min_sources < 1:
             raise ConfigError(f"a minimum of {self.min_sources} sources", expected="1 or more")
+        # Not the other way round: with NaN, any distance would do.
+        if not self.max_distance > 0:
+            raise ConfigError(f"a limit of {self.max_distance:g} s for the root distance", expected="a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)

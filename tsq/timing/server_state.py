@@ -13,6 +13,8 @@ from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
 LEAP_ALARM = 3
 MAX_STRATUM = 15
 _SATURATED = 65535
+# What a server's drift is taken for where Clock Quality Info cannot tell it, seconds a second: no oscillator is off by more.
+_MOST_DRIFT = 1e-3
 _MOST_DIGITS = 18
 
 
@@ -66,7 +68,7 @@ def server_state(response: Response, told_ns: int) -> ServerState | None:
         tag="" if quality is None else quality.tag,
         error=error,
         beyond=beyond,
-        drift=max(TOLERANCE, 0.0 if quality is None else quality.drift_ppb / 1e9),
+        drift=_drift(quality),
         leap=leap,
         smeared=None if smear is None else smear == 1,
     )
@@ -82,6 +84,13 @@ def _error(quality: ClockQuality | None, delay_ns: int | None, dispersion_ns: in
     if quality.error_us >= _SATURATED:
         return None, True
     return quality.error_us / 1e6, False
+
+
+def _drift(quality: ClockQuality | None) -> float:
+    """How fast the server's error may grow, seconds a second."""
+    if quality is None:
+        return TOLERANCE
+    return _MOST_DRIFT if quality.drift_ppb >= _SATURATED else max(TOLERANCE, quality.drift_ppb / 1e9)
 
 
 def _whole(text: str | None, most: int = 10**_MOST_DIGITS) -> int | None:
