@@ -209,6 +209,18 @@ def test_signals_end_it_with_status_0_and_its_counters_in_the_log(certificates, 
     assert "tsq-server: INFO: handshakes: full: 1\n" in server.errors
 
 
+@pytest.mark.parametrize("more", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_more_signals_while_it_ends_change_nothing(certificates, more):
+    with ServerProcess(options(certificates)) as server:
+        server.send_signal(signal.SIGTERM)
+        while server.process.poll() is None:
+            server.send_signal(more)
+        assert server.stop() == OK
+        errors = server.process.stderr.read()
+    assert "Traceback" not in errors
+    assert "ignored" not in errors
+
+
 def test_log_level_error_is_silent_when_nothing_is_wrong(certificates):
     with ServerProcess(options(certificates, "--log-level", "error")) as server:
         assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
