@@ -1,10 +1,12 @@
 """tsq-server: usage and files that cannot be used, signals, reload, what it says of itself and of its certificate."""
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -215,6 +217,8 @@ def test_more_signals_while_it_ends_change_nothing(certificates, more):
         server.send_signal(signal.SIGTERM)
         while server.process.poll() is None:
             server.send_signal(more)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(0.002)
         assert server.stop() == OK
         errors = server.process.stderr.read()
     assert "Traceback" not in errors
