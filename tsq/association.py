@@ -74,6 +74,9 @@ class Association:
         self._again = 0
         self._again_because = ""
         self._outcomes: list[Outcome] = []
+        # Addresses at which a handshake with a ticket failed in this round.
+        self._without_ticket: list[Address] = []
+        self._ticket_notice = ""
 
     @property
     def session(self) -> Session | None:
@@ -100,6 +103,8 @@ class Association:
     def notices(self) -> list[str]:
         """What a user should know of the connections."""
         notices = [] if self.latest is None else list(self.latest.session.notices)
+        if self._ticket_notice:
+            notices.append(self._ticket_notice)
         if self._again:
             times = "once" if self._again == 1 else f"{self._again} times"
             notices.append(f"connected again {times}; the last time because {self._again_because}")
@@ -133,6 +138,7 @@ class Association:
         self.connecting = self.wants_addresses = True
         self.failure = self._worst = None
         self._addresses = []
+        self._without_ticket = []
         self.retry_at = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -293,9 +299,19 @@ class Association:
             lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
             self._idle = is_idle(error) and not lost and not attempt.session.send_failed
         else:
-            self._note_failure(error)
+            self._candidate_failed(attempt, error)
             self._next_attempt = now
         self._drop(attempt, now)
+
+    def _candidate_failed(self, attempt: Attempt, error: TSQError) -> None:
+        """Note why; where its session ticket may be the reason, the same address is tried without: tickets never cost the time."""
+        if attempt.ticket_failed and attempt.origin is not None and attempt.origin not in self._without_ticket:
+            # The ticket is out of its file by now.
+            self._without_ticket.append(attempt.origin)
+            self._addresses.insert(0, attempt.origin)
+            self._ticket_notice = f"the session ticket is good for nothing ({error.found}); asked again without"
+            return
+        self._note_failure(error)
 
     def _note_failure(self, error: TSQError) -> None:
         """Of all that failed, what says most is reported."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TextIO
 
 from tsq.config import ClientOptions, Target
-from tsq.errors import NameNotFound, NothingListens, TransportError, TSQError, Unreachable
+from tsq.errors import ConnectionLost, NameNotFound, NothingListens, TransportError, TSQError, Unreachable
 from tsq.exchange import Rules
 from tsq.host import shortage
 from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
@@ -28,6 +28,8 @@ _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSED = {errno.ECONNREFUSED}
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
+# How a handshake fails with a ticket that is not good; other errors have nothing to do with it.
+_TICKET_ERRORS = {TransportError, ConnectionLost}
 _SEND_TRIES = 2
 # Seconds for the datagrams of one turn.
 _TURN = 0.01
@@ -36,14 +38,25 @@ Address = tuple[int, tuple[object, ...]]
 
 
 class Attempt:
-    """A session and its socket: moves datagrams between them. backlog: datagrams that were read, and not looked at yet."""
+    """A session and its socket: moves datagrams between them.
 
-    def __init__(self, udp: UdpSocket, session: Session, connection: ClientConnection, address: str) -> None:
+    backlog: datagrams that were read, and not looked at yet. origin: the whole address, for another attempt.
+    """
+
+    def __init__(
+        self, udp: UdpSocket, session: Session, connection: ClientConnection, address: str, origin: Address | None = None
+    ) -> None:
         self.udp = udp
         self.session = session
         self.connection = connection
         self.address = address
+        self.origin = origin
         self.backlog: deque[Datagram] = deque()
+
+    @property
+    def ticket_failed(self) -> bool:
+        """Whether the handshake failed, and its session ticket may be the reason: without one it may succeed."""
+        return self.connection.has_ticket and not self.session.established and type(self.session.error) in _TICKET_ERRORS
 
     def pump(self, now: float) -> None:
         """Send what the session wants to send."""
@@ -127,7 +140,7 @@ def open_attempt(
     if udp.missing is not None and udp.missing not in notices:
         notices.append(udp.missing)
     session = Session(connection, rules=rules, stream=options.stream, timeout=options.timeout, numbers=numbers)
-    return Attempt(udp, session, connection, str(address[1][0]))
+    return Attempt(udp, session, connection, str(address[1][0]), address)
 
 
 class _Tickets:

@@ -10,6 +10,7 @@ stopped (SIGSTOP, a suspend) or whose clock was set forward says so with its fir
 
 import asyncio
 import logging
+import signal
 import threading
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ _HOLDS = 2 * _INTERVAL
 _MOST_AGE = 10.0
 # How long one look is waited for before what is known is given out with its age; the first one longer, as nothing is known yet.
 _PATIENCE, _FIRST_PATIENCE = 1.0, 4.0
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class ClockWatch:
@@ -132,6 +134,8 @@ def _in_a_thread(ask: Callable[[], SyncState | None]) -> "asyncio.Future[SyncSta
 
     def work() -> None:
         state, failed = None, None
+        # Signals are for the main thread, which may hold them back.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             state = ask()
         except Exception as error:

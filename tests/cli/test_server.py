@@ -1,10 +1,12 @@
 """tsq-server: usage and files that cannot be used, signals, reload, what it says of itself and of its certificate."""
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -207,6 +209,20 @@ def test_signals_end_it_with_status_0_and_its_counters_in_the_log(certificates, 
     assert "tsq-server: INFO: requests: datagram: 4\n" in server.errors
     assert "tsq-server: INFO: answered: 4\n" in server.errors
     assert "tsq-server: INFO: handshakes: full: 1\n" in server.errors
+
+
+@pytest.mark.parametrize("more", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_more_signals_while_it_ends_change_nothing(certificates, more):
+    with ServerProcess(options(certificates)) as server:
+        server.send_signal(signal.SIGTERM)
+        while server.process.poll() is None:
+            server.send_signal(more)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(0.002)
+        _, errors = server.process.communicate(timeout=20)
+        assert server.process.returncode == OK
+    assert "Traceback" not in errors
+    assert "ignored" not in errors
 
 
 def test_log_level_error_is_silent_when_nothing_is_wrong(certificates):

@@ -1,5 +1,7 @@
 """Case 67: a ticket that is no longer good is a full handshake and nothing worse, between real processes."""
 
+import asyncio
+import base64
 import datetime
 import json
 import shutil
@@ -13,7 +15,7 @@ from tests.cli.peers import DAY, NOW
 from tests.integration.peers import good_samples, run_json, server_arguments
 from tests.support.processes import ServerProcess
 from tests.support.threads import ServerThread
-from tsq import ClientOptions, Trust, query
+from tsq import ClientOptions, HostResult, Trust, connect, query
 
 HOUR = 3600
 
@@ -105,6 +107,38 @@ def test_67_a_ticket_that_was_used_already_is_a_full_handshake(server_process, r
     assert runs.ask(server_process.target) is True
     shutil.copy(tmp_path / "copy", runs.file)
     assert [runs.ask(server_process.target) for _ in range(2)] == [False, True]
+
+
+UNUSABLE = {
+    "another secret": {"secret": base64.b64encode(bytes(32)).decode()},
+    "another cipher suite": {"cipher_suite": int(aioquic.tls.CipherSuite.CHACHA20_POLY1305_SHA256)},
+    "transport parameters that cannot be read": {"extensions": [[0x39, "/////w=="]]},
+    "the largest that is kept": {"ticket": base64.b64encode(bytes(2048)).decode()},
+}
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+@pytest.mark.parametrize("fields", UNUSABLE.values(), ids=UNUSABLE)
+def test_67_a_ticket_with_which_the_handshake_fails_costs_the_ticket_and_not_the_time(server, certificates, tmp_path, fields, how):
+    options = ClientOptions(
+        count=1, trust=Trust(ca_file=str(certificates.authority)), session_file=str(tmp_path / "sessions"), timeout=20
+    )
+    file = tmp_path / "sessions"
+    query(server.target, options)
+    content = json.loads(file.read_text())
+    for entry in content["sessions"].values():
+        entry.update(fields)
+    file.write_text(json.dumps(content))
+
+    async def measured() -> HostResult:
+        async with connect(server.target, options) as client:
+            return await client.measure(count=1)
+
+    result = query(server.target, options) if how == "blocking" else asyncio.run(measured())
+    assert [sample.valid for sample in result.samples] == [True]
+    refused = [notice for notice in result.notices if notice.startswith("the session ticket is good for nothing (")]
+    assert len(refused) == (fields is not UNUSABLE["the largest that is kept"])
+    assert query(server.target, options).zero_rtt
 
 
 class Days:

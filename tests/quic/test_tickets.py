@@ -1,5 +1,6 @@
 """Session tickets: each is used once, in a private file that never lends one to another trust and survives what others wrote."""
 
+import dataclasses
 import datetime
 import errno
 import fcntl
@@ -172,7 +173,11 @@ def test_a_file_that_is_something_else_is_reported_once_and_left_as_it_is(file, 
     [
         {"ticket": "not base64!"}, {"ticket": None}, {"secret": 5}, {"cipher_suite": 1}, {"cipher_suite": "x"}, {"age_add": None},
         {"not_after": "soon"}, {"not_after": None}, {"not_after": 1e300}, {"not_after": float("inf")}, {"not_before": float("nan")},
-        {"certificates_expire": "later"}, {"extensions": 5}, {"extensions": [[1]]}, {"extensions": [["x", "AAAA"]]},
+        {"certificates_expire": float("nan")}, {"certificates_expire": float("inf")}, {"ticket": ""}, {"ticket": "AAAA" * 700},
+        {"secret": ""}, {"secret": "AAAA"}, {"cipher_suite": 0xFF}, {"cipher_suite": 0x1302}, {"age_add": -1}, {"age_add": 1 << 32},
+        {"max_early_data": -1}, {"max_early_data": 1 << 32}, {"max_early_data": "x"}, {"extensions": [[57, "AAAA" * 700]]},
+        {"extensions": [[-1, "AAAA"]]}, {"certificates_expire": "later"},
+        {"extensions": 5}, {"extensions": [[1]]}, {"extensions": [["x", "AAAA"]]},
     ],
     ids=str,
 )
@@ -186,6 +191,16 @@ def test_an_entry_with_a_field_that_cannot_be_is_reported_and_dropped(file, warn
     assert warnings[0].startswith(f"{file.path}: the session for host name is unreadable (")
     assert file.take("host name", CA) == (None, None)
     assert len(warnings) == 1
+
+
+def test_a_ticket_that_fits_no_client_hello_is_not_kept(file, warnings):
+    """A server may send tickets of 64 KiB (RFC 8446 §4.6.1)."""
+    file.save("host name", CA, dataclasses.replace(ticket(), ticket=bytes(2049)), None)
+    assert file.take("host name", CA) == (None, None)
+    found = "the ticket that the server sent has 2049 bytes (expected 1 to 2048)"
+    assert warnings == [f"{file.path}: {found}; it is not kept"]
+    file.save("host name", CA, dataclasses.replace(ticket(), ticket=bytes(2048)), None)
+    assert file.take("host name", CA)[0] is not None
 
 
 @pytest.mark.parametrize("name", ["ticket", "secret", "cipher_suite", "age_add", "not_before", "not_after", "certificates_expire",

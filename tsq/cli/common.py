@@ -46,6 +46,11 @@ def deliver(number: signal.Signals) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
+def hold_back(numbers: set[signal.Signals]) -> None:
+    """Let no more of these signals through: the command is at its end, and a second one has nothing to add."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
 def write_no_more(stream: TextIO) -> None:
     """What is still to be written there goes nowhere, as who read has gone, or the disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

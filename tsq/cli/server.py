@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import TextIO
 
 import tsq
-from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, hold_back, key_log
 from tsq.cli.numbers import number, whole_number
 from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.errors import ConfigError, TransportError, TSQError
@@ -74,6 +74,7 @@ async def _serve(server: Server) -> None:
         for address in server.addresses:
             print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
         await stop.wait()
+        hold_back({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         logger.info("closing %d connections", server.connections)
     for name, count in server.counters.snapshot().items():
         logger.info("%s: %d", name, count)

@@ -46,6 +46,11 @@ class ClientConnection(Connection):
         internals.delay_acknowledgments(quic, _CLIENT_ACK_DELAY)
 
     @property
+    def has_ticket(self) -> bool:
+        """Whether the handshake is to resume an earlier session."""
+        return self.quic.configuration.session_ticket is not None
+
+    @property
     def early_possible(self) -> bool:
         """Whether a session ticket allows a message before the handshake (0-RTT); known once `connect` was called."""
         ticket = self.quic.configuration.session_ticket
@@ -68,8 +73,14 @@ class ClientConnection(Connection):
         return min((c.not_valid_after_utc.timestamp() for c in certificates), default=None)
 
     def connect(self, now: float) -> None:
-        """Begin the handshake; `flush` gives its first datagram."""
-        self.quic.connect(_SERVER_PATH, now)
+        """Begin the handshake; `flush` gives its first datagram. With a ticket that is good for nothing it ends at once."""
+        try:
+            self.quic.connect(_SERVER_PATH, now)
+        except Exception as error:
+            if not self.has_ticket:
+                raise
+            # What is in a ticket came from a server, and through a file.
+            self.terminated = ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, f"a ticket that cannot be used: {error!r}")
 
     @property
     def timer(self) -> float | None:

@@ -9,6 +9,7 @@ import base64
 import datetime
 import errno
 import json
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -28,6 +29,15 @@ _BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
 _MOST_BYTES = 16 << 20
+# What is kept of each ticket goes into one ClientHello (RFC 8446 §4.1.2); real ones have some hundred bytes.
+_MOST_OPAQUE = 2048
+# RFC 8446 §4.2.11: the secret is as long as the hash of its cipher suite.
+_SECRET_BYTES = {
+    CipherSuite.AES_128_GCM_SHA256: 32,
+    CipherSuite.AES_256_GCM_SHA384: 48,
+    CipherSuite.CHACHA20_POLY1305_SHA256: 32,
+}
+_UINT16, _UINT32 = range(1 << 16), range(1 << 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,9 @@ class SessionFile:
         try:
             ticket = _ticket_from(entry)
             expiry = None if entry["certificates_expire"] is None else float(entry["certificates_expire"])
+            problem = _unsound(ticket) or ("an expiry that is no time" if expiry is not None and not math.isfinite(expiry) else "")
+            if problem:
+                raise ValueError(problem)
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             self._warn(f"{self.path}: the session for {server} is unreadable ({error!r}); a full handshake it is")
             return None, None
@@ -109,6 +122,10 @@ class SessionFile:
 
     def save(self, server: str, trust: str, ticket: SessionTicket, certificates_expire: float | None) -> None:
         """Keep a ticket for the next time, in place of an older one for this server."""
+        problem = _unsound(ticket)
+        if problem:
+            self._warn(f"{self.path}: the ticket that the server sent has {problem}; it is not kept")
+            return
         try:
             with self._sessions() as sessions:
                 sessions.pop(server, None)
@@ -166,6 +183,21 @@ def _content(fd: int) -> bytes:
             return data
         data += part
     raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES} bytes")
+
+
+def _unsound(ticket: SessionTicket) -> str:
+    """What no usable ticket has, whether it comes from a server or from a file; empty where there is nothing of that kind."""
+    extensions = ticket.other_extensions
+    early = ticket.max_early_data_size
+    checks = (
+        (len(ticket.resumption_secret) == _SECRET_BYTES.get(ticket.cipher_suite), "a secret that does not fit its cipher suite"),
+        (0 < len(ticket.ticket) <= _MOST_OPAQUE, f"{len(ticket.ticket)} bytes (expected 1 to {_MOST_OPAQUE})"),
+        (ticket.age_add in _UINT32, "an age that is out of range"),
+        (early is None or (isinstance(early, int) and early in _UINT32), "a limit of early data that is out of range"),
+        (all(kind in _UINT16 for kind, _ in extensions), "an extension whose number is out of range"),
+        (sum(len(data) for _, data in extensions) <= _MOST_OPAQUE, f"extensions of more than {_MOST_OPAQUE} bytes"),
+    )
+    return next((problem for good, problem in checks if not good), "")
 
 
 def _ticket_fields(ticket: SessionTicket) -> dict[str, Any]:
