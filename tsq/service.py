@@ -13,6 +13,7 @@ from tsq._datapath import Datapath
 from tsq.metrics import Counters
 from tsq.quic.budget import Bucket, Seldom
 from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
+from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram
@@ -56,6 +57,8 @@ class Service:
         self._clock = clock
         self._datapath = datapath
         self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
+        self._utmost = Bucket(router.limits.most_control, router.limits.most_control)
+        self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
         self._unrouted = Seldom(10.0)
         # Without a data plane, plain requests come here, too.
         self._unit = 1.0 if datapath is not None else _UNIT_ALONE
@@ -77,10 +80,11 @@ class Service:
             replies: Outgoing = list(self.router.replies)
             self.router.replies.clear()
             return Outcome(replies, None)
-        if self._is_admitted(connection, now):
+        excess = self._excess(connection, datagram.data, now)
+        if excess is None:
             return self._visit(connection, now, lambda: self._receive(connection, datagram, now))
         # Nothing of the connection has changed, so nothing else is to be done: this is to cost as little as can be.
-        self.counters.add("dropped", Drop.OVER_BUDGET)
+        self.counters.add("dropped", excess)
         if connection.budget.is_offender(now):
             return self._visit(connection, now, lambda: self._close(connection, PROTOCOL_VIOLATION, "too many packets", now))
         return Outcome([], None)
@@ -128,12 +132,33 @@ class Service:
             self.router.forget(connection)
         return Outcome(out, connection)
 
-    def _is_admitted(self, connection: ServerConnection, now: float) -> bool:
-        """Whether one more packet may go through the control plane, for this connection and for all."""
-        if not connection.budget.admits(now, strained=self._everything.refill(now) < 1, amount=self._unit):
-            return False
-        self._everything.take(self._unit)
-        return True
+    def _excess(self, connection: ServerConnection, data: bytes, now: float) -> Drop | None:
+        """Why a datagram may not go through the control plane, for this connection or for all; None where it may."""
+        if connection.fresh:
+            # The router has let it in; and nothing but this packet gives the connection a deadline.
+            connection.arrived = 1
+            self._charge(self._unit)
+            return None
+        if connection.handshake is None:
+            connection.arrived += 1
+            if connection.arrived > self.router.limits.peer.handshake_packets:
+                return Drop.OVER_BUDGET
+            if not connection.proven:
+                if self._strangers.refill(now) < 1:
+                    return Drop.OVERLOADED
+                self._strangers.take()
+        units = self._unit * packets_in(data, self.router.limits.peer.packets)
+        if not connection.budget.admits(now, strained=self._everything.refill(now) < 1, amount=units):
+            return Drop.OVER_BUDGET
+        if self._utmost.refill(now) < 1:
+            return Drop.OVERLOADED
+        self._charge(units)
+        return None
+
+    def _charge(self, units: float) -> None:
+        """Of what all connections together may have the control plane do."""
+        self._everything.take(units)
+        self._utmost.take(units)
 
     def _receive(self, connection: ServerConnection, datagram: Datagram, now: float) -> Outgoing:
         """Feed a datagram to its connection; what is sent for it."""
@@ -161,7 +186,9 @@ class Service:
             self.counters.add("dropped", Drop(reason))
         if frames or refused:
             # In packets that opened.
-            connection.budget.opened(frames / _FRAMES_A_UNIT * self._unit)
+            units = frames / _FRAMES_A_UNIT * self._unit
+            connection.budget.opened(units)
+            self._charge(units)
         if connection.left_out:
             self.counters.add("requests", Mode.DATAGRAM, connection.left_out)
             self.counters.add("unanswered", "too many requests in one packet", connection.left_out)

@@ -8,7 +8,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from tests.datapath.peer import PADDING, PING, ack, datagram, varint
 from tests.support.crafted import REQUEST, Stranger, crypto, reset_stream, stop_sending, stream
 from tsq.quic import tls
-from tsq.quic.frames import contents
+from tsq.quic.frames import contents, packets_in
 from tsq.quic.initial import initial_keys, payload
 from tsq.quic.lean import LeanConnection
 from tsq.quic.limits import PeerLimits
@@ -123,3 +123,43 @@ def test_other_users_of_aioquic_keep_their_receivers():
     client = QuicConnection(configuration=QuicConfiguration(is_client=True, server_name="localhost"))
     client.connect("the server", 0.0)
     assert {type(item.receiver) for item in client._crypto_streams.values()} == {QuicStreamReceiver}
+
+
+def long_header(kind: int, version: bytes = b"\0\0\0\x01", token: bytes | None = None, size: int = 20) -> bytes:
+    """A packet with a long header; what is sealed is left out."""
+    head = bytes([0xC0 | kind]) + version + b"\x08recipien" + b"\x06sender"
+    return head + (b"" if token is None else varint(len(token)) + token) + varint(size, 2) + bytes(size)
+
+
+V2 = b"\x6b\x33\x43\xcf"
+INITIAL, EARLY, HANDSHAKE = long_header(0x00, token=b""), long_header(0x10), long_header(0x20)
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (b"", 0),
+        (b"\x40" + bytes(40), 1),
+        (INITIAL, 1),
+        (INITIAL + bytes(900), 2),
+        (INITIAL + EARLY + HANDSHAKE + b"\x41" + bytes(30), 4),
+        (long_header(0x00, token=bytes(70)) * 2 + HANDSHAKE, 3),
+        (long_header(0x10, V2, b"") + long_header(0x20, V2) + long_header(0x30, V2), 3),
+        (long_header(0x30) * 5, 1),
+        (long_header(0x00, b"\0\0\0\0") * 5, 1),
+        (long_header(0x00, b"\x0a\x0a\x0a\x0a") * 5, 1),
+        (HANDSHAKE[:-1] + HANDSHAKE, 2),
+        (HANDSHAKE + HANDSHAKE[:9], 2),
+        (long_header(0x20, size=0) * 60, 9),
+    ],
+)
+def test_the_packets_of_a_datagram_are_counted(data, count):
+    assert packets_in(data, 8) == count
+
+
+def test_arbitrary_bytes_have_some_number_of_packets():
+    generator = random.Random(5)
+    for _ in range(3000):
+        data = generator.randbytes(generator.randrange(60))
+        assert packets_in(data, 8) <= 9
+        assert packets_in(b"\xe0\0\0\0\x01" + data, 8) <= 9

@@ -1,7 +1,8 @@
-"""How much there is in a packet, before aioquic handles the first of its frames (RFC 9000 §19, RFC 9221 §4).
+"""How much there is in a packet or a datagram, before aioquic handles the first of it (RFC 9000 §12.2, §19, RFC 9221 §4).
 
-Comes in: the payload of an opened packet. Goes out: how many frames, or why it is refused. It must never judge whether frames are
-well formed: from the first that is not, all is left to aioquic, which stops there as well.
+Comes in: the payload of an opened packet, or a datagram as it came. Goes out: how many frames, or why it is refused; how many
+packets. It must never judge whether frames are well formed: from the first that is not, all is left to aioquic, which stops there
+as well.
 """
 
 from typing import NamedTuple
@@ -18,6 +19,14 @@ _STREAMS = range(0x08, 0x10)
 _INTEGERS = {
     0x01: 0, 0x04: 3, 0x05: 2, 0x10: 1, 0x11: 2, 0x12: 1, 0x13: 1, 0x14: 1, 0x15: 2, 0x16: 1, 0x17: 1, 0x19: 1, 0x1E: 0,
 }  # fmt: skip
+
+# The first byte of a long header, and the version.
+_VERSION_END = 5
+# By version and type bits, the long headers that have a length (RFC 9000 §17.2, RFC 9369 §3.2).
+_KINDS: dict[bytes, dict[int, str]] = {
+    b"\x00\x00\x00\x01": {0x00: "initial", 0x10: "0-RTT", 0x20: "handshake"},
+    b"\x6b\x33\x43\xcf": {0x10: "initial", 0x20: "0-RTT", 0x30: "handshake"},
+}
 
 
 class Contents(NamedTuple):
@@ -80,6 +89,34 @@ def contents(payload: bytes, limits: PeerLimits) -> Contents:
     except IndexError:
         pass
     return Contents(frames)
+
+
+def packets_in(data: bytes, most: int) -> int:
+    """How many packets share a datagram, counted up to one more than `most`. What follows a broken header is no packet."""
+    size = len(data)
+    reader = _Reader(data)
+    count = 0
+    try:
+        while reader.at < size and count <= most:
+            first = data[reader.at]
+            count += 1
+            if not first & 0x80:
+                # A short header goes on to the end of the datagram (RFC 9000 §17.3).
+                break
+            reader.at += _VERSION_END
+            version = data[reader.at - 4 : reader.at]
+            reader.at += 1 + data[reader.at]
+            reader.at += 1 + data[reader.at]
+            kind = _KINDS.get(version, {}).get(first & 0x30)
+            if kind is None:
+                # Version Negotiation, Retry and other versions' packets fill their datagram.
+                break
+            if kind == "initial":
+                reader.at = reader.integer() + reader.at
+            reader.at = reader.integer() + reader.at
+    except IndexError:
+        pass
+    return count
 
 
 def _step_over(reader: _Reader, kind: int) -> bool:

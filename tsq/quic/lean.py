@@ -23,7 +23,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Context, Epoch, Group
 
-from tsq.quic.frames import contents
+from tsq.quic.frames import contents, packets_in
 from tsq.quic.limits import CLIENT_LIMITS, PeerLimits
 from tsq.quic.reassembly import BoundedStream, BufferExceeded
 
@@ -274,6 +274,9 @@ class LeanConnection(QuicConnection):
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         """As aioquic's, within the limits; then let go of what the handshake needed, when it is confirmed (RFC 9001 §4.1.2)."""
         try:
+            if self._is_client and packets_in(data, self.limits.packets) > self.limits.packets:
+                # Of a server's connection, the router has looked.
+                raise PacketRefused("datagram with too many packets")
             super().receive_datagram(data, addr, now)
         except PacketRefused as refusal:
             # A client never asks.

@@ -19,6 +19,7 @@ class RetryPolicy(StrEnum):
 class PeerLimits:
     """What one peer may have an endpoint keep or do. Nothing here has to be tuned: the values leave real peers room.
 
+    packets: in one datagram; an Initial, a 0-RTT, a Handshake and a 1-RTT packet may share one.
     frames: in one packet, runs of PADDING included. Chrome cuts a ClientHello into some 45, other stacks send ten at most.
     ack_ranges: in one packet, of all its ACK frames; the data plane takes as many.
     acks: ACK frames in one packet; real stacks send one.
@@ -33,11 +34,13 @@ class PeerLimits:
     among them: the data plane answers those. A client that asks on streams, one request after the other, stays below it.
     strained_rate: the same while all connections together use much of the control plane.
     control_burst: so many at once, for a handshake with losses, a migration, a client that was asleep.
+    handshake_packets: datagrams of one client until its handshake is complete. Ten are usual.
     offence: seconds for which a connection that stays beyond control_rate is served no more before it is closed.
     sent_packets: packets of this end that are remembered though they ask for no acknowledgment.
     connection_ids: numbers of the peer's connection IDs that are remembered after they are retired.
     """
 
+    packets: int = 8
     frames: int = 64
     ack_ranges: int = 64
     acks: int = 4
@@ -51,6 +54,7 @@ class PeerLimits:
     control_rate: float = 2000.0
     strained_rate: float = 250.0
     control_burst: float = 4000.0
+    handshake_packets: int = 100
     offence: float = 10.0
     sent_packets: int = 128
     connection_ids: int = 64
@@ -70,7 +74,9 @@ class Limits:
     most_half_open: handshakes under way; the oldest, of clients that have not shown their address, makes room for a new one.
     newcomers: handshakes a second of such clients that are begun while there are more than half_open: the rest of the machine's
     time is for clients that are there. A handshake costs about a millisecond.
+    strangers: packets a second, all together, that belong to handshakes of such clients; the first packet of each is a newcomer's.
     all_control: packets a second that the control plane takes of all connections before it keeps each to its strained rate.
+    most_control: packets a second that it takes at all; the rest of the core is the data plane's.
     peer: what one connection may cost.
     """
 
@@ -80,5 +86,7 @@ class Limits:
     retry: RetryPolicy = RetryPolicy.AUTO
     most_half_open: int = 1000
     newcomers: float = 300.0
+    strangers: float = 2000.0
     all_control: float = 3000.0
+    most_control: float = 6000.0
     peer: PeerLimits = field(default_factory=PeerLimits)

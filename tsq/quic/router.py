@@ -26,7 +26,7 @@ from tsq._fast import unpack_address
 from tsq.metrics import Counters
 from tsq.quic import initial, tls
 from tsq.quic.budget import Bucket, Fading, Seldom
-from tsq.quic.frames import contents
+from tsq.quic.frames import contents, packets_in
 from tsq.quic.limits import Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
@@ -56,14 +56,18 @@ class Drop(StrEnum):
     INVALID_TOKEN = "invalid Retry token"
     UNREADABLE_INITIAL = "Initial that cannot be opened"
     TOO_MANY_HANDSHAKES = "too many handshakes under way"
+    TOO_MANY_PACKETS = "datagram with too many packets"
     TOO_MANY_FRAMES = "packet with too many frames"
     TOO_MANY_ACKS = "packet with too many acknowledgments"
     HANDSHAKE_DATA = "handshake data beyond the limits"
     OVER_BUDGET = "more packets than one connection may cost"
+    OVERLOADED = "more packets than the control plane takes"
 
 
 # Of these, what a packet is refused for that its peer may have meant to hurt.
-REFUSALS = (Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET)
+REFUSALS = (
+    Drop.TOO_MANY_PACKETS, Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET, Drop.OVERLOADED,
+)  # fmt: skip
 
 
 class Router:
@@ -120,6 +124,9 @@ class Router:
             header = pull_quic_header(buffer, host_cid_length=CONNECTION_ID_SIZE)
         except ValueError:
             return self._drop(Drop.TOO_SHORT)
+        most = self.limits.peer.packets
+        if header.packet_length < len(data) and packets_in(data, most) > most:
+            return self._drop(Drop.TOO_MANY_PACKETS)
         connection = self._by_id.get(header.destination_cid)
         return connection if connection is not None else self._stranger(header, data, buffer.tell(), path, now)
 

@@ -23,9 +23,9 @@ _SERVER_STREAMS = 16
 class ServerConnection(Connection):
     """A connection that a client opened.
 
-    created: when, for the handshake's deadline. reset_token: makes the tokens of its connection IDs (`resets`). fresh: nothing was
-    answered yet. ids: its connection IDs, kept by the router. budget: what it may still cost the control plane. proven: the client
-    has shown that it receives at its address.
+    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. reset_token:
+    makes the tokens of its connection IDs (`resets`). fresh: nothing was answered yet. ids: its connection IDs, kept by the
+    router. budget: what it may still cost the control plane. proven: the client has shown that it receives at its address.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class ServerConnection(Connection):
         quic.issue_reset_tokens(reset_token)
         internals.limit_streams(quic, _SERVER_STREAMS, 0)
         self.created = created
+        self.arrived = 0
         self.fresh = True
         self.ids: set[bytes] = set()
         self.proven = retry_source is not None
