@@ -113,7 +113,7 @@ def test_a_server_without_the_pinned_key_gets_in_neither_at_once_nor_with_a_tick
 
 
 @HOWS
-def test_were_it_not_judged_inside_the_handshake_its_tickets_would_still_not_be_kept(how, certificates, store, tmp_path, monkeypatch):
+def test_its_tickets_are_not_kept_where_it_is_judged_after_the_handshake_only(how, certificates, store, tmp_path, monkeypatch):
     monkeypatch.setattr(internals, "judge_in_handshake", lambda connection: None)
     trust = tsq.Trust(pins=(pin_of(Authority("Another").issue(tmp_path / "pinned")),))
     with Peer(certificates) as peer:
