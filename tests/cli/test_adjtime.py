@@ -542,7 +542,7 @@ def test_fault_69_an_interrupt_while_servers_are_asked_changes_nothing(number):
     with deaf_port() as (target, udp):
         process = subprocess.Popen(
             [BIN / "tsq-adjtime", str(target), "--timeout", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in INTERRUPTS],  # noqa: PLW1509
         )
         udp.recv(2048)
         process.send_signal(number)
@@ -576,6 +576,16 @@ def never() -> Measurement:
     pytest.fail("measured again")
 
 
+@pytest.fixture
+def survived():
+    """Signals that nobody takes over end neither the tests nor are ignored."""
+    before = {number: signal.signal(number, lambda *_: None) for number in INTERRUPTS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("survived")
 @pytest.mark.parametrize("after", [0, 1, 50])
 @pytest.mark.parametrize("number", INTERRUPTS)
 def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
