@@ -18,6 +18,7 @@ from tsq.errors import (
     rank,
 )
 from tsq.quic.udp import Datagram, Departure
+from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason
 
 MS = 1_000_000
@@ -103,6 +104,24 @@ def test_a_request_that_could_not_be_sent_never_gets_a_later_departure_as_its_t1
     world.run(1)
     [outcome] = session.take()
     assert (outcome.number, outcome.sample.t1_ns, outcome.sample.valid) == (second, sent_ns, True)
+
+
+def test_a_step_between_the_failed_and_the_repeated_sending_of_a_stream_widens_its_sample(certificates):
+    world = World(certificates)
+    session = world.session(stream=True)
+    world.run(0.5)
+    session.ask(world.now, at_ns=world.now_ns)
+    assert session.datagrams(world.now)
+    session.not_departed("Network is down", ClockReading(world.now_ns, 0, synchronized=True))
+    world.pump(session)
+    receive = session.receive
+    # The clock was set back by 50 ms before the answer came.
+    stepped = ClockReading(world.now_ns, -50_000_000, synchronized=True)
+    session.receive = lambda datagram, now: receive(datagram, now, stepped)
+    world.run(2)
+    [outcome] = session.take()
+    assert outcome.sample.valid
+    assert outcome.sample.dispersion > 0.05
 
 
 def test_a_batch_that_left_in_part_counts_as_sent(certificates):

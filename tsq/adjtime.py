@@ -124,7 +124,7 @@ class Change:
 
 class Interruptions:
     """SIGINT, SIGTERM, SIGHUP and SIGQUIT within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody
-    catches that. Others do not disturb what is done about the first. A signal that is ignored, as by nohup, stays ignored.
+    catches that. Others do not disturb what is done about the first. A SIGHUP that is ignored, as by nohup, stays ignored.
 
     From `hold` on it is only remembered: no exception may come between a change of the clock and what has to follow it.
     """
@@ -136,7 +136,8 @@ class Interruptions:
     @contextmanager
     def caught(self) -> Iterator["Interruptions"]:
         """Take the signals over, for the main thread."""
-        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in _SIGNALS if not (number == signal.SIGHUP and without_terminal)]
         before = {number: signal.signal(number, self._note) for number in heard}
         try:
             yield self

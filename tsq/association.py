@@ -71,6 +71,8 @@ class Association:
         self._idle = False
         self._fresh = False
         self._zero_rtt = False
+        # Whether an earlier connection gave samples, and nobody has said since what the server's clock is worth.
+        self._state_unknown = False
         self._again = 0
         self._again_because = ""
         self._outcomes: list[Outcome] = []
@@ -98,6 +100,16 @@ class Association:
         """Whether a request of the first flight was answered, on the first connection."""
         session = None if self.latest is None else self.latest.session
         return self._zero_rtt or (session is not None and session.zero_rtt)
+
+    @property
+    def state_unknown(self) -> bool:
+        """Whether there are samples, and the server was asked about its own clock and has answered that on no connection since."""
+        return self._unknown_with(None if self.chosen is None else self.chosen.session)
+
+    def _unknown_with(self, session: Session | None) -> bool:
+        if session is None:
+            return self._state_unknown
+        return session.state_unknown or (self._state_unknown and not session.exchange.state_answered)
 
     @property
     def notices(self) -> list[str]:
@@ -323,5 +335,6 @@ class Association:
         attempt.finish(now)
         self.attempts.remove(attempt)
         self._zero_rtt = self._zero_rtt or attempt.session.zero_rtt
+        self._state_unknown = self._unknown_with(attempt.session)
         if self._latest is None or attempt.session.established or not self._latest.session.established:
             self._latest = attempt

@@ -84,7 +84,7 @@ class Attempt:
                     return
                 failure = _words(error)
         if requests:
-            self.session.not_departed(failure)
+            self.session.not_departed(failure, reading)
 
     def readable(self, now: float, stamps: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         """Feed what has come to the session. stamps: the error queue holds something, such as a departure time that came late.

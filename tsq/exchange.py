@@ -114,6 +114,11 @@ class Exchange:
         """
         return self._state_answers == 0 and self._state_unanswered
 
+    @property
+    def state_answered(self) -> bool:
+        """Whether the question about the server's own clock has had an answer on this connection."""
+        return self._state_answers > 0
+
     def request(self, mode: Mode = Mode.DATAGRAM, now: float = 0.0) -> tuple[bytes, bytes]:
         """(nonce, bytes) of a new request at this monotonic time; `sent` is to follow.
 

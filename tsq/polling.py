@@ -246,7 +246,7 @@ def host_result(
         notices=tuple(dict.fromkeys(notices)),
         error=error,
         assumed_error=options.server_error,
-        state_unknown=session is not None and session.state_unknown and not options.accept_unknown,
+        state_unknown=association.state_unknown and not options.accept_unknown,
     )
 
 

@@ -246,14 +246,17 @@ class Session:
                 self.exchange.sent(nonce, departure.at_ns, source, reading)
         self._leaving.clear()
 
-    def not_departed(self, why: str) -> None:
-        """Nothing of the last `datagrams` left: the requests in it end. On streams QUIC sends them again."""
+    def not_departed(self, why: str, reading: ClockReading | None = None) -> None:
+        """Nothing of the last `datagrams` left: the requests in it end. On streams QUIC sends them again.
+
+        reading: as in `departed`.
+        """
         self.send_failed = True
         leaving, self._leaving = self._leaving, []
         for nonce in leaving:
             if self.mode is Mode.STREAM and nonce in self._requests:
                 # Early, if anything: it may only widen the bound.
-                self.exchange.sent(nonce, self._requests[nonce].at_ns, StampSource.USER)
+                self.exchange.sent(nonce, self._requests[nonce].at_ns, StampSource.USER, reading)
             elif (request := self._forget(nonce)) is not None:
                 self.exchange.withdraw(nonce)
                 self._conclude(request, Sample(request.at_ns, reason=Reason.NOT_SENT, detail=why))

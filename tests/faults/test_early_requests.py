@@ -175,6 +175,30 @@ def test_the_library_says_that_the_state_is_unknown(certificates):
     assert result.unused is selection([result]).verdicts[0].unused is Unused.STATE_UNKNOWN
 
 
+@pytest.mark.parametrize("later", ["silent", "answers the question"])
+def test_a_question_that_was_left_unanswered_stays_so_on_the_next_connection(certificates, later):
+    connections, answered = [], []
+
+    def answer(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+        if len(connections) > 1:
+            return [] if later == "silent" else honest(nonce, request, number)
+        if QUESTION in request:
+            return []
+        answered.append(number)
+        if len(answered) > 2:
+            connections[0].close()
+            return []
+        return honest(nonce, request, number)
+
+    # More than can be under way at a time: some are left for the next connection.
+    options = ClientOptions(count=20, interval=0.0, timeout=0.4, trust=Trust(ca_file=str(certificates.authority)))
+    with Peer(certificates, answer, greeting=connections.append) as peer:
+        [result] = query_all([peer.target], options)
+    assert len(connections) > 1
+    assert result.good >= 1
+    assert result.state_unknown is (later == "silent")
+
+
 # --------------------------------------------------------------------------------------------------- version negotiation
 
 
