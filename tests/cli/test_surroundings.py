@@ -185,7 +185,9 @@ def no_memory(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fails", "words"), [(no_encoding, "a part of Python cannot be loaded"), (no_memory, "out of memory")], ids=["encoding", "memory"]
+    ("fails", "words"),
+    [(no_encoding, "a part of Python cannot be loaded"), (no_memory, "out of memory")],
+    ids=["encoding", "memory"],
 )
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_a_name_that_cannot_be_looked_up_for_want_of_memory_is_its_hosts_error(monkeypatch, fails, words, hosts):
