@@ -12,6 +12,7 @@ from tsq.errors import (
     ConnectionLost,
     HandshakeTimeout,
     NameNotFound,
+    NoAnswer,
     NothingListens,
     TSQError,
     Unreachable,
@@ -236,6 +237,20 @@ def test_while_the_network_is_down_each_poll_is_a_sample_and_attempts_become_rar
     network.world.to_server = lambda data, number: [MS]
     assert network.run(poller, until=network.world.now + 25)
     assert poller.samples[-1].valid
+
+
+def notices(poller):
+    return list(poller.result(unheard=NoAnswer("no answer yet"), stopped=False).notices)
+
+
+def test_while_a_run_goes_on_without_a_connection_a_notice_says_why(certificates):
+    network, poller = running(certificates)
+    network.world.to_server = lambda data, number: []
+    assert network.run(poller, until=network.world.now + 60)
+    assert notices(poller) == ["no connection at present: no answer to the QUIC handshake in 1 s"]
+    network.world.to_server = lambda data, number: [MS]
+    assert network.run(poller, until=network.world.now + 25)
+    assert not any(notice.startswith("no connection at present") for notice in notices(poller))
 
 
 def test_a_connection_that_idles_out_between_polls_costs_nothing_and_is_no_notice(certificates):

@@ -45,7 +45,8 @@ class Association:
     """Connects on `connect`; connects again, beside the old connection, when that seems dead.
 
     wants_addresses: `resolved` or `not_resolved` is to be called. connecting: a round of attempts is under way. failure: why the
-    last round failed. loss: why the last connection ended. retry_at: when a new round may begin. connections: how many there were.
+    last round failed. loss: why the last connection ended. lost: why there is none now, after there was one that was not merely
+    idle; None where there is one. retry_at: when a new round may begin. connections: how many there were.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -55,6 +56,7 @@ class Association:
         self.connecting = False
         self.failure: TSQError | None = None
         self.loss: TSQError | None = None
+        self.lost: TSQError | None = None
         self.retry_at = 0.0
         self.connections = 0
         # What served before and still has requests under way: they may yet be answered.
@@ -193,6 +195,8 @@ class Association:
         if self.connecting and not self.wants_addresses and not self._addresses and not self._candidates():
             self.connecting = False
             self.failure = self._worst or ConnectionLost("no address")
+            if self.connections and self.chosen is None:
+                self.lost = self.failure
 
     def pump(self, now: float) -> None:
         """Send what was asked for just now."""
@@ -268,7 +272,7 @@ class Association:
         self._idle = False
         self.connections += 1
         self._abandon(now)
-        self.failure = None
+        self.failure = self.lost = None
 
     def _replace(self, old: Attempt, now: float) -> None:
         """Let the old connection stay until the requests on it have ended."""
@@ -310,6 +314,7 @@ class Association:
             # A connection that is not used ends by itself; that is not reported.
             lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
             self._idle = is_idle(error) and not lost and not attempt.session.send_failed
+            self.lost = None if self._idle else error
         else:
             self._candidate_failed(attempt, error)
             self._next_attempt = now

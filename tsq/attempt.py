@@ -179,23 +179,31 @@ def with_precision(rules: Rules | None) -> Rules:
 
 
 def resolve(target: Target, family: int) -> list[Address]:
-    """All addresses of a host, as (family, socket address). Raises NameNotFound."""
+    """All addresses of a host, as (family, socket address). Raises NameNotFound, and TransportError where memory is short."""
     try:
         found = socket.getaddrinfo(target.host, target.port, _FAMILIES[family], socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
+    except UnicodeError as error:
+        raise NameNotFound(
+            f"no address for {target.host}: it is no host name", expected="labels of 1 to 63 characters between the dots"
+        ) from error
+    except (LookupError, ImportError, MemoryError) as error:
+        raise network_error(error) from error
+    except OSError as error:
         wanted = {0: "", 4: " (IPv4)", 6: " (IPv6)"}[family]
         raise NameNotFound(
-            f"no address{wanted} for {target.host}: {getattr(error, 'strerror', None) or error}",
+            f"no address{wanted} for {target.host}: {error.strerror or error}",
             advice="is the name right, and does name resolution work here?",
         ) from error
     return [(item[0], item[4]) for item in found]
 
 
-def network_error(error: OSError | MemoryError) -> TransportError:
-    """Our error for what the socket said."""
+def network_error(error: OSError | LookupError | ImportError | MemoryError) -> TransportError:
+    """Our error for what the socket said, or for what the system has too little of. Another error is a fault: it is raised."""
     missing = shortage.explained(error)
-    if missing is not None or isinstance(error, MemoryError):
-        return TransportError(missing or "out of memory")
+    if missing is not None:
+        return TransportError(missing)
+    if not isinstance(error, OSError):
+        raise error
     if error.errno in _REFUSED:
         return NothingListens(
             "nothing listens on this UDP port (ICMP port unreachable)",
@@ -206,6 +214,11 @@ def network_error(error: OSError | MemoryError) -> TransportError:
         return Unreachable(
             "the address cannot be reached: this machine has no way out for it",
             advice="is there a blackhole route to it, or does an fe80:: address lack its interface, as in fe80::1%eth0?",
+        )
+    if error.errno == errno.EAFNOSUPPORT:
+        return Unreachable(
+            "the address cannot be reached: there are no addresses of its kind on this machine",
+            advice="is IPv6, or IPv4, off here or forbidden to this process?",
         )
     words = _words(error)
     if error.errno in _UNREACHABLE:

@@ -176,7 +176,7 @@ class HostQuery:
         try:
             with select.epoll() as self._poll:
                 self._ask()
-        except (OSError, MemoryError) as error:
+        except (OSError, LookupError, ImportError, MemoryError) as error:
             self._error = network_error(error)
         self._ended = True
         return self.result()
@@ -189,7 +189,7 @@ class HostQuery:
                 pass
         except TSQError as error:
             self._error = error
-        except (OSError, MemoryError) as error:
+        except (OSError, LookupError, ImportError, MemoryError) as error:
             self._error = network_error(error)
         except KeyboardInterrupt:
             self._stopped = True

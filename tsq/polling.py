@@ -14,6 +14,8 @@ from tsq.result import HostResult
 from tsq.session import Session
 from tsq.timing.sample import Reason, Sample
 
+# The beginning of a notice.
+NO_CONNECTION = "no connection at present"
 _TICKET_WAIT = 0.5
 # How long the answer is waited for that makes the last sample exact, or says how good the server's clock is.
 LAST_WAIT = 0.25
@@ -105,7 +107,7 @@ class Poller:
             self._options,
             association,
             self.samples,
-            notices=association.notices + self._cut_short(ended, stopped=stopped),
+            notices=[*association.notices, *self._without_connection(), *self._cut_short(ended, stopped=stopped)],
             error=error if attempt is None else why_nothing(self.samples, error),
         )
 
@@ -113,6 +115,13 @@ class Poller:
         """Why there is no connection any more: how the last one ended, or why there is no other one, whichever says more."""
         errors = [error for error in (self.association.loss, self.association.failure) if error is not None]
         return min(errors, key=rank, default=None)
+
+    def _without_connection(self) -> list[str]:
+        """What to say while a run goes on without a connection: how that is, such as that the certificate is refused now."""
+        lost = self.association.lost
+        if lost is None or not self._persistent or not any(sample.valid for sample in self.samples):
+            return []
+        return [f"{NO_CONNECTION}: {lost.found}"]
 
     def _cut_short(self, ended: TSQError | None, *, stopped: bool) -> list[str]:
         """What to say of a run that ended before all its samples were taken."""

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 
 import pytest
 
 import tsq
 from tests.cli.peers import DAY, NOW, Authority, Peer, closed_port, deaf_port, honest, self_signed_leaf, silent
-from tests.support.processes import BIN, run_client
+from tests.support.processes import BIN, ServerProcess, run_client
 from tests.support.threads import ServerThread
 from tsq._fast import clock_ns, pack_response, pack_tlvs
 from tsq.cli.client import main
@@ -894,3 +895,25 @@ def test_the_module_runs_as_a_program(server):
     )
     assert (run.returncode, run.stderr) == (OK, "")
     assert "System clock wrong by" in run.stdout
+
+
+def test_watch_says_that_a_server_that_it_had_believed_is_refused_now(tmp_path):
+    """It was started again with a certificate that is not trusted: the old samples age, and the user learns why."""
+    trusted, stranger = Authority("Known").issue(tmp_path / "known"), Authority("Stranger").issue(tmp_path / "stranger")
+    refused = "no connection at present: the server's certificate is signed by CN=Stranger, which is not trusted here"
+    with ExitStack() as ending:
+        with ServerProcess(["--listen", "127.0.0.1:0", "--cert", trusted.certificate, "--key", trusted.key]) as server:
+            target = server.target
+            command = [BIN / "tsq-client", "--watch", "--interval", "0.3", "--timeout", "1", "--ca", trusted.authority, target]
+            watch = ending.enter_context(
+                subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+            assert "no connection" not in watch.stdout.readline()
+        again = ["--listen", str(target), "--cert", stranger.certificate, "--key", stranger.key]
+        with ServerProcess(again):
+            # A line for each round; the first ones may come before the new server is there.
+            assert any(f"({target}: {refused}" in line for line in islice(watch.stdout, 100))
+            watch.send_signal(signal.SIGINT)
+            _, errors = watch.communicate(timeout=20)
+    assert f"tsq-client: {target}: {refused}" in errors
+    assert watch.returncode == 0

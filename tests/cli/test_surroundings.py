@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import tsq
 from tests.support import denied
 from tests.support.processes import BIN, ServerProcess, run_client
+from tsq.errors import TransportError
 from tsq.host import shortage
 
 NO_CLOCK_CALLS = ("clock_adjtime", "adjtimex")
@@ -151,6 +154,70 @@ def test_a_machine_without_one_family_serves_the_other_and_says_so(serving, cert
 def test_a_client_without_ipv6_asks_by_ipv4(server):
     run = without(("socket:10",), BIN / "tsq-client", "--ca", server.ca, "--interval", 0, f"localhost:{server.target.port}")
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@needs_filter
+@pytest.mark.parametrize(("family", "address"), [(10, "[::1]:9"), (2, "127.0.0.1:9")])
+def test_an_address_of_a_family_that_is_not_there_cannot_be_reached(family, address):
+    run = without((f"socket:{family}",), BIN / "tsq-client", "--insecure", address)
+    why = "the address cannot be reached: there are no addresses of its kind on this machine"
+    advice = "is IPv6, or IPv4, off here or forbidden to this process?"
+    assert run.stderr.splitlines()[1:] == [f"tsq-client: {address}: {why}: {advice}"]
+    assert run.returncode == 3
+
+
+# ----------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_an_encoding_that_python_cannot_load_is_told_as_a_shortage():
+    """Where memory or open files are short, Python says no more of it than this."""
+    words = "a part of Python cannot be loaded: raise the limits of memory (ulimit -v) and of open files (ulimit -n)"
+    assert shortage.explained(LookupError("unknown encoding: idna")) == words
+    assert shortage.explained(KeyError("idna")) is None
+
+
+def no_encoding(*arguments: object) -> None:
+    raise LookupError("unknown encoding: idna")
+
+
+def no_memory(*arguments: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("fails", "words"),
+    [(no_encoding, "a part of Python cannot be loaded"), (no_memory, "out of memory")],
+    ids=["encoding", "memory"],
+)
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_name_that_cannot_be_looked_up_for_want_of_memory_is_its_hosts_error(monkeypatch, fails, words, hosts):
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
+    results = tsq.query_all([tsq.parse_target("localhost")] * hosts, tsq.ClientOptions(trust=tsq.Trust(insecure=True)))
+    assert [type(result.error) for result in results] == [TransportError] * hosts
+    assert all(result.error.found.startswith(words) for result in results)
+
+
+@pytest.mark.parametrize("name", ["a..b", ".a", "a" * 64, "ü" * 64])
+def test_a_text_that_is_no_host_name_is_told_as_such(name):
+    run = run_client(name, "--insecure")
+    expected = "it is no host name (expected labels of 1 to 63 characters between the dots)"
+    assert run.stderr.splitlines()[1:] == [f"tsq-client: {name}:443: no address for {name}: {expected}"]
+    assert run.returncode == 5
+
+
+# ------------------------------------------------------------------------------------------------------------------ /proc
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take /proc away")
+def test_without_proc_a_clock_is_judged_and_who_keeps_it_is_not_known(server):
+    bare = ["unshare", "--mount", "sh", "-c", 'umount -l /proc && exec "$@"', "sh"]
+    if subprocess.run([*bare, "true"], capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("no namespace for mounts can be made here")
+    command = [*bare, BIN / "tsq-adjtime", "--dry-run", "--ca", server.ca, "--interval", "0", server.target]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in run.stderr
+    assert run.returncode == 0
+    assert "dry run: nothing was changed" in run.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------- timestamps

@@ -67,7 +67,7 @@ def _run(program: str, module: str) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted\n")
         return _INTERRUPTED
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, LookupError, ImportError, MemoryError) as error:
         return _short_of(error, program)
     gc.freeze()
     return status

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from tsq import report
 from tsq.cli import streams
 from tsq.host.clock import clock_reading
+from tsq.polling import NO_CONNECTION
 from tsq.result import HostResult, selection
 from tsq.timing.local_clock import ClockReading
 
@@ -51,7 +52,14 @@ class Watch:
                 # A line for each sample, with what holds now.
                 reading = self._read()
                 chosen = selection(results, now=reading)
-                print(report.line(chosen, report.clock_notices(chosen, reading)), flush=True)
+                # Why a host that gave the time gives none now.
+                absent = [
+                    f"{result.target}: {report.escaped(notice)}"
+                    for result in results
+                    for notice in result.notices
+                    if notice.startswith(NO_CONNECTION)
+                ]
+                print(report.line(chosen, [*report.clock_notices(chosen, reading), *absent]), flush=True)
             self._taken = taken
 
     def clear(self) -> None:

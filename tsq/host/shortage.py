@@ -13,6 +13,8 @@ FILES_OF_ITS_OWN = 12
 # A poll, a socket, one more to warm the path, and a file that is being read.
 FILES_A_HOST = 4
 _NO_THREAD = "can't start new thread"
+# What Python says of one of its own encodings whose module it could not load.
+_NO_ENCODING = "unknown encoding"
 
 
 def explained(error: BaseException) -> str | None:
@@ -25,6 +27,8 @@ def explained(error: BaseException) -> str | None:
         return "the system's limit of open files is reached: raise fs.file-max, or close programs"
     if isinstance(error, RuntimeError) and _NO_THREAD in words:
         return "no thread can be started: raise the limit of processes (ulimit -u, or the container's) or of memory (ulimit -v)"
+    if isinstance(error, LookupError) and _NO_ENCODING in words:
+        return "a part of Python cannot be loaded: raise the limits of memory (ulimit -v) and of open files (ulimit -n)"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or (isinstance(error, ImportError) and "map segment" in words):
         return "out of memory: raise the limit (ulimit -v, or the container's)"
     return None
