@@ -595,3 +595,14 @@ def test_what_all_connections_together_ask_of_the_control_plane_has_an_end(certi
     assert world.counters.get("dropped", Drop.OVERLOADED) >= 200 - 100
     # Plain requests are the data plane's.
     assert all(len(client.ask(PLAIN_REQUEST)) == 1 for client in clients)
+
+
+def test_requests_that_the_control_plane_answers_use_up_the_budget(certificates):
+    peer = PeerLimits(control_rate=1.0, control_burst=100.0)
+    world = World(certificates, data_plane=True, limits=Limits(peer=peer))
+    client = connected(world)
+    for _ in range(40):
+        # With something to decide, so that they are not the data plane's.
+        world.deliver_to_server(one_rtt(client, datagram(REQUEST + b"\xf8\x00") * 16), ATTACKER)
+    # One unit for the packet, one for its frames, two for its requests.
+    assert 12 <= world.counters.get("dropped", Drop.OVER_BUDGET) <= 18
