@@ -608,3 +608,14 @@ def test_requests_that_the_control_plane_answers_use_up_the_budget(certificates)
         world.deliver_to_server(one_rtt(client, datagram(REQUEST + b"\xf8\x00") * 16), ATTACKER)
     # One unit for the packet, one for its frames, two for its requests.
     assert 12 <= world.counters.get("dropped", Drop.OVER_BUDGET) <= 18
+
+
+@pytest.mark.parametrize("early", [0.001, 1.0])
+def test_a_time_that_was_read_before_a_packet_came_ends_no_connection(world, early):
+    client = connected(world)
+    connection = connection_of(world, client)
+    connection.enter()
+    connection.receive_on(ATTACKER, one_rtt(client, PING + PADDING * 3), world.now)
+    connection.quic._spaces[Epoch.ONE_RTT].ack_at = 0.0
+    assert connection.flush(world.now - early)
+    assert connection.terminated is None
