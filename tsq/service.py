@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _MOST_LOOKED_AFTER = 1000
 # As many frames cost about as much as a packet without any.
 _FRAMES_A_UNIT = 16
+# A request has to be decoded and answered as well.
+_REQUESTS_A_UNIT = 8
 # What a packet counts where nearly all of them are plain requests.
 _UNIT_ALONE = 0.05
 
@@ -57,7 +59,7 @@ class Service:
         self._clock = clock
         self._datapath = datapath
         self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
-        self._utmost = Bucket(router.limits.most_control, router.limits.most_control)
+        self._utmost = Bucket(router.limits.most_control, router.limits.most_control / 4)
         self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
         self._unrouted = Seldom(10.0)
         # Without a data plane, plain requests come here, too.
@@ -166,7 +168,7 @@ class Service:
             connection.attach(self._datapath)
         shaken = connection.handshake is not None
         messages = connection.receive_on(datagram.path, datagram.data, now)
-        self._account(connection)
+        self._account(connection, len(messages) + connection.left_out)
         if any(self._is_due(message) for message in messages):
             out = self._answer(connection, messages, datagram.received_ns, now)
         elif connection.handshake is not None and not shaken:
@@ -179,14 +181,14 @@ class Service:
         connection.fresh = False
         return out
 
-    def _account(self, connection: ServerConnection) -> None:
+    def _account(self, connection: ServerConnection, requests: int) -> None:
         """Count what was not done for a datagram, and charge what was."""
         frames, refused = connection.take_account()
         for reason in refused:
             self.counters.add("dropped", Drop(reason))
         if frames or refused:
             # In packets that opened.
-            units = frames / _FRAMES_A_UNIT * self._unit
+            units = (frames / _FRAMES_A_UNIT + requests / _REQUESTS_A_UNIT) * self._unit
             connection.budget.opened(units)
             self._charge(units)
         if connection.left_out:

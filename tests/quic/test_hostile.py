@@ -561,7 +561,8 @@ def test_a_client_drops_a_datagram_of_many_packets(certificates):
 
 @pytest.mark.parametrize("strangers", [1, 50])
 def test_a_flood_on_half_open_connections_is_hardly_looked_at(certificates, strangers):
-    world = World(certificates, data_plane=True)
+    # Without a bound on all connections together: what is tested is the one on handshakes under way.
+    world = World(certificates, data_plane=True, limits=Limits(all_control=1e9, most_control=1e9))
     other = connected(world, path(5))
     handled = 0
     real = LeanConnection.receive_datagram
@@ -578,7 +579,8 @@ def test_a_flood_on_half_open_connections_is_hardly_looked_at(certificates, stra
             for sender in senders:
                 world.deliver_to_server(sender.initial(PING if number else crypto(9, b"x")), ATTACKER)
     limits = world.router.limits
-    assert handled <= strangers + min(limits.strangers, limits.peer.handshake_packets * strangers)
+    # In no time, a quarter of what is allowed in a second.
+    assert handled <= strangers + min(limits.strangers / 4, limits.peer.handshake_packets * strangers)
     assert len(other.ask(PLAIN_REQUEST)) == 1
     assert other.ask_stream(PLAIN_REQUEST)
     reason = Drop.OVER_BUDGET if strangers == 1 else Drop.OVERLOADED
@@ -595,3 +597,25 @@ def test_what_all_connections_together_ask_of_the_control_plane_has_an_end(certi
     assert world.counters.get("dropped", Drop.OVERLOADED) >= 200 - 100
     # Plain requests are the data plane's.
     assert all(len(client.ask(PLAIN_REQUEST)) == 1 for client in clients)
+
+
+def test_requests_that_the_control_plane_answers_use_up_the_budget(certificates):
+    peer = PeerLimits(control_rate=1.0, control_burst=100.0)
+    world = World(certificates, data_plane=True, limits=Limits(peer=peer))
+    client = connected(world)
+    for _ in range(40):
+        # With something to decide, so that they are not the data plane's.
+        world.deliver_to_server(one_rtt(client, datagram(REQUEST + b"\xf8\x00") * 16), ATTACKER)
+    # One unit for the packet, one for its frames, two for its requests.
+    assert 12 <= world.counters.get("dropped", Drop.OVER_BUDGET) <= 18
+
+
+@pytest.mark.parametrize("early", [0.001, 1.0])
+def test_a_time_that_was_read_before_a_packet_came_ends_no_connection(world, early):
+    client = connected(world)
+    connection = connection_of(world, client)
+    connection.enter()
+    connection.receive_on(ATTACKER, one_rtt(client, PING + PADDING * 3), world.now)
+    connection.quic._spaces[Epoch.ONE_RTT].ack_at = 0.0
+    assert connection.flush(world.now - early)
+    assert connection.terminated is None

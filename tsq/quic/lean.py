@@ -286,8 +286,12 @@ class LeanConnection(QuicConnection):
             _let_go_of_handshake(self)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """As aioquic's; then forget the oldest packets that ask for no acknowledgment, which aioquic keeps until one comes."""
-        out = super().datagrams_to_send(now)
+        """As aioquic's; then forget the oldest packets that ask for no acknowledgment, which aioquic keeps until one comes.
+
+        now: never before the last packet came, as a time may be that was read before: aioquic cannot write a delay below 0.
+        """
+        received = [space.largest_received_time for space in self._loss.spaces if space.largest_received_time is not None]
+        out = super().datagrams_to_send(max([now, *received]))
         for space in self._loss.spaces:
             sent = space.sent_packets
             if len(sent) > self.limits.sent_packets:

@@ -53,7 +53,7 @@ class PeerLimits:
     stream_gaps: int = 16
     control_rate: float = 2000.0
     strained_rate: float = 250.0
-    control_burst: float = 4000.0
+    control_burst: float = 1000.0
     handshake_packets: int = 100
     offence: float = 10.0
     sent_packets: int = 128
@@ -88,5 +88,5 @@ class Limits:
     newcomers: float = 300.0
     strangers: float = 2000.0
     all_control: float = 3000.0
-    most_control: float = 6000.0
+    most_control: float = 5000.0
     peer: PeerLimits = field(default_factory=PeerLimits)
