@@ -24,7 +24,10 @@ from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.udp import Path
 
 # Wide enough that each packet is worked on: what is measured is the packet, not the budget that keeps such packets away.
-_UNLIMITED = Limits(peer=PeerLimits(control_rate=1e9, control_burst=1e9, refused_packets=1 << 30), all_control=1e9)
+_UNLIMITED = Limits(
+    peer=PeerLimits(control_rate=1e9, control_burst=1e9, refused_packets=1 << 30, handshake_packets=1 << 30),
+    **dict.fromkeys(("newcomers", "strangers", "all_control", "most_control"), 1e9),
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,29 @@ def _new_id(number: int) -> bytes:
     return b"\x18" + varint(number + 2) + varint(number + 2) + b"\x08" + (1 << 32 | number).to_bytes(8, "big") + bytes(16)
 
 
+def _coalesced(kind: int, count: int) -> Callable[[World, int], Iterator[tuple[bytes, Path]]]:
+    """So many packets with long headers in each datagram, which do not open."""
+
+    def datagrams(world: World, datagrams: int) -> Iterator[tuple[bytes, Path]]:
+        client = ForeignClient(world)
+        name = client.quic._peer_cid.cid
+        size = 1200 // count - 26
+        one = bytes([kind]) + b"\0\0\0\x01" + bytes([len(name)]) + name + b"\0" + varint(size, 2) + bytes(size)
+        for _ in range(datagrams):
+            yield one * count, CLIENT
+
+    return datagrams
+
+
+def _moved(world: World, count: int) -> Iterator[tuple[bytes, Path]]:
+    """One client that comes from another address with each packet."""
+    client = ForeignClient(world)
+    for _ in range(3):
+        client.ask(REQUEST)
+    for number in range(count):
+        yield one_rtt(client, PING + bytes(3)), path(number % 50)
+
+
 KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, Path]]]] = {
     "a plain request": _established(lambda _: datagram(REQUEST)),
     "Initial that does not open": _undecryptable,
@@ -97,6 +123,8 @@ KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, Path]]]] = {
     "1-RTT: PING": _established(lambda _: PING),
     "1-RTT: 1,100 PINGs": _established(lambda _: PING * 1100),
     "1-RTT: PING and PADDING in turns": _established(lambda _: (PING + b"\0") * 32),
+    "1-RTT: ACK of 64 ranges": _established(lambda _: ack(200, 0, *[(0, 0)] * 63)),
+    "1-RTT: ACK of 560 ranges": _established(lambda _: ack(2000, 0, *[(0, 0)] * 559)),
     "1-RTT: ACK and PING": _established(lambda _: ack(0) + PING),
     "1-RTT: CRYPTO far ahead": _established(lambda _: crypto(4000, b"x")),
     "1-RTT: STREAM frames out of order": _established(lambda n: b"".join(stream(4 * n, b"x", 2 + 4 * i) for i in range(15)), 16),
@@ -115,9 +143,17 @@ KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, Path]]]] = {
     "1-RTT: 60 empty DATAGRAM frames": _established(lambda _: b"\x31\x00" * 60),
     "1-RTT: 565 empty DATAGRAM frames": _established(lambda _: b"\x31\x00" * 565),
     "1-RTT: 50 requests": _established(lambda _: datagram(REQUEST) * 50),
+    "1-RTT: malformed request": _established(lambda _: datagram(b"\x01\x10" + bytes(15))),
+    "1-RTT: 16 requests with something to decide": _established(lambda _: datagram(REQUEST + b"\xf8\0") * 16),
+    "1-RTT: PING from another address each time": _moved,
     "1-RTT: NEW_CONNECTION_ID": _established(_new_id, 4),
     "1-RTT: 60 PATH_CHALLENGE frames": _established(lambda n: b"".join(b"\x1a" + bytes([n % 256]) * 8 for _ in range(60))),
+    "1-RTT: 31 PATH_CHALLENGE frames": _established(lambda n: b"".join(b"\x1a" + bytes([n % 256]) * 8 for _ in range(31))),
     "1-RTT: 60 MAX_DATA frames": _established(lambda n: (b"\x10" + varint(1 << 20 | n)) * 60),
+    "1-RTT: 31 MAX_DATA frames": _established(lambda n: (b"\x10" + varint(1 << 20 | n)) * 31),
+    "8 Handshake packets that do not open": _coalesced(0xE3, 8),
+    "8 0-RTT packets that do not open": _coalesced(0xD3, 8),
+    "28 Handshake packets that do not open": _coalesced(0xE3, 28),
 }
 
 
