@@ -55,19 +55,19 @@ class Fleet:
     """`count` connections, connected when the `with` begins, closed when it ends."""
 
     def __init__(self, target: Target, ca: str, count: int, server_name: str = "localhost") -> None:
-        self._udp = UdpSocket.connected(socket.AF_INET, (target.host, target.port))
-        self._udp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self.udp = UdpSocket.connected(socket.AF_INET, (target.host, target.port))
+        self.udp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._configuration = tls.client_configuration(server_name, Trust(ca_file=ca))
         self._members: dict[bytes, _Member] = {}
         self._all: list[_Member] = []
         self._count = count
         self._poller = select.poll()
-        self._poller.register(self._udp.fileno(), select.POLLIN)
+        self._poller.register(self.udp.fileno(), select.POLLIN)
         self.asker = Asker({})
 
     def run(self, total: int, *, window: int = 1, rate: float = 0.0, seconds: float = 10.0, exact: bool = False) -> list[float]:
         """Ask; the delays in seconds of the answers that came (see Asker.run; `asker` has the counts)."""
-        return self.asker.run(self._udp.fileno(), total, window, rate, seconds, exact, self._control)
+        return self.asker.run(self.udp.fileno(), total, window, rate, seconds, exact, self._control)
 
     def __enter__(self) -> Self:
         self.grow(self._count)
@@ -119,14 +119,20 @@ class Fleet:
 
     def ask_through(self, asker: Asker, total: int, *, window: int = 1, seconds: float = 10.0, exact: bool = False) -> list[float]:
         """As `run`, on an asker's connections."""
-        return asker.run(self._udp.fileno(), total, window, 0.0, seconds, exact, self._control)
+        return asker.run(self.udp.fileno(), total, window, 0.0, seconds, exact, self._control)
+
+    def taken_back(self) -> list[_Member]:
+        """All connections, with aioquic again: for packets that no data plane makes. `run` is of no use any more."""
+        for member in self._all:
+            member.plane.enter()
+        return self._all
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for member in self._all:
             member.plane.enter()
             member.quic.close()
             self._send(member)
-        self._udp.close()
+        self.udp.close()
 
     def _turn(self, members: list[_Member], wait: float) -> None:
         """Timers and sending of these, receiving of all."""
@@ -136,7 +142,7 @@ class Fleet:
                 member.quic.handle_timer(now)
             self._send(member)
         if self._poller.poll(wait * 1000):
-            for datagram in self._udp.receive():
+            for datagram in self.udp.receive():
                 self._received(datagram)
 
     def _received(self, datagram: Datagram) -> None:
@@ -153,7 +159,7 @@ class Fleet:
                 member.hand_over()
 
     def _send(self, member: _Member) -> None:
-        self._udp.send([(data, CONNECTED) for data, _ in member.quic.datagrams_to_send(time.monotonic())])
+        self.udp.send([(data, CONNECTED) for data, _ in member.quic.datagrams_to_send(time.monotonic())])
         for connection_id in member.drain():
             self._members[connection_id] = member
 

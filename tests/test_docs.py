@@ -36,7 +36,7 @@ from pathlib import Path
 import pytest
 
 import tsq
-from benchmarks import error_budget, worst
+from benchmarks import error_budget, flood, worst
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import errors, polling, report
 from tsq._datapath import Datapath
@@ -465,6 +465,10 @@ def test_the_page_of_the_worst_packets_has_the_kinds_that_are_measured(certifica
         # Another machine, and a busy one: what was there before the limits was a hundred times as much.
         assert cost.microseconds < 20_000, kind
         assert cost.kept < 200_000, kind
+
+
+def test_the_page_of_the_worst_packets_has_the_floods_that_are_measured() -> None:
+    assert [row[0] for row in rows(section(WORST, "### What a flood does to others"))] == list(flood.NAMES)
 
 
 def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:
