@@ -179,6 +179,10 @@ class Session:
         """Begin the handshake. Where a ticket allows it and `early` is set, the first request goes with it (0-RTT)."""
         self._started = self._heard_at = now
         self._connection.connect(now)
+        # A ticket that cannot be used ends it at once.
+        self._after(now)
+        if self.error is not None:
+            return
         if early and self.mode is Mode.DATAGRAM and self._connection.early_possible:
             self.early = self.ask(now, at_ns=at_ns)
             for request in self._requests.values():
