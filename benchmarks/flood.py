@@ -1,11 +1,14 @@
 """What a flood does to others: ten clients ask a server while somebody else floods it.
 
     python -m benchmarks.flood [--seconds 4] [--rate 10000] [--kind PING]
+    python -m benchmarks.flood --strangers [--seconds 4]
 
 Each line is measured with a fresh server on loopback. The ten clients ask 50 times a second each, from a process of their own. The
 flood comes from one established client, or from 100 senders whose handshakes are under way, at one and a half times the rate. Its
 packets are made before the clients begin. Prints the table in docs/explanation/worst-packets.md: how many answers the ten clients
-got, their delays, and the CPU time of the server. How much was sent goes to standard error. It must never send to another machine.
+got, their delays, and the CPU time of the server. How much was sent goes to standard error. With --strangers nobody else
+asks: 5,000 Initials a second come from as many senders, and the page's other table is printed: what the server's memory is at most,
+and some seconds later. It must never send to another machine.
 """
 
 import argparse
@@ -22,6 +25,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import Epoch
 
 from benchmarks.fleet import Fleet
 from benchmarks.measure import cpu_of, machine
@@ -84,6 +91,55 @@ KINDS: dict[str, Make] = {
 }
 INITIALS = f"PINGs in Initials from {_SENDERS} senders"
 NAMES = (NONE, *KINDS, INITIALS)
+
+
+_STRANGERS_RATE = 5000
+# Handshakes that are not finished are forgotten after 5 s.
+_AFTERWARDS = 8.0
+
+
+def _hello() -> tuple[bytes, bytes]:
+    """(a real ClientHello, the connection ID of the client that it names)."""
+    client = QuicConnection(configuration=QuicConfiguration(is_client=True, alpn_protocols=["tsq/1"], server_name="localhost"))
+    client.connect("the server", 0.0)
+    stream: Any = client._crypto_streams[Epoch.INITIAL]
+    return bytes(stream.sender._buffer), client.host_cid
+
+
+def _unreadable(count: int) -> list[bytes]:
+    return [b"\xc3\0\0\0\x01\x08" + os.urandom(8) + b"\x08source..\0\x44\x96" + os.urandom(1200 - 25) for _ in range(count)]
+
+
+def _far_ahead(count: int) -> list[bytes]:
+    return [Stranger(os.urandom(8)).initial(crypto(16_000, b"x")) for _ in range(count)]
+
+
+def _hellos(count: int) -> list[bytes]:
+    hello, source = _hello()
+    return [Stranger(os.urandom(8), source).initial(crypto(0, hello)) for _ in range(count)]
+
+
+# A flood of Initials, each from another sender: how many -> packets; options of the server.
+STRANGERS: dict[str, tuple[Callable[[int], list[bytes]], tuple[str, ...]]] = {
+    "Initials that do not open": (_unreadable, ()),
+    "Initials with one byte of TLS far ahead, `--retry never`": (_far_ahead, ("--retry", "never")),
+    "handshakes begun, `--retry auto`": (_hellos, ()),
+    "handshakes begun, `--retry never`": (_hellos, ("--retry", "never")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a flood of strangers cost. cpu: part of a core; at_most, afterwards: resident memory, bytes."""
+
+    kind: str
+    cpu: float
+    at_most: int
+    afterwards: int
+
+    def __str__(self) -> str:
+        at_most, afterwards = (f"{size / 2**20:.0f} MB" for size in (self.at_most, self.afterwards))
+        return f"| {self.kind} | {100 * self.cpu:.0f} % | {at_most} | {afterwards} |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +239,34 @@ def measure(kind: str, files: CertificateFiles, seconds: float, rate: int) -> Ha
     return Harm(kind, kept, median, p99, used, sent)
 
 
+def _resident(pid: int, line: str) -> int:
+    """A line of the process's status, bytes: VmRSS is what it has now, VmHWM what it had at most."""
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(found.split()[1]) for found in text.splitlines() if found.startswith(f"{line}:")) * 1024
+
+
+def measure_strangers(kind: str, files: CertificateFiles, seconds: float) -> Memory:
+    """One line of the other table, with a fresh server."""
+    make, options = STRANGERS[kind]
+    packets = make(round(_STRANGERS_RATE * seconds))
+    with (
+        TsqServer(files.certificate, files.key, more=options) as server,
+        closing(UdpSocket.connected(socket.AF_INET, (HOST, server.target.port))) as udp,
+    ):
+        started, cpu = time.monotonic(), cpu_of(server.pid)
+        _send(udp, packets, seconds)
+        used = (cpu_of(server.pid) - cpu) / (time.monotonic() - started)
+        time.sleep(_AFTERWARDS)
+        return Memory(kind, used, _resident(server.pid, "VmHWM"), _resident(server.pid, "VmRSS"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser("python -m benchmarks.flood", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seconds", type=float, default=4.0, help="for so long, each (default: %(default)g)")
     parser.add_argument("--rate", type=int, default=10_000, help="datagrams a second of one client (default: %(default)s)")
     parser.add_argument("--kind", choices=NAMES, action="append", help="only this one; can be repeated (default: all)")
+    parser.add_argument("--strangers", action="store_true", help="what Initials of strangers leave in the server's memory")
     # How this program starts the process of the ten clients.
     parser.add_argument("--ask", type=parse_target, help=argparse.SUPPRESS)
     parser.add_argument("--ca", help=argparse.SUPPRESS)
@@ -204,6 +282,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tsq-flood-") as directory:
         files = self_signed(str(Path(directory)), ["localhost", HOST])
         print(machine(), file=sys.stderr)
+        if values.strangers:
+            print(f"| {_STRANGERS_RATE:,} datagrams a second | CPU | memory at most | afterwards |\n|---|---|---|---|", flush=True)
+            for kind in STRANGERS:
+                print(measure_strangers(kind, files, values.seconds), flush=True)
+            return 0
         print("| flood | answers kept | median | 99th percentile | CPU of the server |")
         print("|---|---|---|---|---|", flush=True)
         for kind in values.kind or NAMES:

@@ -81,14 +81,21 @@ class Process:
 
 
 class TsqServer(Process):
-    """tsq-server, or with data_plane=False the same through aioquic alone."""
+    """tsq-server, or with data_plane=False the same through aioquic alone. more: further options of the command."""
 
     def __init__(
-        self, certificate: Path, key: Path, *, host: str = HOST, data_plane: bool = True, prefix: Sequence[str] = ()
+        self,
+        certificate: Path,
+        key: Path,
+        *,
+        host: str = HOST,
+        data_plane: bool = True,
+        prefix: Sequence[str] = (),
+        more: Sequence[str] = (),
     ) -> None:
         module = "tsq.cli.server" if data_plane else "benchmarks.alone"
         files = ["--cert", certificate, "--key", key]
-        options = ["--local-stratum", "1", "--log-level", "error"]
+        options = ["--local-stratum", "1", "--log-level", "error", *more]
         command = [sys.executable, "-m", module, "--listen", f"{host}:0", *files, *options]
         super().__init__(command, prefix=prefix)
         self.target = Target(host)

@@ -469,6 +469,7 @@ def test_the_page_of_the_worst_packets_has_the_kinds_that_are_measured(certifica
 
 def test_the_page_of_the_worst_packets_has_the_floods_that_are_measured() -> None:
     assert [row[0] for row in rows(section(WORST, "### What a flood does to others"))] == list(flood.NAMES)
+    assert [row[0] for row in rows(section(WORST, "## Strangers"))] == list(flood.STRANGERS)
 
 
 def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:
