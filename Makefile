@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILED := $(patsubst tsq/%.pyx,tsq.%,$(wildcard tsq/*.pyx))
+SOURCES := $(shell find tsq -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
+COMPILED := $(subst /,.,$(patsubst %.pyx,%,$(filter %.pyx,$(SOURCES))))
 
 .PHONY: demo test build lint sim mutants fuzz sanitize bench compare clean
 
@@ -14,7 +15,7 @@ test: build peers
 
 build: $(VENV)/.built
 
-$(VENV)/.built: pyproject.toml setup.py $(wildcard tsq/*.pyx tsq/*.pxd tsq/*.h) scripts/prerequisites.sh
+$(VENV)/.built: pyproject.toml setup.py $(SOURCES) scripts/prerequisites.sh
 	@PYTHON=$(PYTHON) sh scripts/prerequisites.sh build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "make: installing TSQ and its tools into $(VENV) (once; a minute or two)"
@@ -32,7 +33,7 @@ lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: build
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check tsq scripts setup.py
-	@$(BIN)/cython-lint tsq/*.pyx tsq/*.pxd
+	@$(BIN)/cython-lint $(filter %.pyx %.pxd,$(SOURCES)) benchmarks/_load.pyx
 	@$(BIN)/mypy
 	@$(BIN)/python -m mypy.stubtest $(COMPILED) --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
@@ -48,7 +49,7 @@ fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120
 	@$(BIN)/python -m tests.fuzz_packets --seconds 120
 	@$(BIN)/python -m tests.fuzz_control --seconds 120
-	@TSQ_SEEDS=4000 $(BIN)/python -m pytest tests/datapath/test_differential.py
+	@TSQ_SEEDS=4000 $(BIN)/python -m pytest tests/dataplane/test_differential.py
 
 # The compiled parts under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
@@ -66,4 +67,5 @@ compare: build peers
 	@$(BIN)/python -m benchmarks.compare --out docs/explanation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info tsq/*.so
+	rm -rf $(VENV) build dist *.egg-info
+	find tsq benchmarks -name "*.so" -delete

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,28 +18,43 @@ DIRECTIVES = {
     "embedsignature": True,
     "linetrace": DEBUG,
 }
-HEADERS = ["tsq/aesgcm.h"]
+HEADERS = ["tsq/dataplane/aesgcm.h"]
 MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
 # When this is built, Unix seconds; packagers who build the same thing twice say it (reproducible-builds.org).
 BUILT = ("TSQ_BUILD_TIME", os.environ.get("SOURCE_DATE_EPOCH", str(int(time.time()))))
+MODULES = (
+    "tsq._fast",
+    "tsq.dataplane.packet",
+    "tsq.dataplane.recovery",
+    "tsq.dataplane.frames",
+    "tsq.dataplane.session",
+    "tsq.dataplane.table",
+    "tsq.dataplane.batches",
+    "tsq.host._clock",
+    "tsq.host._memory",
+)
+LIBRARIES = {"tsq.dataplane.packet": ["crypto"], "tsq.dataplane.session": ["crypto"]}
+OWN_MACROS = {"tsq.host._clock": [BUILT]}
 
 
-def extension(name: str, *libraries: str, macro: tuple[str, str] | None = None) -> Extension:
+def extension(module: str) -> Extension:
     """One extension of the package."""
-    macros = [*MACROS, *([macro] if macro else [])]
     return Extension(
-        f"tsq.{name}",
-        [f"tsq/{name}.pyx"],
+        module,
+        [module.replace(".", "/") + ".pyx"],
         depends=HEADERS,
-        include_dirs=["tsq"],
-        libraries=list(libraries),
+        include_dirs=["tsq/dataplane"],
+        libraries=LIBRARIES.get(module, []),
         extra_compile_args=COMPILE,
-        define_macros=macros,
+        define_macros=[*MACROS, *OWN_MACROS.get(module, [])],
     )
 
 
-NAMES = ("_fast", "_packet", "_recovery", "_frames", "_session", "_table", "_datapath", "_asker", "_clock", "_memory")
-LIBRARIES = {"_packet": ["crypto"], "_session": ["crypto"]}
-OWN_MACROS = {"_clock": BUILT}
-extensions = [extension(name, *LIBRARIES.get(name, []), macro=OWN_MACROS.get(name)) for name in NAMES]
-setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))
+def build(modules: Iterable[str]) -> None:
+    """Run the command line's command for these modules."""
+    extensions = [extension(module) for module in modules]
+    setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))
+
+
+if __name__ == "__main__":
+    build(MODULES)

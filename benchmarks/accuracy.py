@@ -28,7 +28,7 @@ from typing import Protocol
 from benchmarks.measure import Spread, machine
 from benchmarks.namespaces import Namespaces
 from benchmarks.processes import WITH_PARENT, Chronyd, Process, TsqServer, have
-from tsq.config import Target
+from tsq.options import Target
 from tsq.quic.selfsigned import self_signed
 
 LOADS = ("idle", "both cores loaded")

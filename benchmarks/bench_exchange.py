@@ -19,7 +19,7 @@ from benchmarks.compare.newcomer import TimeClient, client_configuration
 from benchmarks.conftest import Show
 from benchmarks.measure import PLAIN, SIDES, TSQ, Comparison, Round, Side, alternate, cpu_of
 from benchmarks.peers import HOST, BlockingClient, Peers
-from tsq.config import Target
+from tsq.options import Target
 
 ROUNDS = 30
 EXCHANGES = 20

@@ -1,6 +1,6 @@
 """Handshakes, each from its first packet to the first answer: full, resumed, and 0-RTT, in which the request goes with it.
 
-Without I/O: both ends in this process, nothing between them, CPU time of either; TSQ's Session and Service beside aioquic's
+Without I/O: both ends in this process, nothing between them, CPU time of either; TSQ's Channel and Service beside aioquic's
 QuicConnection used plainly. Over loopback: wall time of a client in this process whose modules are loaded; each server in a process
 of its own; with 0-RTT TSQ's client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are
 ECDSA P-256 by a throw-away authority, and verified.
@@ -33,17 +33,17 @@ from benchmarks.peers import HOST, BlockingClient, Peers
 from benchmarks.plain import pack_tlvs
 from benchmarks.processes import NtsServer, have
 from tsq._fast import clock_ns, pack_address
-from tsq.client import query_all
-from tsq.config import Target, Trust
-from tsq.metrics import Counters
+from tsq.client.blocking import query_all
+from tsq.client.channel import Channel
+from tsq.counters import Counters
+from tsq.options import Target, Trust
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.udp import Datagram, Departure, Path
-from tsq.responder import Responder
-from tsq.service import Service
-from tsq.session import Session
+from tsq.server.core import Service
+from tsq.server.responder import Responder
 
 ROUNDS = 30
 VISIT_ROUNDS = 9
@@ -112,17 +112,17 @@ class TsqPair:
             self._router.forget(connection)
         return result
 
-    def _start(self) -> Session:
+    def _start(self) -> Channel:
         ticket, self._ticket = accepted(self._ticket, self.kind), None
         configuration = tls.client_configuration("localhost", self._trust, ticket=ticket)
-        session = Session(ClientConnection(configuration, on_ticket=self._keep))
+        session = Channel(ClientConnection(configuration, on_ticket=self._keep))
         session.start(time.monotonic())
         return session
 
     def _keep(self, ticket: AcceptedTicket) -> None:
         self._ticket = ticket
 
-    def _talk(self, session: Session, clock: Chronograph, until_quiet: bool = False) -> None:
+    def _talk(self, session: Channel, clock: Chronograph, until_quiet: bool = False) -> None:
         asked = session.early is not None or bool(session.samples)
         while until_quiet or not session.samples:
             if session.established and not asked:
@@ -138,7 +138,7 @@ class TsqPair:
                     datagram = Datagram(reply, CLIENT_PATH, clock_ns(), True)
                     clock.run("client", session.receive, datagram, time.monotonic())
 
-    def _client_sends(self, session: Session) -> list[bytes]:
+    def _client_sends(self, session: Channel) -> list[bytes]:
         sent = session.datagrams(time.monotonic())
         if session.has_leaving:
             session.departed(Departure(len(sent), clock_ns(), True))

@@ -31,7 +31,7 @@ from benchmarks.measure import Comparison, Round, Side, Spread, alternate, cpu_o
 from benchmarks.nts import ntp_request, nts_request
 from benchmarks.peers import BlockingClient
 from benchmarks.processes import HOST, Chronyd, Echo, Process, Programs, TsqServer, free_port, have, volley
-from tsq.config import ClientOptions, Trust
+from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import self_signed
 
 # So large as TSQ's request and its answer on the average.

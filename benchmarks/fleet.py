@@ -12,10 +12,10 @@ from typing import Self
 
 from aioquic.quic import events
 
-from tsq._asker import Asker
-from tsq.config import Target, Trust
+from benchmarks.compiled import Asker
+from tsq.options import Target, Trust
 from tsq.quic import tls
-from tsq.quic.offload import Plane, SharedConnection
+from tsq.quic.aioquic.offload import Plane, SharedConnection
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _TIMEOUT = 20.0

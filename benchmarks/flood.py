@@ -33,9 +33,9 @@ from aioquic.tls import Epoch
 from benchmarks.fleet import Fleet
 from benchmarks.measure import cpu_of, machine
 from benchmarks.processes import HOST, Process, TsqServer
-from tests.datapath.peer import PING, datagram, varint
+from tests.dataplane.peer import PING, datagram, varint
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt
-from tsq.config import Target, parse_target
+from tsq.options import Target, parse_target
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.udp import CONNECTED, UdpSocket
 

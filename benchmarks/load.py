@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.fleet import Fleet
 from tests.support.processes import ServerProcess
-from tsq.config import Target, parse_target
+from tsq.options import Target, parse_target
 from tsq.quic.selfsigned import self_signed
 
 

@@ -24,12 +24,12 @@ from benchmarks.measure import machine
 from benchmarks.peers import BlockingClient
 from benchmarks.processes import HOST, TsqServer
 from tsq import _fast
-from tsq._packet import PacketKeys
-from tsq.config import ClientOptions, Trust
+from tsq.client.channel import Channel
+from tsq.dataplane.packet import PacketKeys
 from tsq.host.clock import now_ns
+from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.udp import UdpSocket
-from tsq.session import Session
 
 _REST = 0.015
 _EXCHANGES = {"back to back": 1000, "rested 15 ms": 200}
@@ -73,7 +73,7 @@ class Figures:
     steps: Bars
 
 
-def timeline(client: BlockingClient, session: Session, exchanges: int, rest: float) -> dict[str, float]:
+def timeline(client: BlockingClient, session: Channel, exchanges: int, rest: float) -> dict[str, float]:
     """Medians of the spans between the timestamps of an exchange."""
     spans: dict[str, list[float]] = {}
     for number in range(-_WARM_UP, exchanges):

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.processes import ServerProcess
-from tsq.attempt import Attempt, open_attempt
-from tsq.config import ClientOptions, Target, Trust
-from tsq.exchange import Rules
+from tsq.client.attempt import Attempt, open_attempt
+from tsq.client.channel import Channel
+from tsq.client.exchange import Rules
+from tsq.options import ClientOptions, Target, Trust
 from tsq.quic.selfsigned import self_signed
-from tsq.session import Session
 from tsq.timing.sample import Sample
 
 HOST = "127.0.0.1"
@@ -108,7 +108,7 @@ class BlockingClient:
             self.rest(0.05)
 
     @property
-    def session(self) -> Session:
+    def session(self) -> Channel:
         return self._link.session
 
     def exchange(self) -> Sample:

@@ -3,8 +3,8 @@
     python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm] [--stream]
 
 Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 that a later answer told (null where none did), who
-took T1 and T4. It asks through `tsq.attempt`'s own socket and session, so with its stamps; but it writes its requests itself, and
-reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
+took T1 and T4. It asks through `tsq.client.attempt`'s own socket and session, so with its stamps; but it writes its requests
+itself, and reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from tsq._fast import ns_from_ntp
-from tsq.attempt import Attempt, open_attempt
-from tsq.config import ClientOptions, Target, Trust, parse_target
-from tsq.exchange import Exchange, Rules
+from tsq.client.attempt import Attempt, open_attempt
+from tsq.client.exchange import Exchange, Rules
+from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.timing.sample import Sample, StampSource
 from tsq.wire.message import Response, decode_response, encode_request
 

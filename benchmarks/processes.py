@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tsq.config import Target, parse_target
+from tsq.options import Target, parse_target
 
 HERE = Path(__file__).parent
 QUICHE = HERE.parent / "tests" / "integration" / "quiche"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from tsq.config import Target
+from tsq.options import Target
 
 _TIMEOUT = 20.0
 _LOST = 0.5

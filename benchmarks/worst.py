@@ -14,7 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.datapath.peer import PING, ack, datagram, varint
+from tests.dataplane.peer import PING, ack, datagram, varint
 from tests.foreign import ForeignClient, path
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream
 from tests.support.world import CLIENT, World

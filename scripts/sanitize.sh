@@ -1,11 +1,11 @@
 #!/bin/sh
 # Builds the extensions with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and runs the tests of the
-# compiled code against it: tests/datapath and tests/properties, or what is given as arguments. Needs a built .venv and gcc.
+# compiled code against it: tests/dataplane and tests/properties, or what is given as arguments. Needs a built .venv and gcc.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 CC=${CC:-gcc}
-[ $# -gt 0 ] || set -- tests/datapath tests/properties
+[ $# -gt 0 ] || set -- tests/dataplane tests/properties
 
 library=$("$CC" -print-file-name=libasan.so)
 if [ ! -e "$library" ]; then

@@ -15,7 +15,7 @@ from aioquic.quic.logger import QuicLogger
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_address
 from tsq.quic.udp import Datagram, Path
-from tsq.responder import Draft, Refusal, Responder
+from tsq.server.responder import Draft, Refusal, Responder
 from tsq.wire.message import Mode
 
 SERVER = "the server"

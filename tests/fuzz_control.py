@@ -22,7 +22,7 @@ from typing import Any
 
 from aioquic.tls import Epoch
 
-from tests.datapath.peer import PADDING, PING, ack, datagram, varint
+from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
 from tests.foreign import ForeignClient, path
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream, zero_rtt
 from tests.support.fuzzing import first_difference, options

@@ -28,12 +28,12 @@ from aioquic.quic.packet import pull_ack_frame
 from aioquic.tls import Epoch
 
 from benchmarks import plain
-from tests.datapath.peer import EXACT_T3, PADDING, PING, SUITES, Peer, ack, datagram, varint
+from tests.dataplane.peer import EXACT_T3, PADDING, PING, SUITES, Peer, ack, datagram, varint
 from tests.support.fuzzing import first_difference, options
-from tsq._frames import MOST_WORK_PER_PACKET
+from tsq.dataplane.frames import MOST_WORK_PER_PACKET
 from tsq.quic import tls
+from tsq.quic.aioquic.offload import SharedConnection
 from tsq.quic.limits import PeerLimits
-from tsq.quic.offload import SharedConnection
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 
 _NOW = 1000.0

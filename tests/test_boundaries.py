@@ -16,9 +16,10 @@ from aioquic.tls import Context
 
 import tsq
 from tests.support import harmless
-from tsq import _clock
 from tsq.errors import ConfigError, NotPermitted
-from tsq.quic import internals, lean, offload
+from tsq.host import _clock
+from tsq.quic.aioquic import internals, offload
+from tsq.quic.aioquic import trim as lean
 
 PACKAGE = Path(tsq.__file__).parent
 SOURCES = {
@@ -26,31 +27,29 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-COMPILED = {f"tsq.{path.stem}": path for path in sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])}
-TOUCHING = ("tsq.quic.internals", "tsq.quic.lean", "tsq.quic.offload")
+COMPILED = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])
+}
+TOUCHING = ("tsq.quic.aioquic.internals", "tsq.quic.aioquic.trim", "tsq.quic.aioquic.offload")
 PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
 READS_ONLY = {"__init__", "may_set", "now_ns", "monotonic", "alone", "reading", "state", "_old_slew", "_kept"}
 _STATUS_MODE = 0x10
-WITHOUT_CLOCK = [*PURE, "tsq.exchange", "tsq.responder", "tsq.session", "tsq.service", "tsq.association", "tsq.polling"]
-# From the top. A room may use lower floors, and rooms of its own floor as long as no circle comes of it.
-FLOORS = (
-    ("tsq.cli",),
-    ("tsq.daemon",),
-    ("tsq.adjtime", "tsq.bootstrap"),
-    ("tsq.client", "tsq.aio", "tsq.server", "tsq.clock_watch"),
-    ("tsq.polling",),
-    ("tsq.association",),
-    ("tsq.attempt",),
-    ("tsq.session", "tsq.service", "tsq.serving"),
-    ("tsq.exchange", "tsq.responder", "tsq.quic", "tsq.plot", "tsq.about"),
-    ("tsq.report",),
-    ("tsq.result",),
-    ("tsq.timing", "tsq.wire", "tsq.host", "tsq.config"),
-    (
-        "tsq._fast", "tsq._packet", "tsq._state", "tsq._recovery", "tsq._frames", "tsq._session", "tsq._table", "tsq._datapath",
-        "tsq._asker", "tsq._clock", "tsq._memory", "tsq.errors", "tsq.metrics",
-    ),
-)
+WITHOUT_CLOCK = [
+    *PURE,
+    "tsq.client.exchange",
+    "tsq.server.responder",
+    "tsq.client.channel",
+    "tsq.server.core",
+    "tsq.client.association",
+    "tsq.client.polling",
+]
+# From the top, as docs/reference/architecture.md shows it: a module uses only what stands below it.
+LAYOUT = PACKAGE.parent / "docs" / "reference" / "architecture.md"
+ORDER = [
+    place.removesuffix("/__init__").replace("/", ".")
+    for place in re.findall(r"^\| `(tsq/\S+)\.(?:py|pyx|pxd|h)` \|", LAYOUT.read_text(encoding="utf-8"), re.MULTILINE)
+]
 # What sets a clock by itself, or could call what does. A Python program has no `adjtime` but our own command's name.
 SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|settimeofday|stime|ctypes|cffi|CDLL")
 ALLOCATES = re.compile(r"=.*\b(?:malloc|calloc|realloc|aligned_alloc|posix_memalign|EVP_\w+_new|PyMem_\w+)\(")
@@ -109,12 +108,6 @@ def own_modules(names: set[str]) -> set[str]:
 USES = {name: own_modules(names) - {name} for name, names in IMPORTS.items()}
 
 
-def floor(name: str) -> int:
-    matches = [number for number, rooms in enumerate(FLOORS) if any(within(name, room) for room in rooms)]
-    assert len(matches) == 1, f"{name} stands on no floor of the design, or on two"
-    return matches[0]
-
-
 def names_used(path: Path) -> list[str]:
     """NAME tokens: what stands in strings and comments is not code."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
@@ -140,9 +133,11 @@ def own_private_names(tree: ast.AST) -> set[str]:
 
 
 def test_the_tests_see_the_whole_package():
-    assert {"tsq", "tsq.cli.client", "tsq.quic.internals", "tsq.wire.message", "tsq.timing.sample", "tsq._fast"} <= set(IMPORTS)
+    assert {"tsq", "tsq.cli.client", "tsq.quic.aioquic.internals", "tsq.wire.message", "tsq.timing.sample", "tsq._fast"} <= set(
+        IMPORTS
+    )
     assert "tsq.errors" in USES["tsq._fast"]
-    assert "tsq.wire.message" in USES["tsq.session"]
+    assert "tsq.wire.message" in USES["tsq.client.channel"]
 
 
 @pytest.mark.parametrize("name", IMPORTS)
@@ -191,12 +186,12 @@ def test_only_internals_lean_and_offload_touch_private_attributes_of_others(name
 
 
 def test_the_tables_of_internals_name_what_internals_touches_and_nothing_else():
-    used = {node.attr for node in attributes(TREES["tsq.quic.internals"]) if is_private(node.attr)}
+    used = {node.attr for node in attributes(TREES["tsq.quic.aioquic.internals"]) if is_private(node.attr)}
     assert used == {*internals.PRIVATE_NAMES, *internals.PRIVATE_SENDER_NAMES, *internals.PRIVATE_TLS_NAMES}
 
 
 def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
-    tree = TREES["tsq.quic.offload"]
+    tree = TREES["tsq.quic.aioquic.offload"]
     plane = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Plane")
     shared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SharedConnection")
     used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own_private_names(plane)
@@ -205,7 +200,7 @@ def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
 
 
 def test_the_tables_of_lean_name_what_lean_touches_and_nothing_else():
-    tree = TREES["tsq.quic.lean"]
+    tree = TREES["tsq.quic.aioquic.trim"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     own = {"_initialize_base", "_holds_handshake", "_refusals"}
     for name in ("_InitialContext", "_FrameHandlers"):
@@ -235,11 +230,13 @@ def test_no_python_module_sets_a_clock_by_itself(name):
 
 @pytest.mark.parametrize("name", IMPORTS)
 def test_only_the_one_door_sets_a_clock(name):
-    reached = [used for used in IMPORTS[name] if within(used, "tsq._clock")]
+    reached = [used for used in IMPORTS[name] if within(used, "tsq.host._clock")]
     assert bool(reached) == (name == "tsq.host.clock")
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name not in ("tsq.host.clock", "tsq.adjtime", "tsq.bootstrap")])
+@pytest.mark.parametrize(
+    "name", [name for name in TREES if name not in ("tsq.host.clock", "tsq.oneshot.adjtime", "tsq.oneshot.bootstrap")]
+)
 def test_only_the_drivers_of_tsq_adjtime_use_the_doors_setters(name):
     setters = {item.name for item in system_clock().body if isinstance(item, ast.FunctionDef)} - READS_ONLY
     assert {"step", "slew", "stop_slewing"} <= setters
@@ -258,7 +255,9 @@ def system_clock() -> ast.ClassDef:
 
 
 @pytest.mark.parametrize(
-    "path", sorted({*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")} - {PACKAGE / "_clock.pyx"}), ids=lambda path: path.name
+    "path",
+    sorted({*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")} - {PACKAGE / "host" / "_clock.pyx"}),
+    ids=lambda path: path.name,
 )
 def test_only_one_compiled_module_sets_a_clock(path):
     # All of the text: a string in a .pyx may be C.
@@ -267,7 +266,7 @@ def test_only_one_compiled_module_sets_a_clock(path):
 
 def test_the_data_plane_allocates_when_a_connection_or_a_table_begins_and_not_for_a_packet():
     found = set()
-    for path in PACKAGE.glob("_*.pyx"):
+    for path in PACKAGE.rglob("*.pyx"):
         function = ""
         for line in path.read_text(encoding="utf-8").splitlines():
             if head := re.match(r"\s*(?:cdef|def|cpdef)\b[^=(]*?(\w+)\(", line):
@@ -275,13 +274,13 @@ def test_the_data_plane_allocates_when_a_connection_or_a_table_begins_and_not_fo
             elif ALLOCATES.search(line) and function:
                 found.add(f"{path.stem}.{function}")
     assert found == {
-        "_asker.__cinit__", "_asker.run", "_datapath.__cinit__", "_fast.io_new", "_packet.keys_set_aead",
-        "_packet.keys_set_protection", "_session.__cinit__", "_table.table_init", "_table.grow",
+        "batches.__cinit__", "_fast.io_new", "packet.keys_set_aead",
+        "packet.keys_set_protection", "session.__cinit__", "table.table_init", "table.grow",
     }  # fmt: skip
 
 
 def test_that_module_has_one_call_that_sets_a_clock():
-    text = (PACKAGE / "_clock.pyx").read_text(encoding="utf-8").partition('"""')[2].partition('"""')[2]
+    text = (PACKAGE / "host" / "_clock.pyx").read_text(encoding="utf-8").partition('"""')[2].partition('"""')[2]
     # Its declaration and its use.
     assert SETS_A_CLOCK_IN_C.findall(text) == ["clock_adjtime", "clock_adjtime"]
 
@@ -307,27 +306,29 @@ def test_only_cli_prints(name):
     assert not IMPORTS[name] & {"sys.stdout", "sys.stderr"}
 
 
-@pytest.mark.parametrize("name", [name for name in IMPORTS if name != "tsq"])
-def test_no_floor_imports_an_upper_one(name):
-    upper = {used for used in USES[name] if used != "tsq" and floor(used) < floor(name)}
-    assert not upper
-    # The package itself gives names of the upper floors: it is for users, and for the command lines.
-    assert "tsq" not in USES[name] or within(name, "tsq.cli")
+PACKAGES = [name for name in TREES if SOURCES[name].name == "__init__.py"]
 
 
-def test_no_two_modules_import_each_other_by_any_way_round():
-    done: set[str] = set()
+def test_the_layout_names_every_module_once():
+    assert len(ORDER) == len(set(ORDER))
+    assert {name for name in IMPORTS if name not in PACKAGES} == set(ORDER) - {"tsq.dataplane.aesgcm"}
 
-    def visit(name: str, way: tuple[str, ...]) -> None:
-        assert name not in way, f"a circle of imports: {' -> '.join((*way[way.index(name) :], name))}"
-        if name not in done:
-            for used in USES[name]:
-                visit(used, (*way, name))
-            done.add(name)
 
-    for name in USES:
-        visit(name, ())
-    assert done == set(USES)
+@pytest.mark.parametrize("name", [name for name in IMPORTS if name not in PACKAGES])
+def test_a_module_uses_only_what_stands_below_it_in_the_layout(name):
+    below = ORDER[ORDER.index(name) + 1 :]
+    # A package itself holds nothing; `tsq` gives the names of its upper modules, for users and for the command lines.
+    packages = {"tsq"} & USES[name] if within(name, "tsq.cli") else set()
+    assert USES[name] <= {*below, *packages}, f"{name} uses {sorted(USES[name] - {*below})}, which does not stand below it"
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "tsq"])
+def test_a_package_names_its_modules_in_the_order_of_the_layout(package):
+    depth = package.count(".") + 1
+    found = [".".join(name.split(".")[depth:][:1]) for name in ORDER if within(name, package)]
+    # Where a package lies in the middle of another one, it is named where its first module stands.
+    expected = list(dict.fromkeys(found))
+    assert re.findall(r"`(\w+)`", (ast.get_docstring(TREES[package]) or "").partition("From the top")[2]) == expected
 
 
 @pytest.mark.parametrize("name", WITHOUT_CLOCK)
@@ -337,13 +338,22 @@ def test_rules_of_the_protocol_read_no_clock(name):
     assert not [node.lineno for node in attributes(TREES[name]) if node.attr in ("clock_ns", "time_ns", "monotonic")]
 
 
-@pytest.mark.parametrize("name", [*PURE, "tsq.exchange", "tsq.responder"])
+@pytest.mark.parametrize("name", [*PURE, "tsq.client.exchange", "tsq.server.responder"])
 def test_rooms_that_hold_message_content_cannot_log_it(name):
     assert not [used for used in IMPORTS[name] if within(used, "logging") or within(used, "warnings")]
 
 
 @pytest.mark.parametrize(
-    "name", ["tsq.session", "tsq.service", "tsq.exchange", "tsq.responder", "tsq.association", "tsq.polling", *PURE]
+    "name",
+    [
+        "tsq.client.channel",
+        "tsq.server.core",
+        "tsq.client.exchange",
+        "tsq.server.responder",
+        "tsq.client.association",
+        "tsq.client.polling",
+        *PURE,
+    ],
 )
 def test_rules_of_the_protocol_touch_no_socket(name):
     doors = ("socket", "select", "asyncio", "selectors", "threading", "tsq.quic.udp.UdpSocket")
@@ -356,15 +366,22 @@ def test_the_client_starts_without_event_loop_package_metadata_and_server():
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(process.stdout.split())
     assert "tsq.cli.client" in loaded
-    assert not loaded & {"asyncio", "importlib.metadata", "tsq.server", "tsq.service", "tsq.aio", "tsq.quic.selfsigned"}
+    assert not loaded & {
+        "asyncio",
+        "importlib.metadata",
+        "tsq.server.driver",
+        "tsq.server.core",
+        "tsq.client.asynchronous",
+        "tsq.quic.selfsigned",
+    }
 
 
 def test_the_blocking_library_call_starts_without_event_loop_and_server():
     code = "import sys, tsq; tsq.query; print(*sorted(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(process.stdout.split())
-    assert "tsq.client" in loaded
-    assert not loaded & {"asyncio", "importlib.metadata", "tsq.server", "tsq.cli"}
+    assert "tsq.client.blocking" in loaded
+    assert not loaded & {"asyncio", "importlib.metadata", "tsq.server.driver", "tsq.cli"}
 
 
 @pytest.fixture

@@ -38,19 +38,21 @@ import pytest
 import tsq
 from benchmarks import error_budget, flood, worst
 from tests.support.processes import BIN, ServerProcess, run_client
-from tsq import errors, polling, report
-from tsq._datapath import Datapath
+from tsq import errors
 from tsq.cli import adjtime as adjtime_command
 from tsq.cli import client as client_command
 from tsq.cli import common
 from tsq.cli import server as server_command
-from tsq.config import parse_listen
-from tsq.exchange import STATE_INTERVAL, Exchange, Rules
-from tsq.quic import offload
+from tsq.client import polling
+from tsq.client.exchange import STATE_INTERVAL, Exchange, Rules
+from tsq.dataplane.batches import Datapath
+from tsq.options import parse_listen
+from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
 from tsq.quic.router import REFUSALS, Drop
 from tsq.quic.selfsigned import CertificateFiles
-from tsq.responder import NoResponse
+from tsq.report import text as report
+from tsq.server.responder import NoResponse
 from tsq.timing import filter as filter_module
 from tsq.timing import local_clock
 from tsq.timing.filter import DEFAULT_SERVER_ERROR
@@ -754,8 +756,8 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
 
 
 def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
-    places = ("_state.pxd", "_recovery.pyx", "_session.pxd", "_frames.pxd", "_datapath.pyx")
-    source = "\n".join((ROOT / "tsq" / place).read_text() for place in places)
+    places = ("state.pxd", "recovery.pyx", "session.pxd", "frames.pxd", "batches.pyx")
+    source = "\n".join((ROOT / "tsq" / "dataplane" / place).read_text() for place in places)
     constants = dict(re.findall(r"^    (\w+) = (\d+)$", source, re.MULTILINE))
     table = {row[0]: row[1] for row in rows(section(PLANES, "## Limits"))}
     assert table["requests in one packet"] == constants["MAX_FRAMES"]
@@ -780,7 +782,7 @@ def test_the_layout_names_every_module() -> None:
     documented = {code(row[0])[0] for row in rows(section(ARCHITECTURE, "## Layout"))}
     modules = {name(path) for path in SOURCES if path.suffix in {".py", ".pyx", ".h"} and path.name != "__init__.py"}
     # A .pxd without a module of its own.
-    modules |= {name(path) for path in (ROOT / "tsq").glob("*.pxd") if not path.with_suffix(".pyx").exists()}
+    modules |= {name(path) for path in (ROOT / "tsq").rglob("*.pxd") if not path.with_suffix(".pyx").exists()}
     assert documented == modules
 
 

@@ -16,7 +16,7 @@ import tsq
 
 ROOT = Path(tsq.__file__).parent.parent
 # Extension modules are linked by the compiler; an sdist has their sources, a wheel has them built.
-COMPILED = [path.stem for path in sorted((ROOT / "tsq").glob("*.pyx"))]
+COMPILED = [str(path.relative_to(ROOT / "tsq").with_suffix("")) for path in sorted((ROOT / "tsq").rglob("*.pyx"))]
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 try:
-    import tsq._datapath
-    import tsq._fast  # noqa: F401
+    import_module("tsq._fast")
+    import_module("tsq.dataplane.batches")
 except ImportError as error:
     raise ImportError(
         f"TSQ's compiled part cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's source tree, or "
@@ -21,16 +21,16 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from tsq.aio import Client, connect
-    from tsq.client import query, query_all
-    from tsq.config import ClientOptions, LocalClock, Target, Trust, parse_target
+    from tsq.client.asynchronous import Client, connect
+    from tsq.client.blocking import query, query_all
+    from tsq.client.exchange import Rules
+    from tsq.client.result import HostResult, selection
     from tsq.errors import TSQError
-    from tsq.exchange import Rules
     from tsq.host.clock import clock_reading
-    from tsq.host.sync_state import HostClock, Keeper
+    from tsq.host.keepers.sync_state import HostClock, Keeper
+    from tsq.options import ClientOptions, LocalClock, Target, Trust, parse_target
     from tsq.quic.limits import Limits, RetryPolicy
-    from tsq.result import HostResult, selection
-    from tsq.server import Server
+    from tsq.server.driver import Server
     from tsq.timing.ageing import Drift
     from tsq.timing.filter import Estimate
     from tsq.timing.local_clock import ClockReading, Movement
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
     from tsq.timing.server_state import ServerState
 
 _HOMES = {
-    "Client": "tsq.aio",
-    "connect": "tsq.aio",
-    "query": "tsq.client",
-    "query_all": "tsq.client",
-    "ClientOptions": "tsq.config",
-    "LocalClock": "tsq.config",
-    "Target": "tsq.config",
-    "Trust": "tsq.config",
-    "parse_target": "tsq.config",
+    "Client": "tsq.client.asynchronous",
+    "connect": "tsq.client.asynchronous",
+    "query": "tsq.client.blocking",
+    "query_all": "tsq.client.blocking",
+    "ClientOptions": "tsq.options",
+    "LocalClock": "tsq.options",
+    "Target": "tsq.options",
+    "Trust": "tsq.options",
+    "parse_target": "tsq.options",
     "TSQError": "tsq.errors",
-    "Rules": "tsq.exchange",
+    "Rules": "tsq.client.exchange",
     "clock_reading": "tsq.host.clock",
-    "HostClock": "tsq.host.sync_state",
-    "Keeper": "tsq.host.sync_state",
+    "HostClock": "tsq.host.keepers.sync_state",
+    "Keeper": "tsq.host.keepers.sync_state",
     "Limits": "tsq.quic.limits",
     "RetryPolicy": "tsq.quic.limits",
-    "HostResult": "tsq.result",
-    "selection": "tsq.result",
-    "Server": "tsq.server",
+    "HostResult": "tsq.client.result",
+    "selection": "tsq.client.result",
+    "Server": "tsq.server.driver",
     "Drift": "tsq.timing.ageing",
     "Estimate": "tsq.timing.filter",
     "ClockReading": "tsq.timing.local_clock",

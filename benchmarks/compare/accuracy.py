@@ -19,7 +19,7 @@ from benchmarks.compare.plan import Plan
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTP, NTS, QUICHE, STREAM, start, started
 from benchmarks.processes import WITH_PARENT, have
-from tsq.config import Target
+from tsq.options import Target
 
 BASIC, EXACT, WARM = "basic", "interleaved or exact", "exact, warm"
 DELAY = "(T4-T1)-(T3-T2)"

@@ -42,8 +42,8 @@ from benchmarks.peers import BlockingClient
 from benchmarks.processes import HOST, Programs, volley
 from benchmarks.streams import StreamFleet
 from tsq._fast import ns_from_ntp
-from tsq.config import ClientOptions, Trust
-from tsq.exchange import Rules
+from tsq.client.exchange import Rules
+from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.udp import UdpSocket
 

@@ -21,14 +21,14 @@ from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTS, QUICHE, Serv
 from benchmarks.measure import Round, alternate, cpu_of
 from benchmarks.nts import establish, protected
 from benchmarks.processes import HOST
-from tsq.attempt import Attempt
-from tsq.config import Trust
-from tsq.exchange import Rules
+from tsq.client.attempt import Attempt
+from tsq.client.channel import Channel
+from tsq.client.exchange import Rules
+from tsq.options import Trust
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.udp import UdpSocket
-from tsq.session import Session
 
 FULL, RESUMED, EARLY = "full", "resumed", "0-RTT"
 SERVER, CLIENT, WALL = "server CPU", "client CPU", "wall"
@@ -51,7 +51,7 @@ class TsqClient:
         begin = time.perf_counter()
         configuration = tls.client_configuration("localhost", self._trust, ticket=self._ticket())
         connection = ClientConnection(configuration, on_ticket=self._tickets.append)
-        session = Session(connection, rules=Rules(precision_ns=1, exact=False, state_interval=None))
+        session = Channel(connection, rules=Rules(precision_ns=1, exact=False, state_interval=None))
         link = Attempt(UdpSocket.connected(socket.AF_INET, (HOST, self._port)), session, connection, HOST)
         session.start(time.monotonic())
         try:

@@ -22,7 +22,7 @@ from benchmarks.compare.record import Run
 from benchmarks.compare.rows import ALONE, DATAGRAM, NEWCOMER, NTP, NTS, QUICHE, STREAM, start, started
 from benchmarks.compare.sniffer import Packet
 from benchmarks.processes import WITH_PARENT, Process, chronyd_once, environment, have
-from tsq.config import Target
+from tsq.options import Target
 
 COLD, TICKET = "cold", "with a saved ticket, 0-RTT"
 TO_ANSWER, TO_EXIT, CPU = "start to answer", "start to exit", "CPU"

@@ -24,7 +24,7 @@ from benchmarks.processes import (
     quiche,
     why_no_quiche,
 )
-from tsq.config import Target
+from tsq.options import Target
 from tsq.quic.selfsigned import CertificateFiles
 
 ECHO, NTP, NTS = "C UDP echo", "chronyd NTP", "chronyd NTS"

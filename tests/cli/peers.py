@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from tsq._fast import clock_ns, pack_response
-from tsq.config import Target
+from tsq.options import Target
 from tsq.quic.selfsigned import CertificateFiles
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")

@@ -19,12 +19,12 @@ from tests.support import denied, kernel
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
-from tsq.adjtime import Change, Interruptions, Measurement, perform
 from tsq.cli.adjtime import _NUMBERS, _options, _parser, main
 from tsq.cli.numbers import negatives_joined
 from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
-from tsq.host.owner import clock_owner
+from tsq.host.keepers.owner import clock_owner
+from tsq.oneshot.adjtime import Change, Interruptions, Measurement, perform
 from tsq.timing.adjustment import Refusal, Refuse, Slew, Step
 
 OK, FAILED, USAGE, NO_ANSWER, NO_TIME, TOO_FAR, OWNED, NOT_PERMITTED, STEPPED, INTERRUPTED = 0, 1, 2, 3, 8, 9, 10, 11, 12, 130

@@ -15,9 +15,9 @@ import pytest
 from tests.cli.test_client import Run
 from tests.support.kernel import PLL, UNSYNC, VirtualKernel
 from tests.support.virtual_servers import MS, truthful
-from tsq import adjtime as acting
 from tsq.cli import adjtime
 from tsq.host.clock import SystemClock
+from tsq.oneshot import adjtime as acting
 
 OK, OWNED, NOT_PERMITTED, STEPPED, NOT_MOVED, RUNNING, INTERRUPTED = 0, 10, 11, 12, 14, 15, 130
 HOSTS = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]

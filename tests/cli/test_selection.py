@@ -22,16 +22,16 @@ import pytest
 from tests.cli.peers import Answer, Peer, closed_port, deaf_port
 from tests.support.processes import BIN
 from tests.support.threads import ServerThread
-from tsq import plot
 from tsq._fast import clock_ns, pack_response, pack_tlvs
 from tsq.cli.client import EXIT_FAILED, EXIT_NO_MAJORITY, EXIT_OK, EXIT_USAGE, main
 from tsq.cli.watch import Watch
-from tsq.client import query_all
-from tsq.config import ClientOptions, Target
+from tsq.client.blocking import query_all
+from tsq.client.result import HostResult, selection
 from tsq.errors import ConfigError, NoAnswer
 from tsq.host.clock import clock_reading
+from tsq.options import ClientOptions, Target
 from tsq.quic.selfsigned import CertificateFiles
-from tsq.result import HostResult, selection
+from tsq.report import chart as plot
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Selection

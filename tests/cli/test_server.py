@@ -19,8 +19,8 @@ import tsq
 from tests.cli.peers import NOW, Authority
 from tests.support.processes import ServerProcess, run_client
 from tsq.cli.server import main
-from tsq.config import ClientOptions, Trust
 from tsq.errors import HandshakeTimeout
+from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import CertificateFiles
 
 OK, USAGE, CERTIFICATE = 0, 2, 4

@@ -7,9 +7,9 @@ from tests.foreign import ForeignClient, WrongServer
 from tests.messages import NONCE, PLAIN_REQUEST, PLAIN_RESPONSE, SIGNATURE_BLOCK, SITE
 from tests.support.world import World
 from tsq._fast import pack_tlvs, unpack_tlvs
+from tsq.client.exchange import Rules
 from tsq.errors import MalformedMessage
-from tsq.exchange import Rules
-from tsq.responder import NoResponse
+from tsq.server.responder import NoResponse
 from tsq.timing.sample import Reason
 from tsq.wire.message import (
     ClockQuality,

@@ -7,8 +7,8 @@ from tests import oracle
 from tests.foreign import ForeignClient
 from tests.messages import NONCE
 from tests.support.world import World
-from tsq.exchange import Rules
-from tsq.responder import Responder
+from tsq.client.exchange import Rules
+from tsq.server.responder import Responder
 from tsq.wire.message import ClockQuality, Mode, TimeSource, decode_response, encode_request, padding, tlvs_size
 from tsq.wire.signature import Ed25519Signer, HmacSigner, Verifier
 

@@ -8,8 +8,8 @@ from tests import oracle
 from tests.foreign import Recorder, WrongServer
 from tests.support.world import START_NS, World
 from tsq._fast import pack_response
-from tsq.exchange import Exchange, Rules
-from tsq.responder import NoResponse, Responder
+from tsq.client.exchange import Exchange, Rules
+from tsq.server.responder import NoResponse, Responder
 from tsq.timing.sample import Reason, StampSource
 from tsq.wire.message import decode_response
 

@@ -11,8 +11,8 @@ from tests import oracle
 from tests.foreign import ForeignClient, WrongServer
 from tests.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import World
-from tsq.exchange import Exchange, Rules
-from tsq.responder import NoResponse, Responder
+from tsq.client.exchange import Exchange, Rules
+from tsq.server.responder import NoResponse, Responder
 from tsq.timing.sample import Reason, StampSource
 from tsq.wire.message import ErrorReply, Mode, TimeSource, decode_response, encode_request
 from tsq.wire.signature import Ed25519Signer, HmacSigner, Verifier

@@ -6,9 +6,9 @@ from tests import oracle
 from tests.foreign import ForeignClient, PacketLog
 from tests.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import World
-from tsq.config import Trust
+from tsq.client.exchange import Rules
 from tsq.errors import AlpnRefused
-from tsq.exchange import Rules
+from tsq.options import Trust
 from tsq.quic import tls
 from tsq.timing.sample import Reason
 from tsq.wire.message import ErrorReply, Mode, Response, decode_response

@@ -23,14 +23,14 @@ from tests.cli.test_client import Run
 from tests.support.adjtime import shifted
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tsq._fast import clock_ns
-from tsq.adjtime import AdjustOptions
-from tsq.bootstrap import bootstrap
 from tsq.cli import adjtime as command
 from tsq.cli.adjtime import main
-from tsq.client import query_all
-from tsq.config import ClientOptions, Trust, parse_target
+from tsq.client.blocking import query_all
 from tsq.host.clock import SystemClock
-from tsq.quic import chain
+from tsq.oneshot.adjtime import AdjustOptions
+from tsq.oneshot.bootstrap import bootstrap
+from tsq.options import ClientOptions, Trust, parse_target
+from tsq.quic.certificates import chain
 
 OK, OWNED, NOT_PERMITTED, BOOTSTRAP, NOT_MOVED, RUNNING, INTERRUPTED = 0, 10, 11, 13, 14, 15, 130
 YEAR = 365 * DAY

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import pytest
 
 from tests.cli.peers import Peer, honest
+from tests.client.test_channel import MS, RETRY, ticket_from
 from tests.support.processes import run_client
 from tests.support.threads import ServerThread
 from tests.support.world import START_NS, World
-from tests.test_session import MS, RETRY, ticket_from
 from tsq import ClientOptions, HostResult, Trust, connect, query_all, selection
-from tsq.host.sync_state import HostClock, Keeper
+from tsq.host.keepers.sync_state import HostClock, Keeper
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.timing.selection import Unused
 from tsq.wire.message import TimeSource
@@ -103,7 +103,7 @@ def test_the_asynchronous_client_counts_its_early_request_as_the_first_sample(se
 
 
 def test_an_early_answer_that_is_old_is_no_sample_of_a_later_call(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("tsq.aio._EARLY_IS_FRESH", 0.0)
+    monkeypatch.setattr("tsq.client.asynchronous._EARLY_IS_FRESH", 0.0)
     options = ClientOptions(trust=Trust(ca_file=server.ca), session_file=str(tmp_path / "sessions"))
 
     async def use() -> None:

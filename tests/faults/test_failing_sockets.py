@@ -55,7 +55,7 @@ class FailingSocket:
 def failing(monkeypatch):
     """failing(seed, chance): from then on."""
     connected = UdpSocket.connected
-    monkeypatch.setattr("tsq.attempt.UdpSocket.connected", lambda family, address: FailingSocket(connected(family, address)))
+    monkeypatch.setattr("tsq.client.attempt.UdpSocket.connected", lambda family, address: FailingSocket(connected(family, address)))
     monkeypatch.setattr(FailingSocket, "chance", 0.0)
 
     def begin(seed: int, chance: float) -> None:

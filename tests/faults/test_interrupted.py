@@ -15,13 +15,13 @@ from types import FrameType
 import pytest
 
 from tests.support.kernel import IN_NS, PLL, UNSYNC, VirtualKernel
-from tsq import adjtime as acting
-from tsq import bootstrap
 from tsq.cli import adjtime
-from tsq.config import Target
+from tsq.client.result import HostResult
 from tsq.host import clock
 from tsq.host.clock import SystemClock
-from tsq.result import HostResult
+from tsq.oneshot import adjtime as acting
+from tsq.oneshot import bootstrap
+from tsq.options import Target
 from tsq.timing.sample import make_sample
 from tsq.timing.server_state import ServerState
 

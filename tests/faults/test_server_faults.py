@@ -4,7 +4,7 @@ import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 
-from tests.datapath.peer import ack, datagram, varint
+from tests.dataplane.peer import ack, datagram, varint
 from tests.foreign import ForeignClient, path
 from tests.messages import PLAIN_REQUEST
 from tests.support.crafted import Stranger, crypto, one_rtt, stream

@@ -17,8 +17,9 @@ from tests.cli.peers import closed_port, deaf_port
 from tests.support.kernel import VirtualKernel
 from tests.support.threads import ServerThread
 from tests.support.world import World
-from tsq import attempt, client
 from tsq.cli.adjtime import main as adjtime
+from tsq.client import attempt
+from tsq.client import blocking as client
 from tsq.errors import ConnectionLost, HandshakeTimeout, NameNotFound
 from tsq.host.clock import SystemClock
 from tsq.timing.sample import Reason

@@ -1,4 +1,4 @@
-"""Session tickets of servers that were not accepted: never kept, never used. Tickets of accepted ones are for the same trust only.
+"""Channel tickets of servers that were not accepted: never kept, never used. Tickets of accepted ones are for the same trust only.
 
 A resumed session shows no certificate. So a ticket is worth as much as the check that came before it.
 """
@@ -22,11 +22,13 @@ from aioquic.tls import Epoch, NewSessionTicket, State, push_new_session_ticket
 import tsq
 from tests.cli import peers
 from tests.cli.peers import DAY, NOW, Authority, Peer
+from tsq.client.channel import Channel
 from tsq.errors import CertificateError, Expired, NotPinned, UnknownAuthority
-from tsq.quic import chain, internals, tls
+from tsq.quic import tls
+from tsq.quic.aioquic import internals
+from tsq.quic.certificates import chain
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.udp import UdpSocket
-from tsq.session import Session
 
 HOWS = pytest.mark.parametrize("how", ["blocking", "asyncio"])
 
@@ -215,11 +217,11 @@ def test_a_session_file_from_before_tickets_were_kept_of_accepted_servers_only_i
 # ------------------------------------------------------------------------------------------------------- in one process
 
 
-def handshake(target: tsq.Target, trust: tsq.Trust, ticket=None) -> tuple[Session, list]:
+def handshake(target: tsq.Target, trust: tsq.Trust, ticket=None) -> tuple[Channel, list]:
     """A connection by hand: the session when it is established or over, and the tickets that were given to its owner."""
     tickets = []
     configuration = tls.client_configuration("localhost", trust, ticket=ticket)
-    session = Session(ClientConnection(configuration, on_ticket=tickets.append))
+    session = Channel(ClientConnection(configuration, on_ticket=tickets.append))
     udp = UdpSocket.connected(socket.AF_INET, (target.host, target.port))
     session.start(time.monotonic())
     end = time.monotonic() + 5

@@ -7,9 +7,9 @@ import pytest
 
 from tests.support import kernel
 from tests.support.kernel import VirtualKernel
-from tsq import _clock
 from tsq._fast import ns_from_ntp, ntp_from_ns
 from tsq.errors import ClockError, NotPermitted
+from tsq.host import _clock
 from tsq.host import clock as clock_module
 from tsq.host.clock import SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
 from tsq.timing.adjustment import Slew, time_constant

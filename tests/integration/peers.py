@@ -16,7 +16,7 @@ from typing import Any, Self
 from aioquic.quic.connection import QuicConnection
 
 from tests.support.processes import ServerProcess, run_client
-from tsq.config import Target, Trust
+from tsq.options import Target, Trust
 from tsq.quic import tls
 from tsq.quic.selfsigned import CertificateFiles
 

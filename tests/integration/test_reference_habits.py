@@ -11,7 +11,7 @@ from aioquic.quic.connection import QuicConnection
 
 from tests.integration.peers import aioquic_client, assert_answers, new_request
 from tests.support.world import World
-from tsq.config import Trust
+from tsq.options import Trust
 from tsq.quic import tls
 
 # How many datagrams the deployed client reads for each request.

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.chronyd import Chronyd, free_port, needs_chronyd, until
 from tests.support.processes import BIN
-from tsq.client import query
-from tsq.config import ClientOptions, Target, Trust, parse_target
-from tsq.exchange import Rules
-from tsq.host.chrony import ask_tracking
+from tsq.client.blocking import query
+from tsq.client.exchange import Rules
+from tsq.host.keepers.chrony import ask_tracking
+from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.timing.server_state import ServerState
 
 

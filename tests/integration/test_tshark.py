@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration.peers import PATIENCE, process, read_until
 from tests.support.processes import BIN
-from tsq.config import parse_target
+from tsq.options import parse_target
 
 pytestmark = pytest.mark.foreign
 

@@ -5,12 +5,12 @@ import random
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 
-from tests.datapath.peer import PADDING, PING, ack, datagram, varint
+from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
 from tests.support.crafted import REQUEST, Stranger, crypto, reset_stream, stop_sending, stream
 from tsq.quic import tls
+from tsq.quic.aioquic.trim import LeanConnection
 from tsq.quic.frames import contents, packets_in
 from tsq.quic.initial import initial_keys, payload
-from tsq.quic.lean import LeanConnection
 from tsq.quic.limits import PeerLimits
 from tsq.quic.router import Drop
 

@@ -7,7 +7,7 @@ from tsq.quic import server_connection
 from tsq.quic.connection import Connection
 from tsq.quic.router import Router
 from tsq.quic.server_connection import ServerConnection
-from tsq.service import Service
+from tsq.server.core import Service
 
 INPUTS = 400
 

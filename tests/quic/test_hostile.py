@@ -11,13 +11,13 @@ import pytest
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import Epoch
 
-from tests.datapath.peer import PADDING, PING, ack, datagram, varint
+from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
 from tests.foreign import ForeignClient, path
 from tests.messages import PLAIN_REQUEST
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream, zero_rtt
 from tests.support.world import World
-from tsq.metrics import Counters
-from tsq.quic.lean import LeanConnection
+from tsq.counters import Counters
+from tsq.quic.aioquic.trim import LeanConnection
 from tsq.quic.limits import Limits, PeerLimits, RetryPolicy
 from tsq.quic.reassembly import Kept
 from tsq.quic.router import Drop

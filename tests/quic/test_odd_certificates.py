@@ -41,9 +41,9 @@ from tsq.errors import (
     WrongName,
     WrongPurpose,
 )  # fmt: skip
-from tsq.quic import chain, names
-from tsq.quic.der import bits, dotted, items, only
-from tsq.quic.trust import Authorities
+from tsq.quic.certificates import chain, names
+from tsq.quic.certificates.der import bits, dotted, items, only
+from tsq.quic.certificates.trust import Authorities
 
 ANY = x509.ObjectIdentifier("2.5.29.37.0")
 SGC = x509.ObjectIdentifier("1.3.6.1.4.1.311.10.3.3")

@@ -11,7 +11,7 @@ from tests.foreign import ForeignClient, PacketLog, path
 from tests.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_tlvs
-from tsq.quic import internals
+from tsq.quic.aioquic import internals
 from tsq.quic.router import CONNECTION_ID_SIZE, Drop, Limits, RetryPolicy
 from tsq.wire.message import padding
 

@@ -19,9 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.cli.peers import Authority
 from tests.support.threads import ServerThread
-from tsq.client import query_all
-from tsq.config import ClientOptions, Trust
+from tsq.client.blocking import query_all
 from tsq.errors import ConfigError
+from tsq.options import ClientOptions, Trust
 from tsq.quic import selfsigned
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.tls import certificate_names

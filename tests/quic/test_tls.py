@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.cli.peers import DAY, NOW, Authority, self_signed_leaf
-from tsq.config import Trust
 from tsq.errors import ConfigError, Expired, NotPinned, NotYetValid, SelfSigned, UnknownAuthority, WrongName
-from tsq.quic import chain, tls
-from tsq.quic.trust import authorities
+from tsq.options import Trust
+from tsq.quic import tls
+from tsq.quic.certificates import chain
+from tsq.quic.certificates.trust import authorities
 
 
 @pytest.fixture(scope="module")

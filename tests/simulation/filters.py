@@ -10,7 +10,7 @@ from random import Random
 from statistics import median
 
 from tests.simulation.network import MS, PPM, SECOND, Client, Clock, Link, Plan, Server, Told
-from tsq.exchange import Rules
+from tsq.client.exchange import Rules
 from tsq.timing.filter import estimate
 from tsq.timing.local_clock import TOLERANCE
 from tsq.timing.sample import Sample

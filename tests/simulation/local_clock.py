@@ -20,7 +20,7 @@ from math import copysign, inf
 from random import Random
 
 from tests.simulation.network import PPM, SECOND, START_NS, Client, Clock, Link, Plan, Server, Told
-from tsq.exchange import Rules
+from tsq.client.exchange import Rules
 from tsq.timing.filter import Estimate, estimate
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample

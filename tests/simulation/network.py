@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from tsq._fast import ntp_from_ns
-from tsq.exchange import Exchange, Rules
-from tsq.responder import Draft, Responder
+from tsq.client.exchange import Exchange, Rules
+from tsq.server.responder import Draft, Responder
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import ClockQuality, Mode, TimeSource, metadata_tlv

@@ -17,7 +17,7 @@ from random import Random
 
 from tests.simulation.network import SECOND, START_NS, Client, Clock
 from tests.simulation.scenario import Scenario, scenario
-from tsq.report import agreed_in_microseconds
+from tsq.report.text import agreed_in_microseconds
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.intersection import Interval
 from tsq.timing.sample import Sample

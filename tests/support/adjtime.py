@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tests.support.harmless import give_up_the_clock
 from tests.support.kernel import VirtualKernel
-from tsq import client
 from tsq._fast import clock_ns
 from tsq.cli import adjtime
+from tsq.client import blocking as client
+from tsq.client.result import HostResult
 from tsq.host.clock import SystemClock
-from tsq.result import HostResult
 
 _KEPT = ("error_ns", "status", "maxerror_us", "esterror_us", "constant", "rest_ns")
 _BEHIND_NS = -182_400_000_000

@@ -9,7 +9,7 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import Epoch
 
-from tests.datapath.peer import varint
+from tests.dataplane.peer import varint
 from tests.foreign import ForeignClient
 
 V1 = QuicProtocolVersion.VERSION_1

@@ -142,7 +142,7 @@ def python_accepts(chain: Sequence[Made], trusted: Sequence[x509.Certificate], n
         # It cannot even be served.
         return error.reason
     client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    assert client_side.security_level == 2, "what tsq.quic.purposes follows"
+    assert client_side.security_level == 2, "what tsq.quic.certificates.purposes follows"
     # Later versions of Python switch more on by default.
     client_side.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
     client_side.hostname_checks_common_name = False

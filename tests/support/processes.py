@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tsq.config import Target, parse_target
+from tsq.options import Target, parse_target
 
 BIN = Path(sys.executable).parent
 

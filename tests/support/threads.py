@@ -5,10 +5,10 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from tsq.config import LocalClock, Target
-from tsq.host.sync_state import HostClock, Keeper
+from tsq.host.keepers.sync_state import HostClock, Keeper
+from tsq.options import LocalClock, Target
 from tsq.quic.selfsigned import CertificateFiles
-from tsq.server import Server
+from tsq.server.driver import Server
 
 # Whatever this machine's clock is: a reference.
 REFERENCE = HostClock(Keeper.KERNEL, local=LocalClock(1))

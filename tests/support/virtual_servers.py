@@ -4,9 +4,9 @@ from collections.abc import Callable
 from math import inf
 
 from tests.support.kernel import VirtualKernel
-from tsq.config import Target
+from tsq.client.result import HostResult
 from tsq.errors import HandshakeTimeout
-from tsq.result import HostResult
+from tsq.options import Target
 from tsq.timing.sample import make_sample
 from tsq.timing.server_state import ServerState
 

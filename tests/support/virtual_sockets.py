@@ -10,16 +10,16 @@ from typing import Any
 
 from tests.support.world import World
 from tsq._fast import pack_address
-from tsq.association import Association, Driver
-from tsq.attempt import Address, Attempt
-from tsq.config import ClientOptions, Target
+from tsq.client.association import Association, Driver
+from tsq.client.attempt import Address, Attempt
+from tsq.client.channel import Channel
+from tsq.client.exchange import Rules
+from tsq.client.polling import Poller
 from tsq.errors import NoAnswer
-from tsq.exchange import Rules
-from tsq.polling import Poller
+from tsq.options import ClientOptions, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.udp import Datagram, Departure, Path
-from tsq.session import Session
 
 SEND_ERRORS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EPERM, errno.EINVAL, errno.ECONNREFUSED, errno.EHOSTUNREACH)
 ADDRESS: Address = (2, ("192.0.2.1", 443))
@@ -124,7 +124,7 @@ class Network:
         self.world.sockets[path] = udp
         trust = tls.Trust(ca_file=str(self.world.certificates.authority))
         connection = ClientConnection(tls.client_configuration("localhost", trust))
-        session = Session(
+        session = Channel(
             connection, rules=Rules(precision_ns=1), stream=self.options.stream, timeout=self.options.timeout, numbers=numbers
         )
         return Attempt(udp, session, connection, "192.0.2.1")

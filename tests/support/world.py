@@ -8,19 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tsq._datapath import Datapath
 from tsq._fast import pack_address
-from tsq.exchange import Rules
-from tsq.metrics import Counters
+from tsq.client.channel import Channel
+from tsq.client.exchange import Rules
+from tsq.counters import Counters
+from tsq.dataplane.batches import Datapath
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, Departure, Path
-from tsq.responder import Responder
-from tsq.service import Service
-from tsq.session import Session
+from tsq.server.core import Service
+from tsq.server.responder import Responder
 
 START_NS = 1_800_000_000_000_000_000
 CLIENT = Path(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
@@ -58,7 +58,7 @@ class World:
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}
-        self._sessions: dict[Path, Session] = {}
+        self._sessions: dict[Path, Channel] = {}
         self._timers: dict[int, float] = {}
         self._look_after()
 
@@ -72,29 +72,29 @@ class World:
 
     def session(
         self, *, path: Path = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any
-    ) -> Session:
+    ) -> Channel:
         """A session that verifies the server; started at once."""
         configuration = tls.client_configuration(
             "localhost", tls.Trust(ca_file=str(self.certificates.authority)), ticket=ticket
         )
-        session = Session(ClientConnection(configuration, on_ticket=on_ticket), rules=rules, **options)
+        session = Channel(ClientConnection(configuration, on_ticket=on_ticket), rules=rules, **options)
         self._sessions[path] = session
         session.start(self.now)
         self.pump(session)
         return session
 
-    def ask(self, session: Session, count: int = 1) -> None:
+    def ask(self, session: Channel, count: int = 1) -> None:
         """Send requests together."""
         for _ in range(count):
             session.ask(self.now)
         self.pump(session)
 
-    def exchange(self, session: Session, seconds: float = 1.0) -> None:
+    def exchange(self, session: Channel, seconds: float = 1.0) -> None:
         """Send one request and let time pass."""
         self.ask(session)
         self.run(seconds)
 
-    def pump(self, session: Session) -> None:
+    def pump(self, session: Channel) -> None:
         """Send what the session wants to send."""
         path = next(path for path, other in self._sessions.items() if other is session)
         out = session.datagrams(self.now)
@@ -146,7 +146,7 @@ class World:
             session.receive(Datagram(data, path, self.now_ns, True), self.now)
             self.pump(session)
 
-    def _session_timer(self, session: Session) -> None:
+    def _session_timer(self, session: Channel) -> None:
         session.handle_timer(self.now)
         self.pump(session)
 

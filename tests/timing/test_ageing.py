@@ -5,8 +5,8 @@ from math import inf
 
 import pytest
 
-from tsq.config import Target
-from tsq.result import HostResult, selection
+from tsq.client.result import HostResult, selection
+from tsq.options import Target
 from tsq.timing.filter import estimate
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import make_sample

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsq.config import Target
+from tsq.client.result import HostResult, selection
 from tsq.errors import ConfigError
-from tsq.result import HostResult, selection
+from tsq.options import Target
 from tsq.timing.filter import estimate
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Criteria, Mark, NoTime, Source, Unused, select

@@ -1,1 +1,5 @@
-"""Command lines: arguments in, text out. No logic of the protocol or of time lives here."""
+"""The commands: arguments in, text out. Holds no rule of the protocol and none of time.
+
+From the top, each using only what comes after it: `client`, `server`, `adjtime`, `watch`, `common`, `numbers`, `start`,
+`streams`, `lazy_imports`.
+"""

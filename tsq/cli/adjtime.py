@@ -9,9 +9,6 @@ from math import ceil
 from typing import Any, TextIO
 
 import tsq
-from tsq import report
-from tsq.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform, slewing
-from tsq.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -22,13 +19,16 @@ from tsq.cli.common import (
     write_no_more,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
-from tsq.client import query_all
-from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
+from tsq.client.blocking import query_all
 from tsq.errors import AlreadyRunning, ClockError, ConfigError, NotMoved, NotPermitted
 from tsq.host import saved_time, shortage
 from tsq.host.clock import ClockState, SystemClock, build_time_ns
-from tsq.host.owner import clock_owner
+from tsq.host.keepers.owner import clock_owner
+from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform, slewing
+from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
+from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.quic.tls import check_trust
+from tsq.report import text as report
 from tsq.timing.adjustment import MOST_SLEWED, OSCILLATOR_PPM, ClockLimits, Refusal, Refuse, Slew, Step
 from tsq.timing.selection import Criteria
 

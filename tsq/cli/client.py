@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import tsq
-from tsq import report
 from tsq.cli import streams
 from tsq.cli.common import (
     EXIT_FAILED,
@@ -20,8 +19,8 @@ from tsq.cli.common import (
     usable_session_file,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
-from tsq.client import query_all
-from tsq.config import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
+from tsq.client.blocking import query_all
+from tsq.client.result import HostResult, selection
 from tsq.errors import (
     AlpnRefused,
     CertificateError,
@@ -37,8 +36,9 @@ from tsq.errors import (
 )
 from tsq.host import shortage
 from tsq.host.clock import clock_reading
+from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
 from tsq.quic.tls import check_trust
-from tsq.result import HostResult, selection
+from tsq.report import text as report
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         if values.plot is not None:
-            from tsq import plot  # noqa: PLC0415 - as json below
+            from tsq.report import chart as plot  # noqa: PLC0415 - as json below
 
             plot.check(values.plot)
         check_trust(options.trust, options.timeout)
@@ -167,7 +167,7 @@ def _plot(chosen: Selection, path: str | None) -> int:
     """Draw the picture that was asked for; an exit status, EXIT_OK where all is well."""
     if path is None:
         return EXIT_OK
-    from tsq import plot  # noqa: PLC0415
+    from tsq.report import chart as plot  # noqa: PLC0415
 
     try:
         plot.draw(chosen, path)

@@ -13,14 +13,14 @@ from typing import TextIO
 import tsq
 from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, hold_back, key_log
 from tsq.cli.numbers import number, whole_number
-from tsq.config import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
+from tsq.dataplane.loop import ServingLoop
 from tsq.errors import ConfigError, TransportError, TSQError
 from tsq.host import shortage
-from tsq.host.sync_state import HostClock, Keeper
+from tsq.host.keepers.sync_state import HostClock, Keeper
+from tsq.options import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import dns_name, self_signed
-from tsq.server import Server
-from tsq.serving import ServingLoop
+from tsq.server.driver import Server
 
 PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")

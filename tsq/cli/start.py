@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 
 from tsq.cli import streams
+from tsq.cli.lazy_imports import load_aioquic
 from tsq.host import shortage
 
 # As in `tsq.cli.common`, which is not loaded yet.
@@ -48,6 +49,7 @@ def _run(program: str, module: str) -> int:
         return _FAILED
     gc.disable()
     try:
+        load_aioquic()
         main = import_module(module).main
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was done\n")

@@ -2,7 +2,7 @@
 
 Comes in: what there is so far, whenever a sample came or a host failed. Goes out: a view that is drawn anew on a terminal, lines
 elsewhere, and on a terminal without escape sequences (TERM=dumb). What is shown holds for the moment at which it is shown. Holds
-no logic of its own: `tsq.report` words it.
+no logic of its own: `tsq.report.text` words it.
 """
 
 import shutil
@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from tsq import report
 from tsq.cli import streams
+from tsq.client.polling import NO_CONNECTION
+from tsq.client.result import HostResult, selection
 from tsq.host.clock import clock_reading
-from tsq.polling import NO_CONNECTION
-from tsq.result import HostResult, selection
+from tsq.report import text as report
 from tsq.timing.local_clock import ClockReading
 
 _LEAST_PERIOD = 0.2

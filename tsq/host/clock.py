@@ -18,9 +18,9 @@ from math import ceil
 from pathlib import Path
 from typing import Protocol
 
-from tsq import _clock
 from tsq._fast import clock_ns
 from tsq.errors import ClockError
+from tsq.host import _clock
 from tsq.timing.local_clock import ClockReading
 
 _READINGS = 16
@@ -166,7 +166,7 @@ class Kernel(Protocol):
     """The calls behind the door: the kernel's, or those of a simulated one."""
 
     def read(self) -> Timex:
-        """As `tsq._clock.read`."""
+        """As `tsq.host._clock.read`."""
 
     def adjust(
         self,
@@ -180,13 +180,13 @@ class Kernel(Protocol):
         seconds: int = 0,
         nanoseconds: int = 0,
     ) -> Timex:
-        """As `tsq._clock.adjust`."""
+        """As `tsq.host._clock.adjust`."""
 
     def read_old_slew(self) -> int:
-        """As `tsq._clock.read_old_slew`."""
+        """As `tsq.host._clock.read_old_slew`."""
 
     def stop_old_slew(self) -> None:
-        """As `tsq._clock.stop_old_slew`."""
+        """As `tsq.host._clock.stop_old_slew`."""
 
     def now_ns(self) -> int:
         """The clock that is set, Unix ns."""

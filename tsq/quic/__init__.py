@@ -1,6 +1,8 @@
-"""UDP datagrams with timestamps <-> TSQ messages on QUIC connections. Never interprets a timestamp.
+"""The control plane: UDP datagrams with timestamps <-> TSQ messages on QUIC connections. Never interprets a timestamp.
 
-The only place that imports aioquic; and in it, only `internals`, `lean` and `offload` touch aioquic's private attributes.
+From the top, each using only what comes after it: `selfsigned`, `router`, `server_connection`, `client_connection`,
+`connection`, `outcome`, `tls`, `aioquic`, `udp`, `tickets`, `initial`, `resets`, `frames`, `reassembly`, `budget`, `limits`,
+`certificates`.
 """
 
 import logging
@@ -8,9 +10,6 @@ import warnings
 
 from cryptography.utils import CryptographyDeprecationWarning
 
-from tsq.quic.later import load_aioquic
-
-load_aioquic()
 # Odd numbers and long names in a server's certificate do not concern a user who asks for the time.
 warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)

@@ -11,9 +11,9 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import SessionTicket
 
 from tsq.errors import TransportError
-from tsq.quic import internals
+from tsq.quic.aioquic import internals
+from tsq.quic.aioquic.offload import SharedConnection, offload_is_possible
 from tsq.quic.connection import Connection, Message, Outgoing
-from tsq.quic.offload import SharedConnection, offload_is_possible
 from tsq.quic.outcome import STATELESS_RESET, why_ended
 from tsq.quic.resets import is_reset
 from tsq.quic.tickets import AcceptedTicket

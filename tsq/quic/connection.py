@@ -15,11 +15,11 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
-from tsq._datapath import Datapath
+from tsq.dataplane.batches import Datapath
 from tsq.errors import TransportError
-from tsq.quic import internals
+from tsq.quic.aioquic import internals
+from tsq.quic.aioquic.offload import Plane, SharedConnection
 from tsq.quic.budget import Seldom
-from tsq.quic.offload import Plane, SharedConnection
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
 

@@ -23,7 +23,7 @@ from aioquic.quic.packet import (
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from tsq._fast import unpack_address
-from tsq.metrics import Counters
+from tsq.counters import Counters
 from tsq.quic import initial, tls
 from tsq.quic.budget import Bucket, Fading, Seldom
 from tsq.quic.frames import contents, packets_in

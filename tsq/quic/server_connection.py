@@ -9,12 +9,12 @@ from collections.abc import Callable
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
-from tsq.quic import internals
+from tsq.quic.aioquic import internals
+from tsq.quic.aioquic.offload import SharedConnection
+from tsq.quic.aioquic.trim import release
 from tsq.quic.budget import ControlBudget
 from tsq.quic.connection import Connection, Outgoing
-from tsq.quic.lean import release
 from tsq.quic.limits import PeerLimits
-from tsq.quic.offload import SharedConnection
 from tsq.quic.tickets import TicketStore
 
 _SERVER_STREAMS = 16

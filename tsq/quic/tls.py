@@ -9,6 +9,7 @@ import datetime
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, TextIO
 
 from aioquic import tls as aioquic_tls
@@ -17,11 +18,11 @@ from aioquic.tls import CipherSuite
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tsq.config import Trust
 from tsq.errors import CertificateError, NotPinned
-from tsq.quic.names import certificate_names, name_to_check
+from tsq.options import Trust
+from tsq.quic.certificates.names import certificate_names, name_to_check
+from tsq.quic.certificates.trust import DEFAULT_PATIENCE, authorities, look_again
 from tsq.quic.tickets import AcceptedTicket
-from tsq.quic.trust import DEFAULT_PATIENCE, authorities, look_again
 
 __all__ = ["certificate_names"]
 
@@ -60,6 +61,11 @@ class ServerConfiguration(QuicConfiguration):
     """A server's configuration. warnings: what its operator should know of certificate and key."""
 
     warnings: tuple[str, ...] = ()
+
+
+def load_checks() -> None:
+    """Load what checks a certificate now: for a program that will check one, and has nothing else to do at the moment."""
+    import_module("tsq.quic.certificates.chain")
 
 
 def check_trust(trust: Trust, patience: float = DEFAULT_PATIENCE) -> None:
@@ -114,7 +120,7 @@ def client_configuration(
 def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> ServerConfiguration:
     """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
     # A client needs nothing of it.
-    from tsq.quic import credentials  # noqa: PLC0415
+    from tsq.quic.certificates import credentials  # noqa: PLC0415
 
     loaded = credentials.load(certificate_file, key_file)
     configuration = ServerConfiguration(**_common(is_client=False, key_log=key_log))
@@ -154,7 +160,7 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
 
     def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
         # What it loads takes time that a client need not spend before it asks.
-        from tsq.quic import chain, refusals  # noqa: PLC0415
+        from tsq.quic.certificates import chain, refusals  # noqa: PLC0415
 
         if trust.valid_at is None:
             return chain.judge(certificates, server_name, trusted, aioquic_tls.utcnow())
@@ -188,7 +194,7 @@ def _closed(judge: Accept) -> Accept:
 
 
 def _unless_pinned(certificates: list[x509.Certificate], pins: tuple[str, ...]) -> CertificateError | None:
-    from tsq.quic import chain  # noqa: PLC0415 - as above
+    from tsq.quic.certificates import chain  # noqa: PLC0415 - as above
 
     found = chain.pin(certificates[0]) if certificates else "no key"
     if found in pins:

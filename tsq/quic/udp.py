@@ -18,7 +18,7 @@ from tsq.errors import ConfigError
 from tsq.host import shortage
 
 if TYPE_CHECKING:
-    from tsq._session import Session
+    from tsq.dataplane.session import Session
 
 _RECEIVE_BUFFER = 1 << 22
 _SO_RCVBUFFORCE = 33

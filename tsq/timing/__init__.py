@@ -1,1 +1,5 @@
-"""T1..T4 -> Sample -> Estimate. Reads no clock, does no I/O (RFC 5905 §8, §10)."""
+"""Timestamps -> Sample -> Estimate -> Selection -> ClockAction. Pure: no clock, no socket, no log.
+
+From the top, each using only what comes after it: `adjustment`, `selection`, `cluster`, `filter`, `ageing`, `intersection`,
+`server_state`, `sample`, `local_clock`.
+"""

@@ -1,1 +1,4 @@
-"""The wire format: bytes <-> messages (docs/reference/protocol.md). Knows no sockets, no clocks and no QUIC."""
+"""Bytes <-> messages (docs/reference/protocol.md). Pure: no clock, no socket, no log.
+
+From the top, each using only what comes after it: `signature`, `message`, `tlv`.
+"""

@@ -1,0 +1,239 @@
+"""Many client sessions over one connected socket, asking as fast as a window or a rate allows: a load for servers.
+
+Comes in: sessions, a socket's file descriptor, how much to ask. Goes out: delays of the answers, counts. Nonces are counted, not
+random: nothing is to be believed of these answers. It must never be part of a client that wants the time.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from tsq.dataplane.batches cimport EXACT_REQUEST_SIZE, EXACT_SIZE, REQUEST_SIZE, RESPONSE_SIZE, T3_REQUEST
+from tsq._fast cimport (
+    C_BATCH, MSG_DONTWAIT, BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_u64,
+    sendmmsg,
+)
+from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
+from tsq.dataplane.recovery cimport has_room
+from tsq.dataplane.session cimport (
+    CONSUMED, NOT_TAKEN, OPENED, OUT_CAPACITY, Frame, Frames, Opened, Session, begin, commit, finish, is_short, open_packet,
+    parse_frames,
+)
+from tsq.dataplane.state cimport C_CID, AckRanges, State
+from tsq.dataplane.table cimport Slot, Table, key_of, table_find, table_free, table_init, table_put
+
+from tsq.errors import ConfigError
+
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLIN
+    int poll(pollfd* waiters, unsigned long count, int milliseconds)
+
+
+@cython.final
+cdef class Asker:
+    """Asks on many client sessions over one connected socket, and counts what comes back."""
+
+    cdef dict sessions
+    cdef Table table
+    cdef State** order
+    cdef int* waiting
+    cdef int count
+    cdef BatchIO* io
+    cdef uint8_t* out
+    cdef mmsghdr requests[C_BATCH]
+    cdef iovec vectors[C_BATCH]
+    cdef Keys scratch
+    cdef list rest
+    cdef double* sent_at
+    cdef double* delays
+    cdef bint not_taken
+    cdef readonly long sent, answered, lost, exact
+
+    def __cinit__(self, sessions):
+        """sessions: {own connection ID (8 bytes): Session}, each active."""
+        cdef int i = 0
+        self.sessions = dict(sessions)
+        self.count = len(self.sessions)
+        self.order = <State**> calloc(self.count + 1, sizeof(State*))
+        self.waiting = <int*> calloc(self.count + 1, sizeof(int))
+        self.out = <uint8_t*> calloc(C_BATCH, OUT_CAPACITY)
+        self.io = io_new()
+        if table_init(&self.table) or self.order == NULL or self.waiting == NULL or self.out == NULL or self.io == NULL:
+            raise MemoryError()
+        for connection_id, session in self.sessions.items():
+            if len(connection_id) != C_CID:
+                raise ConfigError(f"a connection ID of {len(connection_id)} bytes", expected="8 bytes")
+            self.order[i] = (<Session> session).state
+            if table_put(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)), self.order[i], i):
+                raise MemoryError()
+            i += 1
+        for i in range(C_BATCH):
+            self.vectors[i].iov_base = self.out + i * OUT_CAPACITY
+            self.requests[i].msg_hdr.msg_iov = &self.vectors[i]
+            self.requests[i].msg_hdr.msg_iovlen = 1
+
+    def __dealloc__(self):
+        table_free(&self.table)
+        free(self.order)
+        free(self.waiting)
+        free(self.out)
+        free(self.sent_at)
+        free(self.delays)
+        io_free(self.io)
+        keys_free(&self.scratch)
+
+    def run(self, int fd, long total, int window, double rate, double seconds, bint exact, control=None):
+        """Ask `total` times at most, for `seconds` at most; the delays in seconds of the answers that came.
+
+        window: requests under way on each connection; rate: requests a second over all, 0 for as fast as can be. control: called
+        with each packet that the data plane does not take, as a server's own probes; it must leave the session active.
+        """
+        cdef long i
+        cdef double started = monotonic()
+        cdef bint over = False
+        if not self.count or total < 1 or window < 1 or seconds <= 0:
+            raise ConfigError("a load without connections, requests or time", expected="at least one of each")
+        free(self.sent_at)
+        free(self.delays)
+        self.sent = self.answered = self.lost = self.exact = 0
+        memset(self.waiting, 0, self.count * sizeof(int))
+        self.sent_at = <double*> calloc(total, sizeof(double))
+        self.delays = <double*> calloc(total, sizeof(double))
+        if self.sent_at == NULL or self.delays == NULL:
+            raise MemoryError()
+        while not over:
+            with nogil:
+                over = self.loop(fd, total, window, rate, seconds, started, exact)
+            if self.not_taken:
+                self.rest = [io_item(self.io, i)[0] for i in range(self.io.used) if self.io.taken[i] == NOT_TAKEN]
+                self.not_taken = False
+                for packet in self.rest if control is not None else ():
+                    control(packet)
+        return [self.delays[i] for i in range(self.answered)]
+
+    cdef bint loop(
+        self, int fd, long total, int window, double rate, double seconds, double started, bint exact
+    ) noexcept nogil:
+        """Ask and collect until it is over (true), or until a packet came that is not taken."""
+        cdef double now = monotonic()
+        cdef double progress = now
+        cdef long allowed
+        cdef int cursor = 0, batch, tried, i
+        cdef pollfd waiter
+        waiter.fd = fd
+        waiter.events = POLLIN
+        while now - started < seconds and self.answered + self.lost < total:
+            allowed = total - self.sent
+            if rate > 0 and <long> ((now - started) * rate) + 1 - self.sent < allowed:
+                allowed = <long> ((now - started) * rate) + 1 - self.sent
+            batch = tried = 0
+            while batch < allowed and batch < C_BATCH and tried < self.count:
+                i = cursor
+                cursor = cursor + 1 if cursor + 1 < self.count else 0
+                tried += 1
+                while self.waiting[i] < window and batch < allowed and batch < C_BATCH:
+                    if not self.ask(i, batch, exact):
+                        break
+                    batch += 1
+            if batch:
+                sendmmsg(fd, self.requests, batch, MSG_DONTWAIT)
+            if not self.collect(fd):
+                if monotonic() - progress > 0.25 and self.sent > self.answered + self.lost and batch == 0:
+                    # What was sent is not coming any more.
+                    self.lost = self.sent - self.answered
+                    for i in range(self.count):
+                        self.waiting[i] = 0
+                    progress = monotonic()
+                if batch == 0 and rate > 0:
+                    poll(&waiter, 1, 1)
+            else:
+                progress = monotonic()
+            now = monotonic()
+            if self.not_taken:
+                return False
+        return True
+
+    cdef bint ask(self, int index, int slot, bint exact) noexcept nogil:
+        cdef State* s = self.order[index]
+        cdef uint8_t* out = self.out + slot * OUT_CAPACITY
+        cdef double now = monotonic()
+        cdef Py_ssize_t end = begin(s, out, now)
+        cdef int size = EXACT_REQUEST_SIZE if exact else REQUEST_SIZE
+        if not s.active or not has_room(s, end + size + 2 + TAG_SIZE):
+            return False
+        out[end] = 0x31
+        out[end + 1] = <uint8_t> size
+        out[end + 2] = 1
+        out[end + 3] = 16
+        put_u64(out + end + 4, <uint64_t> index)
+        put_u64(out + end + 12, <uint64_t> self.sent)
+        if exact:
+            memcpy(out + end + 2 + REQUEST_SIZE, T3_REQUEST, 10)
+        end = finish(s, out, end + 2 + size, 1, now)
+        if end == 0:
+            return False
+        self.vectors[slot].iov_len = end
+        self.sent_at[self.sent] = now
+        self.sent += 1
+        self.waiting[index] += 1
+        return True
+
+    cdef int collect(self, int fd) noexcept nogil:
+        """Take what has come; how many answers."""
+        cdef int error = 0
+        cdef int count = io_receive(self.io, fd, C_BATCH, &error)
+        cdef int answers = 0, i, k
+        cdef double now = monotonic()
+        cdef View view
+        cdef State* s
+        cdef Opened opened
+        cdef AckRanges ranges
+        cdef Frames frames
+        cdef Slot* slot
+        for i in range(count):
+            self.io.taken[i] = CONSUMED
+            if not io_view(self.io, i, &view) or view.size < 1 + C_CID or not is_short(view.data):
+                continue
+            slot = table_find(&self.table, key_of(view.data + 1))
+            view.remote_size = view.local_size = 0
+            if slot == NULL:
+                continue
+            s = slot.state
+            k = open_packet(s, &self.scratch, &view, now, &opened)
+            if k != NOT_TAKEN and k != OPENED:
+                continue
+            # A PING alone is acknowledged by the control plane: nothing here keeps time for an acknowledgment.
+            if (
+                k == NOT_TAKEN or parse_frames(s, opened.plain, opened.size, &frames, &ranges)
+                or (frames.pinged and not frames.count)
+            ):
+                self.io.taken[i] = NOT_TAKEN
+                self.not_taken = True
+                continue
+            commit(s, &opened, &ranges, now)
+            for k in range(frames.count):
+                answers += self.answer(slot.index, &frames.frames[k], now)
+        return answers
+
+    cdef int answer(self, int index, const Frame* frame, double now) noexcept nogil:
+        cdef uint64_t number = 0
+        cdef int i
+        if frame.size < RESPONSE_SIZE:
+            return 0
+        for i in range(8):
+            number = (number << 8) | frame.at[10 + i]
+        if number >= <uint64_t> self.sent or self.sent_at[number] == 0:
+            return 0
+        self.delays[self.answered] = now - self.sent_at[number]
+        self.sent_at[number] = 0
+        self.answered += 1
+        self.exact += frame.size == RESPONSE_SIZE + EXACT_SIZE
+        if self.waiting[index] > 0:
+            self.waiting[index] -= 1
+        return 1

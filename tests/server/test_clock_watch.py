@@ -1,0 +1,212 @@
+"""The server's watch of its host's clock: at start, again and again, and when looks fail, hang or make no sense."""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.support.kernel import VirtualKernel
+from tsq.errors import ClockError
+from tsq.host.clock import SystemClock, now_ns
+from tsq.host.keepers.sync_state import HostClock, Keeper, SyncState, by_kernel, nobody_knows
+from tsq.options import LocalClock
+from tsq.server import clock_watch
+from tsq.server.clock_info import about
+from tsq.server.clock_watch import ClockWatch
+from tsq.server.driver import Server
+from tsq.server.responder import Draft, Responder
+from tsq.wire.message import Mode, decode_response, encode_request
+
+UNSYNCHRONIZED = by_kernel(SystemClock(VirtualKernel()).state())
+SYNCHRONIZED = by_kernel(SystemClock(VirtualKernel(status=0, maxerror_us=100)).state())
+NOWHERE = {"chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs"}
+
+
+class Looks:
+    """What the host says at one look after another; when there is nothing more, `done` is set, and looks hang until `release`."""
+
+    def __init__(self, states) -> None:
+        self._states = iter(states)
+        self._loop = asyncio.get_running_loop()
+        self.done = asyncio.Event()
+        self.release = threading.Event()
+
+    def __call__(self, _: HostClock) -> SyncState:
+        state = next(self._states, None)
+        if isinstance(state, Exception):
+            raise state
+        if state is None:
+            self._loop.call_soon_threadsafe(self.done.set)
+            self.release.wait(20)
+        return state or SYNCHRONIZED
+
+
+def stratum_told(responder: Responder, after_ns: int = 0) -> int:
+    """The stratum in an answer to a request that comes so long after now."""
+    request = encode_request(bytes(16), metadata_query=True)
+    draft = responder.prepare(request, now_ns() + after_ns, Mode.DATAGRAM)
+    assert isinstance(draft, Draft)
+    return decode_response(draft.complete(draft.receive_ns)).time_source.stratum
+
+
+def watched(monkeypatch, states, until: Callable[[Looks, ClockWatch, Responder], object] | None = None) -> list[int]:
+    """Strata that are told to clients, one for each change, while looks give these states; then what `until` waits for."""
+    monkeypatch.setattr(clock_watch, "_INTERVAL", 0.0)
+    told: list[int] = []
+
+    async def main() -> None:
+        looks = Looks(states)
+        monkeypatch.setattr(clock_watch, "sync_state", looks)
+        responder = Responder()
+        watch = ClockWatch(HostClock(), responder)
+        real = watch._tell
+
+        def tell(*arguments) -> None:
+            real(*arguments)
+            stratum = stratum_told(responder)
+            if told[-1:] != [stratum]:
+                told.append(stratum)
+
+        monkeypatch.setattr(watch, "_tell", tell)
+        await watch.start()
+        await asyncio.wait_for(looks.done.wait(), 20)
+        if until is not None:
+            await until(looks, watch, responder)
+        watch.stop()
+        looks.release.set()
+
+    asyncio.run(main())
+    return told
+
+
+def started(certificates, host_clock: HostClock) -> Server:
+    """A server as it is right after its start."""
+
+    async def main() -> Server:
+        async with Server(["127.0.0.1:0"], str(certificates.certificate), str(certificates.key), host_clock=host_clock) as running:
+            return running
+
+    return asyncio.run(main())
+
+
+def test_changes_are_said_once_each(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "tsq")
+    states = [UNSYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED, SYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED]
+    assert watched(monkeypatch, states) == [0, 15, 0, 15]
+    assert caplog.text.count("clients are told so") == 2
+    assert caplog.text.count("stratum 15, error at most 0.000100 s, according to kernel") == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"), OSError(24, "Too many open files"), ClockError("Operation not permitted"),
+        ValueError("cannot convert float NaN to integer"), OverflowError("cannot convert float infinity to integer"),
+    ],
+)  # fmt: skip
+def test_fault_37_a_look_that_fails_makes_the_clock_unsynchronized_and_the_next_one_counts_again(monkeypatch, caplog, error):
+    assert watched(monkeypatch, [SYNCHRONIZED, error, error, error, SYNCHRONIZED]) == [15, 0, 15]
+    # However often: one line for one change.
+    assert caplog.text.count("this machine's clock cannot be asked about") == 1
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [{"root_dispersion": float("nan")}, {"root_delay": float("inf")}, {"stratum": 300}, {"drift_ppm": float("nan")}],
+    ids=str,
+)
+def test_a_state_that_cannot_be_told_ends_neither_the_watch_nor_keeps_the_old_one(monkeypatch, impossible):
+    assert watched(monkeypatch, [SYNCHRONIZED, replace(SYNCHRONIZED, **impossible), SYNCHRONIZED])[:2] == [15, 0]
+
+
+def test_a_look_that_hangs_makes_the_clock_unsynchronized_and_counts_when_it_comes(monkeypatch):
+    monkeypatch.setattr(clock_watch, "_PATIENCE", 0.0)
+    monkeypatch.setattr(clock_watch, "_MOST_AGE", 0.0)
+
+    async def until(looks: Looks, watch: ClockWatch, responder: Responder) -> None:
+        while stratum_told(responder) != 0:
+            await asyncio.sleep(0)
+        looks.release.set()
+        while stratum_told(responder) != 15:
+            await asyncio.sleep(0)
+
+    assert watched(monkeypatch, [SYNCHRONIZED], until)[:3] == [15, 0, 15]
+
+
+def test_a_state_that_waits_for_the_next_one_grows_with_its_age(monkeypatch):
+    monkeypatch.setattr(clock_watch, "_PATIENCE", 0.0)
+    errors: list[int] = []
+
+    async def until(looks: Looks, watch: ClockWatch, responder: Responder) -> None:
+        request = encode_request(bytes(16), metadata_query=True)
+        while len(errors) < 3:
+            error = decode_response(responder.prepare(request, now_ns(), Mode.DATAGRAM).complete(now_ns())).clock_quality.error_us
+            if errors[-1:] != [error]:
+                errors.append(error)
+            await asyncio.sleep(0)
+
+    drifting = by_kernel(SystemClock(VirtualKernel(status=0, maxerror_us=100)).state())
+    assert watched(monkeypatch, [drifting], until) == [15]
+    assert errors == sorted(set(errors))
+
+
+def test_what_was_told_has_an_end_that_needs_no_timer(monkeypatch):
+    """As after a suspend: the first request is answered before anything else is done."""
+
+    async def until(looks: Looks, watch: ClockWatch, responder: Responder) -> None:
+        assert stratum_told(responder, 3 * 10**9) == 15
+        assert stratum_told(responder, 5 * 10**9) == 0
+        assert stratum_told(responder, 10**18) == 0
+
+    watched(monkeypatch, [SYNCHRONIZED], until)
+
+
+def test_where_no_thread_can_be_started_what_the_operator_declares_is_told(monkeypatch):
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> SyncState | None:
+        watch = ClockWatch(HostClock(Keeper.KERNEL, local=LocalClock(4)), Responder())
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        await watch.start()
+        watch.stop()
+        return watch.state
+
+    state = asyncio.run(main())
+    assert state is not None
+    assert (state.stratum, state.trouble) == (4, "can't start new thread")
+
+
+def test_a_server_that_asks_nobody_says_nothing_of_its_clock(certificates):
+    running = started(certificates, HostClock(Keeper.NONE))
+    assert running.clock is None
+    assert running.responder.about == ()
+
+
+def test_what_the_operator_declares_is_said(certificates):
+    running = started(certificates, HostClock(Keeper.CHRONY, ("127.0.0.1", 9), "/nonexistent", "/nonexistent", LocalClock(3)))
+    assert running.clock.stratum == 3
+
+
+def test_a_hanging_chronyd_keeps_a_server_neither_from_starting_nor_from_ending(certificates):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        running = started(certificates, HostClock(Keeper.CHRONY, silent.getsockname(), "/nonexistent", "/nonexistent"))
+    assert running.clock is not None
+    assert running.clock.stratum == 0
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_the_test() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "clock":
+            thread.join(20)
+
+
+def test_nobody_knows_can_be_told():
+    assert about(nobody_knows("kernel"))[0]

@@ -1,0 +1,345 @@
+"""The association with one host, without waiting: its addresses, the attempts to reach it, the connection that serves.
+
+Comes in: addresses, the monotonic time, which sockets can be read. Goes out: what its driver has to see to (`wants_addresses`,
+`deadline`, sockets that are opened and closed), and one outcome for every request. Both clients drive this; it must never wait, and
+never leave a request without an outcome.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from tsq.client.attempt import Address, Attempt, network_error
+from tsq.client.channel import Channel, Outcome
+from tsq.errors import ConnectionLost, TSQError, rank
+from tsq.quic.outcome import is_idle
+from tsq.timing.sample import Reason, Sample
+
+# The next address is tried as soon as one fails or stays silent for so long (RFC 8305 in spirit).
+_STAGGER = 0.25
+# Seconds between the beginnings of two rounds of attempts; doubled with each round, until a sample is valid again.
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 8.0
+# Between two of which somebody waits for the outcome.
+_LONGEST_PAUSE_ON_DEMAND = 1.0
+# So many requests in a row without an answer: the connection is not good, even if something comes on it.
+_MOST_UNANSWERED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """What an association needs of its driver.
+
+    open: a socket and a session for an address; raises OSError where there is no way to it. opened, closing: called when an
+    attempt's socket begins and ceases to be read. clock: the monotonic time; unix_ns: the system clock.
+    """
+
+    open: Callable[[Address, Iterator[int]], Attempt]
+    opened: Callable[[Attempt], None]
+    closing: Callable[[Attempt], None]
+    clock: Callable[[], float]
+    unix_ns: Callable[[], int]
+
+
+class Association:
+    """Connects on `connect`; connects again, beside the old connection, when that seems dead.
+
+    wants_addresses: `resolved` or `not_resolved` is to be called. connecting: a round of attempts is under way. failure: why the
+    last round failed. loss: why the last connection ended. lost: why there is none now, after there was one that was not merely
+    idle; None where there is one. retry_at: when a new round may begin. connections: how many there were.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.chosen: Attempt | None = None
+        self.attempts: list[Attempt] = []
+        self.wants_addresses = False
+        self.connecting = False
+        self.failure: TSQError | None = None
+        self.loss: TSQError | None = None
+        self.lost: TSQError | None = None
+        self.retry_at = 0.0
+        self.connections = 0
+        # What served before and still has requests under way: they may yet be answered.
+        self._replaced: Attempt | None = None
+        self._driver = driver
+        self._numbers = count()
+        self._latest: Attempt | None = None
+        self._addresses: list[Address] = []
+        self._known: list[Address] = []
+        self._next_attempt = 0.0
+        self._began_at = 0.0
+        self._worst: TSQError | None = None
+        self._pause = _FIRST_PAUSE
+        self._idle = False
+        self._fresh = False
+        self._zero_rtt = False
+        # Whether an earlier connection gave samples, and nobody has said since what the server's clock is worth.
+        self._state_unknown = False
+        self._again = 0
+        self._again_because = ""
+        self._outcomes: list[Outcome] = []
+        # Addresses at which a handshake with a ticket failed in this round.
+        self._without_ticket: list[Address] = []
+        self._ticket_notice = ""
+
+    @property
+    def session(self) -> Channel | None:
+        """The session that serves; None while there is no connection."""
+        return None if self.chosen is None else self.chosen.session
+
+    @property
+    def waiting(self) -> int:
+        """How many requests have no outcome yet."""
+        return sum(attempt.session.waiting for attempt in (self.chosen, self._replaced) if attempt is not None)
+
+    @property
+    def latest(self) -> Attempt | None:
+        """The connection that serves, or the attempt that ended last."""
+        return self.chosen or self._latest
+
+    @property
+    def zero_rtt(self) -> bool:
+        """Whether a request of the first flight was answered, on the first connection."""
+        session = None if self.latest is None else self.latest.session
+        return self._zero_rtt or (session is not None and session.zero_rtt)
+
+    @property
+    def state_unknown(self) -> bool:
+        """Whether there are samples, and the server was asked about its own clock and has answered that on no connection since."""
+        return self._unknown_with(None if self.chosen is None else self.chosen.session)
+
+    def _unknown_with(self, session: Channel | None) -> bool:
+        if session is None:
+            return self._state_unknown
+        return session.state_unknown or (self._state_unknown and not session.exchange.state_answered)
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know of the connections."""
+        notices = [] if self.latest is None else list(self.latest.session.notices)
+        if self._ticket_notice:
+            notices.append(self._ticket_notice)
+        if self._again:
+            times = "once" if self._again == 1 else f"{self._again} times"
+            notices.append(f"connected again {times}; the last time because {self._again_because}")
+        return notices
+
+    def deadline(self, now: float) -> float | None:
+        """When `advance` is due."""
+        times = [attempt.session.deadline for attempt in self.attempts]
+        times += [now for attempt in self.attempts if attempt.backlog]
+        if self._fresh:
+            times.append(now)
+        if self._addresses:
+            times.append(self._next_attempt)
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there is a connection, and no sign of life on it since something failed."""
+        return self.chosen is not None and (self.chosen.session.send_failed or self.chosen.session.silent)
+
+    @property
+    def retry_on_demand_at(self) -> float:
+        """When a new round may begin because somebody waits for it."""
+        return min(self.retry_at, self._began_at + _LONGEST_PAUSE_ON_DEMAND)
+
+    def connect(self, now: float, *, on_demand: bool = False) -> None:
+        """Begin a round of attempts, unless one is under way or it is too early for one."""
+        if self.connecting or now < (self.retry_on_demand_at if on_demand else self.retry_at):
+            return
+        self._began_at = now
+        self.connecting = self.wants_addresses = True
+        self.failure = self._worst = None
+        self._addresses = []
+        self._without_ticket = []
+        self.retry_at = now + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def resolved(self, addresses: Sequence[Address], now: float) -> None:
+        """The host's addresses, in the order in which they are to be tried."""
+        if not self.wants_addresses:
+            return
+        self.wants_addresses = False
+        self._known = list(addresses)
+        self._addresses = list(addresses)
+        self._next_attempt = now
+
+    def not_resolved(self, error: TSQError, now: float) -> None:
+        """The name could not be looked up. Where the network is down, no name can: the last addresses are tried."""
+        self._note_failure(error)
+        self.resolved(self._known, now)
+
+    def ask(self, now: float, *, counted: bool = True, patience: float | None = None) -> int:
+        """Put a request under way; its number. Without a connection its outcome is there at once."""
+        at_ns = self._driver.unix_ns()
+        if self.chosen is not None:
+            return self.chosen.session.ask(now, counted=counted, at_ns=at_ns, patience=patience)
+        number = next(self._numbers)
+        error = self.failure or self.loss
+        detail = "no connection" if error is None else f"no connection: {error.found}"
+        self._outcomes.append(Outcome(number, Sample(at_ns, reason=Reason.NOT_SENT, detail=detail)))
+        return number
+
+    def take(self) -> list[Outcome]:
+        """The outcomes of requests since the last call."""
+        taken, self._outcomes = self._outcomes, []
+        return taken
+
+    def advance(self, now: float) -> None:
+        """Do what is due: timers, attempts, datagrams to send."""
+        self._start_attempts(now)
+        for attempt in list(self.attempts):
+            if attempt in self.attempts:
+                self._tend(attempt, now)
+        if self.connecting and not self.wants_addresses and not self._addresses and not self._candidates():
+            self.connecting = False
+            self.failure = self._worst or ConnectionLost("no address")
+            if self.connections and self.chosen is None:
+                self.lost = self.failure
+
+    def pump(self, now: float) -> None:
+        """Send what was asked for just now."""
+        if self.chosen is not None:
+            self._send_and_collect(self.chosen, now)
+
+    def finish(self, now: float) -> None:
+        """Close everything; every request that waits ends."""
+        self._abandon(now)
+        ending, self.chosen, self._replaced = (self._replaced, self.chosen), None, None
+        for attempt in ending:
+            if attempt is not None:
+                self._drop(attempt, now)
+                self._end_requests(attempt, ConnectionLost("the client was closed"))
+
+    def _candidates(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt is not self.chosen and attempt is not self._replaced]
+
+    def _start_attempts(self, now: float) -> None:
+        while self._addresses and (now >= self._next_attempt or not self._candidates()):
+            try:
+                attempt = self._driver.open(self._addresses.pop(0), self._numbers)
+            except OSError as error:
+                self._note_failure(network_error(error))
+                continue
+            self.attempts.append(attempt)
+            self._driver.opened(attempt)
+            # Later connections are for requests that are still to come: none goes early.
+            attempt.session.start(now, at_ns=self._driver.unix_ns(), early=self.connections == 0)
+            self._next_attempt = now + _STAGGER
+
+    def _tend(self, attempt: Attempt, now: float) -> None:
+        session = attempt.session
+        if attempt.backlog:
+            attempt.readable(now, clock=self._driver.clock)
+        due = session.deadline
+        if due is not None and due <= now:
+            session.handle_timer(now)
+        if session.established and session.error is None and attempt in self._candidates():
+            self._choose(attempt, now)
+            # What ends the handshake waits for the first request, so that both go in one datagram; `deadline` says until when.
+            self._fresh = True
+            return
+        self._send_and_collect(attempt, now)
+
+    def _send_and_collect(self, attempt: Attempt, now: float) -> None:
+        session = attempt.session
+        self._fresh = self._fresh and attempt is not self.chosen
+        attempt.pump(now)
+        if attempt is self.chosen:
+            self._collect(session, now)
+        elif attempt is self._replaced:
+            self._outcomes += session.take()
+            if not session.waiting:
+                self._replaced = None
+                self._drop(attempt, now)
+                return
+        if session.error is not None:
+            self._ended(attempt, session.error, now)
+
+    def _choose(self, attempt: Attempt, now: float) -> None:
+        """The first attempt whose handshake completes serves, and takes the place of a connection that seemed dead."""
+        old, self.chosen = self.chosen, attempt
+        if old is not None:
+            why = "requests could not be sent" if old.session.send_failed else "the server did not answer any more"
+            self.loss = ConnectionLost(why)
+            self._again_because = why
+            self._replace(old, now)
+        elif self.loss is not None:
+            self._again_because = self.loss.found
+        if self.connections and not self._idle:
+            self._again += 1
+        self._idle = False
+        self.connections += 1
+        self._abandon(now)
+        self.failure = self.lost = None
+
+    def _replace(self, old: Attempt, now: float) -> None:
+        """Let the old connection stay until the requests on it have ended."""
+        if self._replaced is not None:
+            older, self._replaced = self._replaced, None
+            self._drop(older, now)
+            self._end_requests(older, ConnectionLost("the server did not answer any more"))
+        self._replaced = old
+
+    def _end_requests(self, attempt: Attempt, error: TSQError) -> None:
+        attempt.session.fail(error)
+        self._outcomes += attempt.session.take()
+
+    def _abandon(self, now: float) -> None:
+        """End the round of attempts: there is a connection that serves."""
+        for other in self._candidates():
+            self._drop(other, now)
+        self.connecting = self.wants_addresses = False
+        self._addresses = []
+
+    def _collect(self, session: Channel, now: float) -> None:
+        """Take the outcomes, and learn from them how good the connection is."""
+        outcomes = session.take()
+        self._outcomes += outcomes
+        if any(outcome.sample.valid for outcome in outcomes):
+            self._pause = _FIRST_PAUSE
+            if self.connecting:
+                # It lives.
+                self._abandon(now)
+        elif session.error is None and (session.send_failed or session.silent or session.unanswered >= _MOST_UNANSWERED):
+            self.connect(now)
+
+    def _ended(self, attempt: Attempt, error: TSQError, now: float) -> None:
+        if attempt is self._replaced:
+            self._replaced = None
+        elif attempt is self.chosen:
+            self.chosen = None
+            self.loss = error
+            # A connection that is not used ends by itself; that is not reported.
+            lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
+            self._idle = is_idle(error) and not lost and not attempt.session.send_failed
+            self.lost = None if self._idle else error
+        else:
+            self._candidate_failed(attempt, error)
+            self._next_attempt = now
+        self._drop(attempt, now)
+
+    def _candidate_failed(self, attempt: Attempt, error: TSQError) -> None:
+        """Note why; where its session ticket may be the reason, the same address is tried without: tickets never cost the time."""
+        if attempt.ticket_failed and attempt.origin is not None and attempt.origin not in self._without_ticket:
+            # The ticket is out of its file by now.
+            self._without_ticket.append(attempt.origin)
+            self._addresses.insert(0, attempt.origin)
+            self._ticket_notice = f"the session ticket is good for nothing ({error.found}); asked again without"
+            return
+        self._note_failure(error)
+
+    def _note_failure(self, error: TSQError) -> None:
+        """Of all that failed, what says most is reported."""
+        if self._worst is None or rank(error) < rank(self._worst):
+            self._worst = error
+
+    def _drop(self, attempt: Attempt, now: float) -> None:
+        self._driver.closing(attempt)
+        attempt.finish(now)
+        self.attempts.remove(attempt)
+        self._zero_rtt = self._zero_rtt or attempt.session.zero_rtt
+        self._state_unknown = self._unknown_with(attempt.session)
+        if self._latest is None or attempt.session.established or not self._latest.session.established:
+            self._latest = attempt

@@ -1,0 +1,287 @@
+"""The asynchronous client: a connection that is kept, and made again when it is lost, inside an asyncio program.
+
+Comes in: a host and options. Goes out: samples and estimates, as often as they are asked for. It waits, and nothing else: whom to
+reach and how is for `Association`, how to ask for `Channel`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from tsq._fast import clock_ns
+from tsq.client.association import Association, Driver
+from tsq.client.attempt import Attempt, open_attempt, resolve, with_precision
+from tsq.client.channel import Outcome
+from tsq.client.exchange import Rules
+from tsq.client.polling import LAST_WAIT, host_result, why_nothing
+from tsq.client.result import HostResult
+from tsq.errors import ConnectionLost, TSQError
+from tsq.options import ClientOptions, Target, parse_target
+from tsq.quic import tls
+from tsq.timing.sample import Reason, Sample
+
+# Before an event loop runs, which would stand still for it.
+tls.load_checks()
+
+# A 0-RTT request that left longer ago than this says nothing about now.
+_EARLY_IS_FRESH = 0.5
+
+
+class Client:
+    """A connection to one server, kept open for many samples; made by `tsq.connect`.
+
+        async with tsq.connect("time.example.com") as client:
+            sample = await client.sample()
+            result = await client.measure(count=8, interval=0.1)
+
+    Entering connects: to every address of the host, the next one as soon as one fails or stays silent for 0.25 s, each for
+    options.timeout seconds; where none can be reached, it raises the TSQError that says most. A connection that is lost later on is
+    made again by the next `sample`.
+    """
+
+    def __init__(self, target: Target, options: ClientOptions, rules: Rules | None = None) -> None:
+        self.target = target
+        self._options = options
+        self._rules = with_precision(rules)
+        self._notices: list[str] = []
+        self._association: Association | None = None
+        self._entered = 0.0
+        self._first = True
+        self._early: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_up: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        # Outcomes of the requests that somebody waits for; None: there is none yet.
+        self._awaited: dict[int, Outcome | None] = {}
+        self._broken: Exception | None = None
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know of this connection."""
+        more = [] if self._association is None else self._association.notices
+        return list(dict.fromkeys([*self._notices, *more]))
+
+    async def sample(self) -> Sample:
+        """One exchange; its sample, valid or with its reason, within options.timeout seconds.
+
+        Where the connection was lost it is made again first, in the same time. Raises TransportError where that fails, or where the
+        connection is lost meanwhile.
+        """
+        return (await self._exchange(keep=False)).sample
+
+    async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
+        """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
+        # The same limits as for a run of another kind.
+        replace(self._options, count=count, interval=interval)
+        numbers = []
+        try:
+            for index in range(count):
+                if index:
+                    await asyncio.sleep(interval)
+                numbers.append((await self._exchange(keep=True)).number)
+            association = self._open_association()
+            while association.session is not None and association.session.wants_one_more:
+                await self._one_more(association)
+            kept = [self._awaited[number] for number in numbers]
+        finally:
+            for number in numbers:
+                self._awaited.pop(number, None)
+        samples = [outcome.sample for outcome in kept if outcome is not None]
+        error = why_nothing(samples, association.loss if association.session is None else None)
+        if error is not None:
+            raise error
+        return host_result(self.target, self._options, association, samples, notices=self.notices)
+
+    async def close(self) -> None:
+        """Close the connection. A call that waits for a sample gets an error."""
+        association, self._association = self._association, None
+        if self._look_up is not None:
+            self._look_up.cancel()
+            self._look_up = None
+        self._disarm()
+        if association is not None:
+            association.finish(self._now())
+        self._changed.set()
+
+    async def __aenter__(self) -> Self:
+        # A trust file may be a pipe that is slow: the loop goes on.
+        await asyncio.to_thread(tls.check_trust, self._options.trust, self._options.timeout)
+        opener = partial(open_attempt, self.target, self._options, self._rules, self._notices, None)
+        loop = asyncio.get_running_loop()
+        association = self._association = Association(Driver(opener, self._opened, self._closing, loop.time, clock_ns))
+        self._broken = self._early = None
+        self._first = True
+        self._awaited.clear()
+        try:
+            await self._connect(association)
+        except BaseException:
+            await self.close()
+            raise
+        self._entered = self._now()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _connect(self, association: Association) -> None:
+        """Have a connection, by one round of attempts, or raise why there is none. A doubtful one is better than none."""
+        if not association.connecting:
+            await asyncio.sleep(association.retry_on_demand_at - self._now())
+            if association.session is None or association.doubtful:
+                association.connect(self._now(), on_demand=True)
+                self._tend(association)
+        while association.session is None or association.doubtful:
+            if self._broken is not None or self._association is not association:
+                raise self._broken or ConnectionLost("the client was closed")
+            if not association.connecting:
+                if association.session is not None:
+                    return
+                raise association.failure or ConnectionLost("no connection")
+            await self._wait()
+
+    async def _exchange(self, *, keep: bool) -> Outcome:
+        """One request and its outcome. keep: leave the outcome in `_awaited`, where a later answer may make it exact."""
+        async with self._one_at_a_time:
+            association = self._open_association()
+            until = self._now() + self._options.timeout
+            if association.session is None or association.doubtful:
+                try:
+                    async with asyncio.timeout_at(until):
+                        await self._connect(association)
+                except TimeoutError:
+                    lost = "" if association.loss is None else f": {association.loss.found}"
+                    raise ConnectionLost(f"no new connection in {self._options.timeout:g} s{lost}", advice="try again") from None
+            number = self._early_request()
+            if number is None:
+                number = association.ask(self._now(), patience=until - self._now())
+                self._awaited[number] = None
+            kept = False
+            try:
+                self._tend(association)
+                outcome = await self._outcome_of(number, association)
+                kept = keep
+            finally:
+                if not kept:
+                    self._awaited.pop(number, None)
+            return outcome
+
+    def _early_request(self) -> int | None:
+        """The 0-RTT request, once, for a sample that is wanted right after entering."""
+        number, self._early = self._early, None
+        if number is not None and self._now() - self._entered > _EARLY_IS_FRESH:
+            self._awaited.pop(number, None)
+            return None
+        return number
+
+    async def _outcome_of(self, number: int, association: Association) -> Outcome:
+        while True:
+            outcome = self._awaited[number]
+            if outcome is not None:
+                if outcome.sample.reason is Reason.CONNECTION_LOST:
+                    raise association.loss or ConnectionLost(outcome.sample.detail)
+                return outcome
+            if self._broken is not None or self._association is not association:
+                raise self._broken or ConnectionLost("the client was closed")
+            await self._wait()
+
+    async def _one_more(self, association: Association) -> None:
+        """A request that makes no sample, but the last one exact; it is good without, so this never fails."""
+        async with self._one_at_a_time:
+            session = association.session
+            if session is None:
+                return
+            session.ask_last(self._now())
+            self._tend(association)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WAIT):
+                    while session.waiting and session.error is None:
+                        await self._wait()
+
+    def _open_association(self) -> Association:
+        if self._association is None:
+            raise ConnectionLost("the client is not connected", advice="use it inside `async with tsq.connect(...)`")
+        return self._association
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _opened(self, attempt: Attempt) -> None:
+        asyncio.get_running_loop().add_reader(attempt.udp.fileno(), self._guarded, partial(self._readable, attempt))
+
+    def _closing(self, attempt: Attempt) -> None:
+        asyncio.get_running_loop().remove_reader(attempt.udp.fileno())
+
+    def _readable(self, attempt: Attempt) -> None:
+        attempt.readable(self._now(), True, asyncio.get_running_loop().time)
+        if self._association is not None:
+            self._tend(self._association)
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._association is not None:
+            self._tend(self._association)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """From the event loop: whatever fails there is raised to whoever waits for a sample, who would wait for ever."""
+        try:
+            call()
+        except Exception as error:
+            self._broken = error
+            self._disarm()
+            self._changed.set()
+
+    def _tend(self, association: Association) -> None:
+        """Do what is due, arm the timer, wake the calls that wait."""
+        now = self._now()
+        association.advance(now)
+        if association.wants_addresses and self._look_up is None:
+            self._look_up = asyncio.create_task(self._resolve(association))
+        self._collect(association)
+        self._disarm()
+        deadline = association.deadline(now)
+        if deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._guarded, self._expired)
+        self._changed.set()
+
+    def _collect(self, association: Association) -> None:
+        if self._first and association.connections:
+            # Before the outcomes are taken: the answer to a 0-RTT request may be among them.
+            self._first = False
+            self._early = None if association.latest is None else association.latest.session.early
+            if self._early is not None:
+                self._awaited[self._early] = None
+        for outcome in association.take():
+            if outcome.number in self._awaited:
+                self._awaited[outcome.number] = outcome
+
+    async def _resolve(self, association: Association) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            addresses = await loop.run_in_executor(None, resolve, self.target, self._options.family)
+        except TSQError as error:
+            association.not_resolved(error, self._now())
+        except Exception as error:
+            self._broken = error
+        else:
+            association.resolved(addresses, self._now())
+        self._look_up = None
+        self._guarded(partial(self._tend, association))
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def connect(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> Client:
+    """A client for one server, to be used with `async with`. host: "name", "name:port", "[v6]:port" or a Target."""
+    return Client(parse_target(host) if isinstance(host, str) else host, options or ClientOptions(), rules)

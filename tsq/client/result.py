@@ -1,0 +1,96 @@
+"""What asking hosts gave: the samples of each, and what they all say together.
+
+Comes in: samples and the circumstances. Goes out: frozen HostResults, and the selection among them. Knows nothing of connections.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from tsq.errors import TSQError
+from tsq.options import Target
+from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
+from tsq.timing.local_clock import ClockReading
+from tsq.timing.sample import Sample, newest
+from tsq.timing.selection import Criteria, Selection, Source, Unused, select
+
+
+@dataclass(frozen=True, slots=True)
+class HostResult:
+    """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate.
+
+    assumed_error: what the server's own error is taken for where it does not give it, seconds. state_unknown: the server was asked
+    about its own clock, and that question got no answer: it may not be synchronized, and cannot be used.
+    """
+
+    target: Target
+    address: str | None = None
+    mode: str | None = None
+    alpn: str | None = None
+    zero_rtt: bool = False
+    samples: tuple[Sample, ...] = ()
+    notices: tuple[str, ...] = ()
+    error: TSQError | None = None
+    assumed_error: float = DEFAULT_SERVER_ERROR
+    state_unknown: bool = False
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What the valid samples say together at the newest one's T4."""
+        return estimate(self.samples, self.assumed_error)
+
+    def estimate_at(self, at_ns: int, now: ClockReading | None = None) -> Estimate | None:
+        """What they say together at a local time. now: a reading of the clock at that time."""
+        return estimate(self.samples, self.assumed_error, at_ns, now=now)
+
+    @property
+    def unused(self) -> Unused | None:
+        """Why the estimate is not to be used, whatever other hosts say: the server says that its clock is not synchronized, or did
+        not answer that question, for example. None: nothing is against it.
+        """
+        return selection([self]).verdicts[0].unused
+
+    @property
+    def good(self) -> int:
+        """How many samples are valid."""
+        return sum(sample.valid for sample in self.samples)
+
+
+def selection(
+    results: Sequence[HostResult],
+    at_ns: int | None = None,
+    criteria: Criteria | None = None,
+    *,
+    now: ClockReading | None = None,
+) -> Selection:
+    """What these hosts say together at a local time. The verdicts are in the hosts' order.
+
+    now: the time as a reading of the clock, which also tells whether the clock was slewed or stepped since the samples were taken;
+    None: that of the newest valid sample of all, whose T4 is the time where at_ns is None, too.
+    """
+    if now is not None:
+        at_ns = now.at_ns
+    else:
+        last = newest(sample for result in results for sample in result.samples)
+        now = None if last is None else last.received
+        at_ns = last.t4_ns if at_ns is None and last is not None else at_ns
+    return select([_source(result, at_ns, now) for result in results], at_ns, criteria)
+
+
+def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:
+    # Whoever answers at one address and port is one server, by whatever names it was asked.
+    identity = "" if result.address is None else f"{_plain(result.address)} {result.target.port}"
+    found = None if at_ns is None else result.estimate_at(at_ns, now)
+    detail = "" if result.error is None else result.error.found
+    return Source(str(result.target), found, identity, detail, result.state_unknown)
+
+
+def _plain(address: str) -> str:
+    """An address in its one form: an IPv4 address that is written as an IPv6 one (::ffff:192.0.2.1) is the same machine."""
+    if "::ffff:" not in address.lower():
+        return address
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)

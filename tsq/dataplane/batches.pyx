@@ -1,0 +1,659 @@
+"""The table of sessions by connection ID, and the batches of a server: requests are answered here, in C.
+
+Comes in: a socket's file descriptor, sessions. Goes out: answers on the same socket, and every datagram that is not taken, with its
+bytes as they came. A packet is taken when it is authentic and holds nothing but PADDING, PING, ACK, requests that have nothing to
+decide (docs/reference/protocol.md R4, R12) and malformed ones. What is forged, came before, or is more work than any client needs
+is dropped and counted. It must never call Python for a packet, keep an answer that cannot leave at once, or answer with T3 before
+T2.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memmove
+
+from tsq._fast cimport (
+    C_BATCH, BatchIO, Departed, View, check_message, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send,
+    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
+)
+from tsq._fast cimport go_in_vain as warm_by_sink, io_go_in_vain as warm_route
+from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free, put_varint
+from tsq.dataplane.recovery cimport has_room, probe_timeout
+from tsq.dataplane.session cimport (
+    ANSWER, CONSUMED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin,
+    commit, finish, is_short, open_packet, parse_frames, refuse, take_known,
+)
+from tsq.dataplane.state cimport C_CID, KNOWN_T3, AckRanges, KnownT3, State
+from tsq.dataplane.table cimport (
+    Slot, Table, key_of, table_expect, table_find, table_free, table_init, table_put, table_remove,
+)
+
+from tsq.errors import ConfigError
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    const uint32_t EPOLLIN
+    int epoll_wait(int epoll, epoll_event* events, int most, int milliseconds)
+
+
+cdef enum:
+    MOST_EVENTS = 64
+    STAMP_RING = 4096
+    # How many packets before its own a session's state is fetched.
+    AHEAD = 4
+    # What is sealed behind a packet delays it, and its T3 has been taken by then: batches stay small.
+    SERVED_AT_ONCE = 32
+    # How many full batches are served before timers and other sockets have their turn.
+    BATCHES = 16
+    STAMP_PATIENCE_NS = 1000000000
+    # Requests that are answered in one packet, so that it fits the smallest MTU; a packet with more gets several answers.
+    ANSWERED_AT_ONCE = 16
+
+BATCH = SERVED_AT_ONCE
+
+# Seconds after which the transmit path is not in the processor's caches any more.
+cdef double REST = 0.0005
+
+cdef extern from *:
+    """
+    /* The answer to a request for exact T3 up to the value: type 253, 40 bytes, key length 6, "tsq.t3", value length 32. */
+    static const unsigned char TSQ_T3_HEAD[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
+    #define TSQ_PREFETCH(at) __builtin_prefetch(at)
+    """
+    void PREFETCH "TSQ_PREFETCH"(const void* at) noexcept nogil
+    const uint8_t* T3_HEAD "TSQ_T3_HEAD"
+
+
+cdef struct Request:
+    uint8_t nonce[16]
+    bint exact
+
+
+cdef struct Job:
+    State* state
+    int message
+    int64_t received_ns
+    int64_t send_ns
+    # Requests; the first of them that the packet being built answers, and how many it does.
+    int count
+    int first
+    int here
+    # DATAGRAM frames that hold no request that R4 allows.
+    int malformed
+    # Whether the packet is ack-eliciting (RFC 9000 §13.2.1).
+    bint acknowledge
+    bint answer
+    bint stepped_back
+    Request requests[MAX_FRAMES]
+
+
+# A packet whose transmit timestamp a client asked for.
+cdef struct TransmitRequest:
+    uint32_t id
+    int64_t send_ns
+    State* state
+    uint8_t nonce[8]
+
+
+# ------------------------------------------------------------------------------------------------------- one request
+
+cdef int read_request(const uint8_t* data, uint64_t size, Request* out) noexcept nogil:
+    """A request with nothing to decide: a nonce alone, or one that also asks for exact T3; 0, or -1."""
+    if size != REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
+        return -1
+    if data[0] != 1 or data[1] != 16:
+        return -1
+    out.exact = size == EXACT_REQUEST_SIZE
+    if out.exact and memcmp(data + REQUEST_SIZE, T3_REQUEST, EXACT_REQUEST_SIZE - REQUEST_SIZE) != 0:
+        return -1
+    memcpy(out.nonce, data + 2, 16)
+    return 0
+
+
+cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, AckRanges* ranges) noexcept nogil:
+    """As parse_frames, where every DATAGRAM frame is a request with nothing to decide, or malformed."""
+    cdef Frames frames
+    cdef Py_ssize_t offset = 0
+    cdef int i
+    if parse_frames(s, plain, size, &frames, ranges):
+        return -1
+    job.count = job.malformed = job.first = 0
+    for i in range(frames.count):
+        if not read_request(frames.frames[i].at, frames.frames[i].size, &job.requests[job.count]):
+            job.count += 1
+        elif check_message(frames.frames[i].at, <Py_ssize_t> frames.frames[i].size, &offset):
+            job.malformed += 1
+        else:
+            return -1
+    job.acknowledge = frames.pinged or frames.count > 0
+    return 0
+
+
+cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) noexcept nogil:
+    """Open one packet and take note of it; what became of it. ANSWER: a packet is to be built for the job."""
+    cdef Opened opened
+    cdef AckRanges ranges
+    cdef int outcome = open_packet(s, scratch, view, now, &opened)
+    if outcome != OPENED:
+        return outcome
+    if parse(s, opened.plain, opened.size, job, &ranges):
+        return refuse(s, &opened)
+    commit(s, &opened, &ranges, now)
+    if not job.acknowledge:
+        return CONSUMED
+    job.state = s
+    return ANSWER
+
+
+cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
+    """One DATAGRAM frame with a response; its size. An earlier answer's exact T3 goes with it, once (R12)."""
+    cdef bint reported = request.exact and s.known_count > 0
+    cdef int size = RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
+    cdef int head = 1
+    cdef uint8_t* at
+    out[0] = 0x31
+    head += put_varint(out + 1, size)
+    at = out + head
+    at[0] = 1
+    at[1] = 16
+    memcpy(at + 2, request.nonce, 16)
+    at[18] = 2
+    at[19] = 8
+    put_u64(at + 20, ntp_of_ns(received_ns))
+    at[28] = 3
+    at[29] = 8
+    put_u64(at + 30, ntp_of_ns(send_ns))
+    if reported:
+        memcpy(at + RESPONSE_SIZE, T3_HEAD, 10)
+        take_known(s, at + RESPONSE_SIZE + 10)
+    return head + size
+
+
+cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
+    """Build and seal the next packet that answers a job; its size, 0 for none. job.answer: whether it holds answers.
+
+    job.here: how many requests it deals with, answered or not. With none to answer it is an acknowledgment alone.
+
+    clock_ns: T3, for who has a clock of his own; 0: the system clock, read here.
+    """
+    cdef Py_ssize_t end = begin(s, out, now)
+    cdef int64_t send_ns
+    cdef int i
+    job.here = job.count - job.first
+    if job.here > ANSWERED_AT_ONCE:
+        job.here = ANSWERED_AT_ONCE
+    # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
+    job.stepped_back = False
+    job.answer = has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
+    if job.answer:
+        send_ns = clock_ns if clock_ns else realtime_ns()
+        # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
+        job.answer = send_ns >= job.received_ns
+        job.stepped_back = not job.answer
+        job.send_ns = send_ns
+    if job.answer:
+        for i in range(job.first, job.first + job.here):
+            end += put_response(s, out + end, &job.requests[i], job.received_ns, send_ns)
+    else:
+        # The others would fare no better: one acknowledgment is enough.
+        job.here = job.count - job.first
+    return finish(s, out, end, job.here if job.answer else 0, now)
+
+
+cdef bint is_for_session(const View* view) noexcept nogil:
+    """Whether a datagram holds a connection ID that may be in the table."""
+    return view.size >= 1 + C_CID and is_short(view.data)
+
+
+cdef void prefetch(const State* s) noexcept nogil:
+    """Fetch what a packet will touch: the state up to the ring's first entries."""
+    cdef const uint8_t* at = <const uint8_t*> s
+    cdef const uint8_t* end = <const uint8_t*> &s.ring[1]
+    while at < end:
+        PREFETCH(at)
+        at += 64
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+@cython.final
+cdef class Datapath:
+    """The table of sessions by connection ID, and the batches of one server. To be used by one thread at a time.
+
+    sessions: connection ID (8 bytes) -> Session; `add` and `discard` keep it.
+    """
+
+    cdef dict sessions
+    cdef Table table
+    cdef BatchIO* io
+    cdef Job* jobs
+    cdef uint8_t* out
+    cdef Keys scratch
+    cdef TransmitRequest* transmit_requests
+    cdef State* found[C_BATCH]
+    cdef uint32_t next_stamp
+    cdef uint32_t stamps_back
+    cdef double sent_at
+    cdef bint handed_up
+    cdef list rest
+    cdef int sink
+    cdef bint segments_refused
+    cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
+    cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
+    cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
+    # Whether the kernel tells when datagrams leave; where it does not, it is not asked.
+    cdef public bint stamping
+
+    def __cinit__(self, int sink=-1):
+        """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the transmit path after a rest; -1: none."""
+        self.sink = sink
+        self.stamping = True
+        self.segments_refused = sink >= 0 and refuses_segments(sink)
+        # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
+        self.key_update_after = 1 << 22
+        self.failed_open_limit = (<unsigned long long> 1) << 36
+        # More than any faulty client would send by accident.
+        self.excessive_limit = 64
+        self.sessions = {}
+        self.jobs = <Job*> calloc(C_BATCH, sizeof(Job))
+        self.out = <uint8_t*> calloc(C_BATCH, OUT_CAPACITY)
+        self.transmit_requests = <TransmitRequest*> calloc(STAMP_RING, sizeof(TransmitRequest))
+        self.io = io_new()
+        if table_init(&self.table) or self.jobs == NULL or self.out == NULL or self.transmit_requests == NULL:
+            raise MemoryError()
+        if self.io == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        table_free(&self.table)
+        free(self.jobs)
+        free(self.out)
+        free(self.transmit_requests)
+        io_free(self.io)
+        keys_free(&self.scratch)
+
+    def __len__(self):
+        return len(self.sessions)
+
+    def __sizeof__(self):
+        """Bytes of the object and of what it holds outside of Python's objects."""
+        return (
+            object.__sizeof__(self) + self.table.capacity * sizeof(Slot) + sizeof(BatchIO)
+            + C_BATCH * (sizeof(Job) + OUT_CAPACITY) + STAMP_RING * sizeof(TransmitRequest)
+        )
+
+    def add(self, bytes connection_id not None, Session session not None):
+        """Packets to this connection ID are this session's."""
+        if len(connection_id) != C_CID:
+            raise ConfigError(f"a connection ID of {len(connection_id)} bytes", expected="8 bytes")
+        self.discard(connection_id)
+        if table_put(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)), session.state, 0):
+            raise MemoryError()
+        self.sessions[connection_id] = session
+        session.state.listed += 1
+        session.state.owner = <void*> self
+
+    def discard(self, bytes connection_id not None):
+        """No session gets packets to this connection ID any more."""
+        session = self.sessions.pop(connection_id, None)
+        if session is None:
+            return
+        (<Session> session).state.listed -= 1
+        if not (<Session> session).state.listed:
+            (<Session> session).state.owner = NULL
+        table_remove(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)))
+        self.forget_transmit_requests((<Session> session).state)
+
+    def receive(self, int fd):
+        """Serve what waits at the socket; (how many datagrams came, those that were not taken, as by ReceiveBatch).
+
+        Ends with a batch of 32 that is not full, one that holds something that is not taken, or the 16th. Answers have left when
+        it returns. Raises OSError as ReceiveBatch.receive does.
+        """
+        cdef int count, total = 0, error = 0
+        cdef list rest
+        if self.rest is not None:
+            # `wait` has served already.
+            rest, self.rest = self.rest, None
+            return len(rest), rest
+        with nogil:
+            count = self.serve_burst(fd, &error, &total)
+        if count < 0 and error != EAGAIN and error != EINTR:
+            raise OSError(error, "recvmmsg failed")
+        return total, self.not_taken(count)
+
+    cdef list not_taken(self, int count):
+        """Those of the last batch that are not taken, as Python has them."""
+        cdef list rest = []
+        cdef int i
+        for i in range(count):
+            if not self.io.taken[i]:
+                item = io_item(self.io, i)
+                if item is None:
+                    self.truncated += 1
+                else:
+                    rest.append(item)
+        return rest
+
+    cdef int serve_burst(self, int fd, int* error, int* total) noexcept nogil:
+        """Batch after batch, as `receive` has it; how many the last one had, or -1."""
+        cdef int count = 0, handed_up = 0
+        while total[0] < BATCHES * SERVED_AT_ONCE:
+            count = self.serve(fd, error, &handed_up)
+            total[0] += count if count > 0 else 0
+            if count < SERVED_AT_ONCE or handed_up:
+                break
+        self.handed_up = handed_up > 0
+        return count
+
+    def process(self, list datagrams not None, double now, int64_t clock_ns):
+        """As `receive`, without a socket: (answers, what was not taken), for who moves datagrams and time himself.
+
+        datagrams and what was not taken: (data, remote, local, received_ns, kernel); answers: (data, remote, local). now: monotonic
+        seconds; clock_ns: the time to answer with, Unix ns.
+        """
+        cdef bytes data, remote, local
+        cdef View view
+        cdef State* state
+        cdef Py_ssize_t size
+        cdef list answers = []
+        cdef list rest = []
+        cdef int taken
+        for item in datagrams:
+            data, remote, local, view.received_ns, view.kernel = item
+            if data is None or remote is None or local is None:
+                raise TypeError("None found, bytes expected")
+            view.data, view.size = <const uint8_t*> PyBytes_AS_STRING(data), len(data)
+            view.remote, view.remote_size = <const uint8_t*> PyBytes_AS_STRING(remote), len(remote)
+            view.local, view.local_size = <const uint8_t*> PyBytes_AS_STRING(local), len(local)
+            self.received += 1
+            state = self.find(&view)
+            self.jobs[0].received_ns = view.received_ns
+            taken = NOT_TAKEN if state == NULL else take(state, &self.scratch, &view, now, &self.jobs[0])
+            if taken == NOT_TAKEN:
+                rest.append(item)
+                continue
+            self.count_outcome(taken, &self.jobs[0])
+            while taken == ANSWER:
+                size = build(state, &self.jobs[0], self.out, now, clock_ns)
+                if size:
+                    answers.append((PyBytes_FromStringAndSize(<const char*> self.out, size), remote, local))
+                if not self.goes_on(&self.jobs[0]):
+                    break
+        return answers, rest
+
+    cdef State* find(self, const View* view) noexcept nogil:
+        """The session that a datagram may be for."""
+        cdef Slot* slot
+        if not is_for_session(view):
+            return NULL
+        slot = table_find(&self.table, key_of(view.data + 1))
+        return slot.state if slot != NULL else NULL
+
+    cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
+        """One batch: receive, open all, then stamp, seal and send all; how many came, and how many of them are not taken."""
+        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
+        cdef int jobs = 0, packets = 0, i, k
+        cdef double now
+        cdef View view
+        cdef State* state
+        cdef Py_ssize_t size
+        cdef uint8_t* out
+        if count <= 0:
+            # Transmit timestamps that came late wake the loop as well; left there, they would do so for ever.
+            if error[0] == EAGAIN or error[0] == EINTR:
+                self.collect(fd)
+            return count
+        self.received += count
+        now = monotonic()
+        # By the time that a session is looked up its place in the table is in the cache, and its state when its turn comes.
+        for i in range(count):
+            self.io.taken[i] = 0
+            if io_view(self.io, i, &view) and is_for_session(&view):
+                table_expect(&self.table, key_of(view.data + 1))
+        for i in range(count):
+            self.found[i] = self.find(&view) if io_view(self.io, i, &view) else NULL
+            if i < AHEAD and self.found[i] != NULL:
+                prefetch(self.found[i])
+        for i in range(count):
+            if i + AHEAD < count and self.found[i + AHEAD] != NULL:
+                prefetch(self.found[i + AHEAD])
+            state = self.found[i]
+            if state == NULL:
+                handed_up[0] += 1
+                continue
+            io_view(self.io, i, &view)
+            self.jobs[jobs].message = i
+            self.jobs[jobs].received_ns = view.received_ns
+            k = take(state, &self.scratch, &view, now, &self.jobs[jobs])
+            self.io.taken[i] = k != NOT_TAKEN
+            self.unstamped += k != NOT_TAKEN and not view.kernel
+            handed_up[0] += k == NOT_TAKEN
+            self.count_outcome(k, &self.jobs[jobs])
+            jobs += k == ANSWER
+        if jobs and self.sink >= 0 and now - self.sent_at > REST:
+            # Else the first answer after a rest leaves some microseconds later after its T3 than others.
+            warm_by_sink(self.sink)
+            if self.segments_refused:
+                k = warm_route(self.io, fd, self.jobs[0].message)
+                self.warmed += k == 1
+                # Never twice, should it leave after all.
+                self.segments_refused = k >= 0
+        for i in range(jobs):
+            while True:
+                if packets == C_BATCH:
+                    self.send(fd, packets, now)
+                    packets = 0
+                out = self.out + packets * OUT_CAPACITY
+                size = build(self.jobs[i].state, &self.jobs[i], out, now, 0)
+                if size:
+                    io_reply(self.io, packets, self.jobs[i].message, out, size, self.request_transmit_timestamp(&self.jobs[i]))
+                    packets += 1
+                if not self.goes_on(&self.jobs[i]):
+                    break
+        if packets:
+            self.send(fd, packets, now)
+        if self.next_stamp != self.stamps_back:
+            self.collect(fd)
+        return count
+
+    cdef void send(self, int fd, int packets, double now) noexcept nogil:
+        """Send the first so many packets of `out`."""
+        cdef int sent = io_send(self.io, fd, packets)
+        self.sent_at = now
+        self.unsent += packets - sent
+        if sent < packets:
+            self.resynchronize(fd)
+
+    cdef void count_outcome(self, int outcome, const Job* job) noexcept nogil:
+        """Count a datagram that is not handed up; the packets that answer it are `goes_on`'s."""
+        if outcome == FORGED:
+            self.forged += 1
+        elif outcome == DUPLICATE:
+            self.duplicates += 1
+        elif outcome == EXCESSIVE:
+            self.excessive += 1
+        elif outcome != NOT_TAKEN:
+            self.taken += 1
+            self.malformed += job.malformed
+
+    cdef bint goes_on(self, Job* job) noexcept nogil:
+        """Count the requests of the packet that `build` made; whether the job has more."""
+        if job.answer:
+            self.answered += job.here
+        elif job.stepped_back:
+            self.stepped_back += job.here
+        else:
+            self.held_back += job.here
+        job.first += job.here
+        return job.first < job.count
+
+    # ------------------------------------------------------------------------------------------------ exact T3 (R12)
+
+    cdef void resynchronize(self, int fd) noexcept nogil:
+        """After a send that failed: the kernel may have counted it or not, so both begin to count from 0 again."""
+        cdef Departed departed[C_BATCH]
+        cdef int i
+        if self.next_stamp == 0:
+            return
+        restart_stamps(fd)
+        while drain_departures(fd, departed, C_BATCH) == C_BATCH:
+            pass
+        for i in range(STAMP_RING):
+            self.transmit_requests[i].state = NULL
+        self.next_stamp = self.stamps_back = 0
+
+    def send_stamped(
+        self, int fd, bytes data not None, bytes remote not None, bytes local not None, Session session not None,
+        bytes nonce not None, int64_t send_ns,
+    ):
+        """Send one packet that the control plane made, and have its transmit timestamp reported in a later answer; 1 or 0.
+
+        send_ns: the T3 in it, before which it cannot have left.
+        """
+        cdef int sent
+        cdef bint wanted = False
+        if len(nonce) != 16:
+            raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
+        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), 16)
+        self.jobs[0].requests[0].exact = True
+        self.jobs[0].count = self.jobs[0].here = 1
+        self.jobs[0].first = 0
+        self.jobs[0].answer = True
+        self.jobs[0].state = session.state
+        self.jobs[0].send_ns = send_ns
+        # Only a session of this table is forgotten here when it ends: a client may have reached another socket.
+        if session.state.owner == <void*> self:
+            wanted = self.request_transmit_timestamp(&self.jobs[0])
+        self.io.views[0].local = <const uint8_t*> PyBytes_AS_STRING(local)
+        self.io.views[0].local_size = len(local)
+        self.io.views[0].remote_size = min(<size_t> len(remote), sizeof(self.io.names[0]))
+        memcpy(&self.io.names[0], PyBytes_AS_STRING(remote), self.io.views[0].remote_size)
+        io_reply(self.io, 0, 0, <uint8_t*> PyBytes_AS_STRING(data), len(data), wanted)
+        with nogil:
+            sent = io_send(self.io, fd, 1)
+            if not sent:
+                self.resynchronize(fd)
+            elif wanted:
+                self.collect(fd)
+        self.io.views[0].local = NULL
+        return sent
+
+    cdef bint request_transmit_timestamp(self, const Job* job) noexcept nogil:
+        """Whether this packet's transmit timestamp is asked for; if so, remember whose it is."""
+        cdef TransmitRequest* asked
+        cdef int i
+        if not job.answer or not self.stamping:
+            return False
+        for i in range(job.first, job.first + job.here):
+            if job.requests[i].exact:
+                asked = &self.transmit_requests[self.next_stamp % STAMP_RING]
+                asked.id = self.next_stamp
+                asked.state = job.state
+                asked.send_ns = job.send_ns
+                memcpy(asked.nonce, job.requests[i].nonce, 8)
+                self.next_stamp += 1
+                return True
+        return False
+
+    cdef void collect(self, int fd) noexcept nogil:
+        """Read transmit timestamps, and let each session know those of its answers."""
+        cdef Departed departed[C_BATCH]
+        cdef int count, i
+        cdef TransmitRequest* asked
+        cdef State* s
+        while True:
+            count = drain_departures(fd, departed, C_BATCH)
+            for i in range(count):
+                self.stamps_back = departed[i].id + 1
+                asked = &self.transmit_requests[departed[i].id % STAMP_RING]
+                if asked.state == NULL or asked.id != departed[i].id:
+                    continue
+                s = asked.state
+                asked.state = NULL
+                # Not before the T3 in the packet, and not long after: anything else is another packet's.
+                if departed[i].at_ns < asked.send_ns or departed[i].at_ns - asked.send_ns > STAMP_PATIENCE_NS:
+                    continue
+                if s.known_count == KNOWN_T3:
+                    memmove(&s.known[0], &s.known[1], (KNOWN_T3 - 1) * sizeof(KnownT3))
+                    s.known_count -= 1
+                memcpy(s.known[s.known_count].nonce, asked.nonce, 8)
+                s.known[s.known_count].ntp = ntp_of_ns(departed[i].at_ns)
+                s.known_count += 1
+                self.exact += 1
+            if count < C_BATCH:
+                return
+
+    cdef void forget_transmit_requests(self, State* state) noexcept:
+        """Of a session that ends: its memory is another's soon."""
+        cdef int i
+        for i in range(STAMP_RING):
+            if self.transmit_requests[i].state == state:
+                self.transmit_requests[i].state = NULL
+
+    def due(self, double now):
+        """Sessions that the control plane is to look after.
+
+        Those whose oldest unacknowledged answer is older than the probe timeout (RFC 9002 §6.2) and that were not probed yet, and
+        those near a limit of their keys (RFC 9001 §6.6), and those that sent too many packets that are too much work.
+        """
+        cdef State* s
+        out = []
+        for session in self.sessions.values():
+            s = (<Session> session).state
+            if (
+                (s.in_flight_count and not s.defer_acks and s.ring[0].at + probe_timeout(s) <= now and s.next_probe <= now)
+                or s.next_pn - s.key_first_pn >= <int64_t> self.key_update_after or s.failed_opens >= self.failed_open_limit
+                or s.excessive >= self.excessive_limit
+            ):
+                out.append(session)
+        return out
+
+
+# -------------------------------------------------------------------------------------------------------------- waiting
+
+def wait(int epoll, dict serving not None, double timeout):
+    """Wait for events of an epoll instance, and serve meanwhile; [(file descriptor, events)] of what is left for others.
+
+    serving: file descriptor -> Datapath. What comes to these is answered without a way through Python; one of them is among the
+    events when it has something that is not taken, which `receive` then gives, or that is no datagram. timeout in seconds, below 0
+    for none. An interrupted call ends with what there is.
+    """
+    cdef epoll_event events[MOST_EVENTS]
+    cdef double end = monotonic() + timeout
+    cdef double left
+    cdef int count, milliseconds, i, error, total, last
+    cdef Datapath datapath
+    cdef list out = []
+    while True:
+        milliseconds = -1
+        if timeout >= 0:
+            left = end - monotonic()
+            # Rounded up, as selectors does: a timer must not be looked at before its time.
+            milliseconds = <int> (left * 1000 + 1) if left > 0 else 0
+        with nogil:
+            count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
+        if count < 0:
+            if errno == EINTR:
+                return out
+            raise OSError(errno, "epoll_wait failed")
+        for i in range(count):
+            found = serving.get(events[i].data.fd)
+            if found is not None and events[i].events == EPOLLIN:
+                datapath = found
+                error = total = 0
+                with nogil:
+                    last = datapath.serve_burst(events[i].data.fd, &error, &total)
+                if last >= 0 and not datapath.handed_up:
+                    continue
+                if datapath.handed_up:
+                    datapath.rest = datapath.not_taken(last)
+            out.append((events[i].data.fd, events[i].events))
+        if out or count == 0 or (timeout >= 0 and monotonic() >= end):
+            return out

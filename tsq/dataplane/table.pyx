@@ -1,0 +1,115 @@
+"""Sessions by connection ID: a hash table with linear probing, at most half full.
+
+Comes in: connection IDs of 8 bytes, which are random (this end chose them), and so their own hash. Goes out: slots, which move with
+the next change. It must never own a session.
+"""
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from tsq.dataplane.state cimport C_CID, State
+
+
+cdef extern from *:
+    """
+    #define TSQ_TABLE_PREFETCH(at) __builtin_prefetch(at)
+    """
+    void prefetch "TSQ_TABLE_PREFETCH"(const void* at) noexcept nogil
+
+
+cdef enum:
+    FIRST_CAPACITY = 64
+
+
+cdef int table_init(Table* table) noexcept nogil:
+    """An empty table; 0, or -1 where there is no memory."""
+    table.slots = <Slot*> calloc(FIRST_CAPACITY, sizeof(Slot))
+    table.capacity = FIRST_CAPACITY if table.slots != NULL else 0
+    table.used = 0
+    return 0 if table.slots != NULL else -1
+
+
+cdef void table_free(Table* table) noexcept nogil:
+    free(table.slots)
+    table.slots = NULL
+    table.capacity = table.used = 0
+
+
+cdef uint64_t key_of(const uint8_t* connection_id) noexcept nogil:
+    """A connection ID of 8 bytes as a key."""
+    cdef uint64_t key
+    memcpy(&key, connection_id, C_CID)
+    return key
+
+
+cdef Slot* slot_of(const Table* table, uint64_t key) noexcept nogil:
+    """The key's slot, or the free one where it would be put."""
+    cdef size_t mask = table.capacity - 1
+    cdef size_t at = key & mask
+    while table.slots[at].state != NULL and table.slots[at].key != key:
+        at = (at + 1) & mask
+    return &table.slots[at]
+
+
+cdef Slot* table_find(const Table* table, uint64_t key) noexcept nogil:
+    """The key's slot, or NULL."""
+    cdef Slot* slot = slot_of(table, key)
+    return slot if slot.state != NULL else NULL
+
+
+cdef void table_expect(const Table* table, uint64_t key) noexcept nogil:
+    """The key is going to be looked up soon."""
+    prefetch(&table.slots[key & (table.capacity - 1)])
+
+
+cdef int grow(Table* table) noexcept nogil:
+    cdef Table larger
+    cdef size_t i
+    larger.capacity = 2 * table.capacity
+    larger.used = table.used
+    larger.slots = <Slot*> calloc(larger.capacity, sizeof(Slot))
+    if larger.slots == NULL:
+        return -1
+    for i in range(table.capacity):
+        if table.slots[i].state != NULL:
+            slot_of(&larger, table.slots[i].key)[0] = table.slots[i]
+    free(table.slots)
+    table[0] = larger
+    return 0
+
+
+cdef int table_put(Table* table, uint64_t key, State* state, int index) noexcept nogil:
+    """Packets to this ID are this session's from now on; 0, or -1 where there is no memory."""
+    cdef Slot* slot = slot_of(table, key)
+    if slot.state == NULL:
+        if 2 * (table.used + 1) > table.capacity:
+            if grow(table):
+                return -1
+            slot = slot_of(table, key)
+        table.used += 1
+    slot.key = key
+    slot.state = state
+    slot.index = index
+    return 0
+
+
+cdef void table_remove(Table* table, uint64_t key) noexcept nogil:
+    """Without tombstones: entries behind the hole move up when that brings them nearer home."""
+    cdef size_t mask = table.capacity - 1
+    cdef Slot* found = table_find(table, key)
+    cdef size_t hole, at, home
+    if found == NULL:
+        return
+    table.used -= 1
+    at = hole = found - table.slots
+    while True:
+        table.slots[hole].state = NULL
+        while True:
+            at = (at + 1) & mask
+            if table.slots[at].state == NULL:
+                return
+            home = table.slots[at].key & mask
+            if ((at - home) & mask) >= ((at - hole) & mask):
+                break
+        table.slots[hole] = table.slots[at]
+        hole = at

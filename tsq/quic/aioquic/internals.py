@@ -1,0 +1,152 @@
+"""What TSQ needs of aioquic beyond its public interface: with `lean` and `offload`, all that touches its private attributes.
+
+Comes in: aioquic objects. Goes out: plain values. Every private name stands in PRIVATE_NAMES, which `check` (run once, on the first
+connection) and a test compare with the installed aioquic; an aioquic that lacks one is refused, never worked around silently.
+"""
+
+from typing import Any
+from weakref import ref
+
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import AlertBadCertificate, Context, Epoch
+from cryptography.x509 import Certificate
+
+from tsq.errors import ConfigError
+from tsq.quic.aioquic import trim as lean
+
+PRIVATE_NAMES = (
+    "_ack_delay",
+    "_close_event",
+    "_datagrams_pending",
+    "_local_max_streams_bidi",
+    "_local_max_streams_uni",
+    "_peer_cid",
+    "_remote_max_datagram_frame_size",
+    "_remote_max_streams_bidi",
+    "_spaces",
+    "_streams",
+)
+# Of a stream's sending part.
+PRIVATE_SENDER_NAMES = ("_buffer_fin", "_reset_error_code")
+# Of the connection's TLS context, which is made when the first packet is.
+PRIVATE_TLS_NAMES = ("_check_certificate_verify_signature", "_peer_certificate", "_peer_certificate_chain")
+
+
+class _Checked:
+    done = False
+
+
+def check(connection: QuicConnection) -> None:
+    """Compare the names above and those of `lean` with this connection, once a process. Raises ConfigError where one is missing."""
+    if _Checked.done:
+        return
+    missing = [name for name in PRIVATE_NAMES if not hasattr(connection, name)]
+    # A throw-away context costs 30 µs, once.
+    context = Context(is_client=True)
+    missing += [f"tls.{name}" for name in PRIVATE_TLS_NAMES if not hasattr(context, name)]
+    sender = QuicStream().sender
+    missing += [f"sender.{name}" for name in PRIVATE_SENDER_NAMES if not hasattr(sender, name)]
+    missing += lean.missing_names()
+    if missing:
+        raise ConfigError(f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8")
+    _Checked.done = True
+
+
+def limit_streams(connection: QuicConnection, bidirectional: int, unidirectional: int) -> None:
+    """How many streams the peer may have open; to be called before the first packet."""
+    quic: Any = connection
+    for limit, value in ((quic._local_max_streams_bidi, bidirectional), (quic._local_max_streams_uni, unidirectional)):
+        limit.value = limit.sent = value
+
+
+def delay_acknowledgments(connection: QuicConnection, seconds: float) -> None:
+    """How long an acknowledgment waits for something to travel with."""
+    quic: Any = connection
+    quic._ack_delay = seconds
+
+
+def acknowledge_now(connection: QuicConnection) -> None:
+    """Let an acknowledgment that waits travel with what is sent next (RFC 9000 §13.2.1), instead of in a packet of its own."""
+    quic: Any = connection
+    space = quic._spaces.get(Epoch.ONE_RTT)
+    if space is not None and space.ack_at is not None:
+        space.ack_at = 0.0
+
+
+def peer_reset_token(connection: QuicConnection) -> bytes:
+    """The token with which the peer may end the connection without a state (RFC 9000 §10.3); empty where it told none."""
+    quic: Any = connection
+    return quic._peer_cid.stateless_reset_token or b""
+
+
+def peer_datagram_limit(connection: QuicConnection) -> int:
+    """The largest DATAGRAM frame that the peer takes (RFC 9221 §3); 0 where it takes none or has not told yet."""
+    quic: Any = connection
+    return quic._remote_max_datagram_frame_size or 0
+
+
+def peer_stream_limit(connection: QuicConnection) -> int:
+    """How many bidirectional streams the peer allows so far; 0 where it allows none or has not told yet."""
+    quic: Any = connection
+    limit: int = quic._remote_max_streams_bidi
+    return limit
+
+
+def stream_takes_data(connection: QuicConnection, stream_id: int) -> bool:
+    """Whether more can be sent on a stream: it is there, and neither end has ended or cancelled that direction."""
+    quic: Any = connection
+    stream = quic._streams.get(stream_id)
+    if stream is None or stream.sender.is_finished:
+        return False
+    return stream.sender._reset_error_code is None and stream.sender._buffer_fin is None
+
+
+def stream_is_receiving(connection: QuicConnection, stream_id: int) -> bool:
+    """Whether more can come on a stream."""
+    quic: Any = connection
+    stream = quic._streams.get(stream_id)
+    return stream is not None and not stream.receiver.is_finished
+
+
+def drop_unsent_datagrams(connection: QuicConnection) -> int:
+    """Forget DATAGRAM frames that pacing, congestion or missing keys held back; how many. Late time is wrong time."""
+    quic: Any = connection
+    count = len(quic._datagrams_pending)
+    quic._datagrams_pending.clear()
+    return count
+
+
+def closing(connection: QuicConnection) -> ConnectionTerminated | None:
+    """Why the connection is closing, as soon as that is known: aioquic tells only when the closing period is over."""
+    quic: Any = connection
+    event: ConnectionTerminated | None = quic._close_event
+    return event
+
+
+def peer_certificates(connection: QuicConnection) -> list[Certificate]:
+    """The certificate that the peer showed, and its chain; empty where it showed none."""
+    context: Any = getattr(connection, "tls", None)
+    if context is None or context._peer_certificate is None:
+        return []
+    return [context._peer_certificate, *context._peer_certificate_chain]
+
+
+def judge_in_handshake(connection: QuicConnection) -> None:
+    """Have `connection.refuses` judge the peer's certificates as soon as it has proven that it holds the key.
+
+    A server that is refused learns it by an alert (RFC 8446 §6.2), and can neither answer nor give a ticket.
+    """
+    context: Any = connection.tls
+    check = type(context)._check_certificate_verify_signature
+    # No circle: a connection that is forgotten goes at once.
+    weakly = ref(connection)
+
+    def checked(verify: object) -> None:
+        quic: Any = weakly()
+        check(quic.tls, verify)
+        if quic.refuses(peer_certificates(quic)):
+            raise AlertBadCertificate("the certificate was refused")
+
+    context._check_certificate_verify_signature = checked

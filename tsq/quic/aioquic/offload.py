@@ -1,0 +1,478 @@
+"""The contract between aioquic and the data plane: how one connection's state is handed over and taken back.
+
+Comes in: an aioquic connection, the data plane's table. Goes out: the same connection, served by the data plane between two
+visits to the control plane. Rules: one packet-number counter and one idle deadline, which both planes see; receive state goes
+over as ranges; keys go over when they change; while aioquic waits for acknowledgments, packets that carry some are aioquic's.
+`enter` before the control plane does anything, `leave` after it has sent what it had to send. It must never let a packet number
+go back.
+
+With `internals` and `lean`, the only module that touches aioquic's private attributes. Each stands in PRIVATE_NAMES, which a server
+compares with the installed aioquic when it starts (`missing_names`), and a test with this module; where one is missing, the data
+plane is off.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState, QuicReceiveContext
+from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_ack_frame
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.tls import Epoch, cipher_suite_hash, hkdf_expand_label
+from cryptography.x509 import Certificate
+
+from tsq.dataplane.batches import Datapath
+from tsq.dataplane.session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
+from tsq.errors import CertificateError
+from tsq.quic.aioquic import internals
+from tsq.quic.aioquic.trim import LeanConnection
+from tsq.quic.udp import Path
+
+# As in tsq.dataplane.batches.Datapath (RFC 9001 §6.6).
+KEY_UPDATE_AFTER = 1 << 22
+FAILED_OPEN_LIMIT = 1 << 36
+PRIVATE_NAMES = {
+    "connection": (
+        "_close_at",
+        "_close_pending",
+        "_cryptos",
+        "_handle_ack_frame",
+        "_handshake_confirmed",
+        "_host_cids",
+        "_idle_timeout",
+        "_initialize",
+        "_loss",
+        "_network_paths",
+        "_packet_number",
+        "_peer_cid",
+        "_remote_ack_delay_exponent",
+        "_spaces",
+        "_spin_bit",
+        "_spin_highest_pn",
+        "_state",
+        "_version",
+        "_write_new_connection_id_frame",
+    ),
+    "recovery": (
+        "_cc",
+        "_rtt_initial",
+        "_rtt_initialized",
+        "_rtt_latest",
+        "_rtt_min",
+        "_rtt_smoothed",
+        "_rtt_variance",
+    ),
+    "congestion": ("_congestion_recovery_start_time",),
+    "window": ("_lower", "_received"),
+    "keys": ("_update_key_requested",),
+}
+_LEAST_PEER_FRAME = 128
+_MAX_RANGES = 64
+_NO_THRESHOLD = 1 << 62
+# How many key updates a peer may make at once, and one more in how many seconds: each costs the control plane a millisecond.
+_MOST_KEY_UPDATES = 16
+_KEY_UPDATE_INTERVAL = 1.0
+
+
+def missing_names() -> list[str]:
+    """Names of PRIVATE_NAMES that the installed aioquic lacks."""
+    connection: Any = QuicConnection(configuration=QuicConfiguration())
+    owners = {
+        "connection": connection,
+        "recovery": getattr(connection, "_loss", None),
+        "congestion": getattr(getattr(connection, "_loss", None), "_cc", None),
+        "window": QuicPacketSpace().received_packets,
+        "keys": CryptoPair(),
+    }
+    return [f"{owner}.{name}" for owner, names in PRIVATE_NAMES.items() for name in names if not hasattr(owners[owner], name)]
+
+
+@cache
+def offload_is_possible() -> bool:
+    """Whether the installed aioquic has all that the data plane needs of it."""
+    return not missing_names()
+
+
+class SharedConnection(LeanConnection):
+    """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
+
+    session: Session | None = None
+    # Makes the stateless reset token of a connection ID; None leaves them to chance, which no later process can repeat.
+    reset_token: Callable[[bytes], bytes] | None = None
+    # Judges a server's certificates, and why they were refused.
+    accept: Callable[[list[Certificate]], CertificateError | None] | None = None
+    certificate_refused: CertificateError | None = None
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        # Made anew after a Retry.
+        super()._initialize(peer_cid)
+        if self.accept is not None:
+            internals.judge_in_handshake(self)
+
+    def refuses(self, certificates: list[Certificate]) -> bool:
+        """Judge a server's certificates; whether it is refused, which `certificate_refused` then says why."""
+        self.certificate_refused = None if self.accept is None else self.accept(certificates)
+        return self.certificate_refused is not None
+
+    def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
+        """Have the tokens of this end's connection IDs made so; to be called before the first packet."""
+        self.reset_token = reset_token
+        for known in self._host_cids:
+            known.stateless_reset_token = reset_token(known.cid)
+
+    def _write_new_connection_id_frame(self, builder: Any, connection_id: Any) -> None:
+        if self.reset_token is not None:
+            connection_id.stateless_reset_token = self.reset_token(connection_id.cid)
+        super()._write_new_connection_id_frame(builder, connection_id)
+
+    @property
+    def _packet_number(self) -> int:
+        session = self.session
+        return self.__dict__["own_packet_number"] if session is None else session.next_packet_number
+
+    @_packet_number.setter
+    def _packet_number(self, value: int) -> None:
+        if self.session is None:
+            self.__dict__["own_packet_number"] = value
+        else:
+            # Refuses to go back: a number used twice under a key gives the key away.
+            self.session.next_packet_number = value
+
+    @property
+    def _close_at(self) -> float | None:
+        stored: float | None = self.__dict__["own_close_at"]
+        session = self.session
+        if session is None or stored is None or self._state is not QuicConnectionState.CONNECTED:
+            return stored
+        # So that a timer that was set before the data plane's last packet cannot end a live connection.
+        return max(stored, session.last_activity + self._idle_timeout())
+
+    @_close_at.setter
+    def _close_at(self, value: float | None) -> None:
+        self.__dict__["own_close_at"] = value
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """RFC 9000 §13.1: an acknowledgment of a packet that was never sent ends the connection; aioquic does not look."""
+        start = buf.tell()
+        try:
+            ranges, delay = pull_ack_frame(buf)
+        except ValueError:
+            # Malformed: aioquic says so below.
+            ranges, delay = None, 0
+        buf.seek(start)
+        if ranges is not None and ranges.bounds().stop > self._packet_number:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="ACK of a packet that was never sent",
+            )
+        super()._handle_ack_frame(context, frame_type, buf)
+        if ranges is not None and self.session is not None and context.epoch is Epoch.ONE_RTT:
+            # It may be of both planes' packets; window and round trip are one connection's.
+            _hand_recovery(self, self.session)
+            self.session.acknowledged([(r.start, r.stop - 1) for r in reversed(ranges)], context.time, delay)
+            _take_back_recovery(self, self.session)
+
+
+class Plane:
+    """One connection's place in the data plane.
+
+    datapath: the table of the server's socket; None for a client, whose socket is connected and has one connection.
+    """
+
+    def __init__(self, datapath: Datapath | None, quic: SharedConnection) -> None:
+        self._datapath = datapath
+        self._quic = quic
+        self._id = b""
+        self._secret: bytes | None = None
+        self._secret_seen: bytes | None = None
+        self._key_updates_left = float(_MOST_KEY_UPDATES)
+        self._key_updated_at = 0.0
+
+    @property
+    def session(self) -> Session | None:
+        """The session, from the first time that the connection was fit for the data plane."""
+        return self._quic.session
+
+    @property
+    def active(self) -> bool:
+        """Whether the data plane serves the connection now."""
+        return self._quic.session is not None and self._quic.session.active
+
+    @property
+    def path_validated(self) -> bool:
+        """Whether the peer is known to be where its newest packets come from."""
+        paths: Any = self._quic._network_paths
+        return bool(paths) and bool(paths[0].is_validated)
+
+    def seal(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[bytes, object] | None:
+        """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
+
+        stamp: (nonce, T3) of the answer whose transmit timestamp is wanted (docs/reference/protocol.md R12).
+        """
+        session = self._quic.session
+        if not self.active or session is None:
+            return None
+        packet = session.seal(messages, now)
+        if packet is None:
+            return None
+        path: Any = self._quic.get_peer_address()
+        return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
+
+    def stamped(self, path: object, stamp: tuple[bytes, int]) -> object:
+        """The path for a datagram of the control plane's whose transmit timestamp is wanted, as of the first answer (0-RTT)."""
+        if self._datapath is None or not isinstance(path, Path):
+            return path
+        session = self._session()
+        self._list(session)
+        return Path(path.remote, path.local, (session, *stamp))
+
+    def probe(self, now: float) -> tuple[bytes, object] | None:
+        """(a packet that asks for an acknowledgment, path to send it on); None where the data plane does not serve."""
+        session = self._quic.session
+        packet = session.probe(now) if self.active and session is not None else None
+        return None if packet is None else (packet, self._quic.get_peer_address())
+
+    def open(self, packet: bytes, now: float) -> list[bytes] | None:
+        """The messages in a packet from the connected peer; None where it is the control plane's, as it came."""
+        session = self._quic.session
+        if session is None or not session.active or packet[1 : 1 + CONNECTION_ID_SIZE] != self._quic.host_cid:
+            return None
+        return session.open(packet, now)
+
+    @property
+    def probe_at(self) -> float | None:
+        """When the peer is to be probed for an acknowledgment, monotonic seconds."""
+        session = self._quic.session
+        return session.probe_at if session is not None and session.active else None
+
+    @property
+    def waits_to_acknowledge(self) -> float | None:
+        """Since when the data plane has something to acknowledge that no packet has taken along yet, monotonic seconds."""
+        session = self._quic.session
+        return session.last_receive if session is not None and session.active and session.ack_wanted else None
+
+    def tell(self) -> str:
+        """When an earlier answer left, to be reported once; "" where there is nothing to report."""
+        return self._quic.session.tell() if self.active and self._quic.session is not None else ""
+
+    def enter(self) -> None:
+        """Give the control plane what the data plane has received and acknowledged."""
+        session = self._quic.session
+        if session is None or not session.active:
+            return
+        session.active = False
+        quic: Any = self._quic
+        space = quic._spaces[Epoch.ONE_RTT]
+        largest, largest_at, bits, ack_sent = session.received
+        if largest >= 0:
+            space.largest_received_packet = largest
+            space.largest_received_time = largest_at
+            space.expected_packet_number = max(space.expected_packet_number, largest + 1)
+            window = space.received_packets
+            window._lower = max(window._lower, largest - WINDOW_SIZE + 1)
+            window._received = {largest - d for d in range(min(WINDOW_SIZE, largest + 1)) if bits >> d & 1}
+            self._queue_acknowledgments(space, session.received)
+        if ack_sent:
+            space.ack_at = None
+        if session.ack_wanted:
+            # Its time has come, or something is to be sent anyway.
+            space.ack_at = 0.0
+        space.largest_acked_packet = max(space.largest_acked_packet, session.largest_acknowledged)
+        # aioquic forgets its own ACK-only packets when it sees them acknowledged, which the data plane saw.
+        for number in [n for n, packet in space.sent_packets.items() if not packet.in_flight and n <= session.largest_acknowledged]:
+            del space.sent_packets[number]
+        quic._spin_bit, quic._spin_highest_pn = session.spin
+        _take_back_recovery(quic, session)
+
+    def leave(self, now: float) -> None:
+        """Hand the connection to the data plane, where it is fit for that."""
+        quic: Any = self._quic
+        if not self._fit():
+            if quic.session is not None:
+                quic.session.active = False
+            return
+        session = self._session()
+        keys = quic._cryptos[Epoch.ONE_RTT]
+        if keys.recv.secret is not self._secret:
+            self._hand_keys(session, keys.recv, keys.send, now)
+        path = quic._network_paths[0].addr
+        remote, local = (b"", b"") if self._datapath is None else (path.remote, path.local)
+        session.set_path(remote, local, quic._peer_cid.cid)
+        self._list(session)
+        self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
+        _hand_recovery(quic, session)
+        session.set_spin(bool(quic._spin_bit), quic._spin_highest_pn)
+        session.active = True
+
+    def drop(self) -> None:
+        """Take the connection out of the data plane for good."""
+        if self._quic.session is not None:
+            self._quic.session.active = False
+        if self._datapath is not None and self._id:
+            self._datapath.discard(self._id)
+            self._id = b""
+
+    def wants_key_update(self) -> bool:
+        """Whether so many packets were sealed under one key that it is time for the next (RFC 9001 §6.6)."""
+        session = self._quic.session
+        limit = KEY_UPDATE_AFTER if self._datapath is None else self._datapath.key_update_after
+        return session is not None and session.counts["sealed"] >= limit
+
+    def rekeyed_too_often(self, now: float) -> bool:
+        """Whether the peer updates its keys faster than makes sense; to be asked after each packet of the control plane's.
+
+        RFC 9001 §6.2 has it wait for the other end's confirmation; one that does may still keep the control plane busy.
+        """
+        keys = self._quic._cryptos.get(Epoch.ONE_RTT)
+        secret = None if keys is None else keys.recv.secret
+        if secret is None or secret is self._secret_seen:
+            return False
+        first, self._secret_seen = self._secret_seen is None, secret
+        if first:
+            return False
+        regained = (now - self._key_updated_at) / _KEY_UPDATE_INTERVAL
+        self._key_updates_left = min(self._key_updates_left + regained, _MOST_KEY_UPDATES) - 1
+        self._key_updated_at = now
+        return self._key_updates_left < 0
+
+    def forged_too_often(self) -> bool:
+        """Whether so many packets failed to open that the connection must end (RFC 9001 §6.6)."""
+        session = self._quic.session
+        limit = FAILED_OPEN_LIMIT if self._datapath is None else self._datapath.failed_open_limit
+        return session is not None and session.counts["failed_opens"] >= limit
+
+    def overworked(self) -> bool:
+        """Whether the peer sent so many packets that are too much work for the control plane that the connection must end."""
+        session = self._quic.session
+        if self._datapath is None or session is None:
+            return False
+        return session.counts["excessive"] >= self._datapath.excessive_limit
+
+    def _fit(self) -> bool:
+        quic: Any = self._quic
+        return bool(
+            quic._handshake_confirmed
+            and quic._state is QuicConnectionState.CONNECTED
+            and not quic._close_pending
+            and quic._version == QuicProtocolVersion.VERSION_1
+            and self.path_validated
+            and not quic._cryptos[Epoch.ONE_RTT]._update_key_requested
+            and len(quic.host_cid) == CONNECTION_ID_SIZE
+            and internals.peer_datagram_limit(quic) >= _LEAST_PEER_FRAME
+        )
+
+    def _session(self) -> Session:
+        """The connection's session, made at the first call: from then on both planes count packet numbers in it."""
+        quic: Any = self._quic
+        if quic.session is None:
+            session = Session()
+            session.next_packet_number = quic._packet_number
+            session.client = quic.configuration.is_client
+            quic.session = session
+        found: Session = quic.session
+        return found
+
+    def _list(self, session: Session) -> None:
+        """See that the table has the session, under the connection ID that the peer uses."""
+        if self._datapath is not None and self._quic.host_cid != self._id:
+            self._datapath.discard(self._id)
+            self._id = self._quic.host_cid
+            self._datapath.add(self._id, session)
+
+    def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext, now: float) -> None:
+        key, iv, protection = _material(receive)
+        send_key, send_iv, send_protection = _material(send)
+        if self._secret is None:
+            session.set_protection(int(receive.cipher_suite), protection, send_protection)  # type: ignore[arg-type]
+        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, *_next_material(receive), now)
+        self._secret = receive.secret
+
+    def _hand_received(self, session: Session, space: Any) -> None:
+        largest = space.largest_received_packet
+        window = space.received_packets
+        bits = 0
+        for distance in range(min(WINDOW_SIZE, largest + 1)):
+            # A number below the window counts as received (RFC 9000 §12.3).
+            if largest - distance in window:
+                bits |= 1 << distance
+        queue = space.ack_queue
+        floor = queue[0].start - 1 if len(queue) else largest
+        session.set_received(largest, space.largest_received_time or 0.0, bits, floor)
+
+    def _queue_acknowledgments(self, space: Any, received: tuple[int, float, int, bool]) -> None:
+        queue = space.ack_queue
+        for first, last in _runs(received[0], received[2]):
+            queue.add(first, last + 1)
+        while len(queue) > _MAX_RANGES:
+            queue.shift()
+
+
+def _hand_recovery(quic: Any, session: Session) -> None:
+    """Give the session the congestion window and the round trip that aioquic has."""
+    loss = quic._loss
+    session.set_recovery(
+        loss.congestion_window,
+        loss.bytes_in_flight,
+        _NO_THRESHOLD if loss._cc.ssthresh is None else loss._cc.ssthresh,
+        loss._cc._congestion_recovery_start_time,
+        quic._spaces[Epoch.ONE_RTT].ack_eliciting_in_flight > 0,
+    )
+    known = loss._rtt_initialized
+    guess = loss._rtt_initial
+    session.set_round_trip(
+        known,
+        loss._rtt_latest if known else guess,
+        loss._rtt_smoothed if known else guess,
+        # So that a probe waits for twice the guess (RFC 9002 §6.2.2).
+        loss._rtt_variance if known else guess / 4,
+        loss._rtt_min if known else 0.0,
+        loss.max_ack_delay,
+        quic._remote_ack_delay_exponent,
+    )
+
+
+def _take_back_recovery(quic: Any, session: Session) -> None:
+    """Give aioquic the window and the round trip as the session's acknowledgments and losses have left them."""
+    loss = quic._loss
+    window, threshold, since = session.congestion
+    loss._cc.congestion_window = window
+    loss._cc.ssthresh = None if threshold == _NO_THRESHOLD else threshold
+    loss._cc._congestion_recovery_start_time = since
+    known, latest, smoothed, variance, minimum = session.round_trip
+    if known:
+        loss._rtt_initialized = True
+        loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = latest, smoothed, variance, minimum
+
+
+def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
+    """Key, IV and header protection key of a direction (RFC 9001 §5.1)."""
+    if context.cipher_suite is None or context.secret is None or context.version is None:
+        raise ValueError("keys that are not there yet")
+    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)
+
+
+def _next_material(context: CryptoContext) -> tuple[bytes, bytes]:
+    """Key and IV of a direction after the next key update (RFC 9001 §6.1); on QUIC version 1."""
+    if context.cipher_suite is None or context.secret is None or context.version is None:
+        raise ValueError("keys that are not there yet")
+    algorithm = cipher_suite_hash(context.cipher_suite)
+    secret = hkdf_expand_label(algorithm, context.secret, b"quic ku", b"", algorithm.digest_size)
+    key, iv, _ = derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=secret, version=context.version)
+    return key, iv
+
+
+def _runs(largest: int, bits: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of received numbers."""
+    distance = 0
+    while distance < WINDOW_SIZE and distance <= largest:
+        if not bits >> distance & 1:
+            distance += 1
+            continue
+        last = largest - distance
+        while distance < WINDOW_SIZE and distance <= largest and bits >> distance & 1:
+            distance += 1
+        yield largest - distance + 1, last

@@ -1,0 +1,256 @@
+"""The server's work without I/O: datagrams in, datagrams out; router and responder put together.
+
+Comes in: received datagrams, the monotonic time, a clock to stamp T3 with. Goes out: datagrams to send at once, and which
+connection to look after. It must never touch a socket, and never keep an answer that cannot leave at once.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from tsq.counters import Counters
+from tsq.dataplane.batches import Datapath
+from tsq.quic.budget import Bucket, Seldom
+from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
+from tsq.quic.frames import packets_in
+from tsq.quic.router import Drop, Router
+from tsq.quic.server_connection import ServerConnection
+from tsq.quic.udp import Datagram
+from tsq.server.responder import Draft, Refusal, Responder, stream_request_ready
+from tsq.wire.message import Mode
+
+logger = logging.getLogger(__name__)
+
+_MOST_LOOKED_AFTER = 1000
+# As many frames cost about as much as a packet without any.
+_FRAMES_A_UNIT = 16
+# A request has to be decoded and answered as well.
+_REQUESTS_A_UNIT = 8
+# What a packet counts where nearly all of them are plain requests.
+_UNIT_ALONE = 0.05
+
+
+class Outcome(NamedTuple):
+    """What to send at once, and the connection whose deadline may have changed (None where there is none)."""
+
+    datagrams: Outgoing
+    connection: ServerConnection | None
+
+
+class Service:
+    """A server but for its sockets and timers.
+
+    clock: the host's time in Unix ns, read as late as can be. datapath: the data plane of the socket; without one, the control
+    plane does everything.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        responder: Responder,
+        counters: Counters,
+        clock: Callable[[], int],
+        datapath: Datapath | None = None,
+    ) -> None:
+        self.router = router
+        self.responder = responder
+        self.counters = counters
+        self._clock = clock
+        self._datapath = datapath
+        self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
+        self._utmost = Bucket(router.limits.most_control, router.limits.most_control / 4)
+        self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
+        self._unrouted = Seldom(10.0)
+        # Without a data plane, plain requests come here, too.
+        self._unit = 1.0 if datapath is not None else _UNIT_ALONE
+
+    def received(self, datagram: Datagram, now: float) -> Outcome:
+        """Deal with one datagram."""
+        self.counters.add("datagrams")
+        if not datagram.kernel:
+            self.counters.add("user-space receive times")
+        try:
+            connection = self.router.route(datagram.data, datagram.path, now)
+        except Exception as error:
+            count = self._unrouted.due(now)
+            if count:
+                trace = logger.isEnabledFor(logging.DEBUG)
+                logger.error("%d datagram(s) could not be dealt with, the last because of %r", count, error, exc_info=trace)
+            connection = None
+        if connection is None:
+            replies: Outgoing = list(self.router.replies)
+            self.router.replies.clear()
+            return Outcome(replies, None)
+        excess = self._excess(connection, datagram.data, now)
+        if excess is None:
+            return self._visit(connection, now, lambda: self._receive(connection, datagram, now))
+        # Nothing of the connection has changed, so nothing else is to be done: this is to cost as little as can be.
+        self.counters.add("dropped", excess)
+        if connection.budget.is_offender(now):
+            return self._visit(connection, now, lambda: self._close(connection, PROTOCOL_VIOLATION, "too many packets", now))
+        return Outcome([], None)
+
+    def expired(self, connection: ServerConnection, now: float) -> Outcome:
+        """A connection's deadline has passed."""
+        if not self.router.knows(connection):
+            return Outcome([], None)
+        if self.router.overdue(connection, now):
+            logger.debug("handshake took too long")
+            self.router.forget(connection)
+            return Outcome([], None)
+
+        def work() -> Outgoing:
+            connection.handle_timer(now)
+            return connection.flush(now)
+
+        return self._visit(connection, now, work)
+
+    def look_after(self, now: float) -> list[Outcome]:
+        """Probe, rekey or end connections that the data plane cannot go on with by itself; to be called every second or so."""
+        if self._datapath is None:
+            return []
+        due = set(self._datapath.due(now))
+        all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
+        # A few at a time, so that answers do not wait behind them.
+        return [self._visit(c, now, partial(c.look_after, now), enter=False) for c in all_due[:_MOST_LOOKED_AFTER]]
+
+    def _visit(self, connection: ServerConnection, now: float, work: Callable[[], Outgoing], *, enter: bool = True) -> Outcome:
+        """Have something done with one connection: the only way from a packet or a timer to a connection.
+
+        Whatever goes wrong ends this connection and nothing else. Afterwards the connection is in all tables with a deadline, or in
+        none, so its timer can be kept. enter: False where `work` itself does so if need be.
+        """
+        out: Outgoing = []
+        try:
+            if enter:
+                connection.enter()
+            out = work()
+            self.router.refresh(connection)
+            if self.router.knows(connection):
+                connection.leave(now)
+        except Exception as error:
+            connection.fail(error)
+            self.router.forget(connection)
+        return Outcome(out, connection)
+
+    def _excess(self, connection: ServerConnection, data: bytes, now: float) -> Drop | None:
+        """Why a datagram may not go through the control plane, for this connection or for all; None where it may."""
+        if connection.fresh:
+            # The router has let it in; and nothing but this packet gives the connection a deadline.
+            connection.arrived = 1
+            self._charge(self._unit)
+            return None
+        if connection.handshake is None:
+            connection.arrived += 1
+            if connection.arrived > self.router.limits.peer.handshake_packets:
+                return Drop.OVER_BUDGET
+            if not connection.proven:
+                if self._strangers.refill(now) < 1:
+                    return Drop.OVERLOADED
+                self._strangers.take()
+        units = self._unit * packets_in(data, self.router.limits.peer.packets)
+        if not connection.budget.admits(now, strained=self._everything.refill(now) < 1, amount=units):
+            return Drop.OVER_BUDGET
+        if self._utmost.refill(now) < 1:
+            return Drop.OVERLOADED
+        self._charge(units)
+        return None
+
+    def _charge(self, units: float) -> None:
+        """Of what all connections together may have the control plane do."""
+        self._everything.take(units)
+        self._utmost.take(units)
+
+    def _receive(self, connection: ServerConnection, datagram: Datagram, now: float) -> Outgoing:
+        """Feed a datagram to its connection; what is sent for it."""
+        if connection.fresh and self._datapath is not None:
+            connection.attach(self._datapath)
+        shaken = connection.handshake is not None
+        messages = connection.receive_on(datagram.path, datagram.data, now)
+        self._account(connection, len(messages) + connection.left_out)
+        if any(self._is_due(message) for message in messages):
+            out = self._answer(connection, messages, datagram.received_ns, now)
+        elif connection.handshake is not None and not shaken:
+            # What ends the handshake is sent at once, and the acknowledgment goes with it.
+            out = connection.transmit([], now)[0]
+        else:
+            out = connection.flush(now)
+        if not out and connection.fresh:
+            self.router.unreadable(connection, now)
+        connection.fresh = False
+        return out
+
+    def _account(self, connection: ServerConnection, requests: int) -> None:
+        """Count what was not done for a datagram, and charge what was."""
+        frames, refused = connection.take_account()
+        for reason in refused:
+            self.counters.add("dropped", Drop(reason))
+        if frames or refused:
+            # In packets that opened.
+            units = (frames / _FRAMES_A_UNIT + requests / _REQUESTS_A_UNIT) * self._unit
+            connection.budget.opened(units)
+            self._charge(units)
+        if connection.left_out:
+            self.counters.add("requests", Mode.DATAGRAM, connection.left_out)
+            self.counters.add("unanswered", "too many requests in one packet", connection.left_out)
+            connection.left_out = 0
+
+    def _close(self, connection: ServerConnection, code: int, reason: str, now: float) -> Outgoing:
+        connection.close(code, reason)
+        return connection.flush(now)
+
+    def goodbye(self, connection: ServerConnection, reason: str, now: float) -> Outgoing:
+        """Close a connection for good."""
+        out = self._visit(connection, now, lambda: self._close(connection, NO_ERROR, reason, now)).datagrams
+        self.router.forget(connection)
+        return out
+
+    def _is_due(self, message: Message) -> bool:
+        """Datagrams at once; streams at FIN, or when what came is a whole request (R2)."""
+        return message.stream_id is None or stream_request_ready(message.data, message.finished)
+
+    def _answer(self, connection: ServerConnection, messages: list[Message], received_ns: int, now: float) -> Outgoing:
+        """Answer all requests of one datagram in one go: drafts first, then the time, then the packet."""
+        due = [message for message in messages if self._is_due(message)]
+        drafts = [(message, self._draft(message, received_ns)) for message in due]
+        # What else is to be sent goes first, so that nothing but sealing comes between T3 and the wire.
+        out = [] if any(message.stream_id is not None for message in due) else connection.clear(now)
+        send_ns = self._clock()
+        datagrams: list[bytes] = []
+        stamp: tuple[bytes, int] | None = None
+        for message, draft in drafts:
+            if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
+                told = connection.tell()
+                draft = draft.telling(told) if told else draft  # noqa: PLW2901
+                stamp = (draft.nonce, send_ns)
+            if message.stream_id is not None and not connection.can_send_stream(message.stream_id):
+                connection.stream_done(message.stream_id, message.finished)
+                self.counters.add("unanswered", "stream cancelled by the client")
+                continue
+            response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
+            if isinstance(response, Refusal):
+                self.counters.add("unanswered", response.reason)
+                if message.stream_id is None:
+                    continue
+                response = response.error
+            else:
+                self.counters.add("answered")
+            if message.stream_id is not None:
+                connection.send_stream(message.stream_id, response)
+                connection.stream_done(message.stream_id, message.finished)
+            elif connection.can_send_datagram(response):
+                datagrams.append(response)
+            else:
+                self.counters.add("answered", amount=-1)
+                self.counters.add("unanswered", "peer takes no datagram of this size")
+        more, held_back = connection.transmit(datagrams, now, stamp)
+        if held_back:
+            self.counters.add("answered", amount=-held_back)
+            self.counters.add("unanswered", "congestion window or amplification limit", held_back)
+        return out + more
+
+    def _draft(self, message: Message, received_ns: int) -> Draft | Refusal:
+        mode = Mode.DATAGRAM if message.stream_id is None else Mode.STREAM
+        self.counters.add("requests", mode)
+        return self.responder.prepare(message.data, received_ns, mode)

@@ -1,0 +1,370 @@
+"""The server: sockets and timers of a Service, on asyncio.
+
+Comes in: datagrams. Goes out: answers, each stamped as late as Python can. Holds no rules of the protocol. It must never stop for
+what one peer sent, and never send an answer later than at once.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TextIO
+
+from tsq.counters import Counters
+from tsq.dataplane.batches import BATCH, Datapath
+from tsq.dataplane.loop import ServingLoop
+from tsq.errors import ConfigError, TSQError
+from tsq.host._memory import give_back
+from tsq.host.clock import now_ns
+from tsq.host.identity import machine
+from tsq.host.keepers.sync_state import HostClock, SyncState
+from tsq.options import Target, parse_listen
+from tsq.quic import tls
+from tsq.quic.aioquic import offload
+from tsq.quic.connection import Outgoing
+from tsq.quic.router import Limits, Router
+from tsq.quic.server_connection import ServerConnection
+from tsq.quic.udp import Datagram, FamilyMissing, Path, UdpSocket, sink
+from tsq.server.clock_watch import ClockWatch
+from tsq.server.core import Outcome, Service
+from tsq.server.responder import NoResponse, Responder
+from tsq.wire.message import Mode
+from tsq.wire.signature import Signer
+
+logger = logging.getLogger(__name__)
+
+_CARE_INTERVAL = 1.0
+# How many batches that held something for the control plane are served before the loop sees to timers and other sockets.
+_TURNS = 16
+_CLOSE_REASON = "server is shutting down"
+# What a Datapath counts by itself.
+_DATAPATH_COUNTS = (
+    "taken",
+    "answered",
+    "held_back",
+    "stepped_back",
+    "malformed",
+    "forged",
+    "duplicates",
+    "excessive",
+    "unstamped",
+    "unsent",
+    "truncated",
+)
+# After so many connections have ended, and with fewer than these under way, memory is given back: a flood is over.
+_MANY_FORGOTTEN = 500
+_FEW_HALF_OPEN = 50
+
+
+class Server:
+    """A TSQ server, to run by itself or inside another asyncio program.
+
+        async with tsq.Server(["127.0.0.1:4433"], "cert.pem", "key.pem") as server:
+            print(server.addresses)
+            await server.wait_closed()
+
+    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: who is asked how good this
+    machine's clock is, for the answer to clients. counters: what the server did. clock: how good the clock is.
+    Raises ConfigError where certificate, key or an address cannot be used.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[str | Target],
+        certificate_file: str,
+        key_file: str,
+        *,
+        limits: Limits | None = None,
+        signer: Signer | None = None,
+        key_log: TextIO | None = None,
+        data_plane: bool = True,
+        host_clock: HostClock | None = None,
+    ) -> None:
+        if not listen:
+            raise ConfigError("no address to listen on", expected="at least one")
+        self.counters = Counters()
+        self.responder = Responder(signer)
+        self._files = (certificate_file, key_file)
+        self._key_log = key_log
+        configuration = tls.server_configuration(certificate_file, key_file, key_log=key_log)
+        self._report_expiry(configuration)
+        self._data_plane = data_plane
+        missing = offload.missing_names() if data_plane else []
+        if missing:
+            logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
+            self._data_plane = False
+        # A Target, too, so that every way to write the wildcard is known as such.
+        self._listen = [parse_listen(str(item)) for item in listen]
+        where = " ".join(sorted(map(str, self._listen)))
+        self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
+        self._endpoints: list[_Endpoint] = []
+        self._closed: asyncio.Event | None = None
+        self._watch = ClockWatch(host_clock or HostClock(), self.responder)
+
+    @property
+    def addresses(self) -> list[Target]:
+        """Addresses and ports that are listened on."""
+        return [Target(*endpoint.udp.address) for endpoint in self._endpoints]
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._router.connections)
+
+    @property
+    def clock(self) -> SyncState | None:
+        """How good this machine's clock is; None where no program is asked."""
+        return self._watch.state
+
+    async def start(self) -> None:
+        """Open the sockets and answer from now on. Raises ConfigError where an address cannot be used.
+
+        Where the machine has no IPv6, or no IPv4, at all, addresses of that family are left out, as long as others remain.
+        """
+        self._closed = asyncio.Event()
+        await self._watch.start()
+        try:
+            self._open()
+            for endpoint in self._endpoints:
+                endpoint.start()
+        except (TSQError, OSError):
+            self._watch.stop()
+            self._release()
+            raise
+
+    def _open(self) -> None:
+        absent: list[FamilyMissing] = []
+        for target in self._listen:
+            try:
+                udp = UdpSocket.listening(target.host, target.port)
+            except FamilyMissing as error:
+                absent.append(error)
+                continue
+            spare = sink() if self._data_plane else None
+            datapath = None if not self._data_plane else Datapath() if spare is None else Datapath(spare.fileno())
+            service = Service(self._router, self.responder, self.counters, now_ns, datapath)
+            self._endpoints.append(_Endpoint(udp, service, datapath, spare))
+        if not self._endpoints:
+            raise absent[0]
+        for missing in absent:
+            logger.warning("%s; the other addresses are served", missing)
+
+    def reload(self) -> bool:
+        """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
+        try:
+            configuration = tls.server_configuration(*self._files, key_log=self._key_log)
+        except ConfigError as error:
+            logger.error("certificate not reloaded, the old one stays: %s", error)
+            return False
+        self._router.configuration = configuration
+        logger.info("certificate reloaded")
+        self._report_expiry(configuration)
+        return True
+
+    async def close(self) -> None:
+        """Tell every client that the server goes, and close the sockets."""
+        for endpoint in self._endpoints:
+            endpoint.close_connections(_CLOSE_REASON)
+        self._release()
+        self._watch.stop()
+        if self._closed is not None:
+            self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until somebody calls `close`."""
+        if self._closed is not None:
+            await self._closed.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def _release(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.stop()
+        self._endpoints.clear()
+
+    def _report_expiry(self, configuration: tls.ServerConfiguration) -> None:
+        for warning in configuration.warnings:
+            logger.warning("%s", warning)
+        left = (tls.certificate_expiry(configuration).timestamp() - time.time()) / 86400
+        if left < 0:
+            logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)
+        elif left < 14:
+            logger.warning("the certificate expires in %.0f days", left)
+
+
+class _Endpoint:
+    """One socket: moves datagrams between it and the service, and keeps the timers of the connections that came by it."""
+
+    def __init__(self, udp: UdpSocket, service: Service, datapath: Datapath | None, sink: socket.socket | None) -> None:
+        self.udp = udp
+        self._sink = sink
+        self._service = service
+        self._datapath = datapath
+        self._care: asyncio.TimerHandle | None = None
+        self._counted = dict.fromkeys(_DATAPATH_COUNTS, 0)
+        if datapath is not None:
+            service.counters.before_reading(self._count)
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
+        service.router.when_forgotten(self._forgotten)
+        self._truncated = 0
+        self._forgotten_before = 0
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._loop.add_reader(self.udp.fileno(), self._readable if self._datapath is None else self._serve)
+        if self._datapath is not None:
+            if isinstance(self._loop, ServingLoop):
+                self._loop.serving.serve(self.udp.fileno(), self._datapath)
+            self.udp.stamp_departures()
+            self._datapath.stamping = self.udp.stamps_departures
+            self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
+        if self.udp.missing is not None and (self._datapath is not None or not self.udp.stamps_arrivals):
+            logger.warning("%s: %s", Target(*self.udp.address), self.udp.missing)
+
+    def stop(self) -> None:
+        """Stop answering."""
+        if isinstance(self._loop, ServingLoop):
+            self._loop.serving.leave(self.udp.fileno())
+        self._loop.remove_reader(self.udp.fileno())
+        if self._care is not None:
+            self._care.cancel()
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        self.udp.close()
+        if self._sink is not None:
+            self._sink.close()
+
+    def close_connections(self, reason: str) -> None:
+        """Close all connections of this socket."""
+        now = self._loop.time()
+        for connection in list(self._timers):
+            self._send(self._service.goodbye(connection, reason, now))
+
+    def _readable(self) -> None:
+        try:
+            datagrams = self.udp.receive()
+        except OSError as error:
+            # An ICMP error of an earlier answer: its peer is gone, and times out.
+            logger.debug("socket error: %s", error)
+            return
+        if self.udp.truncated != self._truncated:
+            self._service.counters.add("dropped", "datagram over 2048 bytes", self.udp.truncated - self._truncated)
+            self._truncated = self.udp.truncated
+        for datagram in datagrams:
+            self._conclude(self._service.received(datagram, self._loop.time()))
+
+    def _serve(self) -> None:
+        """The data plane answers what it can by itself; the rest comes up."""
+        datapath = self._datapath
+        if datapath is None:
+            return
+        for _ in range(_TURNS):
+            try:
+                count, rest = datapath.receive(self.udp.fileno())
+            except OSError as error:
+                logger.debug("socket error: %s", error)
+                return
+            now = self._loop.time()
+            for data, remote, local, received_ns, kernel in rest:
+                self._conclude(self._service.received(Datagram(data, Path(remote, local), received_ns, kernel), now))
+            if not rest or count % BATCH:
+                # Nothing waits any more, or it has had its turn.
+                return
+
+    def _count(self) -> None:
+        """Add what the data plane counted since the last time."""
+        datapath, counters = self._datapath, self._service.counters
+        if datapath is None:
+            return
+        now = {name: getattr(datapath, name) for name in _DATAPATH_COUNTS}
+        new = {name: now[name] - self._counted[name] for name in _DATAPATH_COUNTS}
+        self._counted = now
+        dropped = new["forged"] + new["duplicates"] + new["excessive"]
+        requests = new["answered"] + new["held_back"] + new["stepped_back"] + new["malformed"]
+        counters.add("datagrams", amount=new["taken"] + dropped)
+        counters.add("taken", amount=new["taken"])
+        counters.add("user-space receive times", amount=new["unstamped"])
+        counters.add("requests", Mode.DATAGRAM, requests)
+        counters.add("answered", amount=new["answered"])
+        counters.add("unanswered", NoResponse.MALFORMED, new["malformed"])
+        counters.add("unanswered", NoResponse.CLOCK_WENT_BACK, new["stepped_back"])
+        counters.add("unanswered", "congestion window or amplification limit", new["held_back"])
+        counters.add("unsent", "no room in the socket, or unreachable", new["unsent"])
+        counters.add("dropped", "datagram over 2048 bytes", new["truncated"])
+        counters.add("dropped", "packet that does not open", new["forged"])
+        counters.add("dropped", "packet that came before", new["duplicates"])
+        counters.add("dropped", "packet that is too much work", new["excessive"])
+
+    def _look_after(self) -> None:
+        """The coarse timer of the data plane."""
+        self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
+        router = self._service.router
+        if router.forgotten >= self._forgotten_before + _MANY_FORGOTTEN and router.half_open < _FEW_HALF_OPEN:
+            self._forgotten_before = router.forgotten
+            give_back()
+        for outcome in self._service.look_after(self._loop.time()):
+            self._conclude(outcome)
+
+    def _expired(self, connection: ServerConnection) -> None:
+        self._timers.pop(connection, None)
+        now = self._loop.time()
+        due = self._service.router.deadline(connection)
+        if due is not None and due > now:
+            # The deadline has moved away since.
+            self._keep(connection)
+            return
+        self._conclude(self._service.expired(connection, now))
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """What comes after everything that was done with a connection: its timer is kept, whatever comes of sending."""
+        try:
+            self._send(outcome.datagrams)
+        except Exception as error:
+            # The rest of the batch is others'.
+            logger.error("answers that could not be sent: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+        finally:
+            if outcome.connection is not None:
+                self._keep(outcome.connection)
+
+    def _forgotten(self, connection: ServerConnection) -> None:
+        handle = self._timers.pop(connection, None)
+        if handle is not None:
+            handle.cancel()
+
+    def _keep(self, connection: ServerConnection) -> None:
+        """See that the connection's timer is armed, or gone when the connection is."""
+        due = self._service.router.deadline(connection)
+        if due is None:
+            self._forgotten(connection)
+            return
+        handle = self._timers.get(connection)
+        # A deadline that moved away is looked at when the old one fires: arming anew for each packet would cost more.
+        if handle is None or due < handle.when():
+            if handle is not None:
+                handle.cancel()
+            self._timers[connection] = self._loop.call_at(due, self._expired, connection)
+
+    def _send(self, out: Outgoing) -> None:
+        """Send at once or never."""
+        datagrams = [(data, path) for data, path in out if isinstance(path, Path)]
+        if not datagrams:
+            return
+        sent = 0
+        try:
+            sent = self.udp.send([item for item in datagrams if item[1].stamp is None])
+            for data, path in datagrams:
+                if path.stamp is not None and self._datapath is not None:
+                    sent += self._datapath.send_stamped(self.udp.fileno(), data, path.remote, path.local, *path.stamp)
+        except OSError as error:
+            logger.debug("send failed: %s", error)
+        if sent < len(datagrams):
+            self._service.counters.add("unsent", "no room in the socket, or unreachable", len(datagrams) - sent)
