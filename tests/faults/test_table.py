@@ -18,7 +18,7 @@ SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.p
 
 WAIT, REAL = "cli/test_adjtime_wait.py", "kernel/test_real_clock.py"
 
-ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/test_lean.py"
+ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/aioquic/test_trim.py"
 RESETS, REASSEMBLY, ATTACKS = "quic/test_resets.py", "quic/test_reassembly.py", "datapath/test_attacks.py"
 PLANE, SOCKETS, TABLE_OF_SESSIONS = "datapath/test_session.py", "datapath/test_sockets.py", "datapath/test_table.py"
 STRANGERS, BATCHES, PROCESSES = "faults/test_server_faults.py", "faults/test_batches.py", "integration/test_processes.py"

@@ -14,7 +14,7 @@ from tsq.client.exchange import Exchange, Rules
 from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
-from tsq.quic.udp import Datagram, Departure
+from tsq.quic.udp import Datagram, Transmission
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
@@ -238,7 +238,7 @@ class Channel:
         """Whether the last `datagrams` held requests, whose departure time counts."""
         return bool(self._leaving)
 
-    def departed(self, departure: Departure, reading: ClockReading | None = None) -> None:
+    def departed(self, departure: Transmission, reading: ClockReading | None = None) -> None:
         """When the last `datagrams` left. reading: of the local clock, taken just before.
 
         Where only some of them left, all requests count as sent: it is not known which ones did.

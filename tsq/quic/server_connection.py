@@ -1,7 +1,7 @@
 """A connection that a client opened, served by both planes, without I/O.
 
-Comes in: as in `connection`, and the data plane's table. Goes out: as there. `enter` comes before anything that is done with it,
-and `leave` after everything. It must never let the two planes work at the same time.
+Comes in: as in `connection`, and the data plane's table. Goes out: as there. Call `take_back` before anything is done with it, and
+`hand_over` after everything. It must never let the two planes work at the same time.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class ServerConnection(Connection):
         self.arrived = 0
         self.fresh = True
         self.ids: set[bytes] = set()
-        self.proven = retry_source is not None
+        self.validated = retry_source is not None
         self.budget = ControlBudget(limits.control_rate, limits.strained_rate, limits.control_burst, limits.offence)
 
     def drop(self) -> None:
@@ -75,14 +75,14 @@ class ServerConnection(Connection):
         if self.plane is None:
             return []
         if self.plane.forged_too_often():
-            self.enter()
+            self.take_back()
             self.close(QuicErrorCode.AEAD_LIMIT_REACHED, "too many packets that do not open")
         elif self.plane.overworked():
             # RFC 9000 §21.9 names this code for a peer that makes work without end.
-            self.enter()
+            self.take_back()
             self.close(QuicErrorCode.PROTOCOL_VIOLATION, "too many packets that are too much work")
         elif self.plane.wants_key_update():
-            self.enter()
+            self.take_back()
             self.quic.request_key_update()
             self.quic.send_ping(0)
         else:

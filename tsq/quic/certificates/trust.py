@@ -64,11 +64,11 @@ def authorities(trust: Trust) -> Authorities:
     """
     known = trust.read.get(_named(trust))
     if known is None:
-        return look_again(trust)
+        return read_again(trust)
     return _found(known)
 
 
-def look_again(trust: Trust, patience: float = DEFAULT_PATIENCE) -> Authorities:
+def read_again(trust: Trust, patience: float = DEFAULT_PATIENCE) -> Authorities:
     """The same, read anew where a file has changed since. patience: how many seconds a pipe may take. Raises ConfigError."""
     named = _named(trust)
     with _lock:
