@@ -15,6 +15,7 @@ from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
 from tsq.quic.udp import Datagram, Transmission
+from tsq.settings import Setting
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
@@ -319,7 +320,9 @@ class Channel:
             self.mode = Mode.STREAM
             self.notices.append("the server takes no datagrams: using Stream Mode")
         if self.mode is Mode.STREAM and not self._connection.peer_takes_streams:
-            self._end(TransportError("the server allows no streams", advice="ask without --stream" if self._stream else ""))
+            self._end(
+                TransportError("the server allows no streams", advice=f"ask without {Setting.STREAM}" if self._stream else "")
+            )
             return
         if self.early is not None:
             # aioquic forgets 0-RTT datagrams when the server refuses 0-RTT, or after a Retry: ask again. An accepted request is

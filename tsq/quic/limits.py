@@ -6,6 +6,9 @@ Comes in: what an operator chose. Goes out: plain values. Holds no state, and de
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+# The reason that a server gives with CONNECTION_REFUSED where all its connections are in use.
+FULL = "connection limit reached"
+
 
 class RetryPolicy(StrEnum):
     """When a client must show that it can receive at its address before anything is kept for it (RFC 9000 §8.1.2)."""

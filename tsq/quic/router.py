@@ -27,11 +27,12 @@ from tsq.counters import Counters
 from tsq.quic import initial, tls
 from tsq.quic.budget import Bucket, DecayingCount, Throttle
 from tsq.quic.frames import contents, packets_in
-from tsq.quic.limits import Limits, RetryPolicy
+from tsq.quic.limits import FULL, Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.tickets import TicketStore
 from tsq.quic.udp import NetworkPath
+from tsq.settings import Setting
 
 __all__ = ["CONNECTION_ID_SIZE", "EXCESSES", "Drop", "Limits", "RetryPolicy", "Router"]
 
@@ -52,7 +53,7 @@ class Drop(StrEnum):
     UNKNOWN_VERSION = "unknown version"
     SMALL_INITIAL = "Initial under 1200 bytes"
     NOT_INITIAL = "handshake packet of no connection"
-    TOO_MANY_CONNECTIONS = "connection limit reached"
+    TOO_MANY_CONNECTIONS = FULL
     INVALID_TOKEN = "invalid Retry token"
     UNREADABLE_INITIAL = "Initial that cannot be opened"
     TOO_MANY_HANDSHAKES = "too many handshakes under way"
@@ -230,6 +231,7 @@ class Router:
             return self._drop(Drop.NOT_INITIAL)
         if len(self._connections) >= self.limits.max_connections:
             self._report_full(now)
+            self._refuse(header, data, number_offset, path, now)
             return self._drop(Drop.TOO_MANY_CONNECTIONS)
         original = self._original_destination(header, path, now) if header.token else None
         if original is None and self._asks_for_retry(now):
@@ -261,14 +263,28 @@ class Router:
         self._newcomers.take()
         return True
 
+    def _refuse(self, header: QuicHeader, data: bytes, number_offset: int, path: NetworkPath, now: float) -> None:
+        """Tell a client that there is no room for its connection, so that it need not wait for a time-out (RFC 9000 §20.1).
+
+        One small datagram for an Initial that opens, and no more of them in a second than handshakes of strangers may begin.
+        """
+        if header.version is None or self._newcomers.refill(now) < 1:
+            return
+        self._newcomers.take()
+        destination, source = header.destination_cid, header.source_cid
+        if initial.payload(data[: header.packet_length], number_offset, destination, header.version) is None:
+            return
+        self.replies.append((initial.connection_refused(destination, source, header.version, FULL), path))
+        self._counters.add("refused")
+
     def _report_full(self, now: float) -> None:
         count = self._full.due(now)
         if count:
             logger.warning(
-                "all %d connections are in use: new clients are not served (%d attempts since the last such line);"
-                " --max-connections allows more",
+                "all %d connections are in use: new clients are refused (%d attempts since the last such line); %s allows more",
                 self.limits.max_connections,
                 count,
+                Setting.MAX_CONNECTIONS,
             )
 
     def _original_destination(self, header: QuicHeader, path: NetworkPath, now: float) -> bytes | None:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from math import ceil, log
 
 from tsq.errors import ConfigError
+from tsq.settings import Setting
 from tsq.timing.intersection import Interval
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
@@ -58,7 +59,7 @@ class ClockLimits:
         if not 0 <= self.step <= MOST_SLEWED:
             raise ConfigError(f"step limit {self.step:g} s", expected="0 to 0.5 s; the kernel slews no more")
         if not 0 < self.panic < float("inf"):
-            advice = "to set the clock whatever the offset is, use --force"
+            advice = f"to set the clock whatever the offset is, use {Setting.FORCE}"
             raise ConfigError(f"panic limit {self.panic:g} s", expected="a number of seconds above 0", advice=advice)
 
 
