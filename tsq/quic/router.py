@@ -8,6 +8,7 @@ is there has a deadline.
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -25,8 +26,10 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from tsq._fast import unpack_address
 from tsq.counters import Counters
 from tsq.quic import initial, tls
+from tsq.quic.aioquic import internals
 from tsq.quic.budget import Bucket, DecayingCount, Throttle
 from tsq.quic.frames import contents, packets_in
+from tsq.quic.handshake_log import HandshakeLog
 from tsq.quic.limits import FULL, Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
@@ -97,6 +100,7 @@ class Router:
         self._failed = DecayingCount(_LOAD_FADES, 2.0 * limits.half_open)
         self._newcomers = Bucket(limits.newcomers, limits.newcomers)
         self._full = Throttle(_REPORT_INTERVAL)
+        self._log = HandshakeLog()
         self._watchers: list[Callable[[ServerConnection], None]] = []
 
     @property
@@ -195,6 +199,7 @@ class Router:
         if connection in self._half_open:
             del self._half_open[connection]
             self._counters.add("handshakes", "failed")
+            self._log.failed(connection.path, connection.terminated or internals.closing(connection.quic), time.monotonic())
         for watcher in self._watchers:
             watcher(connection)
         try:
@@ -251,8 +256,8 @@ class Router:
         if self.half_open >= self.limits.most_half_open:
             self.forget(next(iter(self._unvalidated), None) or next(iter(self._half_open)))
         if original is not None:
-            return self._open(original, header.destination_cid, (header.destination_cid,), now)
-        return self._open(header.destination_cid, None, (header.destination_cid,), now)
+            return self._open(original, header.destination_cid, (header.destination_cid,), path, now)
+        return self._open(header.destination_cid, None, (header.destination_cid,), path, now)
 
     def _newcomer_has_room(self, now: float) -> bool:
         """Whether a handshake may begin for a client that has not shown its address."""
@@ -322,7 +327,9 @@ class Router:
             retry_token=token,
         )
 
-    def _open(self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], now: float) -> ServerConnection:
+    def _open(
+        self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], path: NetworkPath, now: float
+    ) -> ServerConnection:
         connection = ServerConnection(
             self.configuration,
             original_destination=original,
@@ -331,6 +338,7 @@ class Router:
             created=now,
             reset_token=self._resets.token,
             limits=self.limits.peer,
+            path=path,
         )
         connection.ids = {connection.quic.host_cid, *ids}
         for connection_id in connection.ids:

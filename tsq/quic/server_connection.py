@@ -16,6 +16,7 @@ from tsq.quic.budget import ControlBudget
 from tsq.quic.connection import Connection, Outgoing
 from tsq.quic.limits import PeerLimits
 from tsq.quic.tickets import TicketStore
+from tsq.quic.udp import CONNECTED, NetworkPath
 
 _SERVER_STREAMS = 16
 
@@ -23,9 +24,10 @@ _SERVER_STREAMS = 16
 class ServerConnection(Connection):
     """A connection that a client opened.
 
-    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. reset_token:
-    makes the tokens of its connection IDs (`resets`). fresh: nothing was answered yet. ids: its connection IDs, kept by the
-    router. budget: what it may still cost the control plane. proven: the client has shown that it receives at its address.
+    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. reset_token: makes
+    the tokens of its connection IDs (`resets`). fresh: nothing was answered yet. ids: its connection IDs, kept by the router.
+    path: where its first datagram came from. budget: what it may still cost the control plane. validated: the client has shown
+    that it receives at its address (RFC 9000 §8.1).
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class ServerConnection(Connection):
         created: float,
         reset_token: Callable[[bytes], bytes],
         limits: PeerLimits | None = None,
+        path: NetworkPath = CONNECTED,
     ) -> None:
         quic = SharedConnection(
             configuration=configuration,
@@ -52,6 +55,7 @@ class ServerConnection(Connection):
         quic.issue_reset_tokens(reset_token)
         internals.limit_streams(quic, _SERVER_STREAMS, 0)
         self.created = created
+        self.path = path
         self.arrived = 0
         self.fresh = True
         self.ids: set[bytes] = set()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tsq import _fast
 from tsq.errors import ConfigError
 from tsq.host import shortage
+from tsq.options import Target
 
 if TYPE_CHECKING:
     from tsq.dataplane.session import Session
@@ -43,6 +44,13 @@ class NetworkPath(NamedTuple):
     remote: bytes
     local: bytes
     stamp: "tuple[Session, bytes, int] | None" = None
+
+    def __str__(self) -> str:
+        """The peer's address as people write it: 192.0.2.1:4433, [::1]:4433, [fe80::1%2]:4433."""
+        if not self.remote:
+            return "the connected peer"
+        host, port, scope = _fast.unpack_address(self.remote)
+        return str(Target(f"{host}%{scope}" if scope else host, port))
 
 
 # The path of what a connected socket sends.
