@@ -747,7 +747,7 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
     assert f"takes {DEFAULT_SERVER_ERROR * 1000:g} ms for it" in text
     assert ROUND_NUMBERS[filter_module._STAGES] in text
     assert filter_module._WINDOW_NS == 10 * 10**9
-    assert f"the newest {filter_module._MOST_LOOKED_AT} are taken" in text
+    assert f"the newest {filter_module._MAX_SAMPLES} are taken" in text
     assert f"each of {filter_module._BLOCKS} blocks" in text
     assert (local_clock.TOLERANCE, local_clock.UNDISCIPLINED) == (15e-6, 100e-6)
     for row in rows(section(BOUNDS, "## Several servers")):

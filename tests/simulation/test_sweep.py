@@ -13,7 +13,7 @@ from tests.simulation.sweep import VIOLATIONS, sweep, table, total
 from tests.simulation.votes import VOTES, run_votes
 from tsq.timing import ageing, intersection, sample, selection
 from tsq.timing import filter as filtering
-from tsq.timing.ageing import Drift, Judged
+from tsq.timing.ageing import Drift, UsableSample
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate
 from tsq.timing.intersection import Interval
 from tsq.timing.local_clock import TOLERANCE, Movement
@@ -134,7 +134,7 @@ def test_each_of_the_rules_is_needed(world, module, name, replacement, monkeypat
 def newest_word(each, window):
     word = window[-1].server
     error = DEFAULT_SERVER_ERROR if word is None else word.error_at(each.t4_ns)
-    return Judged(each, error, word is not None)
+    return UsableSample(each, error, word is not None)
 
 
 def test_a_slew_during_the_exchange_counts_for_the_sample(monkeypatch):
