@@ -190,7 +190,7 @@ def test_two_servers_that_contradict_each_other(bench):
 
 def test_too_few_servers(bench):
     it = bench(1.0, 1.0)
-    refused(it, it.run("--min-sources", "3"), NO_TIME, "fewer sources")
+    refused(it, it.run("--min-sources", "3"), NO_TIME, "fewer usable sources")
 
 
 def test_fault_49_all_servers_down(bench):
@@ -227,7 +227,7 @@ def test_force_sets_it_all_the_same(bench):
 def test_fault_57_without_cap_sys_time_it_measures_reports_and_refuses(bench):
     it = bench(2.0, permitted=False)
     run = it.run()
-    refused(it, run, NOT_PERMITTED, "may not set the clock", "CAP_SYS_TIME")
+    refused(it, run, NOT_PERMITTED, "not permitted to set the clock", "CAP_SYS_TIME")
     assert "System clock wrong by +" in run.out
 
 
@@ -327,8 +327,8 @@ def test_fault_53_with_the_second_word_it_is_done_with_a_warning(files, capsys):
         (["--bootstrap", "--pin", f"sha256//{'A' * 43}="], "--bootstrap together with --pin: leave --bootstrap out"),
         (["--bootstrap", "--insecure"], "--bootstrap together with --insecure: leave one out"),
         (["--bootstrap", "--insecure", "--i-know-this-is-insecure"], "--bootstrap together with --insecure: leave one out"),
-        *[(["--step", bad], f"step limit {bad} s (expected 0 to 0.5 s; the kernel slews no more)") for bad in ODD],
-        (["--step", "0.6"], "step limit 0.6 s (expected 0 to 0.5 s; the kernel slews no more)"),
+        *[(["--step", bad], f"step limit {bad} s (expected 0 to 0.5 s, the kernel's limit for slews)") for bad in ODD],
+        (["--step", "0.6"], "step limit 0.6 s (expected 0 to 0.5 s, the kernel's limit for slews)"),
         *[(["--panic", bad], f"panic limit {bad} s (expected a number of seconds above 0): to set") for bad in ("0", *ODD)],
         *[(["--interval", bad], f"interval {float(bad)} (expected 0 to 86400 seconds)") for bad in ODD],
         *[(["--timeout", bad], f"timeout {float(bad)} (expected above 0, at most 3600 seconds)") for bad in ("0", *ODD)],
