@@ -76,7 +76,7 @@ PLANES = DOCS / "explanation" / "two-planes.md"
 WORST = DOCS / "explanation" / "worst-packets.md"
 BOUNDS = DOCS / "explanation" / "error-bounds.md"
 PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
-ROUND_NUMBERS = {8: "The newest eight are looked at"}
+ROUND_NUMBERS = {8: "The filter uses the newest eight"}
 NEAR_NS = 1_795_399_200_000_000_000
 RULINGS = {f"R{number}" for number in range(1, 14)}
 
