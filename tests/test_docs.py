@@ -6,7 +6,7 @@ Conventions of fenced blocks, by their info string:
                           prints, but for numbers and who took T1 and T4. A line `...` stands for any lines, also none.
     console run server    one `$ command`, started before all else on the page and ended (SIGTERM) after it.
     python run            run by this Python in the page's directory; it must end with 0 and print no warning.
-    hex request|response  a TSQ message; `#` is not used, white space is not looked at. `reported`, `reported too early`: R12's answers.
+    hex request|response  a TSQ message; `#` is not used, white space is ignored. `reported`, `reported too early`: R12's answers.
     console, python, ...  not run.
 
 Replacements: 4433 becomes the port of the page's own `server` block, else that of the `server_process` fixture. time.example.com
