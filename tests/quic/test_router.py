@@ -7,8 +7,8 @@ import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic_version_negotiation, pull_quic_header
 
-from tests.foreign import ForeignClient, PacketLog, path
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support.foreign import ForeignClient, PacketLog, path
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_tlvs
 from tsq.quic.aioquic import internals
