@@ -49,7 +49,7 @@ from tsq.dataplane.batches import Datapath
 from tsq.options import parse_listen
 from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
-from tsq.quic.router import REFUSALS, Drop
+from tsq.quic.router import EXCESSES, Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.report import text as report
 from tsq.server.responder import NoResponse
@@ -447,7 +447,7 @@ def test_the_page_of_the_worst_packets_has_the_limits_of_the_source() -> None:
     table = {code(row[0])[0]: row[1] for row in rows(section(WORST, "## Limits"))}
     fields = {field.name: field.default for field in dataclasses.fields(PeerLimits)}
     assert table == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in fields.items()}
-    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in REFUSALS}
+    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in EXCESSES}
     flat = " ".join(section(WORST, "## Limits").split())
     assert f"a server {CLIENT_LIMITS.crypto_bytes} bytes of TLS data in {CLIENT_LIMITS.crypto_gaps} pieces" in flat
     assert f"{CLIENT_LIMITS.crypto_later} bytes of it in 1-RTT packets" in flat
