@@ -64,7 +64,8 @@ from tsq.wire.tlv import EXACT_T3, STATE_KEYS, TlvType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+OUTER = [ROOT / file for file in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = sorted([*OUTER, *DOCS.rglob("*.md")])
 SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
 ADJTIME = DOCS / "reference" / "tsq-adjtime.md"
@@ -788,21 +789,23 @@ def test_the_layout_names_every_module() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_pages_are_reachable_from_the_index(page: Path) -> None:
-    if page in (ROOT / "README.md", DOCS / "index.md"):
-        assert (DOCS / "index.md").exists()
-    else:
-        assert f"]({page.relative_to(DOCS)})" in (DOCS / "index.md").read_text()
+    index = DOCS / "index.md"
+    if page in OUTER:
+        assert page == OUTER[0] or f"](../{page.name})" in index.read_text()
+        assert page == OUTER[0] or f"]({page.name})" in OUTER[0].read_text()
+    elif page != index:
+        assert f"]({page.relative_to(DOCS)})" in index.read_text()
 
 
 # ------------------------------------------------------------------------------------------------ names in the flow
 
 
-def defined() -> tuple[dict[str, set[str]], set[str]]:
-    """({class: its own and inherited names}, functions, constants and parameters of all modules)."""
+def defined(paths: list[Path] = SOURCES) -> tuple[dict[str, set[str]], set[str]]:
+    """({class: its own and inherited names}, functions and classes) of these modules."""
     classes: dict[str, set[str]] = {}
     bases: dict[str, list[str]] = {}
     names: set[str] = set()
-    for path in SOURCES:
+    for path in paths:
         if path.suffix == ".pyx":
             text = path.read_text()
             names |= set(re.findall(r"^(?:cdef|def) .*?(\w+)\(", text, re.MULTILINE))
@@ -851,8 +854,28 @@ def test_every_name_in_the_flow_exists_in_the_source() -> None:
     assert len(in_diagram) > 20
     unknown = [span for span in [*spans, *in_diagram] if not exists(span, classes, names)]
     assert not unknown
+    assert set(in_diagram) <= {span for row in rows(prose(FLOW)) for span in code(row[2])} | set(spans)
     inventions = [
         "Datapath.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
         "aioquic.quic.connection.QuicConnection.nothing",
     ]
     assert not any(exists(invention, classes, names) for invention in inventions)
+
+
+STAGES = rows(section(FLOW, "# The request's flow").partition("\n## ")[0])
+
+
+@pytest.mark.parametrize("row", STAGES, ids=lambda row: row[0].strip("*").replace("**", ""))
+def test_each_stage_of_the_flow_names_functions_of_its_file(row: list[str]) -> None:
+    (file,) = code(row[1])
+    functions = code(row[2])
+    assert functions
+    # Methods that a class of the same package inherits are not in its file: the table names the file that holds the code.
+    classes, names = defined([ROOT / file])
+    assert not [function for function in functions if not exists(function, classes, names)], file
+
+
+def test_the_stages_of_the_flow_are_in_the_prose() -> None:
+    assert len(STAGES) >= 25
+    flow = FLOW.read_text().partition("\n## ")[2]
+    assert not [span for row in STAGES for span in code(row[2]) if f"`{span.rpartition('.')[2]}`" not in flow and f"`{span}`" not in flow]
