@@ -20,6 +20,9 @@ ROOT = Path(tsq.__file__).parent.parent
 # An sdist holds the sources of the extension modules, a wheel holds the compiled ones.
 COMPILED = [str(path.relative_to(ROOT / "tsq").with_suffix("")) for path in sorted((ROOT / "tsq").rglob("*.pyx"))]
 
+# Files that may advise to install something.
+ADVISING = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tsq/**/*.py")})
+
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     process = subprocess.run(
@@ -96,9 +99,9 @@ def test_the_distribution_is_not_named_like_the_foreign_package_on_the_index():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"] == "tsq-time"
 
 
-@pytest.mark.parametrize("file", ["README.md", "CHANGELOG.md", *map(str, sorted({*ROOT.glob("docs/**/*.md"), *ROOT.glob("tsq/**/*.py")}))])
+@pytest.mark.parametrize("file", ADVISING, ids=lambda file: str(file.relative_to(ROOT)))
 def test_advice_to_install_names_this_distribution(file):
-    text = (ROOT / file).read_text()
+    text = file.read_text(encoding="utf-8")
     assert not re.findall(r"(?:pip install|needs) ['\"]?tsq(?!-time)\b|\btsq\[", text)
 
 

@@ -144,7 +144,7 @@ def test_a_missing_python_names_the_packages(machine: Machine) -> None:
 
 def test_the_readme_names_every_package_that_may_be_installed() -> None:
     text = SCRIPT.read_text()
-    packages = set(re.findall(r"\bneed \S+ (\w[\w-]*) \"", text)) | set(re.findall(r"\black (\w[\w-]*) \"", text)) | {"gcc", "libc6-dev"}
+    packages = {"gcc", "libc6-dev", *re.findall(r"\b(?:need \S+|lack) (\w[\w-]*) \"", text)}
     assert set(PEERS) | {"chrony", "python3-dev", "python3-venv", "libssl-dev"} <= packages
     section = README.read_text().partition("### What the commands install")[2].partition("\n## ")[0]
     shown = set(re.findall(r"`([^`]+)`", section))

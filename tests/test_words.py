@@ -37,7 +37,8 @@ ALLOWED: list[tuple[str, str]] = []
 NOT_CLEAN_YET: list[str] = [
     *("tsq/_fast.pyx", "tsq/_fast.pxd", "tsq/dataplane", "tests/dataplane", "tests/test_fast_sockets.py"),
     *("tsq/quic", "tests/quic", "tests/fuzz_control.py"),
-    *("tsq/server", "tsq/host", "tsq/oneshot", "tests/server", "tests/host", "tests/integration", "docs/howto/boot-with-a-wrong-clock.md"),
+    *("tsq/server", "tsq/host", "tsq/oneshot", "tests/server", "tests/host", "tests/integration"),
+    "docs/howto/boot-with-a-wrong-clock.md",
     *("tsq/client", "tests/client", "tests/faults"),
     *("tsq/cli", "tsq/report", "tests/cli"),
     *("tests/support", "tests/foreign.py", "tests/simulation", "tests/conformance", "benchmarks"),
@@ -75,7 +76,8 @@ def test_text_has_no_private_words(path: Path) -> None:
 
 
 def test_the_whole_repository_is_read() -> None:
-    assert {"README.md", "Makefile", "tsq/_fast.pyx", "tests/mutants/list.toml", ".ci/run", "docs/index.md"} <= set(map(name, texts()))
+    some = {"README.md", "Makefile", "tsq/_fast.pyx", "tests/mutants/list.toml", ".ci/run", "docs/index.md"}
+    assert some <= set(map(name, texts()))
 
 
 @pytest.mark.parametrize("text", ["a wish of the client", "_go_in_vain()", "THE DOORS", "nobody_knows", "the last\tdeparture"])
