@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tsq.client.asynchronous import Client, connect
     from tsq.client.blocking import query, query_all
     from tsq.client.exchange import Rules
-    from tsq.client.result import HostResult, selection
+    from tsq.client.result import HostResult, QueryResult, selection
     from tsq.errors import TSQError
     from tsq.host.clock import clock_reading
     from tsq.host.keepers.sync_state import HostClock, Keeper
@@ -56,6 +56,7 @@ _HOMES = {
     "Limits": "tsq.quic.limits",
     "RetryPolicy": "tsq.quic.limits",
     "HostResult": "tsq.client.result",
+    "QueryResult": "tsq.client.result",
     "selection": "tsq.client.result",
     "Server": "tsq.server.driver",
     "Drift": "tsq.timing.ageing",
@@ -86,6 +87,7 @@ __all__ = [
     "Limits",
     "LocalClock",
     "Movement",
+    "QueryResult",
     "Reason",
     "RetryPolicy",
     "Rules",

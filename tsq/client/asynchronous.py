@@ -18,7 +18,7 @@ from tsq.client.attempt import Attempt, open_attempt, resolve, with_precision
 from tsq.client.channel import Outcome
 from tsq.client.exchange import Rules
 from tsq.client.polling import LAST_WAIT, host_result, why_nothing
-from tsq.client.result import HostResult
+from tsq.client.result import QueryResult
 from tsq.errors import ConnectionLost, TSQError
 from tsq.options import ClientOptions, Target, parse_target
 from tsq.quic import tls
@@ -74,7 +74,7 @@ class Client:
         """
         return (await self._exchange(keep=False)).sample
 
-    async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
+    async def measure(self, count: int = 3, interval: float = 0.1) -> QueryResult:
         """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
         # The same limits as for a run of another kind.
         replace(self._options, count=count, interval=interval)
@@ -95,7 +95,7 @@ class Client:
         error = why_nothing(samples, association.loss if association.session is None else None)
         if error is not None:
             raise error
-        return host_result(self.target, self._options, association, samples, notices=self.notices)
+        return QueryResult.of(host_result(self.target, self._options, association, samples, notices=self.notices))
 
     async def close(self) -> None:
         """Close the connection. A call that waits for a sample gets an error."""

@@ -19,7 +19,7 @@ from tsq.client.association import Association, Driver
 from tsq.client.attempt import Address, Attempt, network_error, open_attempt, resolve, with_precision
 from tsq.client.exchange import Rules
 from tsq.client.polling import Poller, interrupted
-from tsq.client.result import HostResult
+from tsq.client.result import HostResult, QueryResult
 from tsq.errors import NoAnswer, TransportError, TSQError
 from tsq.host import shortage
 from tsq.options import ClientOptions, Target, parse_target
@@ -33,16 +33,13 @@ OnSample = Callable[[Target, Sample], None]
 Snapshot = Callable[[], list[HostResult]]
 
 
-def query(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> HostResult:
+def query(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> QueryResult:
     """Ask one server for the time; its samples and what they say together (`result.estimate`).
 
     host: "name", "name:port", "[v6]:port" or a Target. Raises the TSQError that says why there is no estimate.
     """
     target = parse_target(host) if isinstance(host, str) else host
-    result = HostQuery(target, options or ClientOptions(), rules).run()
-    if result.error is not None:
-        raise result.error
-    return result
+    return QueryResult.of(HostQuery(target, options or ClientOptions(), rules).run())
 
 
 def query_all(
