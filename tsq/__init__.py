@@ -21,6 +21,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from tsq.client.async_query import aquery, aquery_all
     from tsq.client.asynchronous import Client, connect
     from tsq.client.blocking import query, query_all
     from tsq.client.exchange import Rules
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from tsq.timing.server_state import ServerState
 
 _HOMES = {
+    "aquery": "tsq.client.async_query",
+    "aquery_all": "tsq.client.async_query",
     "Client": "tsq.client.asynchronous",
     "connect": "tsq.client.asynchronous",
     "query": "tsq.client.blocking",
@@ -101,6 +104,8 @@ __all__ = [
     "Trust",
     "Verdict",
     "__version__",
+    "aquery",
+    "aquery_all",
     "clock_reading",
     "connect",
     "parse_target",

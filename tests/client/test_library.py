@@ -132,7 +132,7 @@ def test_query_works_in_many_threads_at_once(server):
 def test_a_host_whose_first_address_is_closed_is_reached_at_the_next(monkeypatch, server):
     with closed_port() as closed:
         addresses = [(socket.AF_INET, (target.host, target.port)) for target in (closed, server.target)]
-        monkeypatch.setattr("tsq.client.blocking.resolve", lambda target, family: list(addresses))
+        monkeypatch.setattr("tsq.client.resolving.resolve", lambda target, family: list(addresses))
         result = tsq.query(tsq.Target("localhost"), verified(server.ca))
     assert result.good == 3
 
@@ -140,7 +140,7 @@ def test_a_host_whose_first_address_is_closed_is_reached_at_the_next(monkeypatch
 def test_a_host_whose_first_address_is_silent_is_reached_at_the_next(monkeypatch, server):
     with deaf_port() as (deaf, _):
         addresses = [(socket.AF_INET, (target.host, target.port)) for target in (deaf, server.target)]
-        monkeypatch.setattr("tsq.client.blocking.resolve", lambda target, family: list(addresses))
+        monkeypatch.setattr("tsq.client.resolving.resolve", lambda target, family: list(addresses))
         result = tsq.query(tsq.Target("localhost"), verified(server.ca, timeout=20.0))
     assert result.good == 3
 
