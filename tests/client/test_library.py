@@ -1,5 +1,6 @@
 """The library: tsq.query, tsq.query_all, tsq.connect and tsq.Server inside a program, and the package's own attributes."""
 
+import ast
 import asyncio
 import shutil
 import socket
@@ -545,6 +546,15 @@ def test_every_public_name_is_there_and_listed():
     for name in tsq.__all__:
         assert getattr(tsq, name) is not None
     assert len(set(tsq.__all__)) == len(tsq.__all__)
+
+
+def test_the_three_lists_of_public_names_agree():
+    tree = ast.parse(Path(tsq.__file__).read_text(encoding="utf-8"))
+    [for_types] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imported = {alias.name: statement.module for statement in for_types.body for alias in statement.names}
+    assert imported == tsq._HOMES
+    assert {*imported, "__version__"} == set(tsq.__all__)
+    assert list(tsq._HOMES) == list(imported), "in the same order"
 
 
 def test_dir_lists_names_that_were_not_used_yet():
