@@ -40,11 +40,11 @@ class Trust:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ca_file", _path("CA file", self.ca_file))
-        _check_type("insecure", self.insecure, bool)
+        check_type("insecure", self.insecure, bool)
         if isinstance(self.pins, str) or not isinstance(self.pins, Iterable):
             raise ConfigError(f"pins {self.pins!r}", expected="a tuple of texts, each sha256// and the Base64 of 32 bytes")
         object.__setattr__(self, "pins", tuple(parse_pin(pin) for pin in self.pins))
-        if self.valid_at is not None and not isfinite(_number("valid_at", self.valid_at)):
+        if self.valid_at is not None and not isfinite(check_number("valid_at", self.valid_at)):
             raise ConfigError(f"valid_at {self.valid_at}", expected="seconds since 1970")
         if self.insecure and self.ca_file is not None:
             raise ConfigError("a CA file together with 'insecure'", expected="one of them")
@@ -56,7 +56,7 @@ class Trust:
 
 def parse_pin(text: str) -> str:
     """A pinned key as curl writes it: sha256// and the Base64 of the SHA-256 of the key's SubjectPublicKeyInfo."""
-    _check_type("pinned key", text, str)
+    check_type("pinned key", text, str)
     try:
         digest = b64decode(text.removeprefix(_PIN), validate=True)
     except ValueError:
@@ -76,7 +76,7 @@ class Target:
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not _is_host(self.host):
             raise ConfigError(f"host {self.host!r}", expected="a name or an address, without a port")
-        _check_type("port", self.port, int)
+        check_type("port", self.port, int)
         if not 0 <= self.port <= MAX_PORT:
             raise ConfigError(f"port {self.port}", expected=f"a number from 1 to {MAX_PORT}")
 
@@ -93,12 +93,12 @@ class LocalClock:
     error: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_type("local stratum", self.stratum, int)
+        check_type("local stratum", self.stratum, int)
         if not 1 <= self.stratum <= 15:
             raise ConfigError(f"local stratum {self.stratum}", expected="1 to 15")
         if self.source not in SOURCES:
             raise ConfigError(f"local source {self.source!r}", expected=", ".join(SOURCES))
-        if not 0 < _number("local error", self.error) <= 16:
+        if not 0 < check_number("local error", self.error) <= 16:
             raise ConfigError(f"local error {self.error}", expected="above 0, at most 16 seconds")
 
 
@@ -122,25 +122,25 @@ class ClientOptions:
     accept_unknown: bool = False
 
     def __post_init__(self) -> None:
-        _check_type("count", self.count, int)
+        check_type("count", self.count, int)
         if not 1 <= self.count <= 1_000_000:
             raise ConfigError(f"count {self.count}", expected="1 to 1000000")
-        if not 0 <= _number("interval", self.interval) <= 86400:
+        if not 0 <= check_number("interval", self.interval) <= 86400:
             raise ConfigError(f"interval {self.interval}", expected="0 to 86400 seconds")
-        if not 0 < _number("timeout", self.timeout) <= 3600:
+        if not 0 < check_number("timeout", self.timeout) <= 3600:
             raise ConfigError(f"timeout {self.timeout}", expected="above 0, at most 3600 seconds")
-        _check_type("address family", self.family, int)
+        check_type("address family", self.family, int)
         if self.family not in (0, 4, 6):
             raise ConfigError(f"address family {self.family}", expected="0, 4 or 6")
         if not isinstance(self.trust, Trust):
             advice = f"write Trust(ca_file={self.trust!r})" if isinstance(self.trust, str) else ""
             raise ConfigError(f"trust {self.trust!r}", expected="a tsq.Trust", advice=advice)
         if self.server_name is not None:
-            _check_type("server name", self.server_name, str)
-        _check_type("stream", self.stream, bool)
-        _check_type("accept_unknown", self.accept_unknown, bool)
+            check_type("server name", self.server_name, str)
+        check_type("stream", self.stream, bool)
+        check_type("accept_unknown", self.accept_unknown, bool)
         object.__setattr__(self, "session_file", _path("session file", self.session_file))
-        if not 0 <= _number("server error", self.server_error) <= 1:
+        if not 0 <= check_number("server error", self.server_error) <= 1:
             raise ConfigError(f"server error {self.server_error}", expected="0 to 1 second")
         if self.server_name is not None and not self.server_name.strip("."):
             # The host's own name would be checked in its place.
@@ -176,7 +176,7 @@ def as_options(options: "ClientOptions | None") -> "ClientOptions":
 
 def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
     """HOST, HOST:PORT, IPv6 address, [IPv6] or [IPv6]:PORT."""
-    _check_type("host", text, str)
+    check_type("host", text, str)
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
     if bracketed:
         host, port = bracketed[1], bracketed[2]
@@ -226,14 +226,14 @@ def _is_host(text: str) -> bool:
     return 0 < len(text) <= 253 and text[0] != "[" and not any(c.isspace() or not c.isprintable() for c in text)
 
 
-def _check_type(name: str, value: object, kind: type) -> None:
+def check_type(name: str, value: object, kind: type) -> None:
     """Refuse a value of another type; True and False are no numbers."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {int: "a whole number", str: "text", bool: "True or False"}
         raise ConfigError(f"{name} {value!r}", expected=words[kind])
 
 
-def _number(name: str, value: float) -> float:
+def check_number(name: str, value: float) -> float:
     """A number of any kind; refuses everything else."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ConfigError(f"{name} {value!r}", expected="a number")

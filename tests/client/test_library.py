@@ -89,6 +89,34 @@ def test_query_raises_the_error_that_says_why(host, error):
         tsq.query(host)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: tsq.query(3),
+        lambda: tsq.query(tsq.Target("h", 0)),
+        lambda: tsq.query("h", tsq.Trust()),
+        lambda: tsq.query("h", rules={"exact": False}),
+        lambda: tsq.query_all("time.example"),
+        lambda: tsq.query_all(["h", None]),
+        lambda: tsq.query_all(["h"], {"count": 3}),
+        lambda: tsq.connect(("h", 443)),
+        lambda: tsq.connect("h", rules=True),
+        lambda: run(tsq.aquery("h", "ca.pem")),
+        lambda: run(tsq.aquery_all("h")),
+    ],
+)
+def test_wrong_types_are_refused_before_anybody_is_asked(monkeypatch, call):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments: pytest.fail("asked"))
+    with pytest.raises(errors.ConfigError, match="expected"):
+        call()
+
+
+def test_query_all_takes_text_and_targets_and_needs_no_options(server):
+    results = tsq.query_all([str(server.target), server.target])
+    assert [result.target for result in results] == [server.target] * 2
+    assert [type(result.error) for result in results] == [errors.UnknownAuthority] * 2
+
+
 def test_query_raises_for_nothing_listens_and_for_silence():
     with closed_port() as target, pytest.raises(errors.NothingListens):
         tsq.query(target)

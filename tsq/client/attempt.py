@@ -14,7 +14,7 @@ from tsq.client.channel import Channel
 from tsq.client.exchange import Rules
 from tsq.client.network_errors import description, network_error
 from tsq.client.resolving import Address
-from tsq.errors import ConnectionLost, TransportError, TSQError
+from tsq.errors import ConfigError, ConnectionLost, TransportError, TSQError
 from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls
@@ -162,7 +162,10 @@ class _Tickets:
 
 def with_precision(rules: Rules | None) -> Rules:
     """These rules, with this machine's clock precision and the present NTP era where they give none."""
-    rules = rules or Rules()
+    if rules is None:
+        rules = Rules()
+    elif not isinstance(rules, Rules):
+        raise ConfigError(f"rules {rules!r}", expected="a tsq.Rules")
     return replace(
         rules,
         precision_ns=precision_ns() if rules.precision_ns is None else rules.precision_ns,
