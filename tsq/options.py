@@ -43,7 +43,6 @@ class Trust:
         check_type("insecure", self.insecure, bool)
         if isinstance(self.pins, str) or not isinstance(self.pins, Iterable):
             raise ConfigError(f"pins {self.pins!r}", expected="a tuple of texts, each sha256// and the Base64 of 32 bytes")
-        object.__setattr__(self, "pins", tuple(parse_pin(pin) for pin in self.pins))
         if self.valid_at is not None and not isfinite(check_number("valid_at", self.valid_at)):
             raise ConfigError(f"valid_at {self.valid_at}", expected="seconds since 1970")
         if self.insecure and self.ca_file is not None:
@@ -52,6 +51,7 @@ class Trust:
             raise ConfigError("pinned keys together with another trust", expected="one of them")
         if self.insecure and self.valid_at is not None:
             raise ConfigError("a time to check certificates for together with 'insecure'", expected="one of them")
+        object.__setattr__(self, "pins", tuple(parse_pin(pin) for pin in self.pins))
 
 
 def parse_pin(text: str) -> str:
