@@ -18,7 +18,7 @@ from tsq.errors import (
     Unreachable,
     rank,
 )
-from tsq.quic.udp import Datagram, Departure
+from tsq.quic.udp import Datagram, Transmission
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason
 
@@ -131,7 +131,7 @@ def test_a_batch_that_left_in_part_counts_as_sent(certificates):
     world.run(0.5)
     channel.ask(world.now)
     channel.datagrams(world.now)
-    channel.sent(Departure(1, world.now_ns, kernel=False))
+    channel.sent(Transmission(1, world.now_ns, kernel=False))
     world.run(4)
     assert [outcome.sample.reason for outcome in channel.take()] == []
     channel.handle_timer(world.now)
