@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.dataplane.peer import PING, ack, datagram, varint
-from tests.foreign import ForeignClient, path
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream
+from tests.support.foreign import ForeignClient, path
 from tests.support.world import CLIENT, World
 from tsq.quic.limits import Limits, PeerLimits
 from tsq.quic.reassembly import Kept

@@ -23,8 +23,8 @@ from typing import Any
 from aioquic.tls import Epoch
 
 from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
-from tests.foreign import ForeignClient, path
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream, zero_rtt
+from tests.support.foreign import ForeignClient, path
 from tests.support.fuzzing import first_difference, options
 from tests.support.world import World
 from tsq.quic.reassembly import Kept

@@ -9,8 +9,8 @@ from aioquic.tls import Epoch
 
 from tests.dataplane.arena import Arena
 from tests.dataplane.peer import PADDING, PING, ack, datagram, request
-from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
+from tests.support.foreign import ForeignClient, path
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_address
 from tsq.errors import TSQError

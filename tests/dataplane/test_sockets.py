@@ -16,8 +16,8 @@ from aioquic.tls import Epoch
 
 from benchmarks.fleet import Fleet
 from tests.dataplane.peer import EXACT_T3, Packet, Peer, ack, datagram, nonce_of, request
-from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
+from tests.support.foreign import ForeignClient, path
 from tests.support.threads import ServerThread
 from tests.support.world import CLIENT, World
 from tsq import _fast

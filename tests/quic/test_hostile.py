@@ -12,9 +12,9 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import Epoch
 
 from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
-from tests.foreign import ForeignClient, path
-from tests.messages import PLAIN_REQUEST
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream, zero_rtt
+from tests.support.foreign import ForeignClient, path
+from tests.support.messages import PLAIN_REQUEST
 from tests.support.world import World
 from tsq.counters import Counters
 from tsq.quic.aioquic.trim import TrimmedConnection

@@ -13,8 +13,8 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 
-from tests.foreign import ForeignClient, PacketLog, path
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support.foreign import ForeignClient, PacketLog, path
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_tlvs
 from tsq.errors import ConnectionLost

@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--plot",
         metavar="FILE",
-        help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq[plot])",
+        help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq-time[plot])",
     )
     add("--json", action="store_true", help="print one JSON object")
     add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")

@@ -11,8 +11,8 @@ from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import Epoch, Group
 
 from tests.dataplane.test_session import inject
-from tests.foreign import ForeignClient, PacketLog
-from tests.messages import PLAIN_REQUEST
+from tests.support.foreign import ForeignClient, PacketLog
+from tests.support.messages import PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 from tsq.quic import tls
 from tsq.quic.aioquic import trim
