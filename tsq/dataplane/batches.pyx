@@ -212,9 +212,9 @@ cdef bint is_for_session(const View* view) noexcept nogil:
 
 
 cdef void prefetch(const State* s) noexcept nogil:
-    """Fetch what a packet will touch: the state up to the ring's first entries."""
+    """Fetch what a packet will touch, the state up to the ring's first entries; NULL: nothing."""
     cdef const uint8_t* at = <const uint8_t*> s
-    cdef const uint8_t* end = <const uint8_t*> &s.ring[1]
+    cdef const uint8_t* end = <const uint8_t*> &s.ring[1] if s != NULL else at
     while at < end:
         PREFETCH(at)
         at += 64
@@ -397,54 +397,82 @@ cdef class Datapath:
         return slot.state if slot != NULL else NULL
 
     cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
-        """One batch: receive, open all, then stamp, seal and send all; how many came, and how many of them are not taken."""
-        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
-        cdef int jobs = 0, packets = 0, i, k
+        """One batch: receive, open, warm, answer. How many datagrams came, and how many of them are not taken; or -1."""
+        cdef int jobs
         cdef double now
-        cdef View view
-        cdef State* state
-        cdef Py_ssize_t size
-        cdef uint8_t* out
+        cdef int count = self.receive_batch(fd, error)
         if count <= 0:
-            # Transmit timestamps that came late wake the loop as well; left there, they would do so for ever.
+            return count
+        now = monotonic()
+        jobs = self.open_batch(count, now, handed_up)
+        if jobs:
+            self.warm(fd, now)
+            self.answer_batch(fd, jobs, now)
+        if self.next_stamp != self.stamps_back:
+            self.collect(fd)
+        return count
+
+    cdef int receive_batch(self, int fd, int* error) noexcept nogil:
+        """Receive one batch and find the sessions that it is for; how many datagrams came, or -1."""
+        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
+        cdef int i
+        cdef View view
+        if count <= 0:
+            # Late transmit timestamps wake the loop as well. Left in the error queue, they would wake it again and again.
             if error[0] == EAGAIN or error[0] == EINTR:
                 self.collect(fd)
             return count
         self.received += count
-        now = monotonic()
-        # By the time that a session is looked up its place in the table is in the cache, and its state when its turn comes.
+        # Fetch all places in the table first, so that they are in the cache when the sessions are looked up.
         for i in range(count):
             self.io.taken[i] = 0
             if io_view(self.io, i, &view) and is_for_session(&view):
                 table_expect(&self.table, key_of(view.data + 1))
         for i in range(count):
             self.found[i] = self.find(&view) if io_view(self.io, i, &view) else NULL
-            if i < AHEAD and self.found[i] != NULL:
-                prefetch(self.found[i])
+        return count
+
+    cdef int open_batch(self, int count, double now, int* handed_up) noexcept nogil:
+        """Open the packets of a batch; how many jobs there are to answer."""
+        cdef int jobs = 0, i, outcome
+        cdef View view
+        for i in range(count if count < AHEAD else AHEAD):
+            prefetch(self.found[i])
         for i in range(count):
-            if i + AHEAD < count and self.found[i + AHEAD] != NULL:
+            if i + AHEAD < count:
                 prefetch(self.found[i + AHEAD])
-            state = self.found[i]
-            if state == NULL:
+            outcome = NOT_TAKEN
+            if self.found[i] != NULL:
+                io_view(self.io, i, &view)
+                self.jobs[jobs].message = i
+                self.jobs[jobs].received_ns = view.received_ns
+                outcome = take(self.found[i], &self.scratch, &view, now, &self.jobs[jobs])
+            if outcome == NOT_TAKEN:
                 handed_up[0] += 1
                 continue
-            io_view(self.io, i, &view)
-            self.jobs[jobs].message = i
-            self.jobs[jobs].received_ns = view.received_ns
-            k = take(state, &self.scratch, &view, now, &self.jobs[jobs])
-            self.io.taken[i] = k != NOT_TAKEN
-            self.unstamped += k != NOT_TAKEN and not view.kernel
-            handed_up[0] += k == NOT_TAKEN
-            self.count_outcome(k, &self.jobs[jobs])
-            jobs += k == ANSWER
-        if jobs and self.sink >= 0 and now - self.sent_at > REST:
-            # Else the first answer after a rest leaves some microseconds later after its T3 than others.
-            warm_by_sink(self.sink)
-            if self.segments_refused:
-                k = warm_route(self.io, fd, self.jobs[0].message)
-                self.warmed += k == 1
-                # Never twice, should it leave after all.
-                self.segments_refused = k >= 0
+            self.io.taken[i] = 1
+            self.unstamped += not view.kernel
+            self.count_outcome(outcome, &self.jobs[jobs])
+            jobs += outcome == ANSWER
+        return jobs
+
+    cdef void warm(self, int fd, double now) noexcept nogil:
+        """Warm the kernel's transmit path after a pause; else the first answer leaves some microseconds later after its T3."""
+        cdef int outcome
+        if self.sink < 0 or now - self.sent_at <= REST:
+            return
+        warm_by_sink(self.sink)
+        if self.segments_refused:
+            outcome = warm_route(self.io, fd, self.jobs[0].message)
+            self.warmed += outcome == 1
+            # Never again if the kernel did send it.
+            self.segments_refused = outcome >= 0
+
+    cdef void answer_batch(self, int fd, int jobs, double now) noexcept nogil:
+        """Take T3, seal and send the answers to the first so many jobs."""
+        cdef int packets = 0, i
+        cdef Py_ssize_t size
+        cdef uint8_t* out
         for i in range(jobs):
             while True:
                 if packets == C_BATCH:
@@ -459,9 +487,6 @@ cdef class Datapath:
                     break
         if packets:
             self.send(fd, packets, now)
-        if self.next_stamp != self.stamps_back:
-            self.collect(fd)
-        return count
 
     cdef void send(self, int fd, int packets, double now) noexcept nogil:
         """Send the first so many packets of `out`."""
