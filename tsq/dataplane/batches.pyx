@@ -9,16 +9,18 @@ T2.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, check_message, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send,
-    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
+    C_BATCH, EXACT_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, BatchIO, Departed, View, check_message, drain_departures, io_free,
+    io_item, io_new, io_receive, io_reply, io_send, io_view, monotonic, ntp_of_ns, put_exact_header, put_plain_response,
+    read_plain_request, realtime_ns, refuses_segments, restart_stamps,
 )
 from tsq._fast cimport go_in_vain as warm_by_sink, io_go_in_vain as warm_route
-from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free, put_varint
+from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
+from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.recovery cimport has_room, probe_timeout
 from tsq.dataplane.session cimport (
     ANSWER, CONSUMED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin,
@@ -62,16 +64,13 @@ cdef double REST = 0.0005
 
 cdef extern from *:
     """
-    /* The answer to a request for exact T3 up to the value: type 253, 40 bytes, key length 6, "tsq.t3", value length 32. */
-    static const unsigned char TSQ_T3_HEAD[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
     #define TSQ_PREFETCH(at) __builtin_prefetch(at)
     """
     void PREFETCH "TSQ_PREFETCH"(const void* at) noexcept nogil
-    const uint8_t* T3_HEAD "TSQ_T3_HEAD"
 
 
 cdef struct Request:
-    uint8_t nonce[16]
+    uint8_t nonce[NONCE_SIZE]
     bint exact
 
 
@@ -103,29 +102,18 @@ cdef struct TransmitRequest:
 
 # ------------------------------------------------------------------------------------------------------- one request
 
-cdef int read_request(const uint8_t* data, uint64_t size, Request* out) noexcept nogil:
-    """A request with nothing to decide: a nonce alone, or one that also asks for exact T3; 0, or -1."""
-    if size != REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
-        return -1
-    if data[0] != 1 or data[1] != 16:
-        return -1
-    out.exact = size == EXACT_REQUEST_SIZE
-    if out.exact and memcmp(data + REQUEST_SIZE, T3_REQUEST, EXACT_REQUEST_SIZE - REQUEST_SIZE) != 0:
-        return -1
-    memcpy(out.nonce, data + 2, 16)
-    return 0
-
-
 cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, AckRanges* ranges) noexcept nogil:
     """As parse_frames, where every DATAGRAM frame is a request with nothing to decide, or malformed."""
     cdef Frames frames
+    cdef Request* request
     cdef Py_ssize_t offset = 0
     cdef int i
     if parse_frames(s, plain, size, &frames, ranges):
         return -1
     job.count = job.malformed = job.first = 0
     for i in range(frames.count):
-        if not read_request(frames.frames[i].at, frames.frames[i].size, &job.requests[job.count]):
+        request = &job.requests[job.count]
+        if not read_plain_request(frames.frames[i].at, frames.frames[i].size, request.nonce, &request.exact):
             job.count += 1
         elif check_message(frames.frames[i].at, <Py_ssize_t> frames.frames[i].size, &offset):
             job.malformed += 1
@@ -154,25 +142,13 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
 cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
     """One DATAGRAM frame with a response; its size. An earlier answer's exact T3 goes with it, once (R12)."""
     cdef bint reported = request.exact and s.known_count > 0
-    cdef int size = RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
-    cdef int head = 1
-    cdef uint8_t* at
-    out[0] = 0x31
-    head += put_varint(out + 1, size)
-    at = out + head
-    at[0] = 1
-    at[1] = 16
-    memcpy(at + 2, request.nonce, 16)
-    at[18] = 2
-    at[19] = 8
-    put_u64(at + 20, ntp_of_ns(received_ns))
-    at[28] = 3
-    at[29] = 8
-    put_u64(at + 30, ntp_of_ns(send_ns))
+    cdef int size = PLAIN_RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
+    cdef int header = put_datagram_header(out, size)
+    cdef uint8_t* end = out + header
+    end += put_plain_response(end, request.nonce, received_ns, send_ns)
     if reported:
-        memcpy(at + RESPONSE_SIZE, T3_HEAD, 10)
-        take_known(s, at + RESPONSE_SIZE + 10)
-    return head + size
+        take_known(s, put_exact_header(end))
+    return header + size
 
 
 cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
@@ -190,7 +166,7 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
         job.here = ANSWERED_AT_ONCE
     # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
     job.stepped_back = False
-    job.answer = has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
+    job.answer = has_room(s, end + job.here * (MOST_DATAGRAM_HEADER + PLAIN_RESPONSE_SIZE + EXACT_SIZE) + TAG_SIZE)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
@@ -544,9 +520,9 @@ cdef class Datapath:
         """
         cdef int sent
         cdef bint wanted = False
-        if len(nonce) != 16:
+        if len(nonce) != NONCE_SIZE:
             raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
-        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), 16)
+        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), NONCE_SIZE)
         self.jobs[0].requests[0].exact = True
         self.jobs[0].count = self.jobs[0].here = 1
         self.jobs[0].first = 0

@@ -5,10 +5,12 @@ Comes in: nothing. Goes out: the TLV types and the code points that stand inside
 
 from enum import IntEnum
 
+from tsq import _fast
+
 NONCE_SIZE = 16
 MAX_VALUE_SIZE = 255
-PLAIN_REQUEST_SIZE = 18
-PLAIN_RESPONSE_SIZE = 38
+PLAIN_REQUEST_SIZE = _fast.REQUEST_SIZE
+PLAIN_RESPONSE_SIZE = _fast.RESPONSE_SIZE
 # The metadata key for when an earlier answer really left (R12).
 EXACT_T3 = "tsq.t3"
 # The metadata keys for what a server says about its clock beside 248 and 251 (R13).
