@@ -199,7 +199,7 @@ cdef void prefetch(const State* s) noexcept nogil:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 @cython.final
-cdef class Datapath:
+cdef class DataPlane:
     """The table of sessions by connection ID, and the batches of one server. To be used by one thread at a time.
 
     sessions: connection ID (8 bytes) -> Session; `add` and `discard` keep it.
@@ -622,7 +622,7 @@ cdef class Datapath:
 def wait(int epoll, dict serving not None, double timeout):
     """Wait for events of an epoll instance, and serve meanwhile; [(file descriptor, events)] of what is left for others.
 
-    serving: file descriptor -> Datapath. What comes to these is answered without a way through Python; one of them is among the
+    serving: file descriptor -> DataPlane. What comes to these is answered without a way through Python; one of them is among the
     events when it has something that is not taken, which `receive` then gives, or that is no datagram. timeout in seconds, below 0
     for none. An interrupted call ends with what there is.
     """
@@ -630,7 +630,7 @@ def wait(int epoll, dict serving not None, double timeout):
     cdef double end = monotonic() + timeout
     cdef double left
     cdef int count, milliseconds, i, error, total, last
-    cdef Datapath datapath
+    cdef DataPlane data_plane
     cdef list out = []
     while True:
         milliseconds = -1
@@ -647,14 +647,14 @@ def wait(int epoll, dict serving not None, double timeout):
         for i in range(count):
             found = serving.get(events[i].data.fd)
             if found is not None and events[i].events == EPOLLIN:
-                datapath = found
+                data_plane = found
                 error = total = 0
                 with nogil:
-                    last = datapath.serve_burst(events[i].data.fd, &error, &total)
-                if last >= 0 and not datapath.handed_up:
+                    last = data_plane.serve_burst(events[i].data.fd, &error, &total)
+                if last >= 0 and not data_plane.handed_up:
                     continue
-                if datapath.handed_up:
-                    datapath.rest = datapath.not_taken(last)
+                if data_plane.handed_up:
+                    data_plane.rest = data_plane.not_taken(last)
             out.append((events[i].data.fd, events[i].events))
         if out or count == 0 or (timeout >= 0 and monotonic() >= end):
             return out

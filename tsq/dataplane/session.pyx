@@ -439,8 +439,8 @@ cdef class Session:
         s.next_probe = now + max(probe_timeout(s), 1.0) * (1 << s.probes)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
-    def tell(self):
-        """When an earlier answer left (R12), reported once: 16 hex digits of nonce, 16 of NTP time; "" where there is nothing."""
+    def report(self):
+        """An earlier answer's transmit timestamp (R12), once: 16 hex digits of nonce, 16 of NTP time; "" where there is none."""
         cdef State* s = self.state
         cdef uint8_t out[EXACT_VALUE_SIZE]
         if not s.known_count:
