@@ -36,7 +36,7 @@ class _Member:
 
     def hand_over(self) -> None:
         """Hand over to the data plane, on a connected socket."""
-        self.plane.leave(time.monotonic())
+        self.plane.hand_over(time.monotonic())
 
     def drain(self) -> list[bytes]:
         """Handle aioquic's events; the new connection IDs."""
@@ -124,12 +124,12 @@ class Fleet:
     def taken_back(self) -> list[_Member]:
         """Give all connections back to aioquic, for packets that the data plane does not make. `run` must not be used any more."""
         for member in self._all:
-            member.plane.enter()
+            member.plane.take_back()
         return self._all
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for member in self._all:
-            member.plane.enter()
+            member.plane.take_back()
             member.quic.close()
             self._send(member)
         self.udp.close()
@@ -150,7 +150,7 @@ class Fleet:
         # Long headers have the length of the connection ID before it (RFC 9000 §17.2).
         member = self._members.get(data[6:14] if data[0] & 0x80 else data[_ID])
         if member is not None:
-            member.plane.enter()
+            member.plane.take_back()
             member.quic.receive_datagram(data, CONNECTED, time.monotonic())
             for connection_id in member.drain():
                 self._members[connection_id] = member
@@ -168,7 +168,7 @@ class Fleet:
         member = self._members.get(packet[_ID])
         if member is None:
             return
-        member.plane.enter()
+        member.plane.take_back()
         member.quic.receive_datagram(packet, CONNECTED, time.monotonic())
         self._send(member)
         member.hand_over()

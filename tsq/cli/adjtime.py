@@ -29,6 +29,7 @@ from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.quic.tls import check_trust
 from tsq.report import text as report
+from tsq.settings import for_command_line
 from tsq.timing.adjustment import MAX_SLEW, OSCILLATOR_PPM, ClockLimits, LeaveAlone, Refusal, Slew, Step
 from tsq.timing.selection import Criteria
 
@@ -77,6 +78,7 @@ confirmed before."""
 _ERRORS = {NotPermitted: EXIT_NOT_PERMITTED, NotMoved: EXIT_NOT_MOVED, AlreadyRunning: EXIT_RUNNING}
 
 
+@for_command_line()
 def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = None, owner: Owner = clock_owner) -> int:
     """Run the command; its exit status. clock: this machine's, unless another one is given; owner: finds who keeps it."""
     parser = _parser()

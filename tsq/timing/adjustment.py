@@ -10,6 +10,7 @@ from enum import StrEnum
 from math import ceil, log
 
 from tsq.errors import ConfigError
+from tsq.settings import Setting
 from tsq.timing.intersection import Interval
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
@@ -54,7 +55,7 @@ class ClockLimits:
         if not 0 <= self.step <= MAX_SLEW:
             raise ConfigError(f"step limit {self.step:g} s", expected="0 to 0.5 s, the kernel's limit for slews")
         if not 0 < self.panic < float("inf"):
-            advice = "to set the clock with any offset, use --force"
+            advice = f"to set the clock with any offset, use {Setting.FORCE}"
             raise ConfigError(f"panic limit {self.panic:g} s", expected="a number of seconds above 0", advice=advice)
 
 
