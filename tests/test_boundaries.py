@@ -19,8 +19,7 @@ import tsq
 from tests.support import harmless
 from tsq.errors import ConfigError, NotPermitted
 from tsq.host import _clock
-from tsq.quic.aioquic import internals, offload
-from tsq.quic.aioquic import trim as lean
+from tsq.quic.aioquic import internals, offload, trim
 
 PACKAGE = Path(tsq.__file__).parent
 SOURCES = {
@@ -203,19 +202,19 @@ def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
 def test_the_tables_of_lean_name_what_lean_touches_and_nothing_else():
     tree = TREES["tsq.quic.aioquic.trim"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    own = {"_initialize_base", "_holds_handshake", "_refusals"}
+    own = {"_initialize_base", "_holds_handshake", "_excessive"}
     for name in ("_InitialContext", "_FrameHandlers"):
         own |= own_private_names(classes[name])
     used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own
-    used |= {node.name for node in classes["LeanConnection"].body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
-    assert used == {name for names in lean.PRIVATE_NAMES.values() for name in names}
+    used |= {node.name for node in classes["TrimmedConnection"].body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
+    assert used == {name for names in trim.PRIVATE_NAMES.values() for name in names}
     replaced = {
         (node.args[0].value, keyword.arg)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "_with_names" and isinstance(node.args[0], ast.Constant)
         for keyword in node.keywords
     }
-    assert replaced == {(method, name) for method, names in lean.REPLACED_NAMES.items() for name in names}
+    assert replaced == {(method, name) for method, names in trim.REPLACED_NAMES.items() for name in names}
 
 
 def test_the_installed_aioquic_has_every_name_that_the_data_plane_needs(monkeypatch):
@@ -416,7 +415,7 @@ def test_check_refuses_a_connection_that_lacks_a_private_name(name):
 
 @pytest.mark.usefixtures("unchecked")
 def test_check_refuses_an_aioquic_that_cannot_be_made_lean(monkeypatch):
-    monkeypatch.setitem(lean.PRIVATE_NAMES, "tls", ("_no_such_name",))
+    monkeypatch.setitem(trim.PRIVATE_NAMES, "tls", ("_no_such_name",))
     with pytest.raises(ConfigError) as caught:
         internals.check(QuicConnection(configuration=QuicConfiguration(is_client=True)))
     assert "tls._no_such_name" in str(caught.value)

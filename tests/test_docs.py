@@ -6,7 +6,7 @@ Info strings of fenced blocks:
                           except for numbers and the sources of T1 and T4. `...` matches any number of lines, including none.
     console run server    one `$ command`, started before all others on the page and ended (SIGTERM) after them.
     python run            this Python runs it in the directory of the page; it must end with 0 and print no warning.
-    hex request|response  a TSQ message; white space is ignored. `told`, `told too early`: the responses of R12.
+    hex request|response  a TSQ message; white space is ignored. `reported`, `reported too early`: the responses of R12.
     console, python, ...  not run.
 
 Replacements: 4433 becomes the port of the page's own `server` block, or that of the `server_process` fixture. time.example.com
@@ -49,7 +49,7 @@ from tsq.dataplane.batches import Datapath
 from tsq.options import parse_listen
 from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
-from tsq.quic.router import REFUSALS, Drop
+from tsq.quic.router import EXCESSES, Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.report import text as report
 from tsq.server.responder import NoResponse
@@ -77,7 +77,7 @@ PLANES = DOCS / "explanation" / "two-planes.md"
 WORST = DOCS / "explanation" / "worst-packets.md"
 BOUNDS = DOCS / "explanation" / "error-bounds.md"
 PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
-ROUND_NUMBERS = {8: "The newest eight are looked at"}
+ROUND_NUMBERS = {8: "The filter uses the newest eight"}
 NEAR_NS = 1_795_399_200_000_000_000
 RULINGS = {f"R{number}" for number in range(1, 14)}
 
@@ -447,7 +447,7 @@ def test_the_page_of_the_worst_packets_has_the_limits_of_the_source() -> None:
     table = {code(row[0])[0]: row[1] for row in rows(section(WORST, "## Limits"))}
     fields = {field.name: field.default for field in dataclasses.fields(PeerLimits)}
     assert table == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in fields.items()}
-    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in REFUSALS}
+    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in EXCESSES}
     flat = " ".join(section(WORST, "## Limits").split())
     assert f"a server {CLIENT_LIMITS.crypto_bytes} bytes of TLS data in {CLIENT_LIMITS.crypto_gaps} pieces" in flat
     assert f"{CLIENT_LIMITS.crypto_later} bytes of it in 1-RTT packets" in flat
@@ -583,7 +583,7 @@ def test_the_tlv_table_is_that_of_the_source() -> None:
 
 
 def test_every_hex_block_is_tested() -> None:
-    kinds = {"hex request", "hex response", "hex response told", "hex response told too early"}
+    kinds = {"hex request", "hex response", "hex response reported", "hex response reported too early"}
     assert {block.info for page in PAGES for block in blocks(page) if block.info.startswith("hex")} == kinds
 
 
@@ -617,7 +617,7 @@ def test_the_sizes_that_r12_names_are_those_of_its_examples() -> None:
     messages = r12_messages()
     assert [len(message) for message in messages["hex request"]] == [28, 28]
     assert [len(message) for message in messages["hex response"]] == [38]
-    assert len(messages["hex response told"][0]) == len(messages["hex response told too early"][0]) == 80
+    assert len(messages["hex response reported"][0]) == len(messages["hex response reported too early"][0]) == 80
     assert all(decode_request(message).metadata == {EXACT_T3: ""} for message in messages["hex request"])
 
 
@@ -640,8 +640,8 @@ def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
 
 
 def test_the_report_in_r12_s_example_is_accepted_and_is_that_of_the_text() -> None:
-    (told,) = r12_messages()["hex response told"]
-    exchange, first, second = exchanged(told)
+    (reported,) = r12_messages()["hex response reported"]
+    exchange, first, second = exchanged(reported)
     assert exchange.revised is not None
     early, late = exchange.revised
     assert early is first
@@ -649,21 +649,21 @@ def test_the_report_in_r12_s_example_is_accepted_and_is_that_of_the_text() -> No
     assert (early.t3_ns, late.t3_ns) == (NEAR_NS + 123_706_789, NEAR_NS + 123_708_989)
     text = section(PROTOCOL, "### R12: no new TLV types; exact T3")
     assert "02:00:00.123708989, 2.2 µs after" in text
-    response = decode_response(told)
+    response = decode_response(reported)
     assert f"`{response.metadata[EXACT_T3][16:]}`" in text
     assert response.metadata[EXACT_T3][:16] == "0001020304050607"
 
 
 def test_the_report_in_r12_s_other_example_is_rejected() -> None:
-    (told,) = r12_messages()["hex response told too early"]
-    exchange, first, _ = exchanged(told)
+    (reported,) = r12_messages()["hex response reported too early"]
+    exchange, first, _ = exchanged(reported)
     assert exchange.revised is None
-    left = tsq._fast.ns_from_ntp(int(decode_response(told).metadata[EXACT_T3][16:], 16), NEAR_NS)
+    left = tsq._fast.ns_from_ntp(int(decode_response(reported).metadata[EXACT_T3][16:], 16), NEAR_NS)
     assert first.t3_ns - left == 1000
 
 
 def test_r13_s_example_is_the_first_request_of_a_client() -> None:
-    text = section(PROTOCOL, "### R13: what a server says about its clock")
+    text = section(PROTOCOL, "### R13: the server's report about its clock")
     (request,) = (bytes.fromhex(block.text) for block in blocks(PROTOCOL) if f"```hex request\n{block.text}\n```" in text)
     exchange = Exchange(nonces=lambda _: bytes(range(16)))
     assert exchange.request()[1] == request
@@ -747,7 +747,7 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
     assert f"takes {DEFAULT_SERVER_ERROR * 1000:g} ms for it" in text
     assert ROUND_NUMBERS[filter_module._STAGES] in text
     assert filter_module._WINDOW_NS == 10 * 10**9
-    assert f"the newest {filter_module._MOST_LOOKED_AT} are taken" in text
+    assert f"the newest {filter_module._MAX_SAMPLES} are taken" in text
     assert f"each of {filter_module._BLOCKS} blocks" in text
     assert (local_clock.TOLERANCE, local_clock.UNDISCIPLINED) == (15e-6, 100e-6)
     for row in rows(section(BOUNDS, "## Several servers")):

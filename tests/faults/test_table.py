@@ -203,7 +203,12 @@ TABLE = [
     (58, "the installed command", ADJTIME, "test_fault_58_the_real_command_finds_a_daemon_in_the_process_table"),
     (58, "a dry run says so", ADJTIME, "test_a_dry_run_is_anybodys_and_says_what_would_be_refused"),
     (58, "who is one", "host/keepers/test_owner.py", "test_programs_that_keep_a_clock"),
-    (58, "a real chronyd", "host/keepers/test_owner.py", "test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does"),
+    (
+        58,
+        "a real chronyd",
+        "host/keepers/test_owner.py",
+        "test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does",
+    ),
     (60, "detected while servers are asked", ADJTIME, "test_fault_60_a_clock_that_is_stepped_while_servers_are_asked"),
     (60, "detected before it acts", ADJTIME, "test_fault_60_a_clock_that_somebody_else_steps_meanwhile"),
     (60, "in an exchange", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
