@@ -786,6 +786,28 @@ def test_the_layout_names_every_module() -> None:
     assert documented == modules
 
 
+def identifiers() -> set[str]:
+    """All words in the source that can be names of Python or of the protocol."""
+    return {word for path in SOURCES for word in re.findall(r"\w+(?:\.\w+)?", path.read_text())}
+
+
+def test_the_names_of_the_table_are_in_the_source() -> None:
+    table = rows(section(ARCHITECTURE, "## Names"))
+    found = identifiers()
+    found |= {part for word in found for part in word.split(".")}
+    names = [span.rpartition(".")[2] if span[0].isupper() else span for row in table for span in code(row[1])]
+    assert len(names) > 40
+    assert [name for name in names if name not in found] == []
+
+
+def test_reserved_words_name_nothing_yet() -> None:
+    text = section(ARCHITECTURE, "## Names").rpartition("\n\n")[2]
+    reserved = [word.lower() for word in re.findall(r"\b(?:Reach|wander)\b", text)]
+    assert len(reserved) == 2
+    classes, names = defined()
+    assert not {*names, *(member for members in classes.values() for member in members)} & set(reserved)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_pages_are_reachable_from_the_index(page: Path) -> None:
     index = DOCS / "index.md"
