@@ -29,6 +29,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,7 @@ API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
 FLOW = DOCS / "explanation" / "request-flow.md"
+COMPATIBILITY = DOCS / "reference" / "compatibility.md"
 PLANES = DOCS / "explanation" / "two-planes.md"
 WORST = DOCS / "explanation" / "worst-packets.md"
 BOUNDS = DOCS / "explanation" / "error-bounds.md"
@@ -784,6 +786,16 @@ def test_the_layout_names_every_module() -> None:
     # A .pxd without a .pyx.
     modules |= {name(path) for path in (ROOT / "tsq").rglob("*.pxd") if not path.with_suffix(".pyx").exists()}
     assert documented == modules
+
+
+def test_the_compatibility_page_has_the_build_switches_and_versions_of_the_package() -> None:
+    switches = {code(row[0])[0].partition("=")[0] for row in rows(section(COMPATIBILITY, "## Build switches"))}
+    assert switches == set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", (ROOT / "setup.py").read_text()))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = {row[0]: row[2] for row in rows(section(COMPATIBILITY, "## What is tested"))}
+    assert project["requires-python"] == f">={allowed['Python'].split()[0]}"
+    series = re.match(r"1\.(\d+)\.x", allowed["aioquic"])[1]
+    assert f"aioquic>=1.{series},<1.{int(series) + 1}" in project["dependencies"]
 
 
 def identifiers() -> set[str]:
