@@ -46,7 +46,7 @@ from tsq.cli import common
 from tsq.cli import server as server_command
 from tsq.client import polling
 from tsq.client.exchange import STATE_INTERVAL, Exchange, Rules
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.options import parse_listen
 from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
@@ -773,9 +773,9 @@ def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
     assert table["work of a packet for the control plane"].startswith(constants["MOST_WORK"])
     batches = f"{constants['SERVED_AT_ONCE']}; {constants['BATCHES']}."
     assert table["datagrams in a batch; batches before timers get their turn"].startswith(batches)
-    datapath = Datapath()
-    assert (datapath.key_update_after, datapath.failed_open_limit) == (1 << 22, 1 << 36)
-    assert table["packets of a connection that are too much work"].startswith(str(datapath.excessive_limit))
+    data_plane = DataPlane()
+    assert (data_plane.key_update_after, data_plane.failed_open_limit) == (1 << 22, 1 << 36)
+    assert table["packets of a connection that are too much work"].startswith(str(data_plane.excessive_limit))
     names = sum(map(len, offload.PRIVATE_NAMES.values()))
     assert f"needs {names} private names" in PLANES.read_text()
 
@@ -889,7 +889,7 @@ def test_every_name_in_the_flow_exists_in_the_source() -> None:
     assert not unknown
     assert set(in_diagram) <= {span for row in rows(prose(FLOW)) for span in code(row[2])} | set(spans)
     inventions = [
-        "Datapath.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
+        "DataPlane.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
         "aioquic.quic.connection.QuicConnection.nothing",
     ]
     assert not any(exists(invention, classes, names) for invention in inventions)

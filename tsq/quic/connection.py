@@ -15,10 +15,10 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.offload import Plane, SharedConnection
+from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.budget import Throttle
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
@@ -62,7 +62,7 @@ class Connection:
     def __init__(self, quic: SharedConnection) -> None:
         internals.check(quic)
         self.quic = quic
-        self.plane: Plane | None = None
+        self.plane: HandOver | None = None
         self.handshake: events.HandshakeCompleted | None = None
         self.terminated: events.ConnectionTerminated | None = None
         self.alpn: str | None = None
@@ -148,9 +148,9 @@ class Connection:
         internals.acknowledge_now(self.quic)
         return self.flush(now), internals.drop_unsent_datagrams(self.quic)
 
-    def attach(self, datapath: Datapath | None) -> None:
+    def attach(self, datapath: DataPlane | None) -> None:
         """Let the data plane serve this connection once it is fit for that. datapath: the server's table; None for a client."""
-        self.plane = Plane(datapath, self.quic)
+        self.plane = HandOver(datapath, self.quic)
 
     def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
         """(datagrams to send now, how many of these messages could not go with them, and are dropped).
@@ -180,7 +180,7 @@ class Connection:
 
     def take_report(self) -> str:
         """What is to be told of when an earlier answer left (R12), once; "" for nothing."""
-        return "" if self.plane is None else self.plane.tell()
+        return "" if self.plane is None else self.plane.report()
 
     def clear(self, now: float) -> Outgoing:
         """Let the data plane have the connection, where it can; what the control plane had to send before that."""
