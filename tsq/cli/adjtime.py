@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any, TextIO
 
 import tsq
+from tsq.cli import streams
 from tsq.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -28,6 +29,7 @@ from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measu
 from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.quic.tls import check_trust
+from tsq.report import plain
 from tsq.report import text as report
 from tsq.timing.adjustment import MOST_SLEWED, OSCILLATOR_PPM, ClockLimits, Refusal, Refuse, Slew, Step
 from tsq.timing.selection import Criteria
@@ -147,7 +149,7 @@ class _Run:
             return EXIT_BOOTSTRAP
         if done.stepped:
             _tell(f"before: {_kernel(done.measurement.before)}")
-            _tell(f"stepped by {_signed(done.stepped)} s; the servers' certificates are valid by the new clock:")
+            _tell(f"stepped by {_signed(done.stepped)}; the servers' certificates are valid by the new clock:")
         _print_measurement(done.measurement, self._options)
         return self._act(done.measurement, before_printed=bool(done.stepped))
 
@@ -174,7 +176,7 @@ class _Run:
         _tell(f"after:  {_kernel(change.after)}")
         _tell(f"drift:  {_drift(found, change)}")
         if change.interrupted:
-            _say(f"interrupted: {_signed(change.rest)} s of the slew were given up; the clock was not measured again")
+            _say(f"interrupted: {_signed(change.rest)} of the slew were given up; the clock was not measured again")
             return EXIT_INTERRUPTED
         return EXIT_OK
 
@@ -188,8 +190,7 @@ def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
 
 def _wrong_by(found: Measurement) -> str:
     assert found.selection.agreed is not None
-    offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
-    return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds"
+    return f"System clock wrong by {report.agreed_within(found.selection.agreed)}"
 
 
 def _print_table(found: Measurement, note: str = "") -> None:
@@ -203,10 +204,10 @@ def _print_table(found: Measurement, note: str = "") -> None:
             _say(f"{result.target}: {report.escaped(str(result.error))}")
     for line in report.unused(found.selection):
         _say(report.escaped(line))
-    table = report.table(found.results, found.selection)
+    table = report.table(found.results, found.selection, streams.columns(), plain=streams.is_plain(sys.stdout))
     if table:
         _tell(table)
-        _tell(report.LEGEND)
+        _tell(report.FULL_LEGEND if report.is_full(table) else report.LEGEND)
         if note:
             _tell(note)
 
@@ -219,18 +220,18 @@ def _why(refusal: Refuse) -> str:
 
 def _verb(action: Step | Slew) -> str:
     if isinstance(action, Step):
-        return f"step by {_signed(action.offset)} s"
-    return f"slew by {_signed(action.offset)} s, 99 % of it within {action.seconds} s"
+        return f"step by {_signed(action.offset)}"
+    return f"slew by {_signed(action.offset)}, 99 % of it within {action.seconds} s"
 
 
 def _done(action: Step | Slew, change: Change) -> str:
     if isinstance(action, Step):
-        return f"stepped by {_signed(action.offset)} s"
+        return f"stepped by {_signed(action.offset)}"
     if change.moved is not None:
-        return f"slewed by {_signed(change.moved)} s"
+        return f"slewed by {_signed(change.moved)}"
     if change.interrupted:
-        return f"slewed by {_signed(action.offset - change.rest)} s"
-    return f"slewing by {_signed(action.offset)} s: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
+        return f"slewed by {_signed(action.offset - change.rest)}"
+    return f"slewing by {_signed(action.offset)}: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
 
 
 def _drift(found: Measurement, change: Change) -> str:
@@ -253,14 +254,15 @@ def _kernel(state: ClockState | None) -> str:
     mark = "synchronized" if state.synchronized else "unsynchronized"
     tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
-        f"kernel: {mark}, maxerror {state.max_error:.6f} s, esterror {state.estimated_error:.6f} s, "
-        f"frequency {state.frequency_ppm:+.3f} ppm{tick}, slewing {_signed(state.rest)} s"
+        f"kernel: {mark}, maxerror {report.duration(state.max_error)}, "
+        f"esterror {report.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
+        f"slewing {_signed(state.rest)}"
     )
 
 
 def _signed(seconds: float) -> str:
-    """To the microsecond, with a sign, and no negative zero."""
-    return f"{round(seconds, 6) + 0.0:+.6f}"
+    """With a sign, and no negative zero."""
+    return report.duration(round(seconds, 9) + 0.0, signed=True)
 
 
 def _check(values: argparse.Namespace) -> None:
@@ -389,7 +391,7 @@ def _write(stream: TextIO, text: str) -> None:
         write_no_more(stream)
     except UnicodeError:
         # Nor is a terminal that has no "±".
-        print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+        print(text.encode("ascii", plain.ERRORS).decode(), file=stream, flush=True)
 
 
 if __name__ == "__main__":

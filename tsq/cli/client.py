@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             persistent=values.watch,
         )
     except KeyboardInterrupt:
-        # A second one, while the first was being seen to.
+        # A second Ctrl-C, while the first one was handled.
         return EXIT_INTERRUPTED
     finally:
         progress.clear()
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     now = clock_reading()
     chosen = selection(results, now=now)
     if values.json:
-        import json  # noqa: PLC0415 - not on the way of who does not ask for it
+        import json  # noqa: PLC0415 - loaded only where it is used
 
         print(json.dumps(report.as_json(results, chosen, tsq.__version__, now)))
     else:
@@ -147,17 +147,16 @@ def _print(
     for result in results:
         if result.error is not None:
             _say(f"{result.target}: {report.escaped(str(result.error))}")
-    _print_result(results, chosen, options.server_error, now)
+    _print_result(results, chosen, options.server_error, now, full=values.verbose)
 
 
-def _print_result(results: list[HostResult], chosen: Selection, assumed_error: float, now: ClockReading) -> None:
+def _print_result(results: list[HostResult], chosen: Selection, assumed_error: float, now: ClockReading, *, full: bool) -> None:
     for notice in report.clock_notices(chosen, now):
         _say(notice)
-    table = report.table(results, chosen)
+    table = report.table(results, chosen, streams.columns(), full=full, plain=streams.is_plain(sys.stdout))
     if table:
         print(table)
-        print(report.legend(chosen))
-        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
+        for line in [*report.legend(chosen, table), *report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
             if line:
                 print(line)
         print(report.verdict(chosen))
@@ -255,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq[plot])",
     )
     add("--json", action="store_true", help="print one JSON object")
-    add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")
+    add("-v", "--verbose", action="store_true", help="print all columns, and each sample's timestamps and who took them")
     add("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 
