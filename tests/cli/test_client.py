@@ -561,15 +561,18 @@ def test_hosts_that_all_fail_alike_give_that_failures_status(ask):
         (["127.0.0.1", "--timeout", "inf"], "timeout inf"),
         (["127.0.0.1", "-4", "-6"], "not allowed with argument -4"),
         (["127.0.0.1", "--insecure", "--ca", "ca.pem"], "not allowed with argument"),
-        (["127.0.0.1", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["127.0.0.1", "--nonsense"], "unknown option --nonsense"),
+        (["--hepl"], "unknown option --hepl: did you mean --help?"),
+        (["--jsno=1", "127.0.0.1"], "unknown option --jsno: did you mean --json?"),
     ],
 )
 def test_usage_errors_exit_2_and_say_what_is_wrong(ask, arguments, words):
     run = ask(*arguments)
     assert run.status == USAGE
     assert run.out == ""
-    assert run.err.startswith("usage: tsq-client ")
-    assert words in run.err.splitlines()[-1]
+    assert run.err.startswith("tsq-client: error: ")
+    (line,) = run.err.splitlines()
+    assert words in line
 
 
 @pytest.mark.parametrize(

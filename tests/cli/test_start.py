@@ -100,8 +100,8 @@ def test_an_interrupt_after_the_modules_are_loaded_ends_quietly_too(tmp_path, co
     """As the options are read: the command has begun, and has nothing to put in order yet."""
     (tmp_path / "sitecustomize.py").write_text(
         "import argparse, os, signal\n"
-        "def parse_args(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n"
-        "argparse.ArgumentParser.parse_args = parse_args\n"
+        "def parse_known_args(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "argparse.ArgumentParser.parse_known_args = parse_known_args\n"
     )
     run = subprocess.run(
         [BIN / command, "host"], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False

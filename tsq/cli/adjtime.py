@@ -20,6 +20,7 @@ from tsq.cli.common import (
     write_no_more,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
+from tsq.cli.parsers import Parser, add_hosts, add_stream, add_trust
 from tsq.client.blocking import query_all
 from tsq.errors import AlreadyRunning, ClockError, ConfigError, NotMoved, NotPermitted
 from tsq.host import saved_time, shortage
@@ -27,7 +28,7 @@ from tsq.host.clock import ClockState, SystemClock, build_time_ns
 from tsq.host.keepers.owner import clock_owner
 from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform, slewing
 from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
-from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
+from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
 from tsq.report import plain
 from tsq.report import text as report
@@ -70,6 +71,15 @@ _CONFIRM = "--i-know-this-is-insecure"
 _NUMBERS = ("--step", "--panic", "--min-sources", "--port", "--count", "--interval", "--timeout", "--server-error")
 _BOOTSTRAP_HELP = f"for a clock that is wrong by years: check certificates for the servers' time; at least {LEAST_SERVERS} hosts"
 _CLAIMS = "these are claims: the servers' certificates were not checked, anybody may have answered"
+_EXAMPLES = (
+    ("tsq-adjtime --dry-run time-a.example time-b.example time-c.example", "only look: measure, and say what would be done"),
+    ("tsq-adjtime time-a.example time-b.example time-c.example", "set the clock, as root"),
+    ("tsq-adjtime --wait time-a.example time-b.example time-c.example", "stay until the clock is right, and check it"),
+    (
+        "tsq-adjtime --bootstrap --state-file /var/lib/tsq/time time-a.example time-b.example time-c.example",
+        "at boot, on a machine whose clock may be wrong by years",
+    ),
+)
 _EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
 3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
 the clock; 11 not permitted; 12 somebody else set or slewed the clock meanwhile; 13 --bootstrap failed; 14 the clock did not move by
@@ -295,20 +305,16 @@ def _options(values: argparse.Namespace) -> AdjustOptions:
     return AdjustOptions(client, limits, criteria, dry_run=values.dry_run, wait=values.wait)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         PROGRAM,
-        description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
+        ["[options] HOST [HOST ...]"],
+        "Ask servers for the time over QUIC (TSQ), and set this machine's clock once.",
+        _EPILOG,
+        _EXAMPLES,
     )
     add = parser.add_argument
-    add(
-        "host",
-        nargs="+",
-        metavar="HOST",
-        help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; three outvote a liar, four also where one is silent",
-    )
+    add_hosts(parser, "three outvote a liar, four also where one is silent")
     add("--dry-run", action="store_true", help="measure, and say what would be done; needs no privilege")
     seconds, whole = checked(number), checked(whole_number)
     add(
@@ -328,16 +334,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="refuse where fewer servers can be used (default: %(default)s)",
     )
-    add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
     add("--count", type=whole, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
     add("--interval", type=seconds, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
-    add(
-        "--timeout",
-        type=seconds,
-        default=_DEFAULTS.timeout,
-        metavar="S",
-        help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
-    )
     add(
         "--server-error",
         type=seconds,
@@ -346,32 +344,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a server's own error, where it does not tell (default: %(default)s); one that leaves the question about its clock "
         "unanswered is never used",
     )
-    _add_trust(parser)
-    add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
-    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
-    return parser
-
-
-def _add_trust(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    family = parser.add_mutually_exclusive_group()
-    family.add_argument("-4", dest="family", action="store_const", const=4, default=0, help="IPv4 only")
-    family.add_argument("-6", dest="family", action="store_const", const=6, help="IPv6 only")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file, in place of the system's")
-    trust.add_argument(
-        "--pin",
-        action="append",
-        type=checked(parse_pin),
-        default=[],
-        metavar="sha256//BASE64",
-        help="trust servers with this public key, whatever their certificates say; repeats",
-    )
-    trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
+    add_trust(parser, pins=True)
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
-    add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
     add("--bootstrap", action="store_true", help=_BOOTSTRAP_HELP)
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
+    add_stream(parser)
+    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
+    return parser
 
 
 def _tell(text: str) -> None:
