@@ -70,7 +70,7 @@ complete -c tsq-client -n _shtab_tsq_client_using -l stream -d 'Stream Mode: req
 complete -c tsq-client -n _shtab_tsq_client_using -l session-file -xka "(__fish_complete_path (commandline -ct))" -d 'keep session tickets here, for 0-RTT the next time'
 complete -c tsq-client -n _shtab_tsq_client_using -l server-error -x -d 'own error, in seconds, to assume for a server that does not report it (default: 0.01); with this option, a server that does not answer the question about its clock is used as well'
 complete -c tsq-client -n _shtab_tsq_client_using -l watch -d 'go on until Ctrl-C, and show what there is so far'
-complete -c tsq-client -n _shtab_tsq_client_using -l plot -xka "(__fish_complete_path (commandline -ct))" -d 'draw the sources'"'"' correctness intervals into this file: .png, .svg or .pdf (needs tsq[plot])'
+complete -c tsq-client -n _shtab_tsq_client_using -l plot -xka "(__fish_complete_path (commandline -ct))" -d 'draw the sources'"'"' correctness intervals into this file: .png, .svg or .pdf (needs tsq-time[plot])'
 complete -c tsq-client -n _shtab_tsq_client_using -l json -d 'print one JSON object'
 complete -c tsq-client -n _shtab_tsq_client_using -s v -l verbose -d 'print all columns, and each sample'"'"'s timestamps and who took them'
 complete -c tsq-client -n _shtab_tsq_client_using -l version -d 'print the version and exit'
