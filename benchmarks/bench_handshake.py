@@ -141,7 +141,7 @@ class TsqPair:
     def _client_sends(self, session: Channel) -> list[bytes]:
         sent = session.datagrams(time.monotonic())
         if session.has_leaving:
-            session.departed(Transmission(len(sent), clock_ns(), True))
+            session.sent(Transmission(len(sent), clock_ns(), True))
         return sent
 
     def _server_answers(self, data: bytes) -> list[bytes]:

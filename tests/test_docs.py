@@ -424,7 +424,7 @@ def test_json_has_the_documented_keys_and_types(server_process: ServerProcess, c
 
 
 def test_json_of_a_sample_without_an_answer_has_the_documented_types() -> None:
-    lost = report._sample_json(tsq.Sample(1, reason=Reason.NO_ANSWER))
+    lost = tsq.Sample(1, reason=Reason.NO_ANSWER).to_dict()
     check_json("Each sample", lost)
     nullable = {key for key, kinds in json_table("Each sample").items() if "null" in kinds}
     assert {key for key, value in lost.items() if value is None} == nullable - {"reason"}

@@ -11,10 +11,11 @@ from typing import Any
 from tests.support.world import World
 from tsq._fast import pack_address
 from tsq.client.association import Association, Driver
-from tsq.client.attempt import Address, Attempt
+from tsq.client.attempt import Attempt
 from tsq.client.channel import Channel
 from tsq.client.exchange import Rules
 from tsq.client.polling import Poller
+from tsq.client.resolving import Address
 from tsq.errors import NoAnswer
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls

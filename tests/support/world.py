@@ -99,7 +99,7 @@ class World:
         path = next(path for path, other in self._sessions.items() if other is session)
         out = session.datagrams(self.now)
         if session.has_leaving and out:
-            session.departed(Transmission(len(out), self.now_ns, kernel=True))
+            session.sent(Transmission(len(out), self.now_ns, kernel=True))
         for data in out:
             self._transmit("client", data, self.to_server, lambda data=data: self.deliver_to_server(data, path))
         self._arm(("session", path), session.deadline, lambda: self._session_timer(session))
