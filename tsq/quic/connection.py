@@ -15,10 +15,10 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.offload import Plane, SharedConnection
+from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.budget import Throttle
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
@@ -62,7 +62,7 @@ class Connection:
     def __init__(self, quic: SharedConnection) -> None:
         internals.check(quic)
         self.quic = quic
-        self.plane: Plane | None = None
+        self.plane: HandOver | None = None
         self.handshake: events.HandshakeCompleted | None = None
         self.terminated: events.ConnectionTerminated | None = None
         self.alpn: str | None = None
@@ -148,9 +148,9 @@ class Connection:
         internals.acknowledge_now(self.quic)
         return self.flush(now), internals.drop_unsent_datagrams(self.quic)
 
-    def attach(self, datapath: Datapath | None) -> None:
-        """Let the data plane serve this connection as soon as it is eligible. datapath: the server's table; None for a client."""
-        self.plane = Plane(datapath, self.quic)
+    def attach(self, data_plane: DataPlane | None) -> None:
+        """Let the data plane serve this connection as soon as it is eligible. data_plane: the server's table; None for a client."""
+        self.plane = HandOver(data_plane, self.quic)
 
     def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
         """(datagrams to send now, how many of these messages were dropped because they could not be sent).
@@ -180,7 +180,7 @@ class Connection:
 
     def take_report(self) -> str:
         """The transmit timestamp of an earlier response, to be reported once (R12); "" where there is none."""
-        return "" if self.plane is None else self.plane.tell()
+        return "" if self.plane is None else self.plane.report()
 
     def clear(self, now: float) -> Outgoing:
         """Hand the connection over to the data plane, where possible. Return what the control plane had to send before."""
