@@ -99,7 +99,7 @@ class BlockingClient:
         self._link: Attempt = open_attempt(Target(HOST, port), options, rules, [], None, address, count())
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
-        session = self._link.session
+        session = self._link.channel
         session.start(time.monotonic())
         self._to_ask = at_once
         self._until(lambda: bool(session.samples) if at_once else session.established)
@@ -109,10 +109,10 @@ class BlockingClient:
 
     @property
     def session(self) -> Channel:
-        return self._link.session
+        return self._link.channel
 
     def exchange(self) -> Sample:
-        session = self._link.session
+        session = self._link.channel
         session.take()
         session.ask(time.monotonic())
         self._until(lambda: bool(session.samples))
@@ -132,7 +132,7 @@ class BlockingClient:
 
     def _until(self, done: object, end: float = float("inf")) -> None:
         assert callable(done)
-        session = self._link.session
+        session = self._link.channel
         while True:
             now = time.monotonic()
             if session.deadline is not None and session.deadline <= now:

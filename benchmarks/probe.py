@@ -87,7 +87,7 @@ class Probe:
         rules = Rules(precision_ns=1, state_interval=None)
         address = (socket.AF_INET, (target.host, target.port))
         self._link: Attempt = open_attempt(target, options, rules, [], None, address, count())
-        self._session = self._link.session
+        self._session = self._link.channel
         self.exchange = self._session.exchange = RecordingExchange(rules, exact)
         self._session.start(time.monotonic())
         end = time.monotonic() + 10

@@ -41,6 +41,15 @@ class TSQError(Exception):
         self.section = section
         super().__init__(found)
 
+    def __repr__(self) -> str:
+        parts = {"expected": self.expected, "advice": self.advice, "section": self.section}
+        given = [f"{name}={text!r}" for name, text in parts.items() if text]
+        return f"{type(self).__name__}({', '.join([repr(self.found), *given])})"
+
+    def to_dict(self) -> dict[str, str]:
+        """The error with the keys that it has in a host of `tsq-client --json` (docs/reference/cli.md)."""
+        return {"error": str(self), "error_kind": type(self).__name__}
+
     def __str__(self) -> str:
         text = self.found
         if self.expected:

@@ -152,23 +152,23 @@ def test_a_long_run_on_a_short_path_warms_it_before_each_sample(certificates):
 def test_only_a_short_path_gains_by_warmth(certificates, delay_ns, gains):
     world = World(certificates)
     world.to_server = world.to_client = lambda data, number: [delay_ns // 2]
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    assert not session.gains_by_warmth
-    world.exchange(session)
-    assert session.gains_by_warmth is gains
+    assert not channel.gains_by_warmth
+    world.exchange(channel)
+    assert channel.gains_by_warmth is gains
 
 
 def test_a_wrong_answer_to_a_request_that_makes_no_sample_is_still_seen(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    session.ask(world.now, counted=False)
-    world.pump(session)
+    channel.ask(world.now, counted=False)
+    world.pump(channel)
     world.run(0.1)
-    assert session.samples == []
-    session.ask(world.now, counted=False)
-    [nonce] = session._leaving
-    world.pump(session)
-    session._keep(session.exchange.answer(b"\x01\x10" + nonce, world.now_ns + 1000, StampSource.KERNEL))
-    assert [sample.reason for sample in session.samples] == [Reason.MALFORMED]
+    assert channel.samples == []
+    channel.ask(world.now, counted=False)
+    [nonce] = channel._leaving
+    world.pump(channel)
+    channel._keep(channel.exchange.answer(b"\x01\x10" + nonce, world.now_ns + 1000, StampSource.KERNEL))
+    assert [sample.reason for sample in channel.samples] == [Reason.MALFORMED]

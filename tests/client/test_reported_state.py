@@ -137,13 +137,13 @@ def test_stream_mode_asks_too_but_not_for_exact_t3(exchange):
 @pytest.mark.parametrize("data_plane", [False, True])
 def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, data_plane):
     world = World(certificates, data_plane=data_plane, about=WORD)
-    session = world.session(stream=stream)
+    channel = world.session(stream=stream)
     world.run(1)
     for _ in range(5):
-        world.exchange(session)
-    assert [sample.valid for sample in session.samples] == [True] * 5
-    assert {sample.server.stratum for sample in session.samples} == {2}
-    assert len({sample.server for sample in session.samples}) == 1
+        world.exchange(channel)
+    assert [sample.valid for sample in channel.samples] == [True] * 5
+    assert {sample.server.stratum for sample in channel.samples} == {2}
+    assert len({sample.server for sample in channel.samples}) == 1
     if data_plane and not stream:
         # All but the question itself is the data plane's.
         assert world.data_plane.taken >= 4
@@ -151,11 +151,11 @@ def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, dat
 
 def test_on_a_long_run_a_session_asks_again_and_hears_that_the_server_lost_its_source(certificates):
     world = World(certificates, about=WORD)
-    session = world.session()
+    channel = world.session()
     world.run(1)
-    world.exchange(session)
+    world.exchange(channel)
     world.responder.about = (TimeSource(0, 3, "lost").tlv(), metadata_tlv({LEAP: "3"}))
     for _ in range(9):
-        world.exchange(session, STATE_INTERVAL / 7.5)
-    strata = [sample.server.stratum for sample in session.samples]
+        world.exchange(channel, STATE_INTERVAL / 7.5)
+    strata = [sample.server.stratum for sample in channel.samples]
     assert strata == [2] * 9 + [0]

@@ -11,7 +11,7 @@ import tsq
 from tests.cli.peers import Peer, honest
 from tests.support.threads import ServerThread
 from tsq import errors
-from tsq.quic.udp import Departure, UdpSocket
+from tsq.quic.udp import Transmission, UdpSocket
 from tsq.timing.sample import Reason
 
 GUARD = 60.0
@@ -39,11 +39,11 @@ class FailingSocket:
         self._may_fail()
         return self._udp.send(datagrams)
 
-    def send_stamped(self, datagrams) -> Departure:
+    def send_stamped(self, datagrams) -> Transmission:
         self._may_fail()
         if self.random.random() < self.chance:
             # What a full buffer and ENOBUFS come to.
-            return Departure(0, time.time_ns(), False)
+            return Transmission(0, time.time_ns(), False)
         return self._udp.send_stamped(datagrams)
 
     def receive(self):
@@ -178,7 +178,7 @@ def test_a_long_lived_asynchronous_client_holds_no_more_after_20000_exchanges(se
                     "attempts": len(association.attempts),
                     **{
                         f"{name}.{key}": len(value)
-                        for name, part in (("session", association.session), ("exchange", association.session.exchange))
+                        for name, part in (("channel", association.channel), ("exchange", association.channel.exchange))
                         for key in (*getattr(part, "__dict__", ()), *getattr(part, "__slots__", ()))
                         if hasattr(value := getattr(part, key), "__len__")
                     },
@@ -187,7 +187,7 @@ def test_a_long_lived_asynchronous_client_holds_no_more_after_20000_exchanges(se
             for _ in range(500):
                 await client.sample()
             early = held()
-            assert any(name.startswith("session.") for name in early)
+            assert any(name.startswith("channel.") for name in early)
             for _ in range(20_000):
                 assert (await client.sample()).t1_ns
             late = held()

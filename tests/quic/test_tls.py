@@ -107,7 +107,8 @@ def test_a_directory_in_place_of_a_file_is_named(tmp_path, certificates):
 def test_a_client_verifies_unless_it_is_told_not_to(certificates):
     shown = [leaf(certificates)]
     for trust, kind in (
-        (Trust(ca_file=str(certificates.authority)), None), (Trust(pins=("sha256//x",)), NotPinned), (Trust(), UnknownAuthority),
+        (Trust(ca_file=str(certificates.authority)), None), (Trust(pins=("sha256//" + "A" * 43 + "=",)), NotPinned),
+        (Trust(), UnknownAuthority),
         (Trust(valid_at=1.0), NotYetValid),
     ):
         accept = tls.client_configuration("localhost", trust).accept

@@ -21,6 +21,7 @@ from tsq.options import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import dns_name, self_signed
 from tsq.server.driver import Server
+from tsq.settings import for_command_line
 
 PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
@@ -36,6 +37,7 @@ _EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIG
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
 
+@for_command_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()

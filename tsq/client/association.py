@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from tsq.client.attempt import Address, Attempt, network_error
+from tsq.client.attempt import Attempt
 from tsq.client.channel import Channel, Outcome
+from tsq.client.network_errors import network_error
+from tsq.client.resolving import Address
 from tsq.errors import ConnectionLost, TSQError, rank
 from tsq.quic.outcome import is_idle
 from tsq.timing.sample import Reason, Sample
@@ -30,7 +32,7 @@ _MOST_UNANSWERED = 4
 class Driver:
     """What an association needs of its driver.
 
-    open: a socket and a session for an address; raises OSError where there is no way to it. opened, closing: called when an
+    open: a socket and a channel for an address; raises OSError where there is no way to it. opened, closing: called when an
     attempt's socket begins and ceases to be read. clock: the monotonic time; unix_ns: the system clock.
     """
 
@@ -83,14 +85,14 @@ class Association:
         self._ticket_notice = ""
 
     @property
-    def session(self) -> Channel | None:
-        """The session that serves; None while there is no connection."""
-        return None if self.chosen is None else self.chosen.session
+    def channel(self) -> Channel | None:
+        """The channel that serves; None while there is no connection."""
+        return None if self.chosen is None else self.chosen.channel
 
     @property
     def waiting(self) -> int:
         """How many requests have no outcome yet."""
-        return sum(attempt.session.waiting for attempt in (self.chosen, self._replaced) if attempt is not None)
+        return sum(attempt.channel.waiting for attempt in (self.chosen, self._replaced) if attempt is not None)
 
     @property
     def latest(self) -> Attempt | None:
@@ -100,23 +102,23 @@ class Association:
     @property
     def zero_rtt(self) -> bool:
         """Whether a request of the first flight was answered, on the first connection."""
-        session = None if self.latest is None else self.latest.session
-        return self._zero_rtt or (session is not None and session.zero_rtt)
+        channel = None if self.latest is None else self.latest.channel
+        return self._zero_rtt or (channel is not None and channel.zero_rtt)
 
     @property
     def state_unknown(self) -> bool:
         """Whether there are samples, and the server was asked about its own clock and has answered that on no connection since."""
-        return self._unknown_with(None if self.chosen is None else self.chosen.session)
+        return self._unknown_with(None if self.chosen is None else self.chosen.channel)
 
-    def _unknown_with(self, session: Channel | None) -> bool:
-        if session is None:
+    def _unknown_with(self, channel: Channel | None) -> bool:
+        if channel is None:
             return self._state_unknown
-        return session.state_unknown or (self._state_unknown and not session.exchange.state_answered)
+        return channel.state_unknown or (self._state_unknown and not channel.exchange.state_answered)
 
     @property
     def notices(self) -> list[str]:
         """What a user should know of the connections."""
-        notices = [] if self.latest is None else list(self.latest.session.notices)
+        notices = [] if self.latest is None else list(self.latest.channel.notices)
         if self._ticket_notice:
             notices.append(self._ticket_notice)
         if self._again:
@@ -126,7 +128,7 @@ class Association:
 
     def deadline(self, now: float) -> float | None:
         """When `advance` is due."""
-        times = [attempt.session.deadline for attempt in self.attempts]
+        times = [attempt.channel.deadline for attempt in self.attempts]
         times += [now for attempt in self.attempts if attempt.backlog]
         if self._fresh:
             times.append(now)
@@ -137,7 +139,7 @@ class Association:
     @property
     def doubtful(self) -> bool:
         """Whether there is a connection, and no sign of life on it since something failed."""
-        return self.chosen is not None and (self.chosen.session.send_failed or self.chosen.session.silent)
+        return self.chosen is not None and (self.chosen.channel.send_failed or self.chosen.channel.silent)
 
     @property
     def retry_on_demand_at(self) -> float:
@@ -174,7 +176,7 @@ class Association:
         """Put a request under way; its number. Without a connection its outcome is there at once."""
         at_ns = self._driver.unix_ns()
         if self.chosen is not None:
-            return self.chosen.session.ask(now, counted=counted, at_ns=at_ns, patience=patience)
+            return self.chosen.channel.ask(now, counted=counted, at_ns=at_ns, patience=patience)
         number = next(self._numbers)
         error = self.failure or self.loss
         detail = "no connection" if error is None else f"no connection: {error.found}"
@@ -225,17 +227,17 @@ class Association:
             self.attempts.append(attempt)
             self._driver.opened(attempt)
             # Later connections are for requests that are still to come: none goes early.
-            attempt.session.start(now, at_ns=self._driver.unix_ns(), early=self.connections == 0)
+            attempt.channel.start(now, at_ns=self._driver.unix_ns(), early=self.connections == 0)
             self._next_attempt = now + _STAGGER
 
     def _tend(self, attempt: Attempt, now: float) -> None:
-        session = attempt.session
+        channel = attempt.channel
         if attempt.backlog:
             attempt.readable(now, clock=self._driver.clock)
-        due = session.deadline
+        due = channel.deadline
         if due is not None and due <= now:
-            session.handle_timer(now)
-        if session.established and session.error is None and attempt in self._candidates():
+            channel.handle_timer(now)
+        if channel.established and channel.error is None and attempt in self._candidates():
             self._choose(attempt, now)
             # What ends the handshake waits for the first request, so that both go in one datagram; `deadline` says until when.
             self._fresh = True
@@ -243,25 +245,25 @@ class Association:
         self._send_and_collect(attempt, now)
 
     def _send_and_collect(self, attempt: Attempt, now: float) -> None:
-        session = attempt.session
+        channel = attempt.channel
         self._fresh = self._fresh and attempt is not self.chosen
         attempt.pump(now)
         if attempt is self.chosen:
-            self._collect(session, now)
+            self._collect(channel, now)
         elif attempt is self._replaced:
-            self._outcomes += session.take()
-            if not session.waiting:
+            self._outcomes += channel.take()
+            if not channel.waiting:
                 self._replaced = None
                 self._drop(attempt, now)
                 return
-        if session.error is not None:
-            self._ended(attempt, session.error, now)
+        if channel.error is not None:
+            self._ended(attempt, channel.error, now)
 
     def _choose(self, attempt: Attempt, now: float) -> None:
         """The first attempt whose handshake completes serves, and takes the place of a connection that seemed dead."""
         old, self.chosen = self.chosen, attempt
         if old is not None:
-            why = "requests could not be sent" if old.session.send_failed else "the server did not answer any more"
+            why = "requests could not be sent" if old.channel.send_failed else "the server did not answer any more"
             self.loss = ConnectionLost(why)
             self._again_because = why
             self._replace(old, now)
@@ -283,8 +285,8 @@ class Association:
         self._replaced = old
 
     def _end_requests(self, attempt: Attempt, error: TSQError) -> None:
-        attempt.session.fail(error)
-        self._outcomes += attempt.session.take()
+        attempt.channel.fail(error)
+        self._outcomes += attempt.channel.take()
 
     def _abandon(self, now: float) -> None:
         """End the round of attempts: there is a connection that serves."""
@@ -293,16 +295,16 @@ class Association:
         self.connecting = self.wants_addresses = False
         self._addresses = []
 
-    def _collect(self, session: Channel, now: float) -> None:
+    def _collect(self, channel: Channel, now: float) -> None:
         """Take the outcomes, and learn from them how good the connection is."""
-        outcomes = session.take()
+        outcomes = channel.take()
         self._outcomes += outcomes
         if any(outcome.sample.valid for outcome in outcomes):
             self._pause = _FIRST_PAUSE
             if self.connecting:
                 # It lives.
                 self._abandon(now)
-        elif session.error is None and (session.send_failed or session.silent or session.unanswered >= _MOST_UNANSWERED):
+        elif channel.error is None and (channel.send_failed or channel.silent or channel.unanswered >= _MOST_UNANSWERED):
             self.connect(now)
 
     def _ended(self, attempt: Attempt, error: TSQError, now: float) -> None:
@@ -313,7 +315,7 @@ class Association:
             self.loss = error
             # A connection that is not used ends by itself; that is not reported.
             lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
-            self._idle = is_idle(error) and not lost and not attempt.session.send_failed
+            self._idle = is_idle(error) and not lost and not attempt.channel.send_failed
             self.lost = None if self._idle else error
         else:
             self._candidate_failed(attempt, error)
@@ -339,7 +341,7 @@ class Association:
         self._driver.closing(attempt)
         attempt.finish(now)
         self.attempts.remove(attempt)
-        self._zero_rtt = self._zero_rtt or attempt.session.zero_rtt
-        self._state_unknown = self._unknown_with(attempt.session)
-        if self._latest is None or attempt.session.established or not self._latest.session.established:
+        self._zero_rtt = self._zero_rtt or attempt.channel.zero_rtt
+        self._state_unknown = self._unknown_with(attempt.channel)
+        if self._latest is None or attempt.channel.established or not self._latest.channel.established:
             self._latest = attempt

@@ -14,13 +14,14 @@ from typing import Self
 
 from tsq._fast import clock_ns
 from tsq.client.association import Association, Driver
-from tsq.client.attempt import Attempt, open_attempt, resolve, with_precision
+from tsq.client.attempt import Attempt, open_attempt, with_precision
 from tsq.client.channel import Outcome
 from tsq.client.exchange import Rules
 from tsq.client.polling import LAST_WAIT, host_result, why_nothing
-from tsq.client.result import HostResult
+from tsq.client.resolving import resolve
+from tsq.client.result import QueryResult
 from tsq.errors import ConnectionLost, TSQError
-from tsq.options import ClientOptions, Target, parse_target
+from tsq.options import ClientOptions, Target, as_options, as_target
 from tsq.quic import tls
 from tsq.timing.sample import Reason, Sample
 
@@ -74,7 +75,7 @@ class Client:
         """
         return (await self._exchange(keep=False)).sample
 
-    async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
+    async def measure(self, count: int = 3, interval: float = 0.1) -> QueryResult:
         """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
         # The same limits as for a run of another kind.
         replace(self._options, count=count, interval=interval)
@@ -85,17 +86,17 @@ class Client:
                     await asyncio.sleep(interval)
                 numbers.append((await self._exchange(keep=True)).number)
             association = self._open_association()
-            while association.session is not None and association.session.wants_one_more:
+            while association.channel is not None and association.channel.wants_one_more:
                 await self._one_more(association)
             kept = [self._awaited[number] for number in numbers]
         finally:
             for number in numbers:
                 self._awaited.pop(number, None)
         samples = [outcome.sample for outcome in kept if outcome is not None]
-        error = why_nothing(samples, association.loss if association.session is None else None)
+        error = why_nothing(samples, association.loss if association.channel is None else None)
         if error is not None:
             raise error
-        return host_result(self.target, self._options, association, samples, notices=self.notices)
+        return QueryResult.of(host_result(self.target, self._options, association, samples, notices=self.notices))
 
     async def close(self) -> None:
         """Close the connection. A call that waits for a sample gets an error."""
@@ -132,14 +133,14 @@ class Client:
         """Have a connection, by one round of attempts, or raise why there is none. A doubtful one is better than none."""
         if not association.connecting:
             await asyncio.sleep(association.retry_on_demand_at - self._now())
-            if association.session is None or association.doubtful:
+            if association.channel is None or association.doubtful:
                 association.connect(self._now(), on_demand=True)
                 self._tend(association)
-        while association.session is None or association.doubtful:
+        while association.channel is None or association.doubtful:
             if self._broken is not None or self._association is not association:
                 raise self._broken or ConnectionLost("the client was closed")
             if not association.connecting:
-                if association.session is not None:
+                if association.channel is not None:
                     return
                 raise association.failure or ConnectionLost("no connection")
             await self._wait()
@@ -149,7 +150,7 @@ class Client:
         async with self._one_at_a_time:
             association = self._open_association()
             until = self._now() + self._options.timeout
-            if association.session is None or association.doubtful:
+            if association.channel is None or association.doubtful:
                 try:
                     async with asyncio.timeout_at(until):
                         await self._connect(association)
@@ -192,14 +193,14 @@ class Client:
     async def _one_more(self, association: Association) -> None:
         """A request that makes no sample, but the last one exact; it is good without, so this never fails."""
         async with self._one_at_a_time:
-            session = association.session
-            if session is None:
+            channel = association.channel
+            if channel is None:
                 return
-            session.ask_last(self._now())
+            channel.ask_last(self._now())
             self._tend(association)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WAIT):
-                    while session.waiting and session.error is None:
+                    while channel.waiting and channel.error is None:
                         await self._wait()
 
     def _open_association(self) -> Association:
@@ -253,7 +254,7 @@ class Client:
         if self._first and association.connections:
             # Before the outcomes are taken: the answer to a 0-RTT request may be among them.
             self._first = False
-            self._early = None if association.latest is None else association.latest.session.early
+            self._early = None if association.latest is None else association.latest.channel.early
             if self._early is not None:
                 self._awaited[self._early] = None
         for outcome in association.take():
@@ -284,4 +285,4 @@ class Client:
 
 def connect(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> Client:
     """A client for one server, to be used with `async with`. host: "name", "name:port", "[v6]:port" or a Target."""
-    return Client(parse_target(host) if isinstance(host, str) else host, options or ClientOptions(), rules)
+    return Client(as_target(host), as_options(options), rules)

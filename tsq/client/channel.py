@@ -14,7 +14,8 @@ from tsq.client.exchange import Exchange, Rules
 from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
-from tsq.quic.udp import Datagram, Departure
+from tsq.quic.udp import Datagram, Transmission
+from tsq.settings import Setting
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
@@ -56,7 +57,7 @@ class _Request:
 class Channel:
     """One connection to one address. `take` gives the outcomes of its requests; `error` ends it.
 
-    numbers: where the numbers of requests come from; sessions that share it share no number.
+    numbers: where the numbers of requests come from; channels that share it share no number.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class Channel:
         """Put one more request under way, which leaves with the next `datagrams`; its number.
 
         counted: False for one that makes no sample. at_ns: the Unix time, which is the sample's T1 where the request never leaves.
-        patience: how long to wait for the answer, where that is shorter than the session's time-out.
+        patience: how long to wait for the answer, where that is shorter than the channel's time-out.
         """
         wait = self._timeout if patience is None else min(patience, self._timeout)
         request = _Request(next(self._numbers), counted, now, at_ns, now + wait)
@@ -216,7 +217,7 @@ class Channel:
         return taken
 
     def datagrams(self, now: float) -> list[bytes]:
-        """What to send now; when it holds requests, `departed` or `not_departed` must follow."""
+        """What to send now; when it holds requests, `sent` or `not_sent` must follow."""
         if not self._leaving:
             return [data for data, _ in self._connection.flush(now)]
         messages, self._messages = self._messages, []
@@ -238,7 +239,7 @@ class Channel:
         """Whether the last `datagrams` held requests, whose departure time counts."""
         return bool(self._leaving)
 
-    def departed(self, departure: Departure, reading: ClockReading | None = None) -> None:
+    def sent(self, departure: Transmission, reading: ClockReading | None = None) -> None:
         """When the last `datagrams` left. reading: of the local clock, taken just before.
 
         Where only some of them left, all requests count as sent: it is not known which ones did.
@@ -250,10 +251,10 @@ class Channel:
                 self.exchange.sent(nonce, departure.at_ns, source, reading)
         self._leaving.clear()
 
-    def not_departed(self, why: str, reading: ClockReading | None = None) -> None:
+    def not_sent(self, why: str, reading: ClockReading | None = None) -> None:
         """Nothing of the last `datagrams` left: the requests in it end. On streams QUIC sends them again.
 
-        reading: as in `departed`.
+        reading: as in `sent`.
         """
         self.send_failed = True
         leaving, self._leaving = self._leaving, []
@@ -319,7 +320,9 @@ class Channel:
             self.mode = Mode.STREAM
             self.notices.append("the server takes no datagrams: using Stream Mode")
         if self.mode is Mode.STREAM and not self._connection.peer_takes_streams:
-            self._end(TransportError("the server allows no streams", advice="ask without --stream" if self._stream else ""))
+            self._end(
+                TransportError("the server allows no streams", advice=f"ask without {Setting.STREAM}" if self._stream else "")
+            )
             return
         if self.early is not None:
             # aioquic forgets 0-RTT datagrams when the server refuses 0-RTT, or after a Retry: ask again. An accepted request is

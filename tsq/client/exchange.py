@@ -12,7 +12,8 @@ from math import inf
 from typing import Protocol
 
 from tsq._fast import ns_from_ntp
-from tsq.errors import MalformedMessage, SignatureError
+from tsq.errors import ConfigError, MalformedMessage, SignatureError
+from tsq.options import check_number, check_type
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
 from tsq.timing.server_state import ServerState, server_state
@@ -42,10 +43,10 @@ class Checks(Protocol):
 class Rules:
     """What a client asks for and what it believes.
 
-    precision_ns: of the local clock, None to have it measured; era_pivot_ns: NTP timestamps are read in the era that is nearest to
-    this Unix time, None for the local clock's (R9); offset_limit: in seconds; exact: ask when each answer really left,
-    to be told in the next one (R12); state_interval: seconds between questions about the server's own clock, the first of which
-    goes with the first request (R13), None for no such question; metadata_query: send 247 with every request.
+    precision_ns: of the local clock; None: measure it. era_pivot_ns: read NTP timestamps in the era that is nearest to this Unix
+    time; None: the local clock's (R9). offset_limit: in seconds. exact: ask for the transmit timestamp of each answer, which the
+    server reports in the next answer (R12). state_interval: seconds between questions about the server's own clock, the first of
+    which goes with the first request (R13); None: do not ask. metadata_query: send 247 with every request.
     """
 
     verifier: Checks | None = None
@@ -57,6 +58,27 @@ class Rules:
     offset_limit: float = DEFAULT_OFFSET_LIMIT
     exact: bool = True
     state_interval: float | None = STATE_INTERVAL
+
+    def __post_init__(self) -> None:
+        if self.verifier is not None and not callable(getattr(self.verifier, "check", None)):
+            raise ConfigError(f"verifier {self.verifier!r}", expected="a tsq.wire.signature.Verifier")
+        check_type("metadata_query", self.metadata_query, bool)
+        check_type("exact", self.exact, bool)
+        if self.metadata is not None:
+            if not isinstance(self.metadata, Mapping):
+                raise ConfigError(f"metadata {self.metadata!r}", expected="a mapping from text to text")
+            for text in (*self.metadata.keys(), *self.metadata.values()):
+                check_type("metadata", text, str)
+        for name, least in (("precision_size", 1), ("precision_ns", 0), ("era_pivot_ns", None)):
+            value = getattr(self, name)
+            if value is not None:
+                check_type(name, value, int)
+                if least is not None and value < least:
+                    raise ConfigError(f"{name} {value}", expected=f"{least} or more")
+        if not check_number("offset_limit", self.offset_limit) > 0:
+            raise ConfigError(f"offset_limit {self.offset_limit}", expected="a number of seconds above 0")
+        if self.state_interval is not None and not check_number("state_interval", self.state_interval) >= 0:
+            raise ConfigError(f"state_interval {self.state_interval}", expected="0 seconds or more, or None")
 
     def requested(self, *, exact: bool, state: bool) -> Mapping[str, str] | None:
         """The metadata of a request. exact, state: whether this one may ask for exact T3, and is to ask about the server."""

@@ -12,6 +12,7 @@ from tsq.client.channel import Channel
 from tsq.client.result import HostResult
 from tsq.errors import NoAnswer, RejectedSamples, TSQError, Unreachable, rank
 from tsq.options import ClientOptions, Target
+from tsq.settings import Setting
 from tsq.timing.sample import Reason, Sample
 
 # The beginning of a notice.
@@ -69,26 +70,26 @@ class Poller:
         """Do what is due; False when it is over."""
         self.association.advance(now)
         self._collect()
-        session = self.association.session
+        channel = self.association.channel
         if self.association.connections != self._connections:
-            self._connected(session, now)
+            self._connected(channel, now)
         if self._asked < self._options.count:
-            if session is None:
+            if channel is None:
                 self._do_without(now)
                 self._collect()
-            elif session.waiting < _MOST_UNDER_WAY and self._take_sample(session, now):
+            elif channel.waiting < _MOST_UNDER_WAY and self._take_sample(channel, now):
                 self.association.pump(now)
                 self._collect()
         return not self._is_over(now)
 
     def deadline(self, now: float) -> float | None:
         """When `advance` is due."""
-        session = self.association.session
+        channel = self.association.channel
         times = [self.association.deadline(now), self._linger_until, self._last_until if self._waits_last(now) else None]
         if self._asked < self._options.count and self.association.connections:
-            if session is None and not self.association.connecting:
+            if channel is None and not self.association.connecting:
                 times.append(max(self._next_ask, min(self.association.retry_at, self._give_up_at or self.association.retry_at)))
-            elif session is not None and session.waiting < _MOST_UNDER_WAY:
+            elif channel is not None and channel.waiting < _MOST_UNDER_WAY:
                 times.append(self._next_ask)
         return min((time for time in times if time is not None), default=None)
 
@@ -99,7 +100,7 @@ class Poller:
         """
         association = self.association
         attempt = association.latest
-        given_nothing = association.session is None and not any(sample.valid for sample in self.samples)
+        given_nothing = association.channel is None and not any(sample.valid for sample in self.samples)
         ended = broken or (self._why_lost() if self._gave_up or given_nothing else None)
         error = ended or (None if association.connections else association.failure) or (None if self.samples else unheard)
         return host_result(
@@ -132,12 +133,12 @@ class Poller:
             return []
         return [f"ended after {len(self.samples)} of {self._options.count} samples: {ended or 'stopped'}"]
 
-    def _connected(self, session: Channel | None, now: float) -> None:
+    def _connected(self, channel: Channel | None, now: float) -> None:
         """There is a connection, the first one or another one."""
         self._connections = self.association.connections
         self._warmed_at = None
         self._tried = False
-        if session is not None and session.early is not None:
+        if channel is not None and channel.early is not None:
             self._asked, self._next_ask = 1, now + self._options.interval
 
     def _collect(self) -> None:
@@ -155,19 +156,19 @@ class Poller:
             if self._on_sample is not None:
                 self._on_sample(outcome.sample)
 
-    def _take_sample(self, session: Channel, now: float) -> bool:
+    def _take_sample(self, channel: Channel, now: float) -> bool:
         """Ask when it is time, and say so; after a rest, first a request that makes no sample, to warm the path for the one that
         does.
         """
         if self._warmed_at is None and now < self._next_ask:
             return False
         long_run = self._options.count >= _WARM_FROM and self._options.interval >= _REST
-        rested = long_run and session.gains_by_warmth
+        rested = long_run and channel.gains_by_warmth
         if rested and self._warmed_at is None:
             self.association.ask(now, counted=False)
             self._warmed_at, self._next_ask = now, now + _WARM_WAIT
             return True
-        if self._warmed_at is not None and session.warming and now < self._next_ask:
+        if self._warmed_at is not None and channel.warming and now < self._next_ask:
             return False
         self.association.ask(now)
         self._asked += 1
@@ -204,18 +205,18 @@ class Poller:
             return association.failure is not None and not association.connecting
         if self._gave_up:
             return True
-        session = association.session
+        channel = association.channel
         if self._asked < self._options.count or (association.waiting and not self._last_asked):
             return False
-        if session is None:
+        if channel is None:
             return True
-        if session.wants_one_more and not session.waiting and (self._last_until is None or self._waits_last(now)):
+        if channel.wants_one_more and not channel.waiting and (self._last_until is None or self._waits_last(now)):
             self._last_asked = True
             self._last_until = self._last_until or now + LAST_WAIT
-            session.ask_last(now)
+            channel.ask_last(now)
             association.pump(now)
             self._collect()
-        if self._last_until is not None and session.waiting and now < self._last_until:
+        if self._last_until is not None and channel.waiting and now < self._last_until:
             return False
         return self._has_ticket(now)
 
@@ -243,13 +244,13 @@ def host_result(
 ) -> HostResult:
     """These samples of a host, with the circumstances of its connection."""
     attempt = association.latest
-    session = None if attempt is None else attempt.session
-    there = session is not None and session.established
+    channel = None if attempt is None else attempt.channel
+    there = channel is not None and channel.established
     return HostResult(
         target,
         address=None if attempt is None else attempt.address,
-        mode=session.mode.value if session is not None and there else None,
-        alpn=session.alpn if session is not None and there else None,
+        mode=channel.mode.value if channel is not None and there else None,
+        alpn=channel.alpn if channel is not None and there else None,
         zero_rtt=association.zero_rtt,
         samples=tuple(samples),
         notices=tuple(dict.fromkeys(notices)),
@@ -274,7 +275,7 @@ def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError |
             was = "could not be sent" if len(samples) == 1 else "could be sent"
             return Unreachable(f"connected, but {requests} {was} ({samples[-1].detail})", advice="check routes and firewalls")
         was = "was not" if len(samples) == 1 else "was"
-        return NoAnswer(f"connected, but {requests} {was} answered", advice="try again, or with --stream")
+        return NoAnswer(f"connected, but {requests} {was} answered", advice=f"try again, or with {Setting.STREAM}")
     return error or interrupted()
 
 

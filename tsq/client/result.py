@@ -4,15 +4,21 @@ Comes in: samples and the circumstances. Goes out: frozen HostResults, and the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv6Address
+from typing import Any
 
-from tsq.errors import TSQError
+from tsq.errors import NoAnswer, TSQError
 from tsq.options import Target
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
+from tsq.timing.intersection import with_bound
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample, newest
-from tsq.timing.selection import Criteria, Selection, Source, Unused, select
+from tsq.timing.selection import Criteria, Selection, Source, Unused, Verdict, select
+
+# Keys of an estimate, as they stand before and after the verdict on the host in `to_dict`.
+_TIME = ("at_ns", "offset", "root_distance", "delay", "jitter")
+_SERVER = ("server_error", "server_error_known", "stratum", "leap", "smeared", "source", "drift", "drift_error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,36 @@ class HostResult:
     assumed_error: float = DEFAULT_SERVER_ERROR
     state_unknown: bool = False
 
+    def __repr__(self) -> str:
+        found = self.estimate
+        text = repr(self.error) if found is None else with_bound(found.offset, found.root_distance)
+        return f"<{type(self).__name__} {self.target} {text}, {self.good} of {len(self.samples)} samples>"
+
+    def to_dict(self, verdict: Verdict | None = None) -> dict[str, Any]:
+        """The host as `tsq-client --json` prints it (docs/reference/cli.md).
+
+        verdict: how a selection used this host; its estimate is the one that is shown. None: select from this host alone.
+        """
+        verdict = verdict or selection([self]).verdicts[0]
+        found = verdict.source.estimate
+        values: dict[str, Any] = {"server_error_known": False} if found is None else found.to_dict()
+        if self.good < 2:
+            values["jitter"] = None
+        return {
+            "host": self.target.host,
+            "address": self.address,
+            "port": self.target.port,
+            "mode": self.mode,
+            "alpn": self.alpn,
+            "zero_rtt": self.zero_rtt,
+            **{key: values.get(key) for key in _TIME},
+            "samples": [sample.to_dict() for sample in self.samples],
+            "notices": list(self.notices),
+            **({"error": None, "error_kind": None} if self.error is None else self.error.to_dict()),
+            **verdict.to_dict(),
+            **{key: values.get(key) for key in _SERVER},
+        }
+
     @property
     def estimate(self) -> Estimate | None:
         """What the valid samples say together at the newest one's T4."""
@@ -54,6 +90,29 @@ class HostResult:
     def good(self) -> int:
         """How many samples are valid."""
         return sum(sample.valid for sample in self.samples)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class QueryResult(HostResult):
+    """A host's answers of which at least one is valid, so that there is an estimate."""
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if not self.good:
+            raise NoAnswer(f"no valid sample of {self.target}")
+
+    @classmethod
+    def of(cls, result: HostResult) -> "QueryResult":
+        """The same result; raises its error where there is no estimate."""
+        return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
+
+    @property
+    def estimate(self) -> Estimate:
+        """What the valid samples say together at the newest one's T4."""
+        found = estimate(self.samples, self.assumed_error)
+        assert found is not None
+        return found
 
 
 def selection(

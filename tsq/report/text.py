@@ -231,9 +231,9 @@ def rejections(result: HostResult) -> list[str]:
 
 def as_json(results: Sequence[HostResult], chosen: Selection, version: str, now: ClockReading | None = None) -> dict[str, Any]:
     """The object that `tsq-client --json` prints; its schema only grows (docs/reference/cli.md)."""
-    hosts = [_host_json(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
+    hosts = [result.to_dict(verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
     notices = clock_notices(chosen, now)
-    return {"version": version, "hosts": hosts, "selection": _selection_json(chosen), "notices": notices}
+    return {"version": version, "hosts": hosts, "selection": chosen.to_dict(), "notices": notices}
 
 
 def escaped(text: str) -> str:
@@ -289,79 +289,3 @@ def _reason(sample: Sample) -> str:
 
 def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def _host_json(result: HostResult, verdict: Verdict) -> dict[str, Any]:
-    estimate = verdict.source.estimate
-    server = None if estimate is None else estimate.server
-    return {
-        "host": result.target.host,
-        "address": result.address,
-        "port": result.target.port,
-        "mode": result.mode,
-        "alpn": result.alpn,
-        "zero_rtt": result.zero_rtt,
-        "at_ns": None if estimate is None else estimate.at_ns,
-        "offset": None if estimate is None else estimate.offset,
-        "root_distance": None if estimate is None else estimate.root_distance,
-        "delay": None if estimate is None else estimate.delay,
-        "jitter": None if estimate is None or result.good < 2 else estimate.jitter,
-        "samples": [_sample_json(sample) for sample in result.samples],
-        "notices": list(result.notices),
-        "error": None if result.error is None else str(result.error),
-        "error_kind": None if result.error is None else type(result.error).__name__,
-        "mark": verdict.mark.value,
-        "unused": None if verdict.unused is None else verdict.unused.name,
-        "unused_because": None if verdict.unused is None else verdict.unused.value,
-        "low": None if verdict.interval is None else verdict.interval.low,
-        "high": None if verdict.interval is None else verdict.interval.high,
-        "server_error": None if estimate is None else estimate.server_error,
-        "server_error_known": estimate is not None and estimate.server_error_known,
-        "stratum": None if server is None else server.stratum,
-        "leap": None if server is None else server.leap,
-        "smeared": None if server is None else server.smeared,
-        "source": None if server is None else server.source,
-        "drift": None if estimate is None else estimate.drift.shown,
-        "drift_error": None if estimate is None or estimate.drift.shown is None else estimate.drift.shown_error,
-    }
-
-
-def _selection_json(chosen: Selection) -> dict[str, Any]:
-    found = chosen.agreed
-    problem: NoTime | None = chosen.problem
-    return {
-        "offset": None if found is None else found.offset,
-        "root_distance": None if found is None else found.root_distance,
-        "low": None if found is None else found.interval.low,
-        "high": None if found is None else found.interval.high,
-        "jitter": None if found is None else found.jitter,
-        "at_ns": None if all(verdict.interval is None for verdict in chosen.verdicts) else chosen.at_ns,
-        "compared": chosen.compared,
-        "survivors": 0 if found is None else found.survivors,
-        "tolerated": 0 if found is None else found.tolerated,
-        "server_errors_known": found is not None and found.server_errors_known,
-        "stratum": None if found is None else found.stratum,
-        "leap": None if found is None else found.leap,
-        "smeared": None if found is None else found.smeared,
-        "problem": None if problem is None else problem.name,
-        "problem_because": None if problem is None else problem.value,
-    }
-
-
-def _sample_json(sample: Sample) -> dict[str, Any]:
-    return {
-        "t1_ns": sample.t1_ns,
-        "t2_ns": sample.t2_ns,
-        "t3_ns": sample.t3_ns,
-        "t4_ns": sample.t4_ns,
-        "t1_source": sample.t1_source.value,
-        "t4_source": None if sample.t4_source is None else sample.t4_source.value,
-        "offset": sample.offset,
-        "delay": sample.delay,
-        "dispersion": sample.dispersion,
-        "root_distance": sample.root_distance,
-        "exact": sample.exact,
-        "valid": sample.valid,
-        "reason": None if sample.reason is None else sample.reason.value,
-        "detail": sample.detail or None,
-    }

@@ -18,6 +18,7 @@ from tsq.host.clock import now_ns
 from tsq.host.keepers.sync_state import HostClock, SyncState, sync_state, unknown
 from tsq.server.clock_info import about
 from tsq.server.responder import Responder
+from tsq.settings import Setting
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +106,10 @@ class ClockWatch:
             logger.warning("this machine's clock cannot be asked about: %s", state.trouble)
         if not state.synchronized:
             logger.warning(
-                "this machine's clock is not synchronized (%s): clients are told so, and do not use it; in a lab, --local-stratum 1"
+                "this machine's clock is not synchronized (%s): clients are told so, and do not use it; in a lab, %s"
                 " claims that it is right",
                 state.keeper,
+                Setting.LOCAL_STRATUM,
             )
         else:
             stratum, error = state.stratum, state.error

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tsq.counters import Counters
 from tsq.dataplane.batches import DataPlane
-from tsq.quic.budget import Bucket, Seldom
+from tsq.quic.budget import Bucket, Throttle
 from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
 from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
@@ -61,7 +61,7 @@ class Service:
         self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
         self._utmost = Bucket(router.limits.most_control, router.limits.most_control / 4)
         self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
-        self._unrouted = Seldom(10.0)
+        self._unrouted = Throttle(10.0)
         # Without a data plane, plain requests come here, too.
         self._unit = 1.0 if datapath is not None else _UNIT_ALONE
 
@@ -124,11 +124,11 @@ class Service:
         out: Outgoing = []
         try:
             if enter:
-                connection.enter()
+                connection.take_back()
             out = work()
             self.router.refresh(connection)
             if self.router.knows(connection):
-                connection.leave(now)
+                connection.hand_over(now)
         except Exception as error:
             connection.fail(error)
             self.router.forget(connection)
@@ -145,7 +145,7 @@ class Service:
             connection.arrived += 1
             if connection.arrived > self.router.limits.peer.handshake_packets:
                 return Drop.OVER_BUDGET
-            if not connection.proven:
+            if not connection.validated:
                 if self._strangers.refill(now) < 1:
                     return Drop.OVERLOADED
                 self._strangers.take()
@@ -221,7 +221,7 @@ class Service:
         stamp: tuple[bytes, int] | None = None
         for message, draft in drafts:
             if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
-                told = connection.tell()
+                told = connection.take_report()
                 draft = draft.telling(told) if told else draft  # noqa: PLW2901
                 stamp = (draft.nonce, send_ns)
             if message.stream_id is not None and not connection.can_send_stream(message.stream_id):

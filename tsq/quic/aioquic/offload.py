@@ -26,8 +26,8 @@ from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.errors import CertificateError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.trim import LeanConnection
-from tsq.quic.udp import Path
+from tsq.quic.aioquic.trim import TrimmedConnection
+from tsq.quic.udp import NetworkPath
 
 
 class Holder(Enum):
@@ -123,7 +123,7 @@ def offload_is_possible() -> bool:
     return not missing_names()
 
 
-class SharedConnection(LeanConnection):
+class SharedConnection(TrimmedConnection):
     """A QuicConnection that shares packet numbers and idle deadline with the data plane."""
 
     session: Session | None = None
@@ -131,7 +131,7 @@ class SharedConnection(LeanConnection):
     reset_token: Callable[[bytes], bytes] | None = None
     # Judges a server's certificates; why they were refused.
     accept: Callable[[list[Certificate]], CertificateError | None] | None = None
-    certificate_refused: CertificateError | None = None
+    rejection: CertificateError | None = None
 
     def _initialize(self, peer_cid: bytes) -> None:
         # aioquic calls this again after a Retry.
@@ -139,10 +139,10 @@ class SharedConnection(LeanConnection):
         if self.accept is not None:
             internals.judge_in_handshake(self)
 
-    def refuses(self, certificates: list[Certificate]) -> bool:
-        """Judge a server's certificates; whether they are refused. `certificate_refused` says why."""
-        self.certificate_refused = None if self.accept is None else self.accept(certificates)
-        return self.certificate_refused is not None
+    def rejects(self, certificates: list[Certificate]) -> bool:
+        """Judge a server's certificates; whether they are rejected. `rejection` says why."""
+        self.rejection = None if self.accept is None else self.accept(certificates)
+        return self.rejection is not None
 
     def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
         """Make the tokens of this end's connection IDs with `reset_token`; to be called before the first packet."""
@@ -248,15 +248,15 @@ class HandOver:
         if packet is None:
             return None
         path: Any = self._quic.get_peer_address()
-        return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
+        return packet, NetworkPath(path.remote, path.local, (session, *stamp)) if stamp is not None else path
 
     def stamped(self, path: object, stamp: tuple[bytes, int]) -> object:
         """The path for a datagram of the control plane's, with a transmit timestamp request, as for the first answer (0-RTT)."""
-        if self._data_plane is None or self.holder is Holder.ENDED or not isinstance(path, Path):
+        if self._data_plane is None or self.holder is Holder.ENDED or not isinstance(path, NetworkPath):
             return path
         session = self._session()
         self._list(session)
-        return Path(path.remote, path.local, (session, *stamp))
+        return NetworkPath(path.remote, path.local, (session, *stamp))
 
     def probe(self, now: float) -> tuple[bytes, object] | None:
         """(probe packet, path to send it on); None where the data plane does not serve."""
