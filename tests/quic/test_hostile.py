@@ -172,7 +172,7 @@ def test_packets_of_a_server_that_hold_too_much_end_the_clients_connection(certi
     for _ in range(200):
         connection.receive(server.initial(frames), world.now)
         connection.flush(world.now)
-    assert len(connection.quic.refused) <= 17
+    assert len(connection.quic.dropped) <= 17
     assert connection.failure() is not None
 
 
@@ -556,7 +556,7 @@ def test_a_client_drops_a_datagram_of_many_packets(certificates):
     connection = world.session()._connection
     name = connection.quic.host_cid
     connection.receive((b"\xe3\0\0\0\x01" + bytes([len(name)]) + name + b"\0" + varint(20) + bytes(20)) * 9, world.now)
-    assert connection.quic.refused == ("datagram with too many packets",)
+    assert connection.quic.dropped == ("datagram with too many packets",)
 
 
 @pytest.mark.parametrize("strangers", [1, 50])
