@@ -149,14 +149,14 @@ def test_a_long_run_on_a_short_path_warms_it_before_each_sample(certificates):
 
 
 @pytest.mark.parametrize(("delay_ns", "gains"), [(900_000, True), (1_100_000, False)])
-def test_only_a_short_path_gains_by_warmth(certificates, delay_ns, gains):
+def test_only_a_short_path_gains_by_warming(certificates, delay_ns, gains):
     world = World(certificates)
     world.to_server = world.to_client = lambda data, number: [delay_ns // 2]
     channel = world.session()
     world.run(0.5)
-    assert not channel.gains_by_warmth
+    assert not channel.gains_by_warming
     world.exchange(channel)
-    assert channel.gains_by_warmth is gains
+    assert channel.gains_by_warming is gains
 
 
 def test_a_wrong_answer_to_a_request_that_makes_no_sample_is_still_seen(certificates):

@@ -17,7 +17,7 @@ from tsq.client.association import Association, Driver
 from tsq.client.attempt import Attempt, open_attempt, with_precision
 from tsq.client.channel import Outcome
 from tsq.client.exchange import Rules
-from tsq.client.polling import LAST_WAIT, host_result, why_nothing
+from tsq.client.polling import LAST_WAIT, host_result, no_sample_error
 from tsq.client.resolving import resolve
 from tsq.client.result import QueryResult
 from tsq.errors import ConnectionLost, TSQError
@@ -93,7 +93,7 @@ class Client:
             for number in numbers:
                 self._awaited.pop(number, None)
         samples = [outcome.sample for outcome in kept if outcome is not None]
-        error = why_nothing(samples, association.loss if association.channel is None else None)
+        error = no_sample_error(samples, association.loss if association.channel is None else None)
         if error is not None:
             raise error
         return QueryResult.of(host_result(self.target, self._options, association, samples, notices=self.notices))
