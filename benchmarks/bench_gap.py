@@ -32,13 +32,13 @@ class Bias:
         self._sender = UdpSocket.connected(socket.AF_INET, self._receiver.address)
 
     def measure(self) -> float:
-        departure = self._sender.send_stamped([bytes(80)])
+        transmission = self._sender.send_stamped([bytes(80)])
         end = time.monotonic() + 1.0
         while not (came := self._receiver.receive()):
             assert time.monotonic() < end, "a datagram over loopback was lost"
-        assert departure.kernel
+        assert transmission.kernel
         assert came[0].kernel
-        return (came[0].received_ns - departure.at_ns) / 1e9
+        return (came[0].received_ns - transmission.at_ns) / 1e9
 
     def close(self) -> None:
         self._sender.close()

@@ -111,7 +111,7 @@ def _budget(axes) -> None:
 def _offsets(axes, chosen: Selection) -> None:
     agreed = chosen.agreed
     axes.axvspan(agreed.interval.low * 1e3, agreed.interval.high * 1e3, color=_AGREED, alpha=0.18, label="agreed")
-    axes.axvline(_TRUTH * 1e3, color="black", linestyle=":", label="the truth, which nobody knows")
+    axes.axvline(_TRUTH * 1e3, color="black", linestyle=":", label="the true offset")
     axes.axvline(agreed.offset * 1e3, color=_AGREED, label="combined offset")
     for row, verdict in enumerate(chosen.verdicts):
         low, high = verdict.interval.low * 1e3, verdict.interval.high * 1e3

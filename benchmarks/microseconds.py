@@ -49,7 +49,7 @@ _NAMES = {
     "left to T4": "left to T4: the kernel carries the answer",
     "T3 to T4": "T3 to T4: seal, send, carry (when it left is not known)",
     "user": "user: open, check, answer, seal",
-    "kernel": "kernel: receive, send, departure times",
+    "kernel": "kernel: receive, send, transmit timestamps",
 }
 _COLOURS = {
     "T1 to T2": "#9ecae1", "T2 to T3": "#4292c6", "T3 to left": "#d94801", "left to T4": "#fdd0a2", "T3 to T4": "#f16913",
@@ -57,7 +57,7 @@ _COLOURS = {
 }
 _ROWS = {"back to back": "one exchange after another", "rested 15 ms": "after 15 ms of rest"}
 _THIRD = f"The server's CPU time for each answer, {_CONNECTIONS} connections, {_WINDOW} requests under way on each"
-_FOURTH = "Single steps: AES-128-GCM; sendmmsg of one datagram, from the call to its departure stamp"
+_FOURTH = "Single steps: AES-128-GCM; sendmmsg of one datagram, from the call to its transmit timestamp"
 
 # A row's name -> its parts' names -> µs.
 Bars = dict[str, dict[str, float]]

@@ -25,7 +25,7 @@ from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.timing.sample import Sample, StampSource
 from tsq.wire.message import Response, decode_response, encode_request
 
-_WISH = "tsq.t3"
+_EXACT_KEY = "tsq.t3"
 _PREFIX = 8
 _SETTLE = 0.3
 _ANSWER_WAIT = 0.05
@@ -54,7 +54,7 @@ class RecordingExchange(Exchange):
 
     def request(self, *_: object) -> tuple[bytes, bytes]:
         nonce = os.urandom(16)
-        return nonce, encode_request(nonce, metadata={_WISH: ""} if self.exact else None)
+        return nonce, encode_request(nonce, metadata={_EXACT_KEY: ""} if self.exact else None)
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource, *more: object) -> None:
         self.times[nonce] = Times(t1_ns, str(source))
@@ -65,7 +65,7 @@ class RecordingExchange(Exchange):
         if isinstance(response, Response) and (times := self.times.get(response.nonce)) is not None:
             times.t2_ns, times.t3_ns = ns_from_ntp(response.receive_ntp, t4_ns), ns_from_ntp(response.send_ntp, t4_ns)
             times.t4_ns, times.t4_source = t4_ns, str(source)
-            self._earlier((response.metadata or {}).get(_WISH), t4_ns)
+            self._earlier((response.metadata or {}).get(_EXACT_KEY), t4_ns)
         return super().answer(data, t4_ns, source, *more)
 
     def _earlier(self, reported: str | None, pivot_ns: int) -> None:

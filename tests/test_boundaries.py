@@ -160,7 +160,7 @@ def test_only_quic_imports_aioquic(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if name not in TOUCHING])
-def test_only_internals_lean_and_offload_touch_private_attributes_of_others(name):
+def test_only_internals_trim_and_offload_touch_private_attributes_of_others(name):
     tree = TREES[name]
     own = own_private_names(tree)
     aioquics = {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
@@ -199,7 +199,7 @@ def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
     assert used == {name for names in offload.PRIVATE_NAMES.values() for name in names}
 
 
-def test_the_tables_of_lean_name_what_lean_touches_and_nothing_else():
+def test_the_tables_of_trim_name_what_trim_touches_and_nothing_else():
     tree = TREES["tsq.quic.aioquic.trim"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     own = {"_initialize_base", "_holds_handshake", "_excessive"}
@@ -414,7 +414,7 @@ def test_check_refuses_a_connection_that_lacks_a_private_name(name):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_check_refuses_an_aioquic_that_cannot_be_made_lean(monkeypatch):
+def test_check_refuses_an_aioquic_that_cannot_be_trimmed(monkeypatch):
     monkeypatch.setitem(trim.PRIVATE_NAMES, "tls", ("_no_such_name",))
     with pytest.raises(ConfigError) as caught:
         internals.check(QuicConnection(configuration=QuicConfiguration(is_client=True)))

@@ -21,7 +21,9 @@ WORDS = {
     r"rooms": "packages",
     r"floors": "layers; lower limits",
     r"doors?": "the only interface to the clock; interfaces",
-    r"the house": "the project; the package",
+    r"houses?": "the project; the package",
+    r"lean(?:connection)?": "trim; TrimmedConnection",
+    r"(?:from|for) whom": "the source; the client",
     r"departures?|departed": "transmit timestamp; sent",
     r"for who has": "for clients that have",
     r"what lies": "what is",
@@ -33,19 +35,15 @@ WORDS = {
 FORBIDDEN = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(WORDS)})(?![a-zA-Z])", re.IGNORECASE)
 # Where a word has its ordinary or a technical meaning: (file, text around it).
 ALLOWED: list[tuple[str, str]] = []
-# Files and directories with such words still in them. Empty this list.
-NOT_CLEAN_YET: list[str] = [
-    *("tsq/_fast.pyx", "tsq/_fast.pxd", "tsq/dataplane", "tests/dataplane", "tests/test_fast_sockets.py"),
-    *("tsq/quic/aioquic/offload.py", "tests/quic/aioquic/test_trim.py"),
+# Files (or directories) that still contain such words. Empty this list.
+NOT_CLEAN_YET = [
+    *("tsq/_fast.pyx", "tsq/_fast.pxd", "tsq/dataplane/batches.pyx", "tests/dataplane", "tests/test_fast_sockets.py"),
+    *("tsq/quic", "tests/quic", "tests/fuzz_control.py"),
     *("tsq/server", "tsq/host", "tsq/oneshot", "tests/server", "tests/host", "tests/integration"),
-    "docs/howto/boot-with-a-wrong-clock.md",
-    *("tsq/cli", "tsq/report", "tests/cli"),
-    # Calls `Service.goodbye`.
-    "tests/client/test_channel.py",
-    *("tests/support", "tests/foreign.py", "tests/simulation", "tests/conformance", "benchmarks"),
-    *("docs/reference/protocol.md", "docs/explanation/error-bounds.md"),
-    # Names that are still to be replaced in the source, and rows of the table.
-    *("tests/mutants", "docs/explanation/request-flow.md", "docs/reference/architecture.md"),
+    *("tsq/client", "tests/client", "tests/faults"),
+    *("tsq/cli/adjtime.py", "tsq/report/chart.py", "tests/cli"),
+    *("tests/support", "tests/mutants"),
+    *("docs/howto/boot-with-a-wrong-clock.md", "docs/explanation/request-flow.md", "docs/reference/architecture.md"),
 ]
 
 

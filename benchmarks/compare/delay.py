@@ -86,13 +86,13 @@ class PlainClient:
         times = Times()
         for _ in range(count):
             start = time.perf_counter()
-            departure = self._udp.send_stamped([self._requests[self._asked % len(self._requests)]])
+            transmission = self._udp.send_stamped([self._requests[self._asked % len(self._requests)]])
             self._asked += 1
             if not select.select([self._udp.fileno()], [], [], _BOUND)[0]:
                 raise RuntimeError("no answer")
             (answer,) = self._udp.receive()
             wall = time.perf_counter() - start
-            times.add(wall, self._stamps(answer.data, departure.at_ns, answer.received_ns))
+            times.add(wall, self._stamps(answer.data, transmission.at_ns, answer.received_ns))
         return times.values
 
     @staticmethod
