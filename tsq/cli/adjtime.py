@@ -30,8 +30,7 @@ from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measu
 from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
-from tsq.report import plain
-from tsq.report import text as report
+from tsq.report import plain, spans, text
 from tsq.settings import for_command_line
 from tsq.timing.adjustment import MAX_SLEW, OSCILLATOR_PPM, ClockLimits, LeaveAlone, Refusal, Slew, Step
 from tsq.timing.selection import Criteria
@@ -196,30 +195,30 @@ class _Run:
 def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
     _print_table(found)
     if found.selection.agreed is not None:
-        _tell(report.redundancy(found.selection, options.client.server_error))
+        _tell(text.redundancy(found.selection, options.client.server_error))
         _tell(_wrong_by(found))
 
 
 def _wrong_by(found: Measurement) -> str:
     assert found.selection.agreed is not None
-    return f"System clock wrong by {report.agreed_within(found.selection.agreed)}"
+    return f"System clock wrong by {text.agreed_within(found.selection.agreed)}"
 
 
 def _print_table(found: Measurement, note: str = "") -> None:
     """What each server said; note: what a reader of the table must know."""
     for result in found.results:
         for notice in result.notices:
-            _say(f"{result.target}: {report.escaped(notice)}")
-        for line in report.rejections(result) if result.error is None else ():
+            _say(f"{result.target}: {spans.escaped(notice)}")
+        for line in text.rejections(result) if result.error is None else ():
             _say(line)
         if result.error is not None:
-            _say(f"{result.target}: {report.escaped(str(result.error))}")
-    for line in report.unused(found.selection):
-        _say(report.escaped(line))
-    table = report.table(found.results, found.selection, streams.columns(), plain=streams.is_plain(sys.stdout))
+            _say(f"{result.target}: {spans.escaped(str(result.error))}")
+    for line in text.unused(found.selection):
+        _say(spans.escaped(line))
+    table = text.table(found.results, found.selection, streams.columns(), plain=streams.is_plain(sys.stdout))
     if table:
         _tell(table)
-        _tell(report.FULL_LEGEND if report.is_full(table) else report.LEGEND)
+        _tell(text.FULL_LEGEND if text.is_full(table) else text.LEGEND)
         if note:
             _tell(note)
 
@@ -266,15 +265,15 @@ def _kernel(state: ClockState | None) -> str:
     mark = "synchronized" if state.synchronized else "unsynchronized"
     tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
-        f"kernel: {mark}, maxerror {report.duration(state.max_error)}, "
-        f"esterror {report.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
+        f"kernel: {mark}, maxerror {spans.duration(state.max_error)}, "
+        f"esterror {spans.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
         f"slewing {_signed(state.rest)}"
     )
 
 
 def _signed(seconds: float) -> str:
     """With a sign, and no negative zero."""
-    return report.duration(round(seconds, 9) + 0.0, signed=True)
+    return spans.duration(round(seconds, 9) + 0.0, signed=True)
 
 
 def _check(values: argparse.Namespace) -> None:

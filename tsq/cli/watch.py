@@ -15,7 +15,7 @@ from tsq.cli import streams
 from tsq.client.polling import NO_CONNECTION
 from tsq.client.result import HostResult, selection
 from tsq.host.clock import clock_reading
-from tsq.report import text as report
+from tsq.report import spans, text
 from tsq.report.plain import in_ascii
 from tsq.timing.local_clock import ClockReading
 
@@ -55,12 +55,12 @@ class Watch:
                 chosen = selection(results, now=reading)
                 # Why a host that gave the time gives none now.
                 absent = [
-                    f"{result.target}: {report.escaped(notice)}"
+                    f"{result.target}: {spans.escaped(notice)}"
                     for result in results
                     for notice in result.notices
                     if notice.startswith(NO_CONNECTION)
                 ]
-                print(report.line(chosen, [*report.clock_notices(chosen, reading), *absent]), flush=True)
+                print(text.line(chosen, [*text.clock_notices(chosen, reading), *absent]), flush=True)
             self._taken = taken
 
     def clear(self) -> None:
@@ -74,16 +74,16 @@ class Watch:
         reading = self._read()
         chosen = selection(results, now=reading)
         size, plain = shutil.get_terminal_size(), streams.is_plain(sys.stdout)
-        text = [*report.table(results, chosen, size.columns - 1, plain=plain).splitlines(), *report.unused(chosen, failed=True)]
-        text += [f"{result.target}: {report.escaped(notice)}" for result in results for notice in result.notices]
-        text += report.clock_notices(chosen, reading)
+        shown = [*text.table(results, chosen, size.columns - 1, plain=plain).splitlines(), *text.unused(chosen, failed=True)]
+        shown += [f"{result.target}: {spans.escaped(notice)}" for result in results for notice in result.notices]
+        shown += text.clock_notices(chosen, reading)
         if chosen.agreed is not None:
-            text.append(f"at {report.moment(reading.at_ns)} UTC by this machine's clock:")
-        text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
+            shown.append(f"at {spans.moment(reading.at_ns)} UTC by this machine's clock:")
+        shown += [text.redundancy(chosen, self._assumed), text.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
         most = size.columns - 1
-        text = [in_ascii(one) if plain else one for one in text if one]
-        lines = [report.shortened(one, most, "~" if plain else "…") for one in text][: size.lines - 1]
+        shown = [in_ascii(one) if plain else one for one in shown if one]
+        lines = [spans.shortened(one, most, "~" if plain else "…") for one in shown][: size.lines - 1]
         view = self._erase() + "\n".join(lines) + "\n"
         # Before it is drawn: Ctrl-C may come in the next moment, and `clear` must know of it.
         self._drawn = len(lines)
