@@ -206,7 +206,7 @@ def test_the_suffix_says_what_is_written(tmp_path, suffix, begin):
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "hard link", "device"])
-def test_what_is_no_picture_of_its_own_is_refused_before_anybody_is_asked_and_left_as_it_is(tmp_path, capsys, kind):
+def test_what_is_no_picture_of_its_own_is_refused_before_any_server_is_asked_and_left_as_it_is(tmp_path, capsys, kind):
     pytest.importorskip("matplotlib")
     path, elsewhere = tmp_path / "x.png", tmp_path / "elsewhere"
     elsewhere.write_text("precious")
@@ -282,7 +282,7 @@ def test_a_picture_without_a_majority_does_not_say_who_is_wrong(tmp_path):
     pytest.importorskip("matplotlib")
     words = words_of(selection([result("a", 0), result("b", 10**9)]), tmp_path / "x.svg")
     assert "No time: the two sources contradict each other" in words
-    assert "x no majority: nobody knows whether it is right" in words
+    assert "x no majority: unknown whether it is right" in words
     assert not any("contradicts the majority" in each for each in words)
 
 
@@ -306,7 +306,7 @@ def test_intervals_are_wide_enough_to_be_seen_however_far_others_are_off(offsets
     assert all(one.high - one.low > 0.2 * (view.high - view.low) for one in whole)
 
 
-def test_without_matplotlib_the_extra_is_named_before_anybody_is_asked(monkeypatch, capsys):
+def test_without_matplotlib_the_extra_is_named_before_any_server_is_asked(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ConfigError, match=r"tsq-time\[plot\]"):

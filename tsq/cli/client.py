@@ -1,4 +1,4 @@
-"""tsq-client: ask servers for the time and print what they say (docs/reference/cli.md)."""
+"""tsq-client: ask servers for the time, and print the offset and its bound (docs/reference/cli.md)."""
 
 import argparse
 import sys
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = replace(options, session_file=usable_session_file(PROGRAM, options.session_file))
     shortage.allow_open_files(shortage.files_for(len(targets)))
     if values.insecure:
-        _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
+        _say("warning: --insecure: the servers' certificates are not checked; the answers may be forged")
     progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
     watch = None
     if values.watch:
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.clear()
         if watch is not None:
             watch.clear()
-    # What is printed holds for now, not for the time of some sample.
+    # Results are for the time of printing, not for that of a sample.
     now = clock_reading()
     chosen = selection(results, now=now)
     if values.json:
@@ -146,7 +146,7 @@ def _print(
 ) -> None:
     for result in results:
         for notice in result.notices:
-            # Whoever watches ends it so.
+            # Ctrl-C is the usual end of --watch.
             if not (values.watch and notice.endswith(": stopped")):
                 _say(f"{result.target}: {spans.escaped(notice)}")
         if values.verbose:
@@ -174,7 +174,7 @@ def _print_result(results: list[HostResult], chosen: Selection, assumed_error: f
 
 
 def _plot(chosen: Selection, path: str | None) -> int:
-    """Draw the picture that was asked for; an exit status, EXIT_OK where all is well."""
+    """Draw the picture; the exit status, EXIT_OK on success."""
     if path is None:
         return EXIT_OK
     from tsq.report import chart  # noqa: PLC0415
@@ -257,7 +257,7 @@ def _parser() -> Parser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; looked up only when asked for, because that is slow."""
+    """Prints the version. Looks it up only on request, because that is slow."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"{PROGRAM} {tsq.__version__}")
@@ -265,7 +265,7 @@ class _Version(argparse.Action):
 
 
 class _Progress:
-    """How far a long run has come, on a terminal only."""
+    """Shows the progress of a long run, on a terminal only."""
 
     def __init__(self, total: int, options: ClientOptions, *, quiet: bool) -> None:
         self._total = total
@@ -284,7 +284,7 @@ class _Progress:
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Leave an empty line."""
+        """Erase the progress line."""
         if self._shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

@@ -42,7 +42,7 @@ _MEANINGS = {
 }
 _LONGEST_NAME = 40
 _LONGEST_REASON = 70
-# How far from the interval in the middle a source may lie before the picture shows only where it went, in widths of that interval.
+# A source farther from the middle interval than this, in widths of that interval, is shown as an arrow only.
 _FAR = 20.0
 _LEAST_WIDTH = 1e-9
 # Room at the edges, inches.
@@ -50,7 +50,7 @@ _EDGE = 0.15
 
 
 def check(path: str) -> None:
-    """Raises ConfigError where the picture could not be drawn or written: better before the servers are asked than after."""
+    """Raises ConfigError if the picture cannot be drawn or written. Call it before any server is asked."""
     _format(path)
     _matplotlib()
     try:
@@ -95,7 +95,7 @@ def _mode(path: str) -> int:
 
 
 def _middle(chosen: Selection, shown: list[Interval]) -> Interval:
-    """The offsets that the picture is about: the agreed ones, or else those at which most sources meet, nearest to 0."""
+    """The offsets in the middle of the picture: the agreed ones, or else those at which most sources meet, nearest to 0."""
     if chosen.agreed is not None:
         return chosen.agreed.interval
     # Most sources meet where an interval begins.
@@ -106,7 +106,7 @@ def _middle(chosen: Selection, shown: list[Interval]) -> Interval:
 
 
 def _view(middle: Interval, shown: list[Interval]) -> Interval:
-    """The offsets that the picture reaches from and to."""
+    """The first and the last offset of the axis."""
     far = _FAR * max(middle.high - middle.low, _LEAST_WIDTH)
     near = [one for one in shown if one.low > middle.low - far and one.high < middle.high + far] + [middle]
     low, high = min(one.low for one in near), max(one.high for one in near)
@@ -189,12 +189,12 @@ def _offset_of(verdict: Verdict, interval: Interval) -> float:
 
 def _label(verdict: Verdict) -> str:
     """What a source's mark means, for the legend."""
-    meaning = "no majority: nobody knows whether it is right" if verdict.unused is Unused.NO_MAJORITY else _MEANINGS[verdict.mark]
+    meaning = "no majority: unknown whether it is right" if verdict.unused is Unused.NO_MAJORITY else _MEANINGS[verdict.mark]
     return f"{verdict.mark} {meaning}"
 
 
 def _legend(figure: Any, axes: "Axes") -> None:
-    """What the marks that are there mean, in chronyc's order."""
+    """What the marks in the picture mean, in chronyc's order."""
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     marks = [label for mark in Mark for label in found if label.startswith(f"{mark} ")]
     rest = [label for label in found if label not in marks]

@@ -14,10 +14,10 @@ _SLACK = 1e-6
 
 
 def duration(seconds: float, signed: bool = False) -> str:
-    """A span with a unit that suits its size: '+12.345 µs', '0.012 µs', '1.234 s'. One with a sign is an offset, told to the
-    microsecond at least: '+1.234567 s'.
+    """A span with a unit that suits its size: '+12.345 µs', '0.012 µs', '1.234 s'. One with a sign is an offset, with a
+    resolution of a microsecond at least: '+1.234567 s'.
     """
-    # What rounds up to the next unit is written in it.
+    # A span that rounds up to the next unit is written in that unit.
     scale, unit = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
     if signed and unit == "s":
         return f"{seconds:+.6f} s"
@@ -25,7 +25,7 @@ def duration(seconds: float, signed: bool = False) -> str:
 
 
 def bound(seconds: float) -> str:
-    """A span that something lies within: as `duration`, but never less than it is."""
+    """A bound, as `duration` writes it, but rounded up."""
     scale, _ = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
     return duration(ceil(seconds / scale * 1000 - _SLACK) / 1000 * scale)
 
@@ -46,7 +46,7 @@ def _unit_of_both(seconds: float) -> tuple[float, str, int]:
 
 
 def rounding(offset: float) -> float:
-    """How far a signed duration as it is written is from what it stands for, seconds."""
+    """The rounding error of a signed duration, seconds."""
     number, unit = duration(offset, signed=True).split()
     return abs(float(number) * next(scale for scale, name in _UNITS if name == unit) - offset)
 
@@ -67,7 +67,7 @@ def moment(at_ns: int) -> str:
     try:
         return str(datetime.fromtimestamp(at_ns // 10**9, UTC).replace(tzinfo=None))
     except (ValueError, OverflowError):
-        # A clock may say anything.
+        # A clock may read anything.
         return f"{at_ns // 10**9} s since 1970"
 
 

@@ -99,14 +99,14 @@ def why_unused(verdict: Verdict) -> str:
 
 
 def redundancy(chosen: Selection, assumed_error: float) -> str:
-    """How far the agreed time can be trusted; empty where there is none."""
+    """How far the agreed time can be trusted; empty if there is none."""
     found = chosen.agreed
     if found is None:
         return ""
     if found.compared == 1:
-        text = "one source, no redundancy: nobody could contradict it"
+        text = "one source, no redundancy: no other source can contradict it"
     elif found.compared == 2:
-        text = "both sources agree; were one of them wrong, nobody could tell which"
+        text = "both sources agree; if one of them is wrong, it is unknown which"
     else:
         agree = found.compared - len(chosen.falsetickers)
         liars = "1 liar" if found.tolerated == 1 else f"{found.tolerated} liars"
@@ -143,16 +143,16 @@ def legend(chosen: Selection, table: str = "") -> list[str]:
 
 
 def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[str]:
-    """What a user must know of this machine's clock: that it was slewed or stepped while it was measured, that it drifts."""
+    """Notices on this machine's clock: it was slewed or stepped while it was measured, or it drifts."""
     notices = []
     found = [verdict for verdict in chosen.verdicts if verdict.source.estimate is not None]
     moved = max((_estimate(one).moved for one in found), key=lambda one: one.elapsed_ns, default=Movement())
-    # A short slew in a long run counts where it is more than the bound.
-    told = moved.notable or (chosen.agreed is not None and abs(moved.moved_ns) > chosen.agreed.root_distance * 1e9)
-    if told and moved.stepped:
+    # A short slew in a long run counts if it is more than the bound.
+    notable = moved.notable or (chosen.agreed is not None and abs(moved.moved_ns) > chosen.agreed.root_distance * 1e9)
+    if notable and moved.stepped:
         span = duration(moved.moved_ns / 1e9, signed=True)
-        notices.append(f"this clock was stepped by {span} while it was measured: earlier samples are worth less")
-    elif told:
+        notices.append(f"this clock was stepped by {span} while it was measured: earlier samples have wider bounds")
+    elif notable:
         span = duration(moved.moved_ns / 1e9, signed=True)
         notices.append(f"this clock was being slewed by {moved.rate * 1e6:+.0f} ppm while it was measured ({span} in all)")
     if now is not None and now.pending_ns and chosen.agreed is not None:
@@ -163,7 +163,7 @@ def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[st
 
 
 def _drifts(found: Sequence[Verdict], chosen: Selection) -> list[str]:
-    """What the samples show of the clock's frequency; the drift against a source that the others contradict shows nothing."""
+    """Notices on the clock's frequency. Ignore the drift against a falseticker."""
     notices = [
         f"the samples of {one.source.name} contradict each other: this clock or the server's was set while it was measured"
         for one in found
@@ -186,7 +186,7 @@ def _estimate(verdict: Verdict) -> Estimate:
 
 
 def line(chosen: Selection, notices: Sequence[str] = ()) -> str:
-    """All of it in one line: when, the agreed offset ± root distance, each source's mark, and what is to be known of the clock."""
+    """One line with the time, the agreed offset ± root distance, each source's mark, and the notices on the clock."""
     when = "-" if chosen.at_ns is None else moment(chosen.at_ns)
     marks = " ".join(f"{verdict.mark}{verdict.source.name}" for verdict in chosen.verdicts)
     marks += f"  ({'; '.join(notices)})" if notices else ""
@@ -212,7 +212,7 @@ def rejections(result: HostResult) -> list[str]:
 
 
 def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...]:
-    """A host's cells; what is not known is "-"."""
+    """A host's cells; "-" for what is unknown."""
     where = str(result.target) if result.address in (None, result.target.host) else f"{result.target} ({result.address})"
     samples = f"{result.good}/{len(result.samples)}" if result.samples else "-"
     mode = "-" if result.mode is None else f"{result.mode} {result.alpn}" + (" 0-RTT" if result.zero_rtt else "")
