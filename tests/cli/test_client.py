@@ -402,7 +402,7 @@ def test_insecure_takes_any_certificate_and_warns_each_time(ask, tmp_path, autho
     with Peer(files) as peer:
         run = ask(peer.target, "--insecure", "--interval", "0")
     assert run.status == OK
-    assert run.err == ("tsq-client: warning: --insecure: the servers' certificates are not checked; anybody may be answering\n")
+    assert run.err == ("tsq-client: warning: --insecure: the servers' certificates are not checked; the answers may be forged\n")
 
 
 # ------------------------------------------------------------------------------------------------ answers that are not used
@@ -603,7 +603,7 @@ def test_a_ca_file_that_cannot_be_used_exits_2_and_names_the_file(ask, tmp_path,
         ("here.png", "plot file here.png: it is a directory"),
     ],
 )
-def test_a_picture_that_cannot_be_written_is_known_before_anybody_is_asked(ask, server, tmp_path, monkeypatch, plot, words):
+def test_a_picture_that_cannot_be_written_is_known_before_any_server_is_asked(ask, server, tmp_path, monkeypatch, plot, words):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.png").mkdir()

@@ -32,7 +32,7 @@ from tsq.errors import ConfigError, NoAnswer
 from tsq.host.clock import clock_reading
 from tsq.options import ClientOptions, Target
 from tsq.quic.selfsigned import CertificateFiles
-from tsq.report import chart as plot
+from tsq.report import chart
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import make_sample
 from tsq.timing.selection import Selection
@@ -197,16 +197,16 @@ def test_plot_draws_a_picture(peers, capsys, certificates, tmp_path):
 def test_the_suffix_says_what_is_written(tmp_path, suffix, begin):
     pytest.importorskip("matplotlib")
     path = tmp_path / f"offsets{suffix}"
-    plot.check(str(path))
+    chart.check(str(path))
     assert not path.exists()
-    plot.draw(selection([result("a", 0)]), str(path))
+    chart.draw(selection([result("a", 0)]), str(path))
     assert path.read_bytes().startswith(begin)
-    plot.check(str(path))
+    chart.check(str(path))
     assert path.read_bytes().startswith(begin)
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "hard link", "device"])
-def test_what_is_no_picture_of_its_own_is_refused_before_anybody_is_asked_and_left_as_it_is(tmp_path, capsys, kind):
+def test_what_is_no_picture_of_its_own_is_refused_before_any_server_is_asked_and_left_as_it_is(tmp_path, capsys, kind):
     pytest.importorskip("matplotlib")
     path, elsewhere = tmp_path / "x.png", tmp_path / "elsewhere"
     elsewhere.write_text("precious")
@@ -233,7 +233,7 @@ def test_what_is_no_picture_of_its_own_is_refused_before_anybody_is_asked_and_le
 def test_an_old_picture_keeps_its_mode_and_stays_whole_on_a_full_disk(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     path = tmp_path / "x.svg"
-    plot.draw(selection([result("a", 0)]), str(path))
+    chart.draw(selection([result("a", 0)]), str(path))
     path.chmod(0o640)
     old = path.read_bytes()
 
@@ -243,9 +243,9 @@ def test_an_old_picture_keeps_its_mode_and_stays_whole_on_a_full_disk(tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         with pytest.raises(ConfigError, match=f"plot file {path}: No space left on device"):
-            plot.draw(selection([result("b", 0)]), str(path))
+            chart.draw(selection([result("b", 0)]), str(path))
     assert path.read_bytes() == old
-    plot.draw(selection([result("b", 0)]), str(path))
+    chart.draw(selection([result("b", 0)]), str(path))
     assert path.read_bytes() != old
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["x.svg"]
@@ -262,7 +262,7 @@ def result(name: str, offset_ns: int, error: float = 1e-4, failed: str = "") -> 
 
 def words_of(chosen: Selection, path: Path) -> list[str]:
     """The texts of a picture; matplotlib notes each beside its shapes."""
-    plot.draw(chosen, str(path))
+    chart.draw(chosen, str(path))
     return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", path.read_text())]
 
 
@@ -272,16 +272,17 @@ def test_a_picture_has_every_host_with_its_interval_or_why_it_has_none(tmp_path)
     words = words_of(chosen, tmp_path / "x.svg")
     assert {"a:443  *", "b$:443  +", "dead:443  ?", "liar:443  x"} <= {each.replace("\\", "") for each in words}
     assert "no time: nothing came" in words
-    assert any(re.fullmatch(r"\+182\.000000 s ± 150\.00\d µs", each) for each in words)
+    assert any(re.fullmatch(r"\+182\.000000 ± 0\.00015\d s", each) for each in words)
     assert "2 of 3 sources agree: clock wrong by +0.000 ± 150.005 µs" in words
     assert "x contradicts the majority" in words
+    assert any(re.fullmatch(r"offset in µs, measured by .+ at \S+ \S+ UTC; positive: its clock is behind", each) for each in words)
 
 
 def test_a_picture_without_a_majority_does_not_say_who_is_wrong(tmp_path):
     pytest.importorskip("matplotlib")
     words = words_of(selection([result("a", 0), result("b", 10**9)]), tmp_path / "x.svg")
     assert "No time: the two sources contradict each other" in words
-    assert "x no majority: nobody knows whether it is right" in words
+    assert "x no majority: unknown whether it is right" in words
     assert not any("contradicts the majority" in each for each in words)
 
 
@@ -298,18 +299,18 @@ def test_a_picture_without_a_majority_does_not_say_who_is_wrong(tmp_path):
 def test_intervals_are_wide_enough_to_be_seen_however_far_others_are_off(offsets_ns):
     chosen = selection([result(str(number), offset_ns) for number, offset_ns in enumerate(offsets_ns)])
     intervals = [verdict.interval for verdict in chosen.verdicts]
-    view = plot._view(plot._middle(chosen, intervals), intervals)
+    view = chart._view(chart._middle(chosen, intervals), intervals)
     whole = [one for one in intervals if view.low < one.low and one.high < view.high]
     # Where most of them meet; with nothing to choose between, what is nearest to this clock.
     assert len(whole) == max(sum(one.overlaps(other) for other in intervals) for one in intervals)
     assert all(one.high - one.low > 0.2 * (view.high - view.low) for one in whole)
 
 
-def test_without_matplotlib_the_extra_is_named_before_anybody_is_asked(monkeypatch, capsys):
+def test_without_matplotlib_the_extra_is_named_before_any_server_is_asked(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ConfigError, match=r"tsq-time\[plot\]"):
-        plot.check("x.png")
+        chart.check("x.png")
     with pytest.raises(SystemExit) as end:
         main(["something.invalid", "--plot", "x.png"])
     assert end.value.code == EXIT_USAGE

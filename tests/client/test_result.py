@@ -9,7 +9,7 @@ import pytest
 import tsq
 from tests.report.test_text import host, sample
 from tsq.errors import NoAnswer, WrongName
-from tsq.report import text as report
+from tsq.report.document import document
 from tsq.timing.intersection import with_bound
 from tsq.timing.sample import Reason, Sample
 
@@ -57,7 +57,7 @@ def test_results_as_dictionaries_are_what_the_command_prints():
     refused = host(Sample(1, reason=Reason.NO_ANSWER), name="third.example", error=WrongName("no"))
     results = [host(sample(250), sample(250)), bad(), refused]
     chosen = tsq.selection(results)
-    printed = report.as_json(results, chosen, "1")
+    printed = document(results, chosen, "1")
     dictionaries = [result.to_dict(verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
     assert json.dumps(printed["hosts"]) == json.dumps(dictionaries)
     assert json.dumps(printed["selection"]) == json.dumps(chosen.to_dict())

@@ -177,7 +177,7 @@ TABLE = [
     (52, "wrong name", COMMAND, "test_a_wrong_name_tells_the_certificates_names_and_the_advice_works"),
     (52, "expired", COMMAND, "test_an_expired_certificate_tells_its_end_and_our_clock"),
     (52, "not yet valid", COMMAND, "test_a_certificate_of_the_future_tells_its_beginning_and_suspects_our_clock"),
-    (53, "refused", ADJTIME, "test_fault_53_insecure_needs_a_second_word_before_anybody_is_asked"),
+    (53, "refused", ADJTIME, "test_fault_53_insecure_needs_a_second_word_before_any_server_is_asked"),
     (53, "before anybody is asked", CLIENT, "test_53_insecure_asks_nobody_before_it_is_confirmed"),
     (53, "unless confirmed", ADJTIME, "test_fault_53_with_the_second_word_it_is_done_with_a_warning"),
     (53, "neither option alone", ADJTIME, "test_options_that_make_no_sense"),

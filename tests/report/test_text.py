@@ -11,7 +11,8 @@ from tests.support.shown import wrong_by
 from tsq.client.result import HostResult, selection
 from tsq.errors import NoAnswer
 from tsq.options import Target
-from tsq.report import text as report
+from tsq.report import spans, text
+from tsq.report.document import document
 from tsq.report.plain import in_ascii
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource, make_sample
@@ -33,19 +34,19 @@ def host(*samples: Sample, name: str = "time.example", **more) -> HostResult:
 
 
 def table(results) -> str:
-    return report.table(results, selection(results), full=True)
+    return text.table(results, selection(results), full=True)
 
 
 def short(results, columns: int = 80) -> list[str]:
-    return report.table(results, selection(results), columns).splitlines()
+    return text.table(results, selection(results), columns).splitlines()
 
 
 def verdict(results) -> str:
-    return report.verdict(selection(results))
+    return text.verdict(selection(results))
 
 
 def as_json(results, version: str = "1", now: ClockReading | None = None) -> dict:
-    return report.as_json(results, selection(results, now=now), version, now)
+    return document(results, selection(results, now=now), version, now)
 
 
 def read(seconds: float = 0.0, moved_ns: int = 0, **more) -> ClockReading:
@@ -82,23 +83,23 @@ def told(error: float | None = 0.001, **more) -> ServerState:
     ],
 )
 def test_spans_have_the_unit_that_suits_them(seconds, text):
-    assert report.duration(seconds) == text
+    assert spans.duration(seconds) == text
 
 
 def test_signed_spans_always_show_their_sign():
-    assert report.duration(0.25, signed=True) == "+250.000 ms"
-    assert report.duration(-0.25, signed=True) == "-250.000 ms"
-    assert report.duration(0.0, signed=True) == "+0.000 µs"
+    assert spans.duration(0.25, signed=True) == "+250.000 ms"
+    assert spans.duration(-0.25, signed=True) == "-250.000 ms"
+    assert spans.duration(0.0, signed=True) == "+0.000 µs"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.9999999, "1.000 s"), (0.0009999999, "1.000 ms"), (-0.9999999, "-1.000 s")])
 def test_spans_that_round_up_to_the_next_unit_are_written_in_it(seconds, text):
-    assert report.duration(seconds) == text
+    assert spans.duration(seconds) == text
 
 
 def test_offsets_are_told_to_the_microsecond_at_least():
-    assert report.duration(182.0001234, signed=True) == "+182.000123 s"
-    assert report.duration(-0.2500004, signed=True) == "-250.000 ms"
+    assert spans.duration(182.0001234, signed=True) == "+182.000123 s"
+    assert spans.duration(-0.2500004, signed=True) == "-250.000 ms"
 
 
 def test_a_table_shows_each_host_with_its_bound_and_dashes_for_what_is_not_known():
@@ -107,7 +108,7 @@ def test_a_table_shows_each_host_with_its_bound_and_dashes_for_what_is_not_known
         HostResult(Target("dead.example"), error=NoAnswer("nothing")),
         host(sample(-5_000, server=told(0.0025)), name="192.0.2.1", zero_rtt=True),
     ]).splitlines()
-    assert tuple(re.split(r"  +", header)) == report._HEADER
+    assert tuple(re.split(r"  +", header)) == text._HEADER
     cells = re.split(r"  +", first)
     assert cells[1:4] == ["time.example:443 (192.0.2.1)", "-", "+250.000 ms"]
     assert re.fullmatch(r"± 1\.\d{3} ms", cells[4])
@@ -150,19 +151,19 @@ def test_a_long_name_is_shortened_until_the_line_fits_and_keeps_its_port():
 def test_all_columns_stand_where_they_fit():
     results = [host(sample(1))]
     width = max(map(len, table(results).splitlines()))
-    assert report.is_full("\n".join(short(results, width)))
-    assert not report.is_full("\n".join(short(results, width - 1)))
+    assert text.is_full("\n".join(short(results, width)))
+    assert not text.is_full("\n".join(short(results, width - 1)))
 
 
 def test_a_plain_table_is_ascii_and_aligned():
     results = [host(sample(1)), host(sample(2), name="b")]
     for full in (False, True):
-        shown = report.table(results, selection(results), full=full, plain=True)
+        shown = text.table(results, selection(results), full=full, plain=True)
         assert shown.isascii()
         assert "+/-" in shown
         assert " us" in shown
         assert shown == in_ascii(shown)
-    assert len(set(map(len, report.table(results, selection(results), plain=True).splitlines()))) == 1
+    assert len(set(map(len, text.table(results, selection(results), plain=True).splitlines()))) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_plain_table_is_ascii_and_aligned():
     ],
 )
 def test_an_offset_and_its_bound_have_one_unit(offset, low, high, text):
-    assert report.within(offset, low, high) == text
+    assert spans.within(offset, low, high) == text
 
 
 def test_columns_of_a_table_are_aligned():
@@ -204,13 +205,13 @@ def failing(words: str) -> HostResult:
 
 def test_hosts_that_gave_no_time_are_named_with_the_first_words_of_their_errors():
     chosen = selection([host(sample()), failing("nothing came")])
-    assert report.unused(chosen, failed=True) == ["? dead.example:443: gave no time: nothing came"]
+    assert text.unused(chosen, failed=True) == ["? dead.example:443: gave no time: nothing came"]
     # Without being asked for, only those that gave one.
-    assert report.unused(chosen) == []
+    assert text.unused(chosen) == []
 
 
 def test_reasons_are_short_and_escaped():
-    (line,) = report.unused(selection([failing(HOSTILE + "x" * 1000)]), failed=True)
+    (line,) = text.unused(selection([failing(HOSTILE + "x" * 1000)]), failed=True)
     assert line.isprintable()
     assert line.endswith("…")
     assert len(line) < 120
@@ -255,7 +256,7 @@ def test_the_bound_holds_for_the_offset_as_it_is_printed(offset_ns):
     ],
 )
 def test_bounds_are_never_rounded_down(seconds, text):
-    assert report.bound(seconds) == text
+    assert spans.bound(seconds) == text
 
 
 def three_and_a_liar() -> list[HostResult]:
@@ -270,11 +271,11 @@ def three_and_a_liar() -> list[HostResult]:
 def test_a_liar_is_marked_named_and_left_out():
     results = three_and_a_liar()
     chosen = selection(results)
-    lines = report.table(results, chosen).splitlines()
+    lines = text.table(results, chosen).splitlines()
     assert [line[0] for line in lines[1:]] == ["*", "+", "+", "x"]
-    assert report.unused(chosen) == ["x liar.example:443: its interval does not overlap what the majority agrees on"]
-    assert report.redundancy(chosen, 0.01) == "3 of 4 sources agree; ± holds with up to 1 liar among them"
-    assert report.verdict(chosen).startswith("System clock wrong by +0.000 ± ")
+    assert text.unused(chosen) == ["x liar.example:443: its interval does not overlap what the majority agrees on"]
+    assert text.redundancy(chosen, 0.01) == "3 of 4 sources agree; ± holds with up to 1 liar among them"
+    assert text.verdict(chosen).startswith("System clock wrong by +0.000 ± ")
     shown = as_json(results)
     assert [each["mark"] for each in shown["hosts"]] == ["*", "+", "+", "x"]
     assert shown["hosts"][3]["unused"] == Unused.FALSETICKER.name
@@ -287,27 +288,27 @@ def test_two_that_disagree_give_no_time_and_say_so():
     first, _, _, liar = three_and_a_liar()
     chosen = selection([first, liar])
     assert chosen.problem is NoTime.TWO_DISAGREE
-    assert report.verdict(chosen) == "No time: the two sources contradict each other"
-    assert report.redundancy(chosen, 0.01) == ""
+    assert text.verdict(chosen) == "No time: the two sources contradict each other"
+    assert text.redundancy(chosen, 0.01) == ""
     assert {each.mark for each in chosen.verdicts} == {Mark.FALSETICKER}
-    assert report.line(chosen).endswith(f"no time: {chosen.problem}  xa:443 xliar.example:443")
+    assert text.line(chosen).endswith(f"no time: {chosen.problem}  xa:443 xliar.example:443")
     assert as_json([first, liar])["selection"]["problem"] == "TWO_DISAGREE"
 
 
 def test_what_is_assumed_or_told_besides_is_said():
     (one, two, *_) = three_and_a_liar()
-    assert "no redundancy" in report.redundancy(selection([one]), 0.01)
-    assert "nobody could tell which" in report.redundancy(selection([one, two]), 0.01)
+    assert "no redundancy" in text.redundancy(selection([one]), 0.01)
+    assert "it is unknown which" in text.redundancy(selection([one, two]), 0.01)
     unknown = host(sample(), assumed_error=0.25)
-    assert report.redundancy(selection([unknown]), 0.25).endswith("server's own error unknown: 250.000 ms assumed")
+    assert text.redundancy(selection([unknown]), 0.25).endswith("server's own error unknown: 250.000 ms assumed")
     leaping = host(sample(server=told(leap=1, smeared=True)))
-    assert report.redundancy(selection([leaping]), 0.01).endswith("a leap second is to be inserted; leap seconds are smeared")
+    assert text.redundancy(selection([leaping]), 0.01).endswith("a leap second is to be inserted; leap seconds are smeared")
 
 
 def test_the_line_of_a_watch_has_time_offset_bound_and_marks():
     chosen = selection(three_and_a_liar())
     assert re.fullmatch(
-        r"2027-01-15 08:00:00  \+0\.000 ± \d\.\d{3} ms  \*a:443 \+b:443 \+c:443 xliar\.example:443", report.line(chosen)
+        r"2027-01-15 08:00:00  \+0\.000 ± \d\.\d{3} ms  \*a:443 \+b:443 \+c:443 xliar\.example:443", text.line(chosen)
     )
 
 
@@ -315,33 +316,33 @@ def test_the_newest_sample_is_that_which_came_last_whichever_is_best():
     late = replace(sample(delay_ns=9_000_000), t1_ns=T + 5 * 10**9, t4_ns=T + 5 * 10**9 + 9_000_000)
     results = [host(sample(), late), host(sample(), name="b"), failing("nothing")]
     assert selection(results).at_ns == late.t4_ns
-    assert report.line(selection(results)).startswith("2027-01-15 08:00:05  ")
+    assert text.line(selection(results)).startswith("2027-01-15 08:00:05  ")
 
 
 def test_an_unsynchronized_server_is_shown_and_not_used():
     result = host(sample(server=told(stratum=0, leap=3)))
-    assert report.unused(selection([result])) == [f"? time.example:443: {Unused.UNSYNCHRONIZED}"]
-    assert f"no time: {NoTime.NO_SOURCE} (time.example:443 {Unused.UNSYNCHRONIZED})  ?time" in report.line(selection([result]))
+    assert text.unused(selection([result])) == [f"? time.example:443: {Unused.UNSYNCHRONIZED}"]
+    assert f"no time: {NoTime.NO_SOURCE} (time.example:443 {Unused.UNSYNCHRONIZED})  ?time" in text.line(selection([result]))
     assert verdict([result]) == "No time: no source can be used"
     assert as_json([result])["hosts"][0]["leap"] == 3
 
 
 def test_sample_lines_show_four_timestamps_their_sources_and_the_bound():
-    (line,) = report.sample_lines(host(sample(7_000, t1_source=StampSource.USER)))
+    (line,) = text.sample_lines(host(sample(7_000, t1_source=StampSource.USER)))
     stamps = f"T1 {T} (user)  T2 {T + 1_007_000}  T3 {T + 1_008_000}  T4 {T + 2_001_000} (kernel)"
     assert line.startswith(f"  sample 1: {stamps}  offset +7.000 µs ± 1.001 ms")
     assert "NOT USED" not in line
 
 
 def test_sample_lines_of_a_request_without_answer_show_what_there_is():
-    (line,) = report.sample_lines(host(Sample(T, reason=Reason.NO_ANSWER, detail="waited 3 s")))
+    (line,) = text.sample_lines(host(Sample(T, reason=Reason.NO_ANSWER, detail="waited 3 s")))
     assert line == f"  sample 1: T1 {T} (user)  T2 -  T3 -  T4 -  NOT USED: no answer in time (waited 3 s)"
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_told_for_the_sample_that_has_it(reason):
     result = host(sample(), Sample(T, reason=reason, detail="so it is"), sample())
-    assert report.rejections(result) == [f"sample 2 of time.example:443 not used: {reason.value} (so it is)"]
+    assert text.rejections(result) == [f"sample 2 of time.example:443 not used: {reason.value} (so it is)"]
 
 
 def test_reasons_are_worded_differently():
@@ -352,7 +353,7 @@ HOSTILE = "\x1b]0;owned\x07\r\n\x00\x7f\x9b31m\u202e\u2028\ud800"
 
 
 def test_escaped_text_holds_nothing_that_a_terminal_acts_on():
-    shown = report.escaped(f"before{HOSTILE}after")
+    shown = spans.escaped(f"before{HOSTILE}after")
     assert shown.startswith("before\\x1b]0;owned\\x07\\r\\n\\x00\\x7f\\x9b31m\\u202e\\u2028\\ud800")
     assert shown.endswith("after")
     assert shown.isprintable()
@@ -360,12 +361,12 @@ def test_escaped_text_holds_nothing_that_a_terminal_acts_on():
 
 
 def test_text_that_people_write_is_not_escaped():
-    assert report.escaped("Zeit für ±1 µs, 時間") == "Zeit für ±1 µs, 時間"
+    assert spans.escaped("Zeit für ±1 µs, 時間") == "Zeit für ±1 µs, 時間"
 
 
 def test_details_from_the_network_are_escaped_wherever_they_are_shown():
     result = host(Sample(T, reason=Reason.ERROR_REPLY, detail=f"code 1: {HOSTILE}"))
-    for line in [*report.sample_lines(result), *report.rejections(result)]:
+    for line in [*text.sample_lines(result), *text.rejections(result)]:
         assert line.isprintable()
         assert "owned" in line
 
@@ -417,10 +418,10 @@ def test_json_of_a_rejected_sample_tells_the_detail_that_text_tells():
 
 
 def test_the_legend_explains_sign_and_bound():
-    for legend in (report.LEGEND, report.FULL_LEGEND):
+    for legend in (text.LEGEND, text.FULL_LEGEND):
         assert "positive when this clock is behind" in legend
         assert "±" in legend
-    assert len(report.LEGEND) <= 80
+    assert len(text.LEGEND) <= 80
 
 
 # -------------------------------------------------------------------------------------------- the time, and this clock
@@ -428,17 +429,17 @@ def test_the_legend_explains_sign_and_bound():
 
 def test_what_is_printed_says_the_time_that_it_holds_for():
     results = three_and_a_liar()
-    shown = report.legend(selection(results, now=read(61.25)))
-    assert shown == [report.LEGEND, "holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"]
-    assert report.line(selection(results, now=read(61.25))).startswith("2027-01-15 08:01:01  ")
-    assert report.legend(selection([failing("nothing")])) == [report.LEGEND]
+    shown = text.legend(selection(results, now=read(61.25)))
+    assert shown == [text.LEGEND, "holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"]
+    assert text.line(selection(results, now=read(61.25))).startswith("2027-01-15 08:01:01  ")
+    assert text.legend(selection([failing("nothing")])) == [text.LEGEND]
     shown = as_json(results, now=read(61.25))
     assert {entry["at_ns"] for entry in (*shown["hosts"], shown["selection"])} == {T + 61_250_000_000}
 
 
 @pytest.mark.parametrize("at_ns", [-62_200_000_000_000_000_000, 10**21])
 def test_a_time_that_no_calendar_has_is_written_in_seconds(at_ns):
-    assert report.moment(at_ns) == f"{at_ns // 10**9} s since 1970"
+    assert spans.moment(at_ns) == f"{at_ns // 10**9} s since 1970"
 
 
 def test_bounds_are_those_of_the_time_at_which_they_are_printed():
@@ -455,7 +456,7 @@ def test_a_drift_that_the_samples_show_is_told_once(ppm):
     (notice,) = as_json(results, now=read(10))["notices"]
     way = "fast" if ppm > 0 else "slow"
     assert re.fullmatch(rf"this clock drifts by {abs(ppm)} ppm: it runs {way} against \S+ \(± \d+ ppm\)", notice)
-    assert report.line(selection(results, now=read(10)), [notice]).endswith(f"({notice})")
+    assert text.line(selection(results, now=read(10)), [notice]).endswith(f"({notice})")
     shown = as_json(results, now=read(10))["hosts"][0]
     assert abs(shown["drift"] - ppm * 1e-6) <= shown["drift_error"] < 40e-6
 
@@ -469,12 +470,12 @@ def test_a_liar_does_not_make_this_clock_drift():
     results = [drifting(0, "a"), drifting(0, "b"), drifting(300, "liar", offset_ns=10**9)]
     chosen = selection(results, now=read(10))
     assert [one.source.name for one in chosen.falsetickers] == ["liar:443"]
-    assert report.clock_notices(chosen, read(10)) == []
+    assert text.clock_notices(chosen, read(10)) == []
 
 
 def test_samples_that_no_drift_explains_are_told():
     chosen = selection([drifting(-50_000)], now=read(10))
-    assert report.clock_notices(chosen, read(10)) == [
+    assert text.clock_notices(chosen, read(10)) == [
         "the samples of time.example:443 contradict each other: this clock or the server's was set while it was measured"
     ]
 
@@ -505,7 +506,7 @@ def test_a_short_slew_in_a_long_run_is_told_where_it_is_more_than_the_bound():
 def test_a_step_while_the_clock_was_measured_is_told():
     result = host(sample(server=told(1e-6), sent=read(), received=read()))
     shown = as_json([result], now=read(2, 1_000_000_000))
-    assert shown["notices"] == ["this clock was stepped by +1.000000 s while it was measured: earlier samples are worth less"]
+    assert shown["notices"] == ["this clock was stepped by +1.000000 s while it was measured: earlier samples have wider bounds"]
     # A machine that was suspended looks the same, and then nothing has changed.
     assert shown["selection"]["low"] <= -1.0
     assert shown["selection"]["high"] >= 0.0
@@ -531,7 +532,7 @@ def test_bounds_hold_for_offsets_of_decades_as_they_are_printed(seconds):
         make_sample(T, T + 100 + offset_ns, T + 100 + offset_ns, T + 200, server=told(1e-9), offset_limit=float("inf"))
     )
     chosen = selection([result])
-    number, reach, unit = re.search(r"wrong by (\S+) ± (\S+) (\S+) ", report.verdict(chosen)).groups()
+    number, reach, unit = re.search(r"wrong by (\S+) ± (\S+) (\S+) ", text.verdict(chosen)).groups()
     scale = {"s": 10**9, "ms": 10**6, "µs": 10**3}[unit]
     assert abs(Fraction(number) * scale - offset_ns) <= Fraction(reach) * scale
     found = result.estimate

@@ -30,8 +30,7 @@ from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measu
 from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
-from tsq.report import plain
-from tsq.report import text as report
+from tsq.report import plain, spans, text
 from tsq.settings import for_command_line
 from tsq.timing.adjustment import MAX_SLEW, OSCILLATOR_PPM, ClockLimits, LeaveAlone, Refusal, Slew, Step
 from tsq.timing.selection import Criteria
@@ -60,9 +59,9 @@ _ADVICE = {
     Refusal.NO_ANSWER: "see above why",
     Refusal.NO_TIME: "ask more servers, or see above which of them cannot be used",
     Refusal.TOO_FAR: "if the offset is right, use --force",
-    Refusal.STEPPED: "find out who did, then try again",
+    Refusal.STEPPED: "find out which program did, then try again",
     Refusal.SLEWED: "find out which one does, then try again",
-    Refusal.OWNED: "it would set the clock against you: stop it first, or let it do the work",
+    Refusal.OWNED: "stop it first, or let it set the clock",
     Refusal.NOT_PERMITTED: "run it as root, or with CAP_SYS_TIME, where no filter of system calls forbids clock_adjtime",
 }
 _DEFAULTS = ClientOptions()
@@ -71,7 +70,7 @@ _CRITERIA = Criteria()
 _CONFIRM = "--i-know-this-is-insecure"
 _NUMBERS = ("--step", "--panic", "--min-sources", "--port", "--count", "--interval", "--timeout", "--server-error")
 _BOOTSTRAP_HELP = f"for a clock that is wrong by years: check certificates for the servers' time; at least {LEAST_SERVERS} hosts"
-_CLAIMS = "these are claims: the servers' certificates were not checked, anybody may have answered"
+_CLAIMS = "these are claims: the servers' certificates were not checked, the answers may be forged"
 _EXAMPLES = (
     ("tsq-adjtime --dry-run time-a.example time-b.example time-c.example", "only look: measure, and say what would be done"),
     ("tsq-adjtime time-a.example time-b.example time-c.example", "set the clock, as root"),
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
     shortage.allow_open_files(shortage.files_for(len(targets)))
     ask = partial(query_all, key_log=key_log(PROGRAM))
     if values.insecure:
-        _say(f"warning: --insecure {_CONFIRM}: anybody on the way can set this clock")
+        _say(f"warning: --insecure {_CONFIRM}: anyone on the network path can set this clock")
     run = _Run(targets, options, clock or SystemClock(), ask, owner)
     with run.interruptions.caught():
         try:
@@ -135,7 +134,7 @@ class _Run:
         self.interruptions = Interruptions()
         self._targets = targets
         self._options = options
-        self._doors: dict[str, Any] = {"interruptions": self.interruptions, "ask": ask, "owner": owner, "say": _say}
+        self._tools: dict[str, Any] = {"interruptions": self.interruptions, "ask": ask, "owner": owner, "say": _say}
 
     def alone(self) -> AbstractContextManager[str]:
         """Hold the lock, where this run can set the clock at all."""
@@ -143,50 +142,50 @@ class _Run:
 
     def once(self) -> int:
         """Measure, and set the clock."""
-        found = measure(self._targets, self._options, self.clock, **self._doors)
+        found = measure(self._targets, self._options, self.clock, **self._tools)
         _print_measurement(found, self._options)
         return self._act(found)
 
     def bootstrap(self, state_file: str | None) -> int:
         """Set a clock that may be wrong by decades."""
-        floors = [Floor(build_time_ns(), "TSQ was built")]
+        not_before = [Floor(build_time_ns(), "TSQ was built")]
         saved = saved_time.load(state_file, _say) if state_file else None
         if saved is not None:
-            floors.append(Floor(saved, f"the time was saved in {state_file}"))
-        done = bootstrap(self._targets, self._options, self.clock, floors, **self._doors)
+            not_before.append(Floor(saved, f"the time was saved in {state_file}"))
+        done = bootstrap(self._targets, self._options, self.clock, not_before, **self._tools)
         if done.failed:
-            # What was agreed on is no result then.
+            # An agreement that was not confirmed is no result.
             _print_table(done.measurement, "" if done.checked else _CLAIMS)
             _say(f"bootstrap failed, {done.failed}")
             return EXIT_BOOTSTRAP
         if done.stepped:
-            _tell(f"before: {_kernel(done.measurement.before)}")
-            _tell(f"stepped by {_signed(done.stepped)}; the servers' certificates are valid by the new clock:")
+            _print(f"before: {_kernel(done.measurement.before)}")
+            _print(f"stepped by {_signed(done.stepped)}; the servers' certificates are valid by the new clock:")
         _print_measurement(done.measurement, self._options)
         return self._act(done.measurement, before_printed=bool(done.stepped))
 
     def _again(self) -> Measurement:
-        return measure(self._targets, slewing(self._options), self.clock, **self._doors)
+        return measure(self._targets, slewing(self._options), self.clock, **self._tools)
 
     def _act(self, found: Measurement, before_printed: bool = False) -> int:
         action = found.action
         if found.selection.agreed is not None and not before_printed:
-            _tell(f"before: {_kernel(found.before)}")
+            _print(f"before: {_kernel(found.before)}")
         if isinstance(action, LeaveAlone):
             _say(f"clock not set: {_why(action)}")
             return _STATUS[action.reason]
         if self._options.dry_run:
-            _tell(f"would {_verb(action)} (dry run: nothing was changed)")
+            _print(f"would {_verb(action)} (dry run: nothing was changed)")
             for refusal in found.hindrances:
                 _say(f"without --dry-run it would be refused, exit status {_STATUS[refusal.reason]}: {_why(refusal)}")
             return EXIT_OK
         again = self._again if self._options.wait else None
         change = perform(action, self.clock, measured=found, again=again, interruptions=self.interruptions)
-        _tell(_done(action, change))
+        _print(_done(action, change))
         if change.last is not None:
-            _tell(f"measured again: {_wrong_by(change.last)}")
-        _tell(f"after:  {_kernel(change.after)}")
-        _tell(f"drift:  {_drift(found, change)}")
+            _print(f"measured again: {_wrong_by(change.last)}")
+        _print(f"after:  {_kernel(change.after)}")
+        _print(f"drift:  {_drift(found, change)}")
         if change.interrupted:
             _say(f"interrupted: {_signed(change.rest)} of the slew were given up; the clock was not measured again")
             return EXIT_INTERRUPTED
@@ -196,36 +195,36 @@ class _Run:
 def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
     _print_table(found)
     if found.selection.agreed is not None:
-        _tell(report.redundancy(found.selection, options.client.server_error))
-        _tell(_wrong_by(found))
+        _print(text.redundancy(found.selection, options.client.server_error))
+        _print(_wrong_by(found))
 
 
 def _wrong_by(found: Measurement) -> str:
     assert found.selection.agreed is not None
-    return f"System clock wrong by {report.agreed_within(found.selection.agreed)}"
+    return f"System clock wrong by {text.agreed_within(found.selection.agreed)}"
 
 
 def _print_table(found: Measurement, note: str = "") -> None:
-    """What each server said; note: what a reader of the table must know."""
+    """Print what each server reported. note: what the reader of the table must know."""
     for result in found.results:
         for notice in result.notices:
-            _say(f"{result.target}: {report.escaped(notice)}")
-        for line in report.rejections(result) if result.error is None else ():
+            _say(f"{result.target}: {spans.escaped(notice)}")
+        for line in text.rejections(result) if result.error is None else ():
             _say(line)
         if result.error is not None:
-            _say(f"{result.target}: {report.escaped(str(result.error))}")
-    for line in report.unused(found.selection):
-        _say(report.escaped(line))
-    table = report.table(found.results, found.selection, streams.columns(), plain=streams.is_plain(sys.stdout))
+            _say(f"{result.target}: {spans.escaped(str(result.error))}")
+    for line in text.unused(found.selection):
+        _say(spans.escaped(line))
+    table = text.table(found.results, found.selection, streams.columns(), plain=streams.is_plain(sys.stdout))
     if table:
-        _tell(table)
-        _tell(report.FULL_LEGEND if report.is_full(table) else report.LEGEND)
+        _print(table)
+        _print(text.FULL_LEGEND if text.is_full(table) else text.LEGEND)
         if note:
-            _tell(note)
+            _print(note)
 
 
 def _why(refusal: LeaveAlone) -> str:
-    """Why the clock is left alone, and what a user can do about it."""
+    """Why the clock was not set, and what a user can do about it."""
     advice = f": {_ADVICE[refusal.reason]}" if refusal.reason in _ADVICE else ""
     return f"{refusal.text}{advice}"
 
@@ -243,11 +242,11 @@ def _done(action: Step | Slew, change: Change) -> str:
         return f"slewed by {_signed(change.moved)}"
     if change.interrupted:
         return f"slewed by {_signed(action.offset - change.rest)}"
-    return f"slewing by {_signed(action.offset)}: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
+    return f"slewing by {_signed(action.offset)}: the kernel does it, 99 % within {action.seconds} s, and the result is not checked"
 
 
 def _drift(found: Measurement, change: Change) -> str:
-    """How fast the clock that was set becomes wrong again."""
+    """How fast the clock that was set may drift."""
     drift = change.drift or found.drift
     if drift is not None and drift.useful:
         seen, most = f"measured as {drift.ppm:+.1f} ± {drift.error_ppm:.1f} ppm within {drift.seconds:.1f} s", drift.most_ppm
@@ -260,32 +259,32 @@ def _drift(found: Measurement, change: Change) -> str:
 
 
 def _kernel(state: ClockState | None) -> str:
-    """What the kernel says of its clock."""
+    """The kernel's report on its clock."""
     if state is None:
         return "kernel: cannot be read (clock_adjtime is refused, as by a container's filter of system calls)"
     mark = "synchronized" if state.synchronized else "unsynchronized"
     tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
-        f"kernel: {mark}, maxerror {report.duration(state.max_error)}, "
-        f"esterror {report.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
+        f"kernel: {mark}, maxerror {spans.duration(state.max_error)}, "
+        f"esterror {spans.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
         f"slewing {_signed(state.rest)}"
     )
 
 
 def _signed(seconds: float) -> str:
     """With a sign, and no negative zero."""
-    return report.duration(round(seconds, 9) + 0.0, signed=True)
+    return spans.duration(round(seconds, 9) + 0.0, signed=True)
 
 
 def _check(values: argparse.Namespace) -> None:
-    """What options must not stand together, or alone."""
+    """Refuse options that exclude or need each other."""
     if values.bootstrap and values.insecure:
-        raise ConfigError("--bootstrap together with --insecure", advice="leave one out; only --bootstrap checks certificates")
+        raise ConfigError("--bootstrap together with --insecure", advice="use one of them; only --bootstrap checks certificates")
     if values.bootstrap and values.pin:
-        raise ConfigError("--bootstrap together with --pin", advice="leave --bootstrap out; a pinned key is good at any time")
+        raise ConfigError("--bootstrap together with --pin", advice="omit --bootstrap; a pinned key does not depend on the time")
     if values.insecure and not values.confirmed:
         raise ConfigError(
-            "--insecure: whoever answers would set this machine's clock", advice=f"measure with tsq-client, or add {_CONFIRM}"
+            "--insecure would let any server set this machine's clock", advice=f"measure with tsq-client, or add {_CONFIRM}"
         )
     if values.confirmed and not values.insecure:
         raise ConfigError(f"{_CONFIRM} without --insecure", expected="both or none")
@@ -343,8 +342,8 @@ def _parser() -> Parser:
         type=seconds,
         default=_DEFAULTS.server_error,
         metavar="S",
-        help="a server's own error, where it does not tell (default: %(default)s); one that leaves the question about its clock "
-        "unanswered is never used",
+        help="own error, in seconds, to assume for a server that does not report it (default: %(default)s); a server that "
+        "does not answer the question about its clock is never used",
     )
     add_trust(parser, pins=True)
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
@@ -355,7 +354,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     _write(sys.stdout, text)
 
 
@@ -364,14 +363,14 @@ def _say(text: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """At once, so that a log of both streams has the order of events."""
+    """Flush each line, so that a log of both streams has the order of events."""
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # No reason to leave a clock half set.
+        # A lost line must not leave the clock half set.
         write_no_more(stream)
     except UnicodeError:
-        # Nor is a terminal that has no "±".
+        # Nor must an encoding without "±".
         print(text.encode("ascii", plain.ERRORS).decode(), file=stream, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""tsq-client: ask servers for the time and print what they say (docs/reference/cli.md)."""
+"""tsq-client: ask servers for the time, and print the offset and its bound (docs/reference/cli.md)."""
 
 import argparse
 import sys
@@ -39,7 +39,7 @@ from tsq.host import shortage
 from tsq.host.clock import clock_reading
 from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
-from tsq.report import text as report
+from tsq.report import spans, text
 from tsq.settings import for_command_line
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample
@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         if values.plot is not None:
-            from tsq.report import chart as plot  # noqa: PLC0415 - as json below
+            from tsq.report import chart  # noqa: PLC0415 - loaded only where it is used
 
-            plot.check(values.plot)
+            chart.check(values.plot)
         check_trust(options.trust, options.timeout)
     except ConfigError as error:
         cannot_use(parser, error)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = replace(options, session_file=usable_session_file(PROGRAM, options.session_file))
     shortage.allow_open_files(shortage.files_for(len(targets)))
     if values.insecure:
-        _say("warning: --insecure: the servers' certificates are not checked; anybody may be answering")
+        _say("warning: --insecure: the servers' certificates are not checked; the answers may be forged")
     progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
     watch = None
     if values.watch:
@@ -126,13 +126,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.clear()
         if watch is not None:
             watch.clear()
-    # What is printed holds for now, not for the time of some sample.
+    # Results are for the time of printing, not for that of a sample.
     now = clock_reading()
     chosen = selection(results, now=now)
     if values.json:
         import json  # noqa: PLC0415 - loaded only where it is used
 
-        print(json.dumps(report.as_json(results, chosen, tsq.__version__, now)))
+        from tsq.report.document import document  # noqa: PLC0415
+
+        print(json.dumps(document(results, chosen, tsq.__version__, now)))
     else:
         _print(results, chosen, values, options, now)
     sys.stdout.flush()
@@ -144,41 +146,41 @@ def _print(
 ) -> None:
     for result in results:
         for notice in result.notices:
-            # Whoever watches ends it so.
+            # Ctrl-C is the usual end of --watch.
             if not (values.watch and notice.endswith(": stopped")):
-                _say(f"{result.target}: {report.escaped(notice)}")
+                _say(f"{result.target}: {spans.escaped(notice)}")
         if values.verbose:
             print(f"{result.target} ({result.address or 'no address'})")
-            print("\n".join(report.sample_lines(result)) or "  no samples")
+            print("\n".join(text.sample_lines(result)) or "  no samples")
         elif result.error is None and not values.watch:
-            for line in report.rejections(result):
+            for line in text.rejections(result):
                 _say(line)
     for result in results:
         if result.error is not None:
-            _say(f"{result.target}: {report.escaped(str(result.error))}")
+            _say(f"{result.target}: {spans.escaped(str(result.error))}")
     _print_result(results, chosen, options.server_error, now, full=values.verbose)
 
 
 def _print_result(results: list[HostResult], chosen: Selection, assumed_error: float, now: ClockReading, *, full: bool) -> None:
-    for notice in report.clock_notices(chosen, now):
+    for notice in text.clock_notices(chosen, now):
         _say(notice)
-    table = report.table(results, chosen, streams.columns(), full=full, plain=streams.is_plain(sys.stdout))
+    table = text.table(results, chosen, streams.columns(), full=full, plain=streams.is_plain(sys.stdout))
     if table:
         print(table)
-        for line in [*report.legend(chosen, table), *report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
+        for line in [*text.legend(chosen, table), *text.unused(chosen, failed=True), text.redundancy(chosen, assumed_error)]:
             if line:
                 print(line)
-        print(report.verdict(chosen))
+        print(text.verdict(chosen))
 
 
 def _plot(chosen: Selection, path: str | None) -> int:
-    """Draw the picture that was asked for; an exit status, EXIT_OK where all is well."""
+    """Draw the picture; the exit status, EXIT_OK on success."""
     if path is None:
         return EXIT_OK
-    from tsq.report import chart as plot  # noqa: PLC0415
+    from tsq.report import chart  # noqa: PLC0415
 
     try:
-        plot.draw(chosen, path)
+        chart.draw(chosen, path)
     except ConfigError as error:
         _say(str(error))
         return EXIT_USAGE if any(verdict.interval for verdict in chosen.verdicts) else EXIT_OK
@@ -255,7 +257,7 @@ def _parser() -> Parser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; looked up only when asked for, because that is slow."""
+    """Prints the version. Looks it up only on request, because that is slow."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"{PROGRAM} {tsq.__version__}")
@@ -263,7 +265,7 @@ class _Version(argparse.Action):
 
 
 class _Progress:
-    """How far a long run has come, on a terminal only."""
+    """Shows the progress of a long run, on a terminal only."""
 
     def __init__(self, total: int, options: ClientOptions, *, quiet: bool) -> None:
         self._total = total
@@ -277,12 +279,12 @@ class _Progress:
             return
         with self._lock:
             self._seen += 1
-            offset = "not used" if sample.offset is None or not sample.valid else report.duration(sample.offset, signed=True)
+            offset = "not used" if sample.offset is None or not sample.valid else spans.duration(sample.offset, signed=True)
             sys.stderr.write(f"\r\033[K{self._seen}/{self._total} samples, last {target}: {offset}")
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Leave an empty line."""
+        """Erase the progress line."""
         if self._shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

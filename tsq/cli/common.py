@@ -1,8 +1,7 @@
 """What the command lines share: options read from text, and optional files.
 
-Comes in: texts of a command line, the environment. Goes out: values, or argparse's usage error (exit status 2). What is wrong with
-a file or an address is reported in one line, without the usage, with the same exit status. What is optional, such as the key log,
-must never cost the command its work: it is left out, and a line says why.
+Comes in: texts of a command line, the environment. Goes out: values, or one line and exit status 2. An optional file, such as the
+key log, must never fail a command: the command goes on without it, and one line says why.
 """
 
 import argparse
@@ -42,22 +41,22 @@ def cannot_use(parser: argparse.ArgumentParser, error: ConfigError) -> NoReturn:
 
 
 def deliver(number: signal.Signals) -> None:
-    """Let a signal through that was held back while the command started (`tsq.cli.start`)."""
+    """Deliver a signal that was blocked while the command started (`tsq.cli.start`)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def hold_back(numbers: set[signal.Signals]) -> None:
-    """Let no more of these signals through: the command is at its end, and a second one has nothing to add."""
+    """Block these signals: the command is ending, and a second signal must not interrupt that."""
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
 
 def write_no_more(stream: TextIO) -> None:
-    """What is still to be written there goes nowhere, as who read has gone, or the disk is full."""
+    """Discard all further output to a stream whose reader has gone, or whose disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class KeyLog(io.TextIOBase):
-    """A file for TLS secrets that never fails a connection: what cannot be written is lost, which is said once."""
+    """A file for TLS secrets that never fails a connection. What cannot be written is lost; one line reports it."""
 
     def __init__(self, fd: int, complain: Callable[[str], None]) -> None:
         super().__init__()
@@ -77,9 +76,9 @@ class KeyLog(io.TextIOBase):
 
 
 def key_log(program: str) -> TextIO | None:
-    """The file that SSLKEYLOGFILE names, for decrypting captures; says so, for whoever has it can read the traffic.
+    """Open the file that SSLKEYLOGFILE names, for decrypting captures, and report it: its readers can decrypt the traffic.
 
-    None, and a line that says why, where it cannot be written or others could read it: the time is not for that to cost.
+    None, and one line that says why, if it cannot be written or others could read it.
     """
     name = os.environ.get("SSLKEYLOGFILE")
     if not name:
@@ -98,7 +97,7 @@ def key_log(program: str) -> TextIO | None:
 
 
 def usable_session_file(program: str, path: str | None) -> str | None:
-    """The file for session tickets; None, and a line that says why, where it cannot be used: the time can be had without."""
+    """The file for session tickets; None, and one line that says why, if it cannot be used. Tickets are optional."""
     if path is None:
         return None
     from tsq.quic.tickets import TicketFile  # noqa: PLC0415 - loaded only if it is used

@@ -1,4 +1,4 @@
-"""Lazy imports: what checks a certificate is loaded when one is checked, some 30 ms later, a fifth of a one-shot client's time.
+"""Lazy imports: load the modules that check certificates when one is checked. That saves 30 ms, a fifth of a one-shot run.
 
 Comes in: the start of a command. Goes out: `aioquic.tls`, loaded. aioquic's modules for its own check, which TSQ does not use, are
 loaded at their first use; `tsq.quic.certificates.chain` is loaded for TSQ's check, and where it cannot be, the handshake fails. It
@@ -13,7 +13,7 @@ _NAMES = ("service_identity", "OpenSSL", "OpenSSL.crypto", "certifi")
 
 
 class _Later(ModuleType):
-    """Stands for a module, and becomes it at the first use."""
+    """Stands in for a module, and loads it at the first use."""
 
     def __getattr__(self, name: str) -> object:
         _withdraw()

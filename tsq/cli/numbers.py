@@ -1,7 +1,7 @@
 """Numbers on a command line.
 
-Comes in: texts. Goes out: numbers, or ConfigError that says what was found. It must never say what a number may be: that is for
-those who take it.
+Comes in: texts. Goes out: numbers, or ConfigError that says what was found. Limits are checked where a number is
+used, never here.
 """
 
 import re
@@ -29,8 +29,8 @@ def whole_number(text: str) -> int:
 
 
 def negatives_joined(arguments: Sequence[str], options: Collection[str]) -> list[str]:
-    """`--step -1` as `--step=-1`, for these options: beside -4 and -6 argparse takes a negative number for an option, and then says
-    nothing of what was found.
+    """`--step -1` as `--step=-1`, for these options: beside -4 and -6, argparse takes a negative number for an option, and
+    its error does not name the number.
     """
     joined: list[str] = []
     for argument in arguments:

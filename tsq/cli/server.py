@@ -1,4 +1,4 @@
-"""tsq-server: give the time to whoever asks (docs/reference/cli.md)."""
+"""tsq-server: serve the time of this machine's clock (docs/reference/cli.md)."""
 
 import argparse
 import asyncio
@@ -184,13 +184,13 @@ def _parser() -> Parser:
         "--retry",
         choices=[policy.value for policy in RetryPolicy],
         default=_DEFAULTS.retry.value,
-        help="when clients must show their address first: auto is when many handshakes are under way (default: %(default)s)",
+        help="when clients must prove their address first (Retry); auto: while many handshakes are open (default: %(default)s)",
     )
     add(
         "--clock-state",
         choices=[keeper.value for keeper in Keeper],
         default=_ASKED.keeper.value,
-        help="what to ask how good this machine's clock is, to tell clients; auto: the first that answers (default: %(default)s)",
+        help="whom to ask for the clock's stratum and error, for clients; auto: the first that answers (default: %(default)s)",
     )
     add(
         "--chrony",

@@ -1,8 +1,8 @@
-"""Where the installed commands begin: loads what a command needs in as little time as can be, then runs it.
+"""Entry points of the installed commands: load what a command needs as fast as possible, then run it.
 
-Comes in: nothing. Goes out: the command's exit status. The garbage collector pauses while modules are loaded, which makes no
-garbage, and never walks over them again, at exit neither: that is a tenth of a one-shot client's time. What is wrong with the
-place where a command runs (standard streams, too few descriptors, too little memory) ends in one line here, never in a traceback.
+Goes out: the exit status. Problems of the environment (standard streams, too few descriptors, too little memory) end in one line,
+never in a traceback. The garbage collector is off while modules are loaded and never scans them later, also not at exit: that saves
+a tenth of a one-shot client's time.
 """
 
 import gc
@@ -24,16 +24,16 @@ _LEAST_FILES = 16
 
 
 def client() -> int:
-    """tsq-client. Ends quietly when nobody reads on, as in `tsq-client --watch HOST | head`; it has nothing to put in order."""
+    """tsq-client. Ends by SIGPIPE when the reader of its output ends, as in `tsq-client --watch HOST | head`."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     status = _run("tsq-client", "tsq.cli.client")
-    # Its output is all that it is run for.
+    # A client whose output is lost has failed.
     return _FAILED if streams.lost_output() is not None else status
 
 
 def server() -> int:
     """tsq-server."""
-    # A reload that is asked for before the server can do it waits until then, and does not end the process.
+    # Without this, a reload request before the server is ready would end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     return _run("tsq-server", "tsq.cli.server")
 
@@ -101,7 +101,7 @@ def _run(program: str, module: str) -> int:
 
 
 def _short_of(error: Exception, program: str) -> int:
-    """Report what there is too little of, and the exit status for it; any other error is raised again."""
+    """Report which resource is short; the exit status. Raises any other error again."""
     why = shortage.explained(error)
     if why is None:
         raise error

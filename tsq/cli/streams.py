@@ -1,9 +1,8 @@
-"""The standard streams, made such that no command fails because of them.
+"""Standard streams that cannot fail a command.
 
-Comes in: file descriptors 0, 1 and 2 as whoever started the command left them. Goes out: `sys.stdout` and `sys.stderr` that never
-raise an OSError. A stream that is closed is /dev/null from then on, so that no socket or file takes its descriptor. What cannot be
-written (a full disk, a reader that has gone) is lost; for standard output that is said once, on standard error. It must never load
-anything that is slow: it runs before everything else.
+Comes in: file descriptors 0, 1 and 2. Goes out: `sys.stdout` and `sys.stderr` that never raise an OSError. A closed stream becomes
+/dev/null, so that no socket or file takes its descriptor. Output that cannot be written is lost; standard error reports that once
+for standard output. It must never load a slow module: it runs before everything else.
 """
 
 import contextlib
@@ -59,7 +58,7 @@ def secure(program: str) -> None:
     if sys.stdin is None:
         with contextlib.suppress(OSError):
             sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the program
-    # Standard error first: it tells what is wrong with the other.
+    # Standard error first: it reports errors of standard output.
     sys.stderr = _wrapped(sys.stderr, 2, program)
     sys.stdout = _wrapped(sys.stdout, 1, program)
 
@@ -85,7 +84,7 @@ def is_plain(stream: TextIO | None) -> bool:
 
 
 def draws(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal that takes escape sequences: not one that says of itself that it is dumb, or says nothing."""
+    """Whether a stream is a terminal that takes escape sequences: TERM names one that is not dumb."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
 
 
@@ -99,7 +98,7 @@ def _take_null(wanted: int) -> None:
 
 
 def _wrapped(stream: TextIO | None, fd: int, program: str) -> io.TextIOWrapper:
-    """The same stream over an _Output. What its encoding has not, such as "±", is written in another way."""
+    """The same stream over an _Output. What its encoding lacks is replaced: "±" by "+/-"."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     by_lines = fd == 2 or bool(getattr(stream, "line_buffering", False))
     at_once = bool(getattr(stream, "write_through", False))

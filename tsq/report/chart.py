@@ -1,22 +1,22 @@
 """A picture of the sources' correctness intervals and of the one that they agree on. Needs matplotlib, an extra: `tsq-time[plot]`.
 
-Comes in: a Selection. Goes out: a PNG, SVG or PDF file, or ConfigError that says what to do. It must never be needed for anything
-else, nor open a window, nor write over what is not a picture's own file: a link, a special file, another user's.
-
-The axis shows the neighbourhood of the agreed interval, or where there is none, of the offsets at which most sources meet. A source
-outside of it is an arrow at the edge; every source has its offset in words beside its row.
+Comes in: a Selection. Goes out: a PNG, SVG or PDF file, or ConfigError that says what to do. It must never open a window, nor
+replace a link, a special file or another user's file.
+The axis shows the neighbourhood of the agreed interval, or, if there is none, of the offsets at which most sources meet. A source
+outside of it is an arrow at the edge.
 """
 
 import contextlib
 import io
 import os
+import platform
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsq.errors import ConfigError
 from tsq.host import files
-from tsq.report import text as report
+from tsq.report import spans, text
 from tsq.timing.intersection import Interval
 from tsq.timing.selection import Agreed, Mark, Selection, Unused, Verdict
 
@@ -42,13 +42,15 @@ _MEANINGS = {
 }
 _LONGEST_NAME = 40
 _LONGEST_REASON = 70
-# How far from the interval in the middle a source may lie before the picture shows only where it went, in widths of that interval.
+# A source farther from the middle interval than this, in widths of that interval, is shown as an arrow only.
 _FAR = 20.0
 _LEAST_WIDTH = 1e-9
+# Room at the edges, inches.
+_EDGE = 0.15
 
 
 def check(path: str) -> None:
-    """Raises ConfigError where the picture could not be drawn or written: better before the servers are asked than after."""
+    """Raises ConfigError if the picture cannot be drawn or written. Call it before any server is asked."""
     _format(path)
     _matplotlib()
     try:
@@ -63,7 +65,8 @@ def draw(chosen: Selection, path: str) -> None:
     shown = [verdict.interval for verdict in chosen.verdicts if verdict.interval is not None]
     if not shown:
         raise ConfigError("no source gave a time: there is nothing to draw")
-    figure = figure_type(figsize=(10, 1.9 + 0.42 * len(chosen.verdicts)), dpi=110, layout="constrained")
+    figure = figure_type(figsize=(10, 2.1 + 0.42 * len(chosen.verdicts)), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(w_pad=_EDGE, h_pad=_EDGE / 2)
     canvas_type(figure)
     axes = figure.add_subplot()
     view = _view(_middle(chosen, shown), shown)
@@ -92,7 +95,7 @@ def _mode(path: str) -> int:
 
 
 def _middle(chosen: Selection, shown: list[Interval]) -> Interval:
-    """The offsets that the picture is about: the agreed ones, or else those at which most sources meet, nearest to 0."""
+    """The offsets in the middle of the picture: the agreed ones, or else those at which most sources meet, nearest to 0."""
     if chosen.agreed is not None:
         return chosen.agreed.interval
     # Most sources meet where an interval begins.
@@ -103,7 +106,7 @@ def _middle(chosen: Selection, shown: list[Interval]) -> Interval:
 
 
 def _view(middle: Interval, shown: list[Interval]) -> Interval:
-    """The offsets that the picture reaches from and to."""
+    """The first and the last offset of the axis."""
     far = _FAR * max(middle.high - middle.low, _LEAST_WIDTH)
     near = [one for one in shown if one.low > middle.low - far and one.high < middle.high + far] + [middle]
     low, high = min(one.low for one in near), max(one.high for one in near)
@@ -115,8 +118,9 @@ def _axes(axes: "Axes", chosen: Selection, unit: str) -> None:
     rows = range(len(chosen.verdicts))
     axes.set_yticks(rows, [_name(verdict) for verdict in chosen.verdicts])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    when = report.moment(chosen.at_ns) if chosen.at_ns is not None else "an unknown time"
-    axes.set_xlabel(f"offset in {unit} at {when} UTC; positive: this machine's clock is behind")
+    when = spans.moment(chosen.at_ns) if chosen.at_ns is not None else "an unknown time"
+    machine = _plain(spans.shortened(spans.escaped(platform.node()), _LONGEST_NAME)) or "this machine"
+    axes.set_xlabel(f"offset in {unit}, measured by {machine} at {when} UTC; positive: its clock is behind")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -143,14 +147,14 @@ def _agreed(axes: "Axes", chosen: Selection, scale: float) -> None:
 def _title(chosen: Selection, found: Agreed) -> str:
     agree = found.compared - len(chosen.falsetickers)
     who = "One source, no redundancy" if found.compared == 1 else f"{agree} of {found.compared} sources agree"
-    return f"{who}: clock wrong by {report.agreed_within(found)}"
+    return f"{who}: clock wrong by {text.agreed_within(found)}"
 
 
 def _source(axes: "Axes", row: int, verdict: Verdict, scale: float, view: Interval) -> None:
     """One row: the source's interval as far as the picture reaches, an arrow where the offset lies outside; or why it has none."""
     interval, colour, form = verdict.interval, *_LOOKS[verdict.mark]
     if interval is None:
-        text = f"no time: {report.shortened(report.escaped(verdict.detail), _LONGEST_REASON)}" if verdict.detail else "no time"
+        text = f"no time: {spans.shortened(spans.escaped(verdict.detail), _LONGEST_REASON)}" if verdict.detail else "no time"
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         axes.text(
             0.01,
@@ -166,26 +170,31 @@ def _source(axes: "Axes", row: int, verdict: Verdict, scale: float, view: Interv
     label = _label(verdict)
     if label in axes.get_legend_handles_labels()[1]:
         label = "_" + label
-    middle = (interval.low + interval.high) / 2
-    if view.low <= middle <= view.high:
-        reach = (interval.high - interval.low) / 2 / scale
-        axes.errorbar(middle / scale, row, xerr=reach, fmt=form, color=colour, capsize=4, markersize=6, label=label)
+    offset = _offset_of(verdict, interval)
+    if view.low <= offset <= view.high:
+        reach = [[(offset - interval.low) / scale], [(interval.high - offset) / scale]]
+        axes.errorbar(offset / scale, row, xerr=reach, fmt=form, color=colour, capsize=4, markersize=6, label=label)
         return
-    right = middle > view.high
+    right = offset > view.high
     edge, arrow = (view.high, ">") if right else (view.low, "<")
     axes.plot([edge / scale], [row], arrow, color=colour, markersize=9, clip_on=False, label=label)
     if interval.overlaps(view):
         axes.plot([view.clamp(interval.low) / scale, view.clamp(interval.high) / scale], [row, row], color=colour)
 
 
+def _offset_of(verdict: Verdict, interval: Interval) -> float:
+    found = verdict.source.estimate
+    return (interval.low + interval.high) / 2 if found is None else interval.clamp(found.offset)
+
+
 def _label(verdict: Verdict) -> str:
     """What a source's mark means, for the legend."""
-    meaning = "no majority: nobody knows whether it is right" if verdict.unused is Unused.NO_MAJORITY else _MEANINGS[verdict.mark]
+    meaning = "no majority: unknown whether it is right" if verdict.unused is Unused.NO_MAJORITY else _MEANINGS[verdict.mark]
     return f"{verdict.mark} {meaning}"
 
 
 def _legend(figure: Any, axes: "Axes") -> None:
-    """What the marks that are there mean, in chronyc's order."""
+    """What the marks in the picture mean, in chronyc's order."""
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     marks = [label for mark in Mark for label in found if label.startswith(f"{mark} ")]
     rest = [label for label in found if label not in marks]
@@ -194,15 +203,15 @@ def _legend(figure: Any, axes: "Axes") -> None:
 
 
 def _name(verdict: Verdict) -> str:
-    return f"{_plain(report.shortened(verdict.source.name, _LONGEST_NAME))}  {verdict.mark}"
+    return f"{_plain(spans.shortened(verdict.source.name, _LONGEST_NAME))}  {verdict.mark}"
 
 
 def _offset(verdict: Verdict) -> str:
-    """A source's interval in words."""
-    if verdict.interval is None:
+    """A source's offset and root distance, as the table has them, in one unit."""
+    found = verdict.source.estimate
+    if found is None:
         return ""
-    low, high = verdict.interval.low, verdict.interval.high
-    return f"{report.duration((low + high) / 2, signed=True)} ± {report.bound((high - low) / 2)}"
+    return spans.within(found.offset, found.offset - found.root_distance, found.offset + found.root_distance)
 
 
 def _plain(text: str) -> str:

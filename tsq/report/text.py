@@ -1,16 +1,15 @@
-"""Results as people and programs read them: text and JSON (docs/reference/cli.md).
+"""Results as people read them: tables and sentences (docs/reference/cli.md).
 
-Comes in: HostResults, the Selection among them, and the reading of the clock that it is for. Goes out: strings. Prints nothing. No
-offset is given without its bound, no bound is rounded down, and text from the network is shown with its control characters escaped.
+Comes in: HostResults, the Selection among them, and the reading of the clock that it is for. Goes out: strings. It must never
+print, nor give an offset without its bound.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from math import ceil
-from typing import Any
 
 from tsq.client.result import HostResult
 from tsq.report.plain import in_ascii
+from tsq.report.spans import bound, duration, escaped, moment, rounding, shortened, within
 from tsq.timing.filter import Estimate
 from tsq.timing.local_clock import ClockReading, Movement
 from tsq.timing.sample import Sample
@@ -22,8 +21,6 @@ FULL_LEGEND = (
 )
 # The width of output that is not read on a terminal.
 COLUMNS = 80
-_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
-_ROUNDS_UP = 0.9999995
 _HEADER = (
     "M", "host", "stratum", "offset", "± to server", "± server's own", "delay", "jitter", "stamps", "samples", "mode"
 )  # fmt: skip
@@ -31,48 +28,8 @@ _SHORT_HEADER = ("M", "host", "stratum", "offset", "±", "delay", "samples")
 _TO_THE_LEFT = ("M", "host", "mode")
 _FROM_ESTIMATE = _HEADER.index("stamps") + 1 - _HEADER.index("stratum")
 _LEAST_HOST = 12
-# What a bound is rounded up by at the least, so that binary fractions do not make it one step too large.
-_SLACK = 1e-6
 # How much of an error stands in a list of reasons; a server may put a lot into one.
 _MOST_OF_A_REASON = 80
-
-
-def duration(seconds: float, signed: bool = False) -> str:
-    """A span with a unit that suits its size: '+12.345 µs', '0.012 µs', '1.234 s'. One with a sign is an offset, told to the
-    microsecond at least: '+1.234567 s'.
-    """
-    # What rounds up to the next unit is written in it.
-    scale, unit = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
-    if signed and unit == "s":
-        return f"{seconds:+.6f} s"
-    return f"{seconds / scale:+.3f} {unit}" if signed else f"{seconds / scale:.3f} {unit}"
-
-
-def bound(seconds: float) -> str:
-    """A span that something lies within: as `duration`, but never less than it is."""
-    scale, _ = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
-    return duration(ceil(seconds / scale * 1000 - _SLACK) / 1000 * scale)
-
-
-def within(offset: float, low: float, high: float) -> str:
-    """An offset with its bound, in one unit: '+0.012 ± 10.103 ms'. What is written reaches from `low` to `high` at the least."""
-    scale, unit, digits = _unit_of_both(max(abs(offset), high - offset, offset - low))
-    steps = round(10**digits / scale)
-    shown = _steps(offset, steps, 0)
-    reach = max(_steps(high, steps, 1) - shown, shown - _steps(low, steps, -1))
-    return f"{shown / 10**digits:+.{digits}f} ± {reach / 10**digits:.{digits}f} {unit}"
-
-
-def _unit_of_both(seconds: float) -> tuple[float, str, int]:
-    """(scale, unit, decimals) for numbers of which this is the largest."""
-    scale, unit = next(((s, u) for s, u in _UNITS if seconds >= s * _ROUNDS_UP), _UNITS[-1])
-    return scale, unit, 6 if unit == "s" else 3
-
-
-def _rounding(offset: float) -> float:
-    """How far a signed duration as it is written is from what it stands for, seconds."""
-    number, unit = duration(offset, signed=True).split()
-    return abs(float(number) * next(scale for scale, name in _UNITS if name == unit) - offset)
 
 
 def table(
@@ -141,20 +98,15 @@ def why_unused(verdict: Verdict) -> str:
     return verdict.unused + (f": {shortened(escaped(verdict.detail), _MOST_OF_A_REASON)}" if verdict.detail else "")
 
 
-def shortened(text: str, most: int, end: str = "…") -> str:
-    """At most so many characters of a text; one that had more has this end."""
-    return text if len(text) <= most else text[: most - len(end)] + end
-
-
 def redundancy(chosen: Selection, assumed_error: float) -> str:
-    """How far the agreed time can be trusted; empty where there is none."""
+    """How far the agreed time can be trusted; empty if there is none."""
     found = chosen.agreed
     if found is None:
         return ""
     if found.compared == 1:
-        text = "one source, no redundancy: nobody could contradict it"
+        text = "one source, no redundancy: no other source can contradict it"
     elif found.compared == 2:
-        text = "both sources agree; were one of them wrong, nobody could tell which"
+        text = "both sources agree; if one of them is wrong, it is unknown which"
     else:
         agree = found.compared - len(chosen.falsetickers)
         liars = "1 liar" if found.tolerated == 1 else f"{found.tolerated} liars"
@@ -190,26 +142,17 @@ def legend(chosen: Selection, table: str = "") -> list[str]:
     return lines
 
 
-def moment(at_ns: int) -> str:
-    """A local time to the second, in UTC."""
-    try:
-        return str(datetime.fromtimestamp(at_ns // 10**9, UTC).replace(tzinfo=None))
-    except (ValueError, OverflowError):
-        # A clock may say anything.
-        return f"{at_ns // 10**9} s since 1970"
-
-
 def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[str]:
-    """What a user must know of this machine's clock: that it was slewed or stepped while it was measured, that it drifts."""
+    """Notices on this machine's clock: it was slewed or stepped while it was measured, or it drifts."""
     notices = []
     found = [verdict for verdict in chosen.verdicts if verdict.source.estimate is not None]
     moved = max((_estimate(one).moved for one in found), key=lambda one: one.elapsed_ns, default=Movement())
-    # A short slew in a long run counts where it is more than the bound.
-    told = moved.notable or (chosen.agreed is not None and abs(moved.moved_ns) > chosen.agreed.root_distance * 1e9)
-    if told and moved.stepped:
+    # A short slew in a long run counts if it is more than the bound.
+    notable = moved.notable or (chosen.agreed is not None and abs(moved.moved_ns) > chosen.agreed.root_distance * 1e9)
+    if notable and moved.stepped:
         span = duration(moved.moved_ns / 1e9, signed=True)
-        notices.append(f"this clock was stepped by {span} while it was measured: earlier samples are worth less")
-    elif told:
+        notices.append(f"this clock was stepped by {span} while it was measured: earlier samples have wider bounds")
+    elif notable:
         span = duration(moved.moved_ns / 1e9, signed=True)
         notices.append(f"this clock was being slewed by {moved.rate * 1e6:+.0f} ppm while it was measured ({span} in all)")
     if now is not None and now.pending_ns and chosen.agreed is not None:
@@ -220,7 +163,7 @@ def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[st
 
 
 def _drifts(found: Sequence[Verdict], chosen: Selection) -> list[str]:
-    """What the samples show of the clock's frequency; the drift against a source that the others contradict shows nothing."""
+    """Notices on the clock's frequency. Ignore the drift against a falseticker."""
     notices = [
         f"the samples of {one.source.name} contradict each other: this clock or the server's was set while it was measured"
         for one in found
@@ -243,7 +186,7 @@ def _estimate(verdict: Verdict) -> Estimate:
 
 
 def line(chosen: Selection, notices: Sequence[str] = ()) -> str:
-    """All of it in one line: when, the agreed offset ± root distance, each source's mark, and what is to be known of the clock."""
+    """One line with the time, the agreed offset ± root distance, each source's mark, and the notices on the clock."""
     when = "-" if chosen.at_ns is None else moment(chosen.at_ns)
     marks = " ".join(f"{verdict.mark}{verdict.source.name}" for verdict in chosen.verdicts)
     marks += f"  ({'; '.join(notices)})" if notices else ""
@@ -252,17 +195,6 @@ def line(chosen: Selection, notices: Sequence[str] = ()) -> str:
         why = f" ({'; '.join(reasons)})" if chosen.problem is NoTime.NO_SOURCE else ""
         return f"{when}  no time: {chosen.problem}{why}  {marks}"
     return f"{when}  {agreed_within(chosen.agreed)}  {marks}"
-
-
-def _steps(seconds: float, per_second: int, direction: int) -> int:
-    """A number of steps, rounded to the nearest, or up (1) or down (-1) but for the slack."""
-    # Integers: a float of some years is coarser than the bound may be.
-    numerator, denominator = seconds.as_integer_ratio()
-    # In millionths of a step.
-    fine = (2 * numerator * per_second * 10**6 + denominator) // (2 * denominator)
-    if direction:
-        return direction * -((-direction * fine + round(_SLACK * 10**6)) // 10**6)
-    return (fine + 500_000) // 10**6
 
 
 def sample_lines(result: HostResult) -> list[str]:
@@ -279,20 +211,8 @@ def rejections(result: HostResult) -> list[str]:
     ]
 
 
-def as_json(results: Sequence[HostResult], chosen: Selection, version: str, now: ClockReading | None = None) -> dict[str, Any]:
-    """The object that `tsq-client --json` prints; its schema only grows (docs/reference/cli.md)."""
-    hosts = [result.to_dict(verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
-    notices = clock_notices(chosen, now)
-    return {"version": version, "hosts": hosts, "selection": chosen.to_dict(), "notices": notices}
-
-
-def escaped(text: str) -> str:
-    """Text that may come from the network, safe for a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...]:
-    """A host's cells; what is not known is "-"."""
+    """A host's cells; "-" for what is unknown."""
     where = str(result.target) if result.address in (None, result.target.host) else f"{result.target} ({result.address})"
     samples = f"{result.good}/{len(result.samples)}" if result.samples else "-"
     mode = "-" if result.mode is None else f"{result.mode} {result.alpn}" + (" 0-RTT" if result.zero_rtt else "")
@@ -307,7 +227,7 @@ def _short_row(result: HostResult, verdict: Verdict) -> tuple[str, ...]:
         stratum = "-" if estimate.server is None or estimate.server.stratum is None else str(estimate.server.stratum)
         offset, delay = duration(estimate.offset, signed=True), duration(estimate.delay)
         # The bound holds for the offset as it is written.
-        bounds = bound(estimate.root_distance + _rounding(estimate.offset))
+        bounds = bound(estimate.root_distance + rounding(estimate.offset))
     samples = f"{result.good}/{len(result.samples)}" if result.samples else "-"
     return (verdict.mark.value, str(result.target), stratum, offset, bounds, delay, samples)
 
@@ -322,7 +242,7 @@ def _estimate_cells(result: HostResult, estimate: Estimate | None) -> tuple[str,
         "-" if stratum is None else str(stratum),
         shown,
         # The bound holds for the offset as it is written.
-        f"± {bound(estimate.server_distance + _rounding(estimate.offset))}",
+        f"± {bound(estimate.server_distance + rounding(estimate.offset))}",
         f"± {bound(estimate.server_error)}" if estimate.server_error_known else "unknown",
         duration(estimate.delay),
         duration(estimate.jitter) if result.good > 1 else "-",
@@ -339,7 +259,7 @@ def _sample(sample: Sample) -> str:
     )
     text = "  ".join(stamps)
     if sample.offset is not None and sample.delay is not None:
-        reach = (sample.root_distance or 0.0) + _rounding(sample.offset)
+        reach = (sample.root_distance or 0.0) + rounding(sample.offset)
         text += f"  offset {duration(sample.offset, signed=True)} ± {bound(reach)}"
         text += f"  delay {duration(sample.delay)}"
     return text + ("" if sample.valid else f"  NOT USED: {_reason(sample)}")

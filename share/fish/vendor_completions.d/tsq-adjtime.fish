@@ -69,7 +69,7 @@ complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l wait -d 'stay until a sle
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l min-sources -x -d 'refuse where fewer servers can be used (default: 1)'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l count -x -d 'samples of each host (default: 3)'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l interval -x -d 'seconds between samples (default: 0.1)'
-complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l server-error -x -d 'a server'"'"'s own error, where it does not tell (default: 0.01); one that leaves the question about its clock unanswered is never used'
+complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l server-error -x -d 'own error, in seconds, to assume for a server that does not report it (default: 0.01); a server that does not answer the question about its clock is never used'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l ca -xka "(__fish_complete_path (commandline -ct))" -d 'trust the authorities in this PEM file, in place of the system'"'"'s'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l pin -x -d 'trust servers with this public key, whatever their certificates say; repeats'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l insecure -d 'do not check certificates (for tests only)'
