@@ -7,13 +7,13 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from tsq.dataplane.batches cimport EXACT_REQUEST_SIZE, EXACT_SIZE, REQUEST_SIZE, RESPONSE_SIZE, T3_REQUEST
 from tsq._fast cimport (
-    C_BATCH, MSG_DONTWAIT, BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_u64,
-    sendmmsg,
+    C_BATCH, EXACT_REQUEST_SIZE, EXACT_SIZE, MSG_DONTWAIT, NONCE_SIZE, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, TLV_HEADER_SIZE,
+    BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_plain_request, put_u64, sendmmsg,
 )
+from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
 from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.recovery cimport has_room
 from tsq.dataplane.session cimport (
@@ -164,18 +164,16 @@ cdef class Asker:
         cdef uint8_t* out = self.out + slot * OUT_CAPACITY
         cdef double now = monotonic()
         cdef Py_ssize_t end = begin(s, out, now)
-        cdef int size = EXACT_REQUEST_SIZE if exact else REQUEST_SIZE
-        if not s.active or not has_room(s, end + size + 2 + TAG_SIZE):
+        cdef int size = EXACT_REQUEST_SIZE if exact else PLAIN_REQUEST_SIZE
+        cdef uint8_t nonce[NONCE_SIZE]
+        if not s.active or not has_room(s, end + MOST_DATAGRAM_HEADER + size + TAG_SIZE):
             return False
-        out[end] = 0x31
-        out[end + 1] = <uint8_t> size
-        out[end + 2] = 1
-        out[end + 3] = 16
-        put_u64(out + end + 4, <uint64_t> index)
-        put_u64(out + end + 12, <uint64_t> self.sent)
-        if exact:
-            memcpy(out + end + 2 + REQUEST_SIZE, T3_REQUEST, 10)
-        end = finish(s, out, end + 2 + size, 1, now)
+        # The answer shows which request it is for.
+        put_u64(nonce, <uint64_t> index)
+        put_u64(nonce + 8, <uint64_t> self.sent)
+        end += put_datagram_header(out + end, size)
+        end += put_plain_request(out + end, nonce, exact)
+        end = finish(s, out, end, 1, now)
         if end == 0:
             return False
         self.vectors[slot].iov_len = end
@@ -224,16 +222,16 @@ cdef class Asker:
     cdef int answer(self, int index, const Frame* frame, double now) noexcept nogil:
         cdef uint64_t number = 0
         cdef int i
-        if frame.size < RESPONSE_SIZE:
+        if frame.size < PLAIN_RESPONSE_SIZE:
             return 0
         for i in range(8):
-            number = (number << 8) | frame.at[10 + i]
+            number = (number << 8) | frame.at[TLV_HEADER_SIZE + 8 + i]
         if number >= <uint64_t> self.sent or self.sent_at[number] == 0:
             return 0
         self.delays[self.answered] = now - self.sent_at[number]
         self.sent_at[number] = 0
         self.answered += 1
-        self.exact += frame.size == RESPONSE_SIZE + EXACT_SIZE
+        self.exact += frame.size == PLAIN_RESPONSE_SIZE + EXACT_SIZE
         if self.waiting[index] > 0:
             self.waiting[index] -= 1
         return 1

@@ -15,7 +15,7 @@ from aioquic.quic import events
 from benchmarks.compiled import Asker
 from tsq.options import Target, Trust
 from tsq.quic import tls
-from tsq.quic.aioquic.offload import Plane, SharedConnection
+from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _TIMEOUT = 20.0
@@ -31,7 +31,7 @@ class _Member:
 
     def __init__(self, quic: SharedConnection) -> None:
         self.quic = quic
-        self.plane = Plane(None, quic)
+        self.plane = HandOver(None, quic)
         self.confirmed = False
 
     def hand_over(self) -> None:

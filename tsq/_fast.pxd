@@ -115,6 +115,26 @@ cdef struct Tlv:
     const uint8_t* value
 
 
+# Sizes of plain messages and of their parts, bytes (docs/reference/protocol.md R4, R12).
+cdef enum:
+    TLV_HEADER_SIZE = 2
+    NONCE_SIZE = 16
+    TIMESTAMP_SIZE = 8
+    # A request: a Nonce, and maybe a Metadata TLV that asks for exact T3.
+    PLAIN_REQUEST_SIZE = TLV_HEADER_SIZE + NONCE_SIZE
+    EXACT_QUERY_SIZE = 10
+    EXACT_REQUEST_SIZE = PLAIN_REQUEST_SIZE + EXACT_QUERY_SIZE
+    # A response: Nonce, T2, T3, and maybe a Metadata TLV with an earlier response's exact T3 (its value is hexadecimal).
+    PLAIN_RESPONSE_SIZE = PLAIN_REQUEST_SIZE + 2 * (TLV_HEADER_SIZE + TIMESTAMP_SIZE)
+    EXACT_HEADER_SIZE = 10
+    EXACT_VALUE_SIZE = 32
+    EXACT_SIZE = EXACT_HEADER_SIZE + EXACT_VALUE_SIZE
+
+
+cdef int read_plain_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil
+cdef int put_plain_request(uint8_t* out, const uint8_t* nonce, bint exact) noexcept nogil
+cdef int put_plain_response(uint8_t* out, const uint8_t* nonce, int64_t receive_ns, int64_t send_ns) noexcept nogil
+cdef uint8_t* put_exact_header(uint8_t* out) noexcept nogil
 cdef int next_tlv(Cursor* cursor, Tlv* tlv) noexcept nogil
 cdef int check_message(const uint8_t* data, Py_ssize_t size, Py_ssize_t* offset) noexcept nogil
 cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil

@@ -5,6 +5,8 @@ from typing import final
 
 DATAGRAM_CAPACITY: int
 BATCH: int
+REQUEST_SIZE: int
+RESPONSE_SIZE: int
 
 def clock_ns() -> int: ...
 def ntp_from_ns(unix_ns: int) -> int: ...

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from tsq.errors import ConfigError, MalformedMessage
 
@@ -75,6 +75,9 @@ cdef extern from *:
     /* UDP_SEGMENT of <linux/udp.h>, which <netinet/udp.h> lacks before glibc 2.33. */
     #define TSQ_UDP_SEGMENT 103
     static const unsigned char tsq_nothing[1200];
+    /* A Metadata TLV (type 253) with the key "tsq.t3". An empty value asks for exact T3. A response has a value of 32 bytes. */
+    static const unsigned char TSQ_EXACT_QUERY[10] = {253, 8, 6, 't', 's', 'q', '.', 't', '3', 0};
+    static const unsigned char TSQ_EXACT_HEADER[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
     """
     const int64_t C_NS_PER_S "TSQ_NS_PER_S"
     const int64_t C_NTP_UNIX "TSQ_NTP_UNIX"
@@ -83,6 +86,8 @@ cdef extern from *:
     const int C_RX_FILTER "TSQ_RX_FILTER"
     const int UDP_SEGMENT "TSQ_UDP_SEGMENT"
     const uint8_t* NOTHING "tsq_nothing"
+    const uint8_t* EXACT_QUERY "TSQ_EXACT_QUERY"
+    const uint8_t* EXACT_HEADER "TSQ_EXACT_HEADER"
 
 
 # A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
@@ -101,9 +106,6 @@ cdef enum:
     TYPE_PRECISION = 250
     TYPE_SIGNATURE_REQUEST = 252
     TYPE_SIGNATURE = 255
-    NONCE_SIZE = 16
-    TIMESTAMP_SIZE = 8
-    RESPONSE_SIZE = 38
 
 # What check_message answers; each is a sentence in _MALFORMED.
 cdef enum:
@@ -325,21 +327,64 @@ def pack_tlvs(tlvs):
     return out
 
 
+# ------------------------------------------------------------------------------------------- plain messages (R4, R12)
+
+REQUEST_SIZE = PLAIN_REQUEST_SIZE
+RESPONSE_SIZE = PLAIN_RESPONSE_SIZE
+
+
+cdef uint8_t* put_header(uint8_t* out, uint8_t kind, uint8_t length) noexcept nogil:
+    """Write a TLV's type and length; where its value begins."""
+    out[0] = kind
+    out[1] = length
+    return out + TLV_HEADER_SIZE
+
+
+cdef int read_plain_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil:
+    """Read a request that is a nonce alone, or a nonce and a request for exact T3; 0, or -1 for any other message."""
+    if size != PLAIN_REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
+        return -1
+    if data[0] != TYPE_NONCE or data[1] != NONCE_SIZE:
+        return -1
+    exact[0] = size == EXACT_REQUEST_SIZE
+    if exact[0] and memcmp(data + PLAIN_REQUEST_SIZE, EXACT_QUERY, EXACT_QUERY_SIZE) != 0:
+        return -1
+    memcpy(nonce, data + TLV_HEADER_SIZE, NONCE_SIZE)
+    return 0
+
+
+cdef int put_plain_request(uint8_t* out, const uint8_t* nonce, bint exact) noexcept nogil:
+    """Write a request; its size."""
+    memcpy(put_header(out, TYPE_NONCE, NONCE_SIZE), nonce, NONCE_SIZE)
+    if not exact:
+        return PLAIN_REQUEST_SIZE
+    memcpy(out + PLAIN_REQUEST_SIZE, EXACT_QUERY, EXACT_QUERY_SIZE)
+    return EXACT_REQUEST_SIZE
+
+
+cdef int put_plain_response(uint8_t* out, const uint8_t* nonce, int64_t receive_ns, int64_t send_ns) noexcept nogil:
+    """Write nonce, T2 and T3; their size."""
+    cdef uint8_t* at = put_header(out, TYPE_NONCE, NONCE_SIZE)
+    memcpy(at, nonce, NONCE_SIZE)
+    at = put_header(at + NONCE_SIZE, TYPE_RECEIVE, TIMESTAMP_SIZE)
+    put_u64(at, ntp_of_ns(receive_ns))
+    at = put_header(at + TIMESTAMP_SIZE, TYPE_SEND, TIMESTAMP_SIZE)
+    put_u64(at, ntp_of_ns(send_ns))
+    return PLAIN_RESPONSE_SIZE
+
+
+cdef uint8_t* put_exact_header(uint8_t* out) noexcept nogil:
+    """Write the TLV for an exact T3 up to its value; where the value begins, which has EXACT_VALUE_SIZE bytes."""
+    memcpy(out, EXACT_HEADER, EXACT_HEADER_SIZE)
+    return out + EXACT_HEADER_SIZE
+
+
 def pack_response(bytes nonce not None, int64_t receive_ns, int64_t send_ns):
-    """The 38 bytes of a plain response: nonce (16 bytes), T2, T3 as Unix ns. Raises MalformedMessage for another nonce size."""
+    """A plain response: nonce (16 bytes), T2, T3 as Unix ns. Raises MalformedMessage for another nonce size."""
     if PyBytes_GET_SIZE(nonce) != NONCE_SIZE:
         raise malformed(MESSAGE_NONCE_SIZE, 0)
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, RESPONSE_SIZE)
-    cdef uint8_t* at = <uint8_t*> PyBytes_AS_STRING(out)
-    at[0] = TYPE_NONCE
-    at[1] = NONCE_SIZE
-    memcpy(at + 2, PyBytes_AS_STRING(nonce), NONCE_SIZE)
-    at[18] = TYPE_RECEIVE
-    at[19] = TIMESTAMP_SIZE
-    put_u64(at + 20, ntp_of_ns(receive_ns))
-    at[28] = TYPE_SEND
-    at[29] = TIMESTAMP_SIZE
-    put_u64(at + 30, ntp_of_ns(send_ns))
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, PLAIN_RESPONSE_SIZE)
+    put_plain_response(<uint8_t*> PyBytes_AS_STRING(out), <const uint8_t*> PyBytes_AS_STRING(nonce), receive_ns, send_ns)
     return out
 
 

@@ -146,7 +146,7 @@ def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, dat
     assert len({sample.server for sample in channel.samples}) == 1
     if data_plane and not stream:
         # All but the question itself is the data plane's.
-        assert world.datapath.taken >= 4
+        assert world.data_plane.taken >= 4
 
 
 def test_on_a_long_run_a_session_asks_again_and_hears_that_the_server_lost_its_source(certificates):

@@ -172,7 +172,7 @@ def test_packets_of_a_server_that_hold_too_much_end_the_clients_connection(certi
     for _ in range(200):
         connection.receive(server.initial(frames), world.now)
         connection.flush(world.now)
-    assert len(connection.quic.refused) <= 17
+    assert len(connection.quic.dropped) <= 17
     assert connection.failure() is not None
 
 
@@ -318,7 +318,7 @@ EXPENSIVE = {
 
 def dropped(world, reason) -> int:
     """How many packets either plane has dropped because they hold too much; the data plane has one reason for all."""
-    return world.counters.get("dropped", reason) + (0 if world.datapath is None else world.datapath.excessive)
+    return world.counters.get("dropped", reason) + (0 if world.data_plane is None else world.data_plane.excessive)
 
 
 @pytest.mark.parametrize(("frames", "reason"), EXPENSIVE.values(), ids=EXPENSIVE)
@@ -336,12 +336,12 @@ def test_a_packet_that_holds_too_much_is_dropped_as_if_it_had_not_come(world, fr
 def test_who_goes_on_with_such_packets_is_closed(world, frames, reason):
     client = connected(world)
     # The data plane drops them at little cost, and the control plane looks from time to time at who sends them.
-    most = world.router.limits.peer.excessive_packets if world.datapath is None else world.datapath.excessive_limit
+    most = world.router.limits.peer.excessive_packets if world.data_plane is None else world.data_plane.excessive_limit
     for _ in range(most + 1):
         world.deliver_to_server(one_rtt(client, frames), ATTACKER)
-    world.run(0.1 if world.datapath is None else 2.0)
+    world.run(0.1 if world.data_plane is None else 2.0)
     assert client.end.error_code == QuicErrorCode.PROTOCOL_VIOLATION
-    assert dropped(world, reason) == (most if world.datapath is None else most + 1)
+    assert dropped(world, reason) == (most if world.data_plane is None else most + 1)
 
 
 def test_a_peer_that_sends_without_end_is_held_to_its_budget_and_then_closed(certificates):
@@ -556,7 +556,7 @@ def test_a_client_drops_a_datagram_of_many_packets(certificates):
     connection = world.session()._connection
     name = connection.quic.host_cid
     connection.receive((b"\xe3\0\0\0\x01" + bytes([len(name)]) + name + b"\0" + varint(20) + bytes(20)) * 9, world.now)
-    assert connection.quic.refused == ("datagram with too many packets",)
+    assert connection.quic.dropped == ("datagram with too many packets",)
 
 
 @pytest.mark.parametrize("strangers", [1, 50])

@@ -188,7 +188,7 @@ def test_an_entry_with_a_field_that_cannot_be_is_reported_and_dropped(file, warn
     Path(file.path).write_text(json.dumps(content))
     assert file.take("host name", CA) == (None, None)
     assert len(warnings) == 1
-    assert warnings[0].startswith(f"{file.path}: the session for host name is unreadable (")
+    assert warnings[0].startswith(f"{file.path}: the ticket for host name is unreadable (")
     assert file.take("host name", CA) == (None, None)
     assert len(warnings) == 1
 

@@ -12,7 +12,7 @@ from tsq._fast import pack_address
 from tsq.client.channel import Channel
 from tsq.client.exchange import Rules
 from tsq.counters import Counters
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
@@ -53,8 +53,8 @@ class World:
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         self.router = Router(configuration, self.counters, limits or Limits())
         self.responder = Responder(**responder)
-        self.datapath = Datapath() if data_plane else None
-        self.service = Service(self.router, self.responder, self.counters, self.server_clock, self.datapath)
+        self.data_plane = DataPlane() if data_plane else None
+        self.service = Service(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}
@@ -108,8 +108,8 @@ class World:
         """Hand a datagram to the server; the datagrams that it sends at once (the client receives them, too)."""
         arrived = (data, path.remote, path.local, self.server_clock(), True)
         answers, rest = [], [arrived]
-        if self.datapath is not None:
-            answers, rest = self.datapath.process(rest, self.now, self.server_clock())
+        if self.data_plane is not None:
+            answers, rest = self.data_plane.process(rest, self.now, self.server_clock())
         out = [(answer, NetworkPath(remote, local)) for answer, remote, local in answers]
         self._from_server(out, None)
         for data, remote, local, received_ns, kernel in rest:

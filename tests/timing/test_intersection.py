@@ -85,7 +85,7 @@ def test_midpoints_do_not_count():
 
 def test_clamp_and_reach():
     assert [Interval(1, 3).clamp(offset) for offset in (0, 2, 4)] == [1, 2, 3]
-    assert [Interval(1, 3).reach(offset) for offset in (1, 2, 4)] == [2, 1, 3]
+    assert [Interval(1, 3).distance_from(offset) for offset in (1, 2, 4)] == [2, 1, 3]
 
 
 @given(st.integers(-(10**19), 10**19), st.integers(0, 10**6))

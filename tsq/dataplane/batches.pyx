@@ -9,16 +9,18 @@ T2.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, check_message, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send,
-    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
+    C_BATCH, EXACT_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, BatchIO, Departed, View, check_message, drain_departures, io_free,
+    io_item, io_new, io_receive, io_reply, io_send, io_view, monotonic, ntp_of_ns, put_exact_header, put_plain_response,
+    read_plain_request, realtime_ns, refuses_segments, restart_stamps,
 )
 from tsq._fast cimport go_in_vain as warm_by_sink, io_go_in_vain as warm_route
-from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free, put_varint
+from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
+from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.recovery cimport has_room, probe_timeout
 from tsq.dataplane.session cimport (
     ANSWER, CONSUMED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin,
@@ -62,16 +64,13 @@ cdef double REST = 0.0005
 
 cdef extern from *:
     """
-    /* The answer to a request for exact T3 up to the value: type 253, 40 bytes, key length 6, "tsq.t3", value length 32. */
-    static const unsigned char TSQ_T3_HEAD[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
     #define TSQ_PREFETCH(at) __builtin_prefetch(at)
     """
     void PREFETCH "TSQ_PREFETCH"(const void* at) noexcept nogil
-    const uint8_t* T3_HEAD "TSQ_T3_HEAD"
 
 
 cdef struct Request:
-    uint8_t nonce[16]
+    uint8_t nonce[NONCE_SIZE]
     bint exact
 
 
@@ -103,29 +102,18 @@ cdef struct TransmitRequest:
 
 # ------------------------------------------------------------------------------------------------------- one request
 
-cdef int read_request(const uint8_t* data, uint64_t size, Request* out) noexcept nogil:
-    """A request with nothing to decide: a nonce alone, or one that also asks for exact T3; 0, or -1."""
-    if size != REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
-        return -1
-    if data[0] != 1 or data[1] != 16:
-        return -1
-    out.exact = size == EXACT_REQUEST_SIZE
-    if out.exact and memcmp(data + REQUEST_SIZE, T3_REQUEST, EXACT_REQUEST_SIZE - REQUEST_SIZE) != 0:
-        return -1
-    memcpy(out.nonce, data + 2, 16)
-    return 0
-
-
 cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, AckRanges* ranges) noexcept nogil:
     """As parse_frames, where every DATAGRAM frame is a request with nothing to decide, or malformed."""
     cdef Frames frames
+    cdef Request* request
     cdef Py_ssize_t offset = 0
     cdef int i
     if parse_frames(s, plain, size, &frames, ranges):
         return -1
     job.count = job.malformed = job.first = 0
     for i in range(frames.count):
-        if not read_request(frames.frames[i].at, frames.frames[i].size, &job.requests[job.count]):
+        request = &job.requests[job.count]
+        if not read_plain_request(frames.frames[i].at, frames.frames[i].size, request.nonce, &request.exact):
             job.count += 1
         elif check_message(frames.frames[i].at, <Py_ssize_t> frames.frames[i].size, &offset):
             job.malformed += 1
@@ -154,25 +142,13 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
 cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
     """One DATAGRAM frame with a response; its size. An earlier answer's exact T3 goes with it, once (R12)."""
     cdef bint reported = request.exact and s.known_count > 0
-    cdef int size = RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
-    cdef int head = 1
-    cdef uint8_t* at
-    out[0] = 0x31
-    head += put_varint(out + 1, size)
-    at = out + head
-    at[0] = 1
-    at[1] = 16
-    memcpy(at + 2, request.nonce, 16)
-    at[18] = 2
-    at[19] = 8
-    put_u64(at + 20, ntp_of_ns(received_ns))
-    at[28] = 3
-    at[29] = 8
-    put_u64(at + 30, ntp_of_ns(send_ns))
+    cdef int size = PLAIN_RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
+    cdef int header = put_datagram_header(out, size)
+    cdef uint8_t* end = out + header
+    end += put_plain_response(end, request.nonce, received_ns, send_ns)
     if reported:
-        memcpy(at + RESPONSE_SIZE, T3_HEAD, 10)
-        take_known(s, at + RESPONSE_SIZE + 10)
-    return head + size
+        take_known(s, put_exact_header(end))
+    return header + size
 
 
 cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
@@ -190,7 +166,7 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
         job.here = ANSWERED_AT_ONCE
     # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
     job.stepped_back = False
-    job.answer = has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
+    job.answer = has_room(s, end + job.here * (MOST_DATAGRAM_HEADER + PLAIN_RESPONSE_SIZE + EXACT_SIZE) + TAG_SIZE)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
@@ -212,9 +188,9 @@ cdef bint is_for_session(const View* view) noexcept nogil:
 
 
 cdef void prefetch(const State* s) noexcept nogil:
-    """Fetch what a packet will touch: the state up to the ring's first entries."""
+    """Fetch what a packet will touch, the state up to the ring's first entries; NULL: nothing."""
     cdef const uint8_t* at = <const uint8_t*> s
-    cdef const uint8_t* end = <const uint8_t*> &s.ring[1]
+    cdef const uint8_t* end = <const uint8_t*> &s.ring[1] if s != NULL else at
     while at < end:
         PREFETCH(at)
         at += 64
@@ -223,7 +199,7 @@ cdef void prefetch(const State* s) noexcept nogil:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 @cython.final
-cdef class Datapath:
+cdef class DataPlane:
     """The table of sessions by connection ID, and the batches of one server. To be used by one thread at a time.
 
     sessions: connection ID (8 bytes) -> Session; `add` and `discard` keep it.
@@ -397,54 +373,82 @@ cdef class Datapath:
         return slot.state if slot != NULL else NULL
 
     cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
-        """One batch: receive, open all, then stamp, seal and send all; how many came, and how many of them are not taken."""
-        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
-        cdef int jobs = 0, packets = 0, i, k
+        """One batch: receive, open, warm, answer. How many datagrams came, and how many of them are not taken; or -1."""
+        cdef int jobs
         cdef double now
-        cdef View view
-        cdef State* state
-        cdef Py_ssize_t size
-        cdef uint8_t* out
+        cdef int count = self.receive_batch(fd, error)
         if count <= 0:
-            # Transmit timestamps that came late wake the loop as well; left there, they would do so for ever.
+            return count
+        now = monotonic()
+        jobs = self.open_batch(count, now, handed_up)
+        if jobs:
+            self.warm(fd, now)
+            self.answer_batch(fd, jobs, now)
+        if self.next_stamp != self.stamps_back:
+            self.collect(fd)
+        return count
+
+    cdef int receive_batch(self, int fd, int* error) noexcept nogil:
+        """Receive one batch and find the sessions that it is for; how many datagrams came, or -1."""
+        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
+        cdef int i
+        cdef View view
+        if count <= 0:
+            # Late transmit timestamps wake the loop as well. Left in the error queue, they would wake it again and again.
             if error[0] == EAGAIN or error[0] == EINTR:
                 self.collect(fd)
             return count
         self.received += count
-        now = monotonic()
-        # By the time that a session is looked up its place in the table is in the cache, and its state when its turn comes.
+        # Fetch all places in the table first, so that they are in the cache when the sessions are looked up.
         for i in range(count):
             self.io.taken[i] = 0
             if io_view(self.io, i, &view) and is_for_session(&view):
                 table_expect(&self.table, key_of(view.data + 1))
         for i in range(count):
             self.found[i] = self.find(&view) if io_view(self.io, i, &view) else NULL
-            if i < AHEAD and self.found[i] != NULL:
-                prefetch(self.found[i])
+        return count
+
+    cdef int open_batch(self, int count, double now, int* handed_up) noexcept nogil:
+        """Open the packets of a batch; how many jobs there are to answer."""
+        cdef int jobs = 0, i, outcome
+        cdef View view
+        for i in range(count if count < AHEAD else AHEAD):
+            prefetch(self.found[i])
         for i in range(count):
-            if i + AHEAD < count and self.found[i + AHEAD] != NULL:
+            if i + AHEAD < count:
                 prefetch(self.found[i + AHEAD])
-            state = self.found[i]
-            if state == NULL:
+            outcome = NOT_TAKEN
+            if self.found[i] != NULL:
+                io_view(self.io, i, &view)
+                self.jobs[jobs].message = i
+                self.jobs[jobs].received_ns = view.received_ns
+                outcome = take(self.found[i], &self.scratch, &view, now, &self.jobs[jobs])
+            if outcome == NOT_TAKEN:
                 handed_up[0] += 1
                 continue
-            io_view(self.io, i, &view)
-            self.jobs[jobs].message = i
-            self.jobs[jobs].received_ns = view.received_ns
-            k = take(state, &self.scratch, &view, now, &self.jobs[jobs])
-            self.io.taken[i] = k != NOT_TAKEN
-            self.unstamped += k != NOT_TAKEN and not view.kernel
-            handed_up[0] += k == NOT_TAKEN
-            self.count_outcome(k, &self.jobs[jobs])
-            jobs += k == ANSWER
-        if jobs and self.sink >= 0 and now - self.sent_at > REST:
-            # Else the first answer after a rest leaves some microseconds later after its T3 than others.
-            warm_by_sink(self.sink)
-            if self.segments_refused:
-                k = warm_route(self.io, fd, self.jobs[0].message)
-                self.warmed += k == 1
-                # Never twice, should it leave after all.
-                self.segments_refused = k >= 0
+            self.io.taken[i] = 1
+            self.unstamped += not view.kernel
+            self.count_outcome(outcome, &self.jobs[jobs])
+            jobs += outcome == ANSWER
+        return jobs
+
+    cdef void warm(self, int fd, double now) noexcept nogil:
+        """Warm the kernel's transmit path after a pause; else the first answer leaves some microseconds later after its T3."""
+        cdef int outcome
+        if self.sink < 0 or now - self.sent_at <= REST:
+            return
+        warm_by_sink(self.sink)
+        if self.segments_refused:
+            outcome = warm_route(self.io, fd, self.jobs[0].message)
+            self.warmed += outcome == 1
+            # Never again if the kernel did send it.
+            self.segments_refused = outcome >= 0
+
+    cdef void answer_batch(self, int fd, int jobs, double now) noexcept nogil:
+        """Take T3, seal and send the answers to the first so many jobs."""
+        cdef int packets = 0, i
+        cdef Py_ssize_t size
+        cdef uint8_t* out
         for i in range(jobs):
             while True:
                 if packets == C_BATCH:
@@ -459,9 +463,6 @@ cdef class Datapath:
                     break
         if packets:
             self.send(fd, packets, now)
-        if self.next_stamp != self.stamps_back:
-            self.collect(fd)
-        return count
 
     cdef void send(self, int fd, int packets, double now) noexcept nogil:
         """Send the first so many packets of `out`."""
@@ -519,9 +520,9 @@ cdef class Datapath:
         """
         cdef int sent
         cdef bint wanted = False
-        if len(nonce) != 16:
+        if len(nonce) != NONCE_SIZE:
             raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
-        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), 16)
+        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), NONCE_SIZE)
         self.jobs[0].requests[0].exact = True
         self.jobs[0].count = self.jobs[0].here = 1
         self.jobs[0].first = 0
@@ -621,7 +622,7 @@ cdef class Datapath:
 def wait(int epoll, dict serving not None, double timeout):
     """Wait for events of an epoll instance, and serve meanwhile; [(file descriptor, events)] of what is left for others.
 
-    serving: file descriptor -> Datapath. What comes to these is answered without a way through Python; one of them is among the
+    serving: file descriptor -> DataPlane. What comes to these is answered without a way through Python; one of them is among the
     events when it has something that is not taken, which `receive` then gives, or that is no datagram. timeout in seconds, below 0
     for none. An interrupted call ends with what there is.
     """
@@ -629,7 +630,7 @@ def wait(int epoll, dict serving not None, double timeout):
     cdef double end = monotonic() + timeout
     cdef double left
     cdef int count, milliseconds, i, error, total, last
-    cdef Datapath datapath
+    cdef DataPlane data_plane
     cdef list out = []
     while True:
         milliseconds = -1
@@ -646,14 +647,14 @@ def wait(int epoll, dict serving not None, double timeout):
         for i in range(count):
             found = serving.get(events[i].data.fd)
             if found is not None and events[i].events == EPOLLIN:
-                datapath = found
+                data_plane = found
                 error = total = 0
                 with nogil:
-                    last = datapath.serve_burst(events[i].data.fd, &error, &total)
-                if last >= 0 and not datapath.handed_up:
+                    last = data_plane.serve_burst(events[i].data.fd, &error, &total)
+                if last >= 0 and not data_plane.handed_up:
                     continue
-                if datapath.handed_up:
-                    datapath.rest = datapath.not_taken(last)
+                if data_plane.handed_up:
+                    data_plane.rest = data_plane.not_taken(last)
             out.append((events[i].data.fd, events[i].events))
         if out or count == 0 or (timeout >= 0 and monotonic() >= end):
             return out

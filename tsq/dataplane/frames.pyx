@@ -7,13 +7,10 @@ aioquic takes some microseconds for each frame, and a packet has room for hundre
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 
-from tsq.dataplane.packet cimport get_varint
+from tsq.dataplane.packet cimport get_varint, put_varint
 
 
 cdef enum:
-    PADDING = 0x00
-    ACK = 0x02
-    ACK_ECN = 0x03
     CRYPTO = 0x06
     NEW_TOKEN = 0x07
     STREAM = 0x08
@@ -24,8 +21,6 @@ cdef enum:
     CLOSE = 0x1C
     CLOSE_APPLICATION = 0x1D
     LAST_TYPE = 0x1E
-    DATAGRAM = 0x30
-    DATAGRAM_WITH_LENGTH = 0x31
     RESET_TOKEN_SIZE = 16
     # Units of work. One is an ACK range: about a microsecond of aioquic's.
     FRAME_WORK = 4
@@ -42,6 +37,12 @@ cdef extern from *:
     };
     """
     const signed char* INTEGERS "TSQ_INTEGERS"
+
+
+cdef int put_datagram_header(uint8_t* out, uint64_t size) noexcept nogil:
+    """Write a DATAGRAM frame up to its data of `size` bytes; where they begin."""
+    out[0] = DATAGRAM_WITH_LENGTH
+    return 1 + put_varint(out + 1, size)
 
 
 cdef int skip_integers(const uint8_t** at, const uint8_t* end, int count) noexcept nogil:

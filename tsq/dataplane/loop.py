@@ -8,7 +8,7 @@ import asyncio
 import select
 import selectors
 
-from tsq.dataplane.batches import Datapath, wait
+from tsq.dataplane.batches import DataPlane, wait
 
 _NO_TIMEOUT = -1.0
 
@@ -18,11 +18,11 @@ class ServingSelector(selectors.EpollSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._serving: dict[int, Datapath] = {}
+        self._serving: dict[int, DataPlane] = {}
 
-    def serve(self, fd: int, datapath: Datapath) -> None:
+    def serve(self, fd: int, data_plane: DataPlane) -> None:
         """Serve this socket, which is registered for reading; its reader is called for what is not taken."""
-        self._serving[fd] = datapath
+        self._serving[fd] = data_plane
 
     def leave(self, fd: int) -> None:
         """Serve this socket no more."""

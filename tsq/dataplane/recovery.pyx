@@ -7,6 +7,7 @@ send, read a clock, or change anything for a frame that is not whole.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
+from tsq.dataplane.frames cimport ACK
 from tsq.dataplane.packet cimport get_varint, put_varint
 from tsq.dataplane.state cimport C_WINDOW, MAX_ACK_RANGES, RING, AckRanges, Sent, State
 
@@ -105,7 +106,7 @@ cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
         used += put_varint(rest + used, run - 1)
         distance += gap + run
         count += 1
-    out[0] = 0x02
+    out[0] = ACK
     size = 1 + put_varint(out + 1, <uint64_t> s.largest)
     size += put_varint(out + size, <uint64_t> (delay if delay > 0 else 0) >> 3)
     size += put_varint(out + size, count)

@@ -13,11 +13,13 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from tsq._fast cimport View, put_u64
-from tsq.dataplane.frames cimport MOST_WORK, frames_work
+from tsq._fast cimport EXACT_VALUE_SIZE, View, put_u64
+from tsq.dataplane.frames cimport (
+    ACK, ACK_ECN, DATAGRAM, DATAGRAM_WITH_LENGTH, MOST_DATAGRAM_HEADER, MOST_WORK, PADDING, PING, frames_work, put_datagram_header,
+)
 from tsq.dataplane.packet cimport (
     IV_SIZE, MAX_CID_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, keys_complete, keys_free, keys_set_aead,
-    keys_set_protection, put_varint, seal, unprotect,
+    keys_set_protection, seal, unprotect,
 )
 from tsq.dataplane.recovery cimport has_room, mark, note_sent, on_ack, parse_ack, probe_timeout, put_ack, seen
 from tsq.dataplane.state cimport C_CID, C_WINDOW, MAX_ACK_RANGES, AckRanges, KnownT3, RawKeys, State
@@ -71,16 +73,16 @@ cdef int parse_frames(const State* s, const uint8_t* plain, Py_ssize_t size, Fra
     while at < end:
         kind = at[0]
         at += 1
-        if kind == 0x00:
+        if kind == PADDING:
             continue
-        if kind == 0x01:
+        if kind == PING:
             out.pinged = True
-        elif kind == 0x02 or kind == 0x03:
-            if ranges.count or parse_ack(s, &at, end, kind == 0x03, ranges):
+        elif kind == ACK or kind == ACK_ECN:
+            if ranges.count or parse_ack(s, &at, end, kind == ACK_ECN, ranges):
                 return -1
-        elif kind == 0x30 or kind == 0x31:
+        elif kind == DATAGRAM or kind == DATAGRAM_WITH_LENGTH:
             length = end - at
-            if kind == 0x31 and get_varint(&at, end, &length):
+            if kind == DATAGRAM_WITH_LENGTH and get_varint(&at, end, &length):
                 return -1
             if <uint64_t> (end - at) < length or out.count == MAX_FRAMES:
                 return -1
@@ -406,13 +408,12 @@ cdef class Session:
         if not s.active or not messages:
             return None
         for message in messages:
-            size += len(message) + 4
+            size += len(message) + MOST_DATAGRAM_HEADER
         end = begin(s, out, now)
         if end + size + TAG_SIZE > MAX_SEALED or not has_room(s, end + size + TAG_SIZE):
             return None
         for message in messages:
-            out[end] = 0x31
-            end += 1 + put_varint(out + end + 1, len(message))
+            end += put_datagram_header(out + end, len(message))
             memcpy(out + end, PyBytes_AS_STRING(message), len(message))
             end += len(message)
         size = finish(s, out, end, <int> len(messages), now)
@@ -427,7 +428,7 @@ cdef class Session:
             return None
         end = begin(s, out, now)
         # Room for the sample of header protection where nothing was received (RFC 9001 §5.4.2).
-        out[end] = 0x01
+        out[end] = PING
         memset(out + end + 1, 0, 3)
         size = finish(s, out, end + 4, 0, now)
         # To be acknowledged, it restarts the idle timer as the first packet since the last receipt (RFC 9000 §10.1).
@@ -438,14 +439,14 @@ cdef class Session:
         s.next_probe = now + max(probe_timeout(s), 1.0) * (1 << s.probes)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
-    def tell(self):
-        """When an earlier answer left (R12), reported once: 16 hex digits of nonce, 16 of NTP time; "" where there is nothing."""
+    def report(self):
+        """An earlier answer's transmit timestamp (R12), once: 16 hex digits of nonce, 16 of NTP time; "" where there is none."""
         cdef State* s = self.state
-        cdef uint8_t out[32]
+        cdef uint8_t out[EXACT_VALUE_SIZE]
         if not s.known_count:
             return ""
         take_known(s, out)
-        return PyBytes_FromStringAndSize(<const char*> out, 32).decode("ascii")
+        return PyBytes_FromStringAndSize(<const char*> out, EXACT_VALUE_SIZE).decode("ascii")
 
     def acknowledged(self, ranges, double now, uint64_t delay=0):
         """Ranges (first, last) that an ACK in the control plane acknowledged, largest first; now in monotonic seconds.

@@ -1,8 +1,8 @@
 """TLS session tickets: the server's store and the client's file.
 
-Comes in: tickets from TLS. Goes out: each ticket once. A ticket is single use on both sides: used twice it would let an observer
-link connections (RFC 8446 §C.4) and a replay be accepted (RFC 8446 §8.1). The client's file is mode 0600, says which trust a ticket
-was earned under, and never lends it to another. A ticket file must never cost more than the tickets: the time is asked for without.
+Comes in: tickets from TLS. Goes out: each ticket once, on both sides: a second use would let an observer link connections (RFC 8446
+§C.4) and let a replay be accepted (RFC 8446 §8.1). The client's file has mode 0600 and records the trust under which each ticket
+was issued; no other trust gets it. A file that cannot be used must never fail a query, which goes on without tickets.
 """
 
 import base64
@@ -75,7 +75,7 @@ class TicketStore:
 class TicketFile:
     """The client's tickets, in a file that several clients may share.
 
-    A file that cannot be used costs the tickets and nothing more: it is reported once, and not tried again.
+    A file that cannot be used is reported once and not tried again. The client goes on without tickets.
     """
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
@@ -84,7 +84,7 @@ class TicketFile:
         self._given_up = False
 
     def usable(self) -> bool:
-        """Whether the file can be used now; it is made where it is missing. The reason why not is reported."""
+        """Whether the file can be used. Create a missing file; report why a file cannot be used."""
         try:
             with files.locked(self.path) as fd:
                 self._read(_content(fd), quiet=True)
@@ -93,9 +93,9 @@ class TicketFile:
         return not self._given_up
 
     def take(self, server: str, trust: str) -> tuple[SessionTicket | None, float | None]:
-        """(ticket for this server that was earned under this trust, when the server's certificates expire, Unix seconds).
+        """(ticket of this server for this trust, when the server's certificates expire, Unix seconds).
 
-        The ticket is out of the file with it. It is not handed out once those certificates have expired.
+        The ticket is removed from the file. Once those certificates have expired, it is not returned.
         """
         entry: object = None
         try:
@@ -114,7 +114,7 @@ class TicketFile:
             if problem:
                 raise ValueError(problem)
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-            self._warn(f"{self.path}: the session for {server} is unreadable ({error!r}); a full handshake it is")
+            self._warn(f"{self.path}: the ticket for {server} is unreadable ({error!r}); falling back to a full handshake")
             return None, None
         if not ticket.is_valid or (expiry is not None and expiry < datetime.datetime.now(datetime.UTC).timestamp()):
             return None, None
@@ -175,7 +175,7 @@ class TicketFile:
 
 
 def _content(fd: int) -> bytes:
-    """All of a file. One that is larger than any session file could be is none."""
+    """All of a file. Raises OSError where it is larger than any session file."""
     data = b""
     while len(data) <= _MOST_BYTES:
         part = os.read(fd, 1 << 20)
@@ -186,7 +186,7 @@ def _content(fd: int) -> bytes:
 
 
 def _unsound(ticket: SessionTicket) -> str:
-    """What no usable ticket has, whether it comes from a server or from a file; empty where there is nothing of that kind."""
+    """What makes a ticket unusable, whether it comes from a server or from a file; empty where nothing does."""
     extensions = ticket.other_extensions
     early = ticket.max_early_data_size
     checks = (

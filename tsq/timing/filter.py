@@ -87,7 +87,7 @@ class Estimate:
 
     def root_distance_at(self, at_ns: int) -> float:
         """The root distance of the same offset at another local time."""
-        return self.interval_at(at_ns).reach(self.offset)
+        return self.interval_at(at_ns).distance_from(self.offset)
 
     @property
     def stamps(self) -> str:
@@ -125,7 +125,7 @@ def estimate(
     interval = Interval.of_ns(low_ns, high_ns)
     # The middle has the least bound (docs/explanation/error-bounds.md#one-server).
     offset = interval.clamp((low_ns + high_ns) / (2 * 10**9))
-    root_distance = interval.reach(offset)
+    root_distance = interval.distance_from(offset)
     return Estimate(
         offset,
         root_distance,

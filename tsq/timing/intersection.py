@@ -39,7 +39,7 @@ class Interval:
         """The point of the interval nearest to this offset."""
         return min(max(offset, self.low), self.high)
 
-    def reach(self, offset: float) -> float:
+    def distance_from(self, offset: float) -> float:
         """The distance from this offset to the farther end of the interval."""
         return max(self.high - offset, offset - self.low)
 

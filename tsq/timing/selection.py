@@ -229,7 +229,7 @@ def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verd
             continue
         interval = found.interval_at(at_ns)
         duplicate = source.identity and source.identity in seen
-        unused = Unused.DUPLICATE if duplicate else _unfit(found, interval.reach(found.offset), criteria)
+        unused = Unused.DUPLICATE if duplicate else _unfit(found, interval.distance_from(found.offset), criteria)
         if unused is None and source.state_unknown:
             unused = Unused.STATE_UNKNOWN
         seen.add(source.identity)
@@ -288,7 +288,7 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
     compared = [_estimate(verdicts[number]) for number in usable]
     agreement = Agreed(
         offset,
-        common.reach(offset),
+        common.distance_from(offset),
         common,
         jitter,
         compared=len(usable),
@@ -330,7 +330,7 @@ def _stratum(compared: Sequence[Estimate], needed: int) -> int | None:
 def _candidate(number: int, verdict: Verdict) -> Candidate:
     found, interval = _estimate(verdict), _interval(verdict)
     stratum = None if found.server is None else found.server.stratum
-    return Candidate(number, found.offset, interval.reach(found.offset), found.jitter, stratum)
+    return Candidate(number, found.offset, interval.distance_from(found.offset), found.jitter, stratum)
 
 
 def _smears(verdict: Verdict) -> bool:
