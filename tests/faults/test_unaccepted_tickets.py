@@ -1,4 +1,4 @@
-"""Channel tickets of servers that were not accepted: never kept, never used. Tickets of accepted ones are for the same trust only.
+"""Session tickets of servers that were not accepted: never kept, never used. Tickets of accepted ones are for the same trust only.
 
 A resumed session shows no certificate. So a ticket is worth as much as the check that came before it.
 """
