@@ -18,7 +18,7 @@ SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.p
 
 WAIT, REAL = "cli/test_adjtime_wait.py", "kernel/test_real_clock.py"
 
-ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/aioquic/test_trim.py"
+ROUTER, HOSTILE, TRIM = "quic/test_router.py", "quic/test_hostile.py", "quic/aioquic/test_trim.py"
 RESETS, REASSEMBLY, ATTACKS = "quic/test_resets.py", "quic/test_reassembly.py", "dataplane/test_attacks.py"
 PLANE, SOCKETS, TABLE_OF_SESSIONS = "dataplane/test_session.py", "dataplane/test_sockets.py", "dataplane/test_table.py"
 STRANGERS, BATCHES, PROCESSES = "faults/test_server_faults.py", "faults/test_batches.py", "integration/test_processes.py"
@@ -46,10 +46,10 @@ TABLE = [
     (7, "one handshake", STRANGERS, "test_7_a_retry_token_that_is_used_again_begins_no_second_handshake"),
     (7, "no limit is passed", STRANGERS, "test_7_a_token_passes_no_limit"),
     (8, "ended, freed", ROUTER, "test_a_handshake_that_is_not_finished_in_time_frees_its_place"),
-    (8, "freed", LEAN, "test_a_forgotten_connection_is_gone_without_the_garbage_collector"),
+    (8, "freed", TRIM, "test_a_forgotten_connection_is_gone_without_the_garbage_collector"),
     (9, "time out", SOCKETS, "test_a_silent_connection_is_ended_after_the_idle_timeout"),
     (9, "hard limit", ROUTER, "test_the_number_of_connections_is_capped"),
-    (9, "hard limit, counted", SERVER, "test_connections_over_the_limit_are_not_accepted_and_counted"),
+    (9, "hard limit, counted", SERVER, "test_connections_over_the_limit_are_refused_and_counted"),
     (9, "hard limit, reported", HOSTILE, "test_a_full_server_says_so_seldom_and_counts"),
     (10, "retires: bounded", ATTACKS, "test_a_storm_of_connection_id_changes_leaves_one_session_in_the_table"),
     (10, "retires: bounded", HOSTILE, "test_numbers_of_connection_ids_are_not_remembered_for_ever"),
@@ -162,8 +162,8 @@ TABLE = [
     (51, "on a network: bounded, message", NETWORK,
      "test_51_where_nothing_comes_back_the_client_ends_in_time_and_suspects_a_firewall"),
     (51, "by the library", NETWORK, "test_51_where_nothing_comes_back_the_library_says_the_same"),
-    (51, "rejected: at once, message", NETWORK, "test_51_what_the_network_says_is_told_at_once"),
-    (51, "by the library", NETWORK, "test_51_what_the_network_says_is_told_at_once_by_the_library_too"),
+    (51, "rejected: at once, message", NETWORK, "test_51_what_the_network_says_is_reported_at_once"),
+    (51, "by the library", NETWORK, "test_51_what_the_network_says_is_reported_at_once_by_the_library_too"),
     (51, "bounded exactly", SILENCE, "test_51_silence_ends_at_the_time_out_neither_sooner_nor_later"),
     (51, "several addresses", SILENCE, "test_51_of_several_silent_addresses_each_has_its_time_and_all_of_them_end"),
     (51, "in mid-run", NETWORK, "test_51_a_network_that_falls_silent_in_mid_run_leaves_what_came_before"),

@@ -63,7 +63,7 @@ def dns(*entries: str) -> list[x509.GeneralName]:
 
 
 def raw(*entries: tuple[int, bytes]) -> bytes:
-    """A subjectAltName of these entries, which nobody looked at."""
+    """A subjectAltName of these entries, which nothing has checked."""
     return der(0x30, b"".join(der(tag, content) for tag, content in entries))
 
 

@@ -1,4 +1,4 @@
-"""Session tickets: each is used once, in a private file that never lends one to another trust and survives what others wrote."""
+"""Session tickets: each is used once; the file is private, keeps trusts apart and survives what others wrote."""
 
 import dataclasses
 import datetime

@@ -201,7 +201,7 @@ def test_a_ca_file_that_changed_is_another_trust(tmp_path, authority):
     tls.check_trust(trust)
     assert tls.trust_identity(trust) == before
     files.authority.write_bytes(files.authority.read_bytes() + Authority("Another").issue(tmp_path / "x").authority.read_bytes())
-    # The next time that somebody asks.
+    # At the next query.
     tls.check_trust(trust)
     assert tls.trust_identity(trust) != before
 

@@ -153,11 +153,11 @@ class ClientConnection(Connection):
         return self.quic.rejection or why_ended(end, self.handshake is not None)
 
     def _rejection(self) -> TransportError | None:
-        """Why the server is rejected. The handshake has checked it already; this repeats the check in case that one did not run."""
+        """Why the server is rejected. The handshake has checked this; check again, in case it did not."""
         if self._judged or self.handshake is None:
             return None
         accept = self._configuration.accept
-        # A resumed session shows no certificate; its ticket is used only where the server was accepted by the same trust.
+        # A resumed session shows no certificate: its ticket is used only where the same trust has accepted the server.
         rejection = None if accept is None or self.resumed else accept(internals.peer_certificates(self.quic))
         self._judged = rejection is None
         return rejection

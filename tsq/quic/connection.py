@@ -133,7 +133,7 @@ class Connection:
         self.quic.send_stream_data(stream_id, data, end_stream=True)
 
     def stream_done(self, stream_id: int, finished: bool) -> None:
-        """Forget what came on a stream. One that the peer has not finished is stopped, so that it does not stay for ever."""
+        """Forget what came on a stream. Stop one that the peer has not finished, so that it does not stay for ever."""
         self._streams.pop(stream_id, None)
         if not finished and internals.stream_is_receiving(self.quic, stream_id):
             self._stopped.add(stream_id)

@@ -66,7 +66,7 @@ class PeerLimits:
 # A server's certificates may be many: aioquic itself sends 16 KiB at most, other servers more.
 CLIENT_LIMITS = PeerLimits(crypto_bytes=128 * 1024, crypto_later=16 * 1024, crypto_gaps=128)
 
-# All bytes of all connections of this process that wait for others before them.
+# Bytes out of order that all connections of this process keep together.
 MOST_KEPT = 8 * 1024 * 1024
 
 

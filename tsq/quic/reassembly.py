@@ -41,7 +41,7 @@ class Receiver:
         self._start = 0
         self._final_size: int | None = None
         self._stop_error_code: int | None = None
-        # First offsets in order, and the pieces that belong to them; pieces do not overlap.
+        # Offsets in ascending order, and the piece at each. Pieces do not overlap.
         self._offsets: list[int] = []
         self._pieces: list[bytes] = []
 
@@ -50,7 +50,7 @@ class Receiver:
 
     @property
     def kept(self) -> int:
-        """How many bytes wait."""
+        """How many bytes wait for earlier ones."""
         return sum(map(len, self._pieces))
 
     def limit(self, ahead: int, gaps: int) -> None:

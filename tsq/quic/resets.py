@@ -14,7 +14,7 @@ TOKEN_SIZE = 16
 _LEAST_SIZE = 21
 _USUAL_SIZE = 43
 _CONTEXT = b"tsq stateless reset"
-# How many may be sent at once, and in a second.
+# Resets at once, and a second.
 _MOST = 100
 
 

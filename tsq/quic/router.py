@@ -67,14 +67,14 @@ class Drop(StrEnum):
     OVERLOADED = "more packets than the control plane takes"
 
 
-# Of these, limits that an attacker may exceed.
+# Of these, the reasons that an attack causes.
 EXCESSES = (
     Drop.TOO_MANY_PACKETS, Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET, Drop.OVERLOADED,
 )  # fmt: skip
 
 
 class Router:
-    """Connections by connection ID. `configuration` may be replaced at any time; it holds for connections that come after.
+    """Connections by connection ID. `configuration` may be replaced at any time; it holds for later connections.
 
     instance: distinguishes this server from others with the same private key, also after a restart. forgotten: how many connections
     have ended so far.
@@ -174,7 +174,7 @@ class Router:
         return connection in self._connections
 
     def overdue(self, connection: ServerConnection, now: float) -> bool:
-        """Whether a connection has taken too long over its handshake."""
+        """Whether a connection's handshake has taken too long."""
         return connection in self._half_open and now >= connection.created + self.limits.handshake_timeout
 
     def unreadable(self, connection: ServerConnection, now: float) -> None:

@@ -205,7 +205,7 @@ def _key_so_far(have: _Contents) -> ec.EllipticCurvePrivateKey:
 
 
 def _check_place(paths: CertificateFiles, have: _Contents) -> None:
-    """Raises ValueError where a certificate or a key would be written over that was not made here."""
+    """Raises ValueError where a certificate or a key that was not made here would be overwritten."""
     if have.certificate is not None and not _is_ours(x509.load_pem_x509_certificate(have.certificate)):
         raise ValueError(f"{paths.certificate} is another authority's")
     if have.key is not None and have.certificate is None and have.authority is None:

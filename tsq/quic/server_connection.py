@@ -75,7 +75,7 @@ class ServerConnection(Connection):
             self.stream_done(stream_id, finished=False)
 
     def look_after(self, now: float) -> Outgoing:
-        """Check what no packet triggers: unacknowledged responses, worn-out keys, too much work. Return what to send."""
+        """Check what no packet triggers: unacknowledged responses, keys near their limit, too much work. Return what to send."""
         if self.plane is None:
             return []
         if self.plane.forged_too_often():

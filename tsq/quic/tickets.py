@@ -29,7 +29,7 @@ _BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
 _MOST_BYTES = 16 << 20
-# What is kept of each ticket goes into one ClientHello (RFC 8446 §4.1.2); real ones have some hundred bytes.
+# A ticket must fit one ClientHello (RFC 8446 §4.1.2). Real ones have some hundred bytes.
 _MOST_OPAQUE = 2048
 # RFC 8446 §4.2.11: the secret is as long as the hash of its cipher suite.
 _SECRET_BYTES = {
@@ -68,7 +68,7 @@ class TicketStore:
             self._tickets.popitem(last=False)
 
     def take(self, label: bytes) -> SessionTicket | None:
-        """The ticket that a client presents, this one time."""
+        """Take out the ticket that a client presents; None where it was used before, or is unknown."""
         return self._tickets.pop(label, None)
 
 
@@ -99,8 +99,8 @@ class TicketFile:
         """
         entry: object = None
         try:
-            with self._sessions() as sessions:
-                entry = sessions.pop(server, None)
+            with self._stored() as stored:
+                entry = stored.pop(server, None)
         except (OSError, ConfigError) as error:
             # A ticket that could not be taken out of the file may be used by another client: it must not be used here.
             self._give_up(error)
@@ -127,11 +127,11 @@ class TicketFile:
             self._warn(f"{self.path}: the ticket that the server sent has {problem}; it is not kept")
             return
         try:
-            with self._sessions() as sessions:
-                sessions.pop(server, None)
-                sessions[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
-                while len(sessions) > _MAX_SAVED:
-                    del sessions[next(iter(sessions))]
+            with self._stored() as stored:
+                stored.pop(server, None)
+                stored[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
+                while len(stored) > _MAX_SAVED:
+                    del stored[next(iter(stored))]
         except (OSError, ConfigError) as error:
             self._give_up(error)
 
@@ -142,16 +142,16 @@ class TicketFile:
             self._warn(f"{found}; session tickets are not kept")
 
     @contextmanager
-    def _sessions(self) -> Iterator[dict[str, Any]]:
-        """The file's sessions under a lock, written back at the end."""
+    def _stored(self) -> Iterator[dict[str, Any]]:
+        """The tickets in the file by server, under a lock; written back at the end."""
         if self._given_up:
             yield {}
             return
         with files.locked(self.path) as fd:
-            sessions = self._read(_content(fd))
-            before = json.dumps(sessions)
-            yield sessions
-            after = json.dumps(sessions)
+            stored = self._read(_content(fd))
+            before = json.dumps(stored)
+            yield stored
+            after = json.dumps(stored)
             if after != before:
                 data = f'{{"tsq_sessions": {_FORMAT}, "sessions": {after}}}'.encode()
                 files.replace(self.path, data, 0o600, durable=False)
@@ -159,14 +159,14 @@ class TicketFile:
     def _read(self, data: bytes, *, quiet: bool = False) -> dict[str, Any]:
         if not data:
             return {}
-        # A write of an older version that was cut off may have left less than the beginning.
+        # An interrupted write may have left less than the beginning.
         if not data.startswith(_BEGINNING[: len(data)]):
             raise ConfigError(f"{self.path} is not a session file", advice="give a file of its own, or one that does not exist")
         try:
             content = json.loads(data)
-            sessions = content["sessions"]
-            if content["tsq_sessions"] == _FORMAT and isinstance(sessions, dict):
-                return sessions
+            stored = content["sessions"]
+            if content["tsq_sessions"] == _FORMAT and isinstance(stored, dict):
+                return stored
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
         if not quiet:

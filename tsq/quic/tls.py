@@ -112,14 +112,14 @@ def client_configuration(
     if ticket is not None and ticket.acceptance == configuration.acceptance and not _has_expired(ticket, trust):
         configuration.accepted, configuration.session_ticket = ticket, ticket.ticket
     configuration.accept = _certificate_check(trust, configuration.server_name)
-    # aioquic's own check knows no purposes, and lets one odd name spoil all others: `accept` judges in its place.
+    # aioquic's own check knows no purposes, and lets one odd name spoil all others: `accept` replaces it.
     configuration.verify_mode = ssl.CERT_NONE
     return configuration
 
 
 def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> ServerConfiguration:
     """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
-    # A client needs nothing of it.
+    # Imported only here: clients do not need it.
     from tsq.quic.certificates import credentials  # noqa: PLC0415
 
     loaded = credentials.load(certificate_file, key_file)

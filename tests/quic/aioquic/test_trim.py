@@ -1,4 +1,4 @@
-"""aioquic made lean: the same keys, the same peers served, the same ends; and what is let go of is never missed."""
+"""TrimmedConnection: the same keys, peers and ends as with aioquic; and nothing that is freed is needed later."""
 
 import gc
 import weakref
