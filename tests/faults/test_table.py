@@ -18,7 +18,7 @@ SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.p
 
 WAIT, REAL = "cli/test_adjtime_wait.py", "kernel/test_real_clock.py"
 
-ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/aioquic/test_trim.py"
+ROUTER, HOSTILE, TRIM = "quic/test_router.py", "quic/test_hostile.py", "quic/aioquic/test_trim.py"
 RESETS, REASSEMBLY, ATTACKS = "quic/test_resets.py", "quic/test_reassembly.py", "dataplane/test_attacks.py"
 PLANE, SOCKETS, TABLE_OF_SESSIONS = "dataplane/test_session.py", "dataplane/test_sockets.py", "dataplane/test_table.py"
 STRANGERS, BATCHES, PROCESSES = "faults/test_server_faults.py", "faults/test_batches.py", "integration/test_processes.py"
@@ -46,7 +46,7 @@ TABLE = [
     (7, "one handshake", STRANGERS, "test_7_a_retry_token_that_is_used_again_begins_no_second_handshake"),
     (7, "no limit is passed", STRANGERS, "test_7_a_token_passes_no_limit"),
     (8, "ended, freed", ROUTER, "test_a_handshake_that_is_not_finished_in_time_frees_its_place"),
-    (8, "freed", LEAN, "test_a_forgotten_connection_is_gone_without_the_garbage_collector"),
+    (8, "freed", TRIM, "test_a_forgotten_connection_is_gone_without_the_garbage_collector"),
     (9, "time out", SOCKETS, "test_a_silent_connection_is_ended_after_the_idle_timeout"),
     (9, "hard limit", ROUTER, "test_the_number_of_connections_is_capped"),
     (9, "hard limit, counted", SERVER, "test_connections_over_the_limit_are_refused_and_counted"),
