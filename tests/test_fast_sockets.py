@@ -234,7 +234,7 @@ def test_the_first_datagram_that_cannot_go_is_an_error_and_a_later_one_ends_the_
 # ---------------------------------------------------------------------------------------------------------------- stamps
 
 
-def departures(sock: socket.socket, count: int) -> list[tuple[int, int]]:
+def transmit_times(sock: socket.socket, count: int) -> list[tuple[int, int]]:
     """Wait at the error queue for so many transmit timestamps."""
     found: list[tuple[int, int]] = []
     poller = select.poll()
@@ -245,13 +245,13 @@ def departures(sock: socket.socket, count: int) -> list[tuple[int, int]]:
     return found
 
 
-def test_ids_of_departure_times_count_up_from_0_over_all_calls(pair):
+def test_ids_of_transmit_times_count_up_from_0_over_all_calls(pair):
     sender = pair[1]
     _fast.enable_transmit_timestamps(sender.fileno())
     seen = []
     for size in (1, 3, 64, 2):
         before = _fast.send(sender.fileno(), [plain(b"x")] * size, True)[1]
-        stamps = departures(sender, size)
+        stamps = transmit_times(sender, size)
         assert all(before <= left_ns <= _fast.clock_ns() for _, left_ns in stamps)
         seen += [number for number, _ in stamps]
     assert seen == list(range(70))
@@ -264,21 +264,21 @@ def test_datagrams_that_did_not_ask_for_a_stamp_get_none_and_are_not_counted(pai
     for _ in range(3):
         _fast.send(sender.fileno(), [plain(b"no")] * 5)
         _fast.send(sender.fileno(), [plain(b"yes")], True)
-    assert [number for number, _ in departures(sender, 3)] == [0, 1, 2]
+    assert [number for number, _ in transmit_times(sender, 3)] == [0, 1, 2]
 
 
-def test_a_departure_lies_between_the_clock_before_and_the_arrival(pair):
+def test_a_transmit_time_lies_between_the_clock_before_and_the_arrival(pair):
     receiver, sender = pair
     _fast.enable_transmit_timestamps(sender.fileno())
     before = _fast.send(sender.fileno(), [plain(b"x")], True)[1]
-    ((_, left_ns),) = departures(sender, 1)
+    ((_, left_ns),) = transmit_times(sender, 1)
     until_readable(receiver)
     ((_, _, _, received_ns, kernel),) = _fast.ReceiveBatch().receive(receiver.fileno())
     assert kernel
     assert before <= left_ns <= received_ns
 
 
-def test_a_socket_that_was_not_told_to_stamp_has_no_departure_times(pair):
+def test_a_socket_that_was_not_told_to_stamp_has_no_transmit_times(pair):
     sender = pair[1]
     _fast.send(sender.fileno(), [plain(b"x")])
     assert _fast.transmit_times(sender.fileno()) == []

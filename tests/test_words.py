@@ -35,10 +35,6 @@ WORDS = {
 FORBIDDEN = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(WORDS)})(?![a-zA-Z])", re.IGNORECASE)
 # Where a word has its ordinary or a technical meaning: (file, text around it).
 ALLOWED: list[tuple[str, str]] = []
-# Files (or directories) that still contain such words. Empty this list.
-<<<<<<< HEAD
-NOT_CLEAN_YET = [
-    *("tsq/_fast.pyx", "tsq/_fast.pxd", "tsq/dataplane/batches.pyx", "tests/dataplane", "tests/test_fast_sockets.py"),
     *("tsq/quic", "tests/quic", "tests/fuzz_control.py"),
     *("tsq/server", "tsq/host", "tsq/oneshot", "tests/server", "tests/host", "tests/integration"),
     *("tsq/client", "tests/client", "tests/faults"),
@@ -46,11 +42,9 @@ NOT_CLEAN_YET = [
     *("tests/support", "tests/mutants"),
 =======
 NOT_CLEAN_YET: list[str] = [
-    *("tests/test_fast_sockets.py", "tests/dataplane"),
-    *("tests/quic/aioquic/test_trim.py", "tests/client/test_channel.py"),
+    *("tests/dataplane/test_sockets.py", "tests/quic/aioquic/test_trim.py", "tests/client/test_channel.py"),
     *("tsq/server", "tsq/host", "tsq/oneshot", "tests/server", "tests/host", "tests/integration"),
-    *("tsq/cli/adjtime.py", "tsq/report/chart.py", "tests/cli", "tests/support", "tests/mutants"),
->>>>>>> refs/heads/docs
+    *("tests/cli/test_adjtime.py", "tests/support", "tests/mutants"),
     *("docs/howto/boot-with-a-wrong-clock.md", "docs/explanation/request-flow.md", "docs/reference/architecture.md"),
 ]
 

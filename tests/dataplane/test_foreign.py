@@ -118,7 +118,7 @@ def test_a_loaded_server_makes_two_system_calls_for_a_batch(server_process, cert
     calls = read_calls(table)
     assert answered > 10_000
     batches = calls.get("recvmmsg", 0) + calls.get("sendmmsg", 0)
-    # Where the load pauses for a millisecond, as it may on a busy machine, the way out is warmed by two more.
+    # Where the load pauses for a millisecond, as it may on a busy machine, two more answers warm the transmit path.
     warmed = calls.get("sendmsg", 0) + calls.get("sendto", 0)
     assert batches >= 0.9 * (sum(calls.values()) - warmed), calls
     # A batch of 64 at best.
