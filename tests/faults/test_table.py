@@ -49,7 +49,7 @@ TABLE = [
     (8, "freed", LEAN, "test_a_forgotten_connection_is_gone_without_the_garbage_collector"),
     (9, "time out", SOCKETS, "test_a_silent_connection_is_ended_after_the_idle_timeout"),
     (9, "hard limit", ROUTER, "test_the_number_of_connections_is_capped"),
-    (9, "hard limit, counted", SERVER, "test_connections_over_the_limit_are_not_accepted_and_counted"),
+    (9, "hard limit, counted", SERVER, "test_connections_over_the_limit_are_refused_and_counted"),
     (9, "hard limit, reported", HOSTILE, "test_a_full_server_says_so_seldom_and_counts"),
     (10, "retires: bounded", ATTACKS, "test_a_storm_of_connection_id_changes_leaves_one_session_in_the_table"),
     (10, "retires: bounded", HOSTILE, "test_numbers_of_connection_ids_are_not_remembered_for_ever"),
