@@ -1,7 +1,7 @@
 """Many client sessions over one connected socket, asking as fast as a window or a rate allows: a load for servers.
 
-Comes in: sessions, a socket's file descriptor, how much to ask. Goes out: delays of the answers, counts. Nonces are counted, not
-random: nothing is to be believed of these answers. It must never be part of a client that wants the time.
+Comes in: sessions, a socket's file descriptor, the number of requests. Goes out: delays of the answers, counts. Nonces are counted,
+not random, so the answers must not be trusted. It must never be part of a client that wants the time.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -89,10 +89,10 @@ cdef class Asker:
         keys_free(&self.scratch)
 
     def run(self, int fd, long total, int window, double rate, double seconds, bint exact, control=None):
-        """Ask `total` times at most, for `seconds` at most; the delays in seconds of the answers that came.
+        """Send at most `total` requests within `seconds`; the delays of the answers in seconds.
 
-        window: requests under way on each connection; rate: requests a second over all, 0 for as fast as can be. control: called
-        with each packet that the data plane does not take, as a server's own probes; it must leave the session active.
+        window: requests in flight on each connection; rate: requests a second over all, 0 for no limit. control: called with each
+        packet that the data plane does not take, such as a server's probe; the session must be active again when it returns.
         """
         cdef long i
         cdef double started = monotonic()
@@ -120,7 +120,7 @@ cdef class Asker:
     cdef bint loop(
         self, int fd, long total, int window, double rate, double seconds, double started, bint exact
     ) noexcept nogil:
-        """Ask and collect until it is over (true), or until a packet came that is not taken."""
+        """Send requests and collect answers until the end (true), or until a packet comes that is not taken (false)."""
         cdef double now = monotonic()
         cdef double progress = now
         cdef long allowed
@@ -145,7 +145,7 @@ cdef class Asker:
                 sendmmsg(fd, self.requests, batch, MSG_DONTWAIT)
             if not self.collect(fd):
                 if monotonic() - progress > 0.25 and self.sent > self.answered + self.lost and batch == 0:
-                    # What was sent is not coming any more.
+                    # No more answers are coming.
                     self.lost = self.sent - self.answered
                     for i in range(self.count):
                         self.waiting[i] = 0
@@ -183,7 +183,7 @@ cdef class Asker:
         return True
 
     cdef int collect(self, int fd) noexcept nogil:
-        """Take what has come; how many answers."""
+        """Take the packets that have come; how many answers they held."""
         cdef int error = 0
         cdef int count = io_receive(self.io, fd, C_BATCH, &error)
         cdef int answers = 0, i, k
@@ -206,7 +206,7 @@ cdef class Asker:
             k = open_packet(s, &self.scratch, &view, now, &opened)
             if k != NOT_TAKEN and k != OPENED:
                 continue
-            # A PING alone is acknowledged by the control plane: nothing here keeps time for an acknowledgment.
+            # Leave a PING alone to the control plane: there is no acknowledgment timer here.
             if (
                 k == NOT_TAKEN or parse_frames(s, opened.plain, opened.size, &frames, &ranges)
                 or (frames.pinged and not frames.count)

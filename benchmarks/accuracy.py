@@ -105,7 +105,8 @@ class World:
         self.network = Namespaces()
         self.address = self.network.addresses[_THEIRS]
         self.files = self_signed(str(directory), ["localhost", self.address])
-        self.target = Target("")
+        # Set while the servers run.
+        self.target: Target
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

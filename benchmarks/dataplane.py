@@ -162,8 +162,8 @@ class Bench:
         self._keep_alive.append(partial(fleet.run, connections, window=window, seconds=_BOUND))
 
         def run() -> Round:
-            # What the rest has left behind, such as probes of the server's, is not measured. A run ends by its count, with
-            # nothing under way.
+            # The rest of the earlier run, such as the server's probes, is not measured. A run ends by its count, with no request
+            # in flight.
             fleet.run(_CHUNK, window=window, seconds=_BOUND, exact=exact)
             start, rate = time.monotonic(), 0.0
             while time.monotonic() - start < _WARM_UP:

@@ -85,7 +85,7 @@ cdef struct BatchIO:
     uint8_t reply_control[C_BATCH][CONTROL_CAPACITY]
 
 
-cdef struct Departed:
+cdef struct TransmitStamp:
     uint32_t id
     int64_t at_ns
 
@@ -97,11 +97,11 @@ cdef bint io_view(BatchIO* io, int i, View* view) noexcept nogil
 cdef object io_item(BatchIO* io, int i)
 cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil
-cdef void go_in_vain(int sink) noexcept nogil
-cdef bint refuses_segments(int sink) noexcept nogil
-cdef int io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil
+cdef void warm_transmit_path(int discard_fd) noexcept nogil
+cdef bint refuses_segments(int discard_fd) noexcept nogil
+cdef int warm_route(BatchIO* io, int fd, int message) noexcept nogil
 cdef int restart_stamps(int fd) noexcept nogil
-cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil
+cdef int read_transmit_stamps(int fd, TransmitStamp* out, int most) noexcept nogil
 
 
 cdef struct Cursor:

@@ -28,7 +28,7 @@ FAILED = {Reason.NO_ANSWER, Reason.NOT_SENT, Reason.CONNECTION_LOST}
 
 
 def assert_true(sample) -> None:
-    """Both ends read one clock, and the way is the same in both directions."""
+    """Both ends read one clock, and the path is the same in both directions."""
     assert abs(sample.offset) <= sample.root_distance
     assert sample.delay < 0.5
 
@@ -87,7 +87,7 @@ def test_a_run_that_may_end_early_has_an_outcome_for_all_that_it_asked(certifica
             assert_true(sample)
 
 
-def test_a_request_that_could_not_be_sent_never_gets_a_later_departure_as_its_t1(certificates):
+def test_a_request_that_could_not_be_sent_never_gets_a_later_transmit_timestamp_as_its_t1(certificates):
     world = World(certificates)
     channel = world.session()
     world.run(0.5)

@@ -514,7 +514,7 @@ def test_close_tells_every_client_at_once(certificates):
         ):
             await one.sample()
             await server.close()
-            # Without the server's word the samples would wait for 600 s.
+            # Without the server's CONNECTION_CLOSE the samples would wait for 600 s.
             for client in (one, other):
                 assert await ending_of(client) == "lost"
 

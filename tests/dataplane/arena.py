@@ -160,8 +160,8 @@ class Arena:
             out += self.service.received(Datagram(item, NetworkPath(remote, local), received_ns, kernel), self.now).datagrams
         if self.connection is not None:
             # The client may use a connection ID as soon as it has it.
-            told = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
-            assert told <= self.connection.ids
+            sent = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
+            assert sent <= self.connection.ids
         return out
 
     def _from_server(self, out: list[tuple[bytes, Any]]) -> None:

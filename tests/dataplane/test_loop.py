@@ -1,4 +1,4 @@
-"""The loop that serves where it waits: answers go out, and nobody else is kept waiting."""
+"""The loop that serves while it waits: answers are sent, and timers and other sockets are not delayed."""
 
 import contextlib
 import selectors

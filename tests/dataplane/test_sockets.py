@@ -57,7 +57,7 @@ class Wire:
         self.client.connect((host, self.server.getsockname()[1]))
         local = b""
         if bind is not None:
-            # As the kernel tells it of a wildcard socket: the address, and for IPv6 the interface.
+            # As the kernel reports it for a wildcard socket: the address, and for IPv6 the interface.
             local = socket.inet_pton(family, host)
             local += socket.if_nametoindex("lo").to_bytes(4, "little") if family == socket.AF_INET6 else b""
         self.peer = Peer(remote=pack_address(host, self.client.getsockname()[1]), local=local)

@@ -88,7 +88,7 @@ def test_requests_that_cannot_be_sent_are_samples_with_the_reason(network, certi
     assert None in reasons
     details = {sample["detail"] for sample in host["samples"] if sample["reason"] == "could not be sent"}
     assert details <= {"Network is unreachable", "Network is down", "Invalid argument", "No route to host"}
-    # None has the departure time of another one.
+    # None has the transmit timestamp of another one.
     assert len({sample["t1_ns"] for sample in host["samples"]}) == 12
 
 

@@ -20,7 +20,7 @@ from tsq.errors import TSQError
 from tsq.options import ClientOptions, Target, as_options, as_target, as_targets
 from tsq.quic import tls
 
-# Before an event loop runs, which would stand still for it.
+# Here, because it would block a running event loop.
 tls.load_checks()
 
 
@@ -138,7 +138,7 @@ class AsyncQuery(HostQuery):
         attempt.readable(self._loop.time(), True, self._loop.time)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """From the event loop: what fails there is raised to the caller, who would wait for ever."""
+        """Call it from the event loop. Raise what fails to the caller of `run`, which would wait for ever."""
         try:
             call()
         except Exception as error:

@@ -22,7 +22,7 @@ from tsq.quic.client_connection import ClientConnection
 from tsq.quic.tickets import AcceptedTicket, TicketFile
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
-# How a handshake fails with a ticket that is not good; other errors have nothing to do with it.
+# How a handshake fails because of a bad ticket. Other errors have other causes.
 _TICKET_ERRORS = {TransportError, ConnectionLost}
 _SEND_TRIES = 2
 # Seconds for the datagrams of one turn.
@@ -32,7 +32,7 @@ _TURN = 0.01
 class Attempt:
     """A channel and its socket: moves datagrams between them.
 
-    backlog: datagrams that were read, and not looked at yet. origin: the whole address, for another attempt.
+    backlog: datagrams that were read and not passed on yet. origin: the whole address, for another attempt.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Attempt:
                 if not requests:
                     self.udp.send([(data, CONNECTED) for data in out])
                     return
-                departure = self.udp.send_stamped(out)
-                if departure.sent:
-                    self.channel.sent(departure, reading)
+                transmission = self.udp.send_stamped(out)
+                if transmission.sent:
+                    self.channel.sent(transmission, reading)
                     return
                 break
             except OSError as error:
-                # It may be what ICMP said of an earlier datagram; then the next try is the first one for these.
+                # The error may be an ICMP report about an earlier datagram; then the next try is the first one for these.
                 self._failed(error)
                 if self.channel.error is not None:
                     return
@@ -79,9 +79,9 @@ class Attempt:
             self.channel.not_sent(failure, reading)
 
     def readable(self, now: float, stamps: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        """Feed what has come to the channel. stamps: the error queue holds something, such as a departure time that came late.
+        """Pass received datagrams to the channel. stamps: the error queue holds something, such as a late transmit timestamp.
 
-        A flood does not keep the deadlines waiting: after a while the rest stays in the backlog for the next call.
+        A flood does not delay the deadlines: after a while the rest stays in the backlog for the next call.
         """
         try:
             if stamps:
@@ -121,11 +121,11 @@ def open_attempt(
     address: Address,
     numbers: Iterator[int],
 ) -> Attempt:
-    """A socket and a channel for one address, not started yet. Raises OSError where there is no way to the address."""
+    """A socket and a channel for one address, not started yet. Raises OSError if the address cannot be reached."""
     name = options.server_name or target.host
     tickets = _Tickets(target, name, options, notices)
     configuration = tls.client_configuration(name, options.trust, ticket=tickets.taken, key_log=key_log)
-    # Who waits longer for the handshake than QUIC does for a sign of life shall not be told that the connection went silent.
+    # If a handshake may take longer than QUIC's idle time-out, the error must be HandshakeTimeout, not a connection that idled out.
     configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
     connection = ClientConnection(configuration, on_ticket=tickets.keep)
     udp = UdpSocket.connected(*address)
@@ -150,7 +150,7 @@ class _Tickets:
             self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)
 
     def keep(self, accepted: AcceptedTicket) -> None:
-        """A ticket of a server that was accepted has come. One that cannot be kept costs no time: it is a notice."""
+        """Keep a ticket of a server that was accepted. If that fails, it is only a notice: the time is still used."""
         if self._file is None:
             return
         try:

@@ -32,7 +32,7 @@ def network_error(error: OSError | LookupError | ImportError | MemoryError) -> T
     if error.errno == errno.EINVAL:
         # What connect and send report for a blackhole route, and for an IPv6 link-local address without its interface.
         return Unreachable(
-            "the address cannot be reached: this machine has no way out for it",
+            "the address cannot be reached: this machine has no route to it",
             advice="is there a blackhole route to it, or does an fe80:: address lack its interface, as in fe80::1%eth0?",
         )
     if error.errno == errno.EAFNOSUPPORT:

@@ -1,6 +1,7 @@
-"""What asking hosts gave: the samples of each, and what they all say together.
+"""Results of asking hosts: the samples of each host, and the selection among the hosts.
 
-Comes in: samples and the circumstances. Goes out: frozen HostResults, and the selection among them. Knows nothing of connections.
+Comes in: samples, and facts about the connection. Goes out: frozen HostResults and the Selection among them. It must never touch a
+connection.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ _SERVER = ("server_error", "server_error_known", "stratum", "leap", "smeared", "
 class HostResult:
     """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate.
 
-    assumed_error: what the server's own error is taken for where it does not give it, seconds. state_unknown: the server was asked
-    about its own clock, and that question got no answer: it may not be synchronized, and cannot be used.
+    assumed_error: the server's own error where the server does not report it, seconds. state_unknown: the server was asked about
+    its own clock and did not answer that question: it may not be synchronized, and is not used.
     """
 
     target: Target
@@ -81,8 +82,8 @@ class HostResult:
 
     @property
     def unused(self) -> Unused | None:
-        """Why the estimate is not to be used, whatever other hosts say: the server says that its clock is not synchronized, or did
-        not answer that question, for example. None: nothing is against it.
+        """Why the estimate must not be used, whatever other hosts say: for example, the server reports that its clock is not
+        synchronized, or did not answer that question. None: it may be used.
         """
         return selection([self]).verdicts[0].unused
 
@@ -124,8 +125,8 @@ def selection(
 ) -> Selection:
     """What these hosts say together at a local time. The verdicts are in the hosts' order.
 
-    now: the time as a reading of the clock, which also tells whether the clock was slewed or stepped since the samples were taken;
-    None: that of the newest valid sample of all, whose T4 is the time where at_ns is None, too.
+    now: the time as a reading of the clock, which also shows whether the clock was slewed or stepped since the samples were taken.
+    None: the reading of the newest valid sample; if at_ns is None, too, the time is that sample's T4.
     """
     if now is not None:
         at_ns = now.at_ns
@@ -137,7 +138,7 @@ def selection(
 
 
 def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:
-    # Whoever answers at one address and port is one server, by whatever names it was asked.
+    # One address and port is one server, whatever name was used for it.
     identity = "" if result.address is None else f"{_plain(result.address)} {result.target.port}"
     found = None if at_ns is None else result.estimate_at(at_ns, now)
     detail = "" if result.error is None else result.error.found
@@ -145,7 +146,7 @@ def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> 
 
 
 def _plain(address: str) -> str:
-    """An address in its one form: an IPv4 address that is written as an IPv6 one (::ffff:192.0.2.1) is the same machine."""
+    """An address in one form: an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as the IPv4 address."""
     if "::ffff:" not in address.lower():
         return address
     try:

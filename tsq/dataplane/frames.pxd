@@ -14,7 +14,7 @@ cdef enum:
     MOST_DATAGRAM_HEADER = 3
 
 cdef enum:
-    # More work than this is never handed to the control plane.
+    # The control plane gets no packet with more work.
     MOST_WORK = 128
 
 cdef int put_datagram_header(uint8_t* out, uint64_t size) noexcept nogil

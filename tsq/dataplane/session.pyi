@@ -1,4 +1,4 @@
-"""Types of the compiled sessions; see _session.pyx."""
+"""Types of the compiled sessions; see session.pyx."""
 
 from collections.abc import Iterable
 from typing import final
