@@ -16,6 +16,7 @@ from tsq.cli.numbers import number, whole_number
 from tsq.dataplane.loop import ServingLoop
 from tsq.errors import ConfigError, TransportError, TSQError
 from tsq.host import shortage
+from tsq.host.journal import JournalFormatter, is_journal
 from tsq.host.keepers.sync_state import HostClock, Keeper
 from tsq.options import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.quic.router import Limits, RetryPolicy
@@ -24,6 +25,10 @@ from tsq.server.driver import Server
 
 PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
+# A report that somebody asked for is printed at any --log-level.
+_status_logger = logging.getLogger("tsq.status")
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+_SIGNALS = {*_ENDING, signal.SIGHUP, signal.SIGUSR1}
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _DEFAULTS = Limits()
 _ASKED = HostClock()
@@ -32,7 +37,8 @@ _CLAIMED = LocalClock(stratum=1)
 _FILES_OF_ITS_OWN = 16
 _FILES_AN_ADDRESS = 2
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew.
+_EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew; SIGUSR1 writes
+uptime, connections and counters to standard error.
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
 
@@ -47,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host_clock = _host_clock(values)
     except ConfigError as error:
         parser.error(str(error))
-    logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(message)s", level=values.log_level.upper())
+    _start_log(values.log_level)
     # aioquic reports each peer's faults: a flood, on a public port.
     logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
     try:
@@ -67,17 +73,46 @@ async def _serve(server: Server) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     async with server:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        started = loop.time()
+        for number in _ENDING:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, server.reload)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: _report(server, loop.time() - started))
         deliver(signal.SIGHUP)
+        deliver(signal.SIGUSR1)
         for address in server.addresses:
             print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
         await stop.wait()
-        hold_back({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        hold_back(_SIGNALS)
         logger.info("closing %d connections", server.connections)
+    _log_counters(server, logger)
+
+
+def _report(server: Server, uptime: float) -> None:
+    """What the server does now, and what it has done since it started."""
+    _status_logger.info("status: up %s, connections now: %d", _duration(uptime), server.connections)
+    _log_counters(server, _status_logger)
+
+
+def _log_counters(server: Server, log: logging.Logger) -> None:
     for name, count in server.counters.snapshot().items():
-        logger.info("%s: %d", name, count)
+        log.info("%s: %d", name, count)
+
+
+def _duration(seconds: float) -> str:
+    """A time span, such as 3 d 04:05:06."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{f'{days} d ' if days else ''}{hour:02}:{minute:02}:{second:02}"
+
+
+def _start_log(level: str) -> None:
+    formatter = JournalFormatter if is_journal(sys.stderr) else logging.Formatter
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(f"{PROGRAM}: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+    _status_logger.setLevel(logging.INFO)
 
 
 def _server(values: argparse.Namespace, host_clock: HostClock, secrets: TextIO | None) -> Server:

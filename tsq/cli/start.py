@@ -31,8 +31,8 @@ def client() -> int:
 
 def server() -> int:
     """tsq-server."""
-    # A reload that is asked for before the server can do it waits until then, and does not end the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    # A signal that asks for a reload or for the counters waits until the server can handle it, and does not end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     return _run("tsq-server", "tsq.cli.server")
 
 

@@ -28,7 +28,7 @@ _HOLDS = 2 * _INTERVAL
 _MOST_AGE = 10.0
 # How long one look is waited for before what is known is given out with its age; the first one longer, as nothing is known yet.
 _PATIENCE, _FIRST_PATIENCE = 1.0, 4.0
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
 
 class ClockWatch:

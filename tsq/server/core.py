@@ -219,6 +219,7 @@ class Service:
         send_ns = self._clock()
         datagrams: list[bytes] = []
         stamp: tuple[bytes, int] | None = None
+        answered = 0
         for message, draft in drafts:
             if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
                 told = connection.tell()
@@ -234,20 +235,18 @@ class Service:
                 if message.stream_id is None:
                     continue
                 response = response.error
-            else:
-                self.counters.add("answered")
+            elif message.stream_id is not None:
+                answered += 1
             if message.stream_id is not None:
                 connection.send_stream(message.stream_id, response)
                 connection.stream_done(message.stream_id, message.finished)
             elif connection.can_send_datagram(response):
                 datagrams.append(response)
             else:
-                self.counters.add("answered", amount=-1)
                 self.counters.add("unanswered", "peer takes no datagram of this size")
         more, held_back = connection.transmit(datagrams, now, stamp)
-        if held_back:
-            self.counters.add("answered", amount=-held_back)
-            self.counters.add("unanswered", "congestion window or amplification limit", held_back)
+        self.counters.add("answered", amount=answered + len(datagrams) - held_back)
+        self.counters.add("unanswered", "congestion window or amplification limit", held_back)
         return out + more
 
     def _draft(self, message: Message, received_ns: int) -> Draft | Refusal:
