@@ -1,6 +1,6 @@
 """Handshakes, each from its first packet to the first answer: full, resumed, and 0-RTT, in which the request goes with it.
 
-Without I/O: both ends in this process, nothing between them, CPU time of either; TSQ's Channel and Service beside aioquic's
+Without I/O: both ends in this process, nothing between them, CPU time of either; TSQ's Channel and ServerCore beside aioquic's
 QuicConnection used plainly. Over loopback: wall time of a client in this process whose modules are loaded; each server in a process
 of its own; with 0-RTT TSQ's client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are
 ECDSA P-256 by a throw-away authority, and verified.
@@ -42,7 +42,7 @@ from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.udp import Datagram, Departure, Path
-from tsq.server.core import Service
+from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
 ROUNDS = 30
@@ -94,7 +94,7 @@ class TsqPair:
         files = peers.certificates
         configuration = tls.server_configuration(str(files.certificate), str(files.key))
         self._router = Router(configuration, Counters(), Limits())
-        self._service = Service(self._router, Responder(), Counters(), clock_ns)
+        self._service = ServerCore(self._router, Responder(), Counters(), clock_ns)
         self._trust = Trust(ca_file=peers.ca)
         self.kind = "full"
         self._ticket: AcceptedTicket | None = None

@@ -603,7 +603,7 @@ def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
     with interruptions.caught():
         change = perform(SLEW, SystemClock(twin), again=never, interruptions=interruptions, pause=pause)
     assert change.interrupted
-    assert change.rest == pytest.approx(-twin.error, abs=1e-8)
+    assert change.left == pytest.approx(-twin.error, abs=1e-8)
     assert change.moved == pytest.approx(0.4 + twin.error, abs=1e-8)
     here = twin.error_ns
     twin.run(1000)

@@ -169,7 +169,7 @@ class Run:
         self._server = server
         self._plan = plan
         self._rng = rng
-        self._responder = Responder(about=server.told.tlvs() if server.told is not None else ())
+        self._responder = Responder(clock_info=server.told.tlvs() if server.told is not None else ())
         self._departures: list[str] = []
         self._events: list[tuple[int, int, Callable[[int, bytes], None], bytes]] = []
         self._number = 0
@@ -209,13 +209,13 @@ class Run:
             t2_ns, t3_ns = server.forge(t2_ns, t3_ns)
         for at_ns, told in server.later:
             if now_ns >= at_ns:
-                self._responder.about = told.tlvs()
+                self._responder.clock_info = told.tlvs()
         draft = self._responder.prepare(message, t2_ns, Mode.DATAGRAM)
         assert isinstance(draft, Draft)
         if draft.exact and server.tells_exact:
             nonce = draft.nonce
             if self._departures:
-                draft = draft.telling(self._departures.pop(0))
+                draft = draft.with_exact_t3(self._departures.pop(0))
             departure_ns = t3_ns if server.forge is not None else server.clock.read(left_ns)
             self._departures = [*self._departures[-3:], f"{nonce[:8].hex()}{ntp_from_ns(departure_ns):016x}"]
         answer = draft.complete(t3_ns)

@@ -174,7 +174,7 @@ class _Run:
         _tell(f"after:  {_kernel(change.after)}")
         _tell(f"drift:  {_drift(found, change)}")
         if change.interrupted:
-            _say(f"interrupted: {_signed(change.rest)} s of the slew were given up; the clock was not measured again")
+            _say(f"interrupted: {_signed(change.left)} s of the slew were given up; the clock was not measured again")
             return EXIT_INTERRUPTED
         return EXIT_OK
 
@@ -229,7 +229,7 @@ def _done(action: Step | Slew, change: Change) -> str:
     if change.moved is not None:
         return f"slewed by {_signed(change.moved)} s"
     if change.interrupted:
-        return f"slewed by {_signed(action.offset - change.rest)} s"
+        return f"slewed by {_signed(action.offset - change.left)} s"
     return f"slewing by {_signed(action.offset)} s: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
 
 
@@ -254,7 +254,7 @@ def _kernel(state: ClockState | None) -> str:
     tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
         f"kernel: {mark}, maxerror {state.max_error:.6f} s, esterror {state.estimated_error:.6f} s, "
-        f"frequency {state.frequency_ppm:+.3f} ppm{tick}, slewing {_signed(state.rest)} s"
+        f"frequency {state.frequency_ppm:+.3f} ppm{tick}, slewing {_signed(state.pending)} s"
     )
 
 

@@ -107,7 +107,7 @@ def clock_reading() -> ClockReading:
 
 @dataclass(frozen=True, slots=True)
 class ClockState:
-    """What the kernel says of its clock, in seconds and ppm. rest: what slews have still to correct, the kernel's loop's and
+    """What the kernel says of its clock, in seconds and ppm. pending: what slews have still to correct, the kernel's loop's and
     adjtime(3)'s together; tick_ppm: how fast the clock is made to run beside its frequency, by a tick of unusual length.
     """
 
@@ -115,7 +115,7 @@ class ClockState:
     max_error: float
     estimated_error: float
     frequency_ppm: float
-    rest: float
+    pending: float
     leap: int
     tick_ppm: float = 0.0
 
@@ -286,7 +286,7 @@ class SystemClock:
             max_error=maxerror / 1e6,
             estimated_error=esterror / 1e6,
             frequency_ppm=frequency / 65536,
-            rest=offset * unit + self._old_slew() / 1e6,
+            pending=offset * unit + self._old_slew() / 1e6,
             leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
             tick_ppm=(tick - _USUAL_TICK) * 1e6 / _USUAL_TICK,
         )

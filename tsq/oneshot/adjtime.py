@@ -108,14 +108,14 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done. after: what the kernel says then; rest: the offset that is left, seconds; interrupted: a slew was given up.
+    """What was done. after: what the kernel says then; left: the offset that is left, seconds; interrupted: a slew was given up.
 
     moved: what the clock was really moved by, as far as that was looked at; last: the measurement after a slew that was waited for;
     drift: how fast the clock drifts, from the measurements before and after.
     """
 
     after: ClockState
-    rest: float
+    left: float
     interrupted: bool = False
     moved: float | None = None
     last: Measurement | None = None
@@ -178,8 +178,8 @@ def measure(
     interruptions = interruptions or Interruptions()
     before = clock.state_if_readable()
     steady = before
-    if before is not None and abs(before.rest) > _NOTHING_LEFT and not options.dry_run and clock.may_set and owner() is None:
-        _stop_old_slew(before.rest, clock, say, pause)
+    if before is not None and abs(before.pending) > _NOTHING_LEFT and not options.dry_run and clock.may_set and owner() is None:
+        _stop_old_slew(before.pending, clock, say, pause)
         steady = clock.state_if_readable()
     start = clock.reading()
     results = ask(targets, options.client, rules=Rules(offset_limit=_ANY_OFFSET))
@@ -238,8 +238,8 @@ def perform(
     state = clock.state()
     if interruptions.seen:
         clock.stop_slewing()
-        return Change(clock.state(), state.rest, interrupted=True)
-    return Change(state, state.rest)
+        return Change(clock.state(), state.pending, interrupted=True)
+    return Change(state, state.pending)
 
 
 def _step(action: Step, clock: SystemClock) -> float:
@@ -266,11 +266,11 @@ def slewing(options: AdjustOptions) -> AdjustOptions:
 _WHO = "does another program set the clock? Find out, then try again"
 
 
-def _stop_old_slew(rest: float, clock: SystemClock, say: Say, pause: Callable[[float], None]) -> None:
+def _stop_old_slew(left: float, clock: SystemClock, say: Say, pause: Callable[[float], None]) -> None:
     """Stop what an earlier run, or another program, has begun and not finished: a clock that is slewed cannot be measured."""
     with suppress(NotPermitted):
         clock.stop_slewing()
-        say(f"a slew of the clock was still under way and was stopped, {rest:+.6f} s of it were left")
+        say(f"a slew of the clock was still under way and was stopped, {left:+.6f} s of it were left")
         pause(_LAST_SECOND)
 
 
@@ -284,7 +284,7 @@ def _disturbed(moved: Movement, steady: ClockState | None, say: Say) -> float:
     elif steady.tick_ppm:
         why = f"its tick makes it run {steady.tick_ppm:+.0f} ppm"
     else:
-        why = "the kernel is slewing it" if abs(steady.rest) > _NOTHING_LEFT else "another program sets or slews it"
+        why = "the kernel is slewing it" if abs(steady.pending) > _NOTHING_LEFT else "another program sets or slews it"
     say(f"the clock moved by {disturbed:+.6f} s while it was measured, {why}: the bound is wider by that")
     return disturbed
 
@@ -314,10 +314,10 @@ def _correct(
         clock.report_error(needed, first.estimated_error)
     action, rounds = first, 0
     while True:
-        rest = _slew_and_wait(action, clock, interruptions, pause)
+        left = _slew_and_wait(action, clock, interruptions, pause)
         done = clock.reading().since(start).beyond(rate)
-        if rest is not None:
-            return Change(clock.state(), rest, interrupted=True, moved=done)
+        if left is not None:
+            return Change(clock.state(), left, interrupted=True, moved=done)
         found = _asked_again(again, interruptions)
         if found is None:
             return Change(clock.state(), 0.0, interrupted=True, moved=done)
@@ -354,28 +354,28 @@ def _slew_and_wait(action: Slew, clock: SystemClock, interruptions: Interruption
     start, rate = clock.reading(), clock.state().rate
     clock.slew(action.offset, time_constant=action.time_constant)
     end = clock.monotonic() + _PATIENCE * action.seconds
-    constant, rest = action.time_constant, action.offset
+    constant, left = action.time_constant, action.offset
     while not interruptions.seen:
         state = clock.state()
-        _check_slew(action.offset, rest, state, clock.reading().since(start), rate, constant, clock)
-        rest = state.rest
-        if abs(rest) <= abs(action.offset) * REST:
+        _check_slew(action.offset, left, state, clock.reading().since(start), rate, constant, clock)
+        left = state.pending
+        if abs(left) <= abs(action.offset) * REST:
             break
         if clock.monotonic() > end:
             clock.stop_slewing()
-            raise NotMoved(f"the slew does not end: {rest:+.6f} s are left", advice=_WHO)
-        faster = time_constant(rest)
+            raise NotMoved(f"the slew does not end: {left:+.6f} s are left", advice=_WHO)
+        faster = time_constant(left)
         if faster < constant:
             constant = faster
             clock.hasten(constant)
         pause(_LOOK_INTERVAL)
-    rest = clock.state().rest
+    left = clock.state().pending
     clock.stop_slewing()
     if interruptions.seen:
-        return rest
+        return left
     pause(_LAST_SECOND)
-    last = replace(clock.state(), rest=rest)
-    _check_slew(action.offset, rest, last, clock.reading().since(start), rate, constant, clock)
+    last = replace(clock.state(), pending=left)
+    _check_slew(action.offset, left, last, clock.reading().since(start), rate, constant, clock)
     return None
 
 
@@ -383,15 +383,15 @@ def _check_slew(
     offset: float, before: float, state: ClockState, moved: Movement, rate: float, constant: int, clock: SystemClock
 ) -> None:
     """Raises NotMoved where the clock did not move by what the kernel took of the slew. before: what was left at the last look."""
-    taken, done = offset - state.rest, moved.beyond(rate)
+    taken, done = offset - state.pending, moved.beyond(rate)
     # What is taken at the beginning of a second moves the clock during that second.
-    second = abs(state.rest) / (2.0 ** (2 + constant) - 1)
+    second = abs(state.pending) / (2.0 ** (2 + constant) - 1)
     inexact = _LEAST_ERROR + _SLEW_ERROR * abs(taken) + moved.width + _STEADY * moved.seconds
     behind, ahead = (inexact + second, inexact) if offset >= 0 else (inexact, inexact + second)
     turned, stepped = state.rate - rate, abs(moved.stepped) > _LEAST_ERROR + moved.width
     if -behind <= done - taken <= ahead and abs(turned) <= _SAME_RATE and not stepped:
         return
-    if abs(state.rest) <= abs(before) and state.rest * offset >= 0:
+    if abs(state.pending) <= abs(before) and state.pending * offset >= 0:
         # It is still our own.
         clock.stop_slewing()
     if stepped:

@@ -17,7 +17,7 @@ from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram
-from tsq.server.responder import Draft, Refusal, Responder, stream_request_ready
+from tsq.server.responder import Draft, Responder, Unanswered, stream_request_ready
 from tsq.wire.message import Mode
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     connection: ServerConnection | None
 
 
-class Service:
+class ServerCore:
     """A server but for its sockets and timers.
 
     clock: the host's time in Unix ns, read as late as can be. datapath: the data plane of the socket; without one, the control
@@ -223,14 +223,14 @@ class Service:
         for message, draft in drafts:
             if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
                 told = connection.tell()
-                draft = draft.telling(told) if told else draft  # noqa: PLW2901
+                draft = draft.with_exact_t3(told) if told else draft  # noqa: PLW2901
                 stamp = (draft.nonce, send_ns)
             if message.stream_id is not None and not connection.can_send_stream(message.stream_id):
                 connection.stream_done(message.stream_id, message.finished)
                 self.counters.add("unanswered", "stream cancelled by the client")
                 continue
             response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
-            if isinstance(response, Refusal):
+            if isinstance(response, Unanswered):
                 self.counters.add("unanswered", response.reason)
                 if message.stream_id is None:
                     continue
@@ -249,7 +249,7 @@ class Service:
         self.counters.add("unanswered", "congestion window or amplification limit", held_back)
         return out + more
 
-    def _draft(self, message: Message, received_ns: int) -> Draft | Refusal:
+    def _draft(self, message: Message, received_ns: int) -> Draft | Unanswered:
         mode = Mode.DATAGRAM if message.stream_id is None else Mode.STREAM
         self.counters.add("requests", mode)
         return self.responder.prepare(message.data, received_ns, mode)

@@ -108,14 +108,14 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
         try:
             state = ways[keeper]()
         except NotPermitted:
-            state = nobody_knows(
+            state = unsynchronized(
                 keeper.value, "a filter of system calls forbids clock_adjtime, which reads the kernel's state of the clock"
             )
         except (ClockError, OSError) as error:
-            state = nobody_knows(keeper.value, str(error))
+            state = unsynchronized(keeper.value, str(error))
         if state is not None:
             break
-    state = checked(state or nobody_knows(host_clock.keeper.value))
+    state = checked(state or unsynchronized(host_clock.keeper.value))
     return state if host_clock.local is None else declared(state, host_clock.local)
 
 
@@ -132,12 +132,12 @@ def checked(state: SyncState) -> SyncState:
         trouble = f"stratum {state.stratum} with leap indicator {state.leap} is impossible"
     else:
         return state
-    return nobody_knows(state.keeper, f"{state.keeper} reports values that cannot be used: {trouble}")
+    return unsynchronized(state.keeper, f"{state.keeper} reports values that cannot be used: {trouble}")
 
 
 def unknown(host_clock: HostClock, trouble: str) -> SyncState:
     """The state where no program could be asked: what the operator declares, if anything."""
-    state = nobody_knows(host_clock.keeper.value, trouble)
+    state = unsynchronized(host_clock.keeper.value, trouble)
     return state if host_clock.local is None else declared(state, host_clock.local)
 
 
@@ -171,8 +171,8 @@ def by_observation(report: Observation) -> SyncState:
 def by_kernel(state: ClockState) -> SyncState:
     """The state in what the kernel says."""
     if not state.synchronized:
-        return replace(nobody_knows(Keeper.KERNEL.value), root_dispersion=state.max_error)
-    error = state.max_error + abs(state.rest)
+        return replace(unsynchronized(Keeper.KERNEL.value), root_dispersion=state.max_error)
+    error = state.max_error + abs(state.pending)
     return SyncState(Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error)
 
 
@@ -196,7 +196,7 @@ def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
     return None if report is None else by_observation(report)
 
 
-def nobody_knows(keeper: str, trouble: str = "") -> SyncState:
+def unsynchronized(keeper: str, trouble: str = "") -> SyncState:
     """The state of a clock that no program reports to be synchronized. Its error is the most that there is."""
     unknown_kind = SourceType.UNKNOWN, ClockClass.UNKNOWN
     return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, *unknown_kind, "", 0.0, MOST_ERROR, trouble=trouble)
