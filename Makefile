@@ -1,4 +1,4 @@
-# TSQ: `make demo` shows it, `make test` tests it; both create what they need.
+# `make demo` shows TSQ, `make test` tests it. Both install what they need: see README.md, and INSTALL=0 there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ $(VENV)/.built: pyproject.toml setup.py $(SOURCES) scripts/prerequisites.sh
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
-# Foreign programs for the tests, where they can be had; a test that misses its own says so.
+# Programs that tests run TSQ against. A test whose program is missing is skipped, and says so.
 .PHONY: peers
 peers:
 	@sh scripts/prerequisites.sh peers
@@ -37,11 +37,11 @@ lint: build
 	@$(BIN)/mypy
 	@$(BIN)/python -m mypy.stubtest $(COMPILED) --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
-# A million exchanges with servers of which some lie, in virtual time: some minutes, and a table.
+# A million exchanges in virtual time, with some wrong servers: some minutes; prints a table.
 sim: build
 	@$(BIN)/python -m tests.simulation $(SIM)
 
-# A small change of meaning for each rule; the tests must notice every one.
+# Make one small change of meaning for each rule; the tests must fail for every one.
 mutants: build
 	@$(BIN)/python -m tests.mutants $(MUTANTS)
 
@@ -51,17 +51,17 @@ fuzz: build
 	@$(BIN)/python -m tests.fuzz_control --seconds 120
 	@TSQ_SEEDS=4000 $(BIN)/python -m pytest tests/dataplane/test_differential.py
 
-# The compiled parts under AddressSanitizer and UndefinedBehaviorSanitizer.
+# Test the compiled code under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
 	@PYTHON=$(CURDIR)/$(BIN)/python sh scripts/sanitize.sh
 
-# Compared with the stored run, as ratios.
+# Run the benchmarks and print their ratios to the stored run.
 bench: build
 	@mkdir -p build
 	@$(BIN)/python -m pytest --benchmark-only --benchmark-json=build/bench.json benchmarks
 	@$(BIN)/python -m benchmarks.regressions build/bench.json
 
-# Side by side with NTP, NTS and others, in about ten minutes; writes the page and its pictures.
+# Measure TSQ beside NTP, NTS and others, in about ten minutes; writes the page and its pictures.
 compare: build peers
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group plots
 	@$(BIN)/python -m benchmarks.compare --out docs/explanation

@@ -41,7 +41,7 @@ from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.tickets import AcceptedTicket
-from tsq.quic.udp import Datagram, Departure, Path
+from tsq.quic.udp import Datagram, NetworkPath, Transmission
 from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
@@ -52,7 +52,7 @@ VISITS = 25
 _SETTLE = 0.3
 HANDSHAKE, VISIT, EARLY, AIOQUIC = "handshake", "visit", "0-RTT", "aioquic"
 KINDS = ("full", "resumed", "0-RTT")
-CLIENT_PATH = Path(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
+CLIENT_PATH = NetworkPath(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
 CLIENT_ADDRESS = ("192.0.2.2", 40000)
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class TsqPair:
     def _client_sends(self, session: Channel) -> list[bytes]:
         sent = session.datagrams(time.monotonic())
         if session.has_leaving:
-            session.departed(Departure(len(sent), clock_ns(), True))
+            session.departed(Transmission(len(sent), clock_ns(), True))
         return sent
 
     def _server_answers(self, data: bytes) -> list[bytes]:

@@ -36,7 +36,7 @@ class _Member:
 
     def hand_over(self) -> None:
         """To the data plane, on a socket that knows its peer."""
-        self.plane.leave(time.monotonic())
+        self.plane.hand_over(time.monotonic())
 
     def drain(self) -> list[bytes]:
         """Note what happened; connection IDs that came into use."""
@@ -124,12 +124,12 @@ class Fleet:
     def taken_back(self) -> list[_Member]:
         """All connections, with aioquic again: for packets that no data plane makes. `run` is of no use any more."""
         for member in self._all:
-            member.plane.enter()
+            member.plane.take_back()
         return self._all
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for member in self._all:
-            member.plane.enter()
+            member.plane.take_back()
             member.quic.close()
             self._send(member)
         self.udp.close()
@@ -150,7 +150,7 @@ class Fleet:
         # Long headers name the length of the connection ID first (RFC 9000 §17.2).
         member = self._members.get(data[6:14] if data[0] & 0x80 else data[_ID])
         if member is not None:
-            member.plane.enter()
+            member.plane.take_back()
             member.quic.receive_datagram(data, CONNECTED, time.monotonic())
             for connection_id in member.drain():
                 self._members[connection_id] = member
@@ -168,7 +168,7 @@ class Fleet:
         member = self._members.get(packet[_ID])
         if member is None:
             return
-        member.plane.enter()
+        member.plane.take_back()
         member.quic.receive_datagram(packet, CONNECTED, time.monotonic())
         self._send(member)
         member.hand_over()

@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.dataplane.peer import PING, ack, datagram, varint
-from tests.foreign import ForeignClient, path
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream
+from tests.support.foreign import ForeignClient, path
 from tests.support.world import CLIENT, World
 from tsq.quic.limits import Limits, PeerLimits
 from tsq.quic.reassembly import Kept
 from tsq.quic.selfsigned import CertificateFiles, self_signed
-from tsq.quic.udp import Path
+from tsq.quic.udp import NetworkPath
 
 # Wide enough that each packet is worked on: what is measured is the packet, not the budget that keeps such packets away.
 _UNLIMITED = Limits(
-    peer=PeerLimits(control_rate=1e9, control_burst=1e9, refused_packets=1 << 30, handshake_packets=1 << 30),
+    peer=PeerLimits(control_rate=1e9, control_burst=1e9, excessive_packets=1 << 30, handshake_packets=1 << 30),
     **dict.fromkeys(("newcomers", "strangers", "all_control", "most_control"), 1e9),
 )
 
@@ -40,8 +40,8 @@ class Cost:
     kept: float
 
 
-def _initials(make: Callable[[int], bytes]) -> Callable[[World, int], Iterator[tuple[bytes, Path]]]:
-    def datagrams(_: World, count: int) -> Iterator[tuple[bytes, Path]]:
+def _initials(make: Callable[[int], bytes]) -> Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]:
+    def datagrams(_: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
         stranger = Stranger()
         for number in range(count):
             yield stranger.initial(make(number)), CLIENT
@@ -49,18 +49,18 @@ def _initials(make: Callable[[int], bytes]) -> Callable[[World, int], Iterator[t
     return datagrams
 
 
-def _strangers(make: Callable[[int], bytes]) -> Callable[[World, int], Iterator[tuple[bytes, Path]]]:
-    def datagrams(_: World, count: int) -> Iterator[tuple[bytes, Path]]:
+def _strangers(make: Callable[[int], bytes]) -> Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]:
+    def datagrams(_: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
         for number in range(count):
             yield Stranger(number.to_bytes(8, "big")).initial(make(number)), CLIENT
 
     return datagrams
 
 
-def _established(make: Callable[[int], bytes], each: int = 1 << 30) -> Callable[[World, int], Iterator[tuple[bytes, Path]]]:
+def _established(make: Callable[[int], bytes], each: int = 1 << 30) -> Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]:
     """each: so many packets of a kind one connection survives; then there is another one."""
 
-    def datagrams(world: World, count: int) -> Iterator[tuple[bytes, Path]]:
+    def datagrams(world: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
         for number in range(count):
             if number % each == 0:
                 where = path(number)
@@ -72,12 +72,12 @@ def _established(make: Callable[[int], bytes], each: int = 1 << 30) -> Callable[
     return datagrams
 
 
-def _forged(world: World, count: int) -> Iterator[tuple[bytes, Path]]:
+def _forged(world: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
     for data, where in _established(lambda _: PING)(world, count):
         yield data[:9] + bytes(1150), where
 
 
-def _undecryptable(world: World, count: int) -> Iterator[tuple[bytes, Path]]:
+def _undecryptable(world: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
     for data, where in _strangers(lambda _: PING)(world, count):
         yield data[:-1] + bytes([data[-1] ^ 1]), where
 
@@ -90,10 +90,10 @@ def _new_id(number: int) -> bytes:
     return b"\x18" + varint(number + 2) + varint(number + 2) + b"\x08" + (1 << 32 | number).to_bytes(8, "big") + bytes(16)
 
 
-def _coalesced(kind: int, count: int) -> Callable[[World, int], Iterator[tuple[bytes, Path]]]:
+def _coalesced(kind: int, count: int) -> Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]:
     """So many packets with long headers in each datagram, which do not open."""
 
-    def datagrams(world: World, datagrams: int) -> Iterator[tuple[bytes, Path]]:
+    def datagrams(world: World, datagrams: int) -> Iterator[tuple[bytes, NetworkPath]]:
         client = ForeignClient(world)
         name = client.quic._peer_cid.cid
         size = 1200 // count - 26
@@ -104,7 +104,7 @@ def _coalesced(kind: int, count: int) -> Callable[[World, int], Iterator[tuple[b
     return datagrams
 
 
-def _moved(world: World, count: int) -> Iterator[tuple[bytes, Path]]:
+def _moved(world: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
     """One client that comes from another address with each packet."""
     client = ForeignClient(world)
     for _ in range(3):
@@ -113,7 +113,7 @@ def _moved(world: World, count: int) -> Iterator[tuple[bytes, Path]]:
         yield one_rtt(client, PING + bytes(3)), path(number % 50)
 
 
-KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, Path]]]] = {
+KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]] = {
     "a plain request": _established(lambda _: datagram(REQUEST)),
     "Initial that does not open": _undecryptable,
     "Initial with one byte of CRYPTO far ahead": _strangers(lambda _: crypto(16_000, b"x")),

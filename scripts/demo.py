@@ -1,4 +1,4 @@
-"""The demo: a server on a free loopback port with a throw-away CA, a client that verifies it and takes five samples, and an end."""
+"""Run a server on a free loopback port with a temporary CA, and a client that verifies it and takes five samples."""
 
 import signal
 import subprocess

@@ -1,92 +1,119 @@
 #!/bin/sh
-# What pip cannot install. `build`: a compiler, Python's and OpenSSL's development files, venv. `peers`: programs that tests and
-# benchmarks talk to. No service is started or left to start: chronyd as a system's daemon would set its clock.
-# Installs them where that is allowed (root and apt), else names the command that does; missing peers are no error.
+# Check for what pip cannot install. `build`: a C compiler, the development files of Python and OpenSSL, venv.
+# `peers`: programs that tests and benchmarks run TSQ against; what is missing is no error.
+# Root with apt-get: print each package, then install it. INSTALL=0 or any other user: install nothing, print the command.
+# Never start a service: a running chronyd would set this machine's clock.
 set -eu
 PYTHON=${PYTHON:-python3}
+INSTALL=${INSTALL:-1}
+SBIN=${SBIN:-/usr/sbin}
 
-may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+say() { echo "prerequisites: $*"; }
 
+may_install() { [ "$INSTALL" != 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+# The reason why may_install is false, as a part of a sentence.
+why_not() {
+    if [ "$INSTALL" = 0 ]; then echo "INSTALL=0 forbids it"; else echo "it needs root and apt-get"; fi
+}
+
+# Print what apt-get will install, dependencies included, then install it.
 install() {
-    echo "prerequisites: installing $*"
     apt-get update -qq
+    say "installing: $(apt-get install -s --no-install-recommends "$@" | sed -n 's/^Inst \([^ ]*\).*/\1/p' | tr '\n' ' ')"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# Whether a service that keeps the clock runs here, which chrony's package would replace.
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "$SBIN/$1" ]; }
+
+# lack PACKAGE PURPOSE: note a package that is missing, and print what it is for.
+lack() {
+    say "missing: $1 ($2)"
+    missing="$missing $1"
+}
+
+# need PROGRAM PACKAGE PURPOSE
+need() { have "$1" || lack "$2" "$3"; }
+
+# Whether another service keeps the clock here: installing chrony would replace it.
 keeps_time() {
     [ -d /run/systemd/system ] && dpkg-query -W -f '${Provides} ${Status}\n' 2>/dev/null | grep -q 'time-daemon.* installed'
 }
 
+# chronyd must not run as a service: forbid starting services during the installation, and disable it afterwards.
 install_chrony() {
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' >$policy
-        chmod 755 $policy
-        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    policy=$SBIN/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        trap 'rm -f "$policy"' EXIT
     fi
     if install chrony; then
         update-rc.d chrony disable >/dev/null 2>&1 || true
     else
-        echo "prerequisites: could not install chrony; what needs it is skipped"
+        say "could not install chrony; tests that need it are skipped"
     fi
 }
 
 build() {
     if ! command -v "$PYTHON" >/dev/null 2>&1; then
-        echo "prerequisites: $PYTHON not found; TSQ needs Python 3.11 or newer (Debian: apt-get install python3 python3-dev python3-venv)" >&2
+        say "$PYTHON not found; TSQ needs Python 3.11 or newer (Debian: apt-get install python3 python3-dev python3-venv)" >&2
         exit 1
     fi
     if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        echo "prerequisites: $("$PYTHON" --version) found, Python 3.11 or newer expected; choose one with: make PYTHON=python3.x" >&2
+        say "$("$PYTHON" --version) found, Python 3.11 or newer expected; choose another one: make PYTHON=python3.x" >&2
         exit 1
     fi
     missing=""
-    command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+    need cc "gcc libc6-dev" "compiles the data plane"
     header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
-    [ -e "$header" ] || missing="$missing python3-dev"
-    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-    # Where no wheel of the cryptography package fits this machine, pip builds it against these.
-    echo '#include <openssl/evp.h>' | cc -E -x c - >/dev/null 2>&1 || missing="$missing libssl-dev"
+    [ -e "$header" ] || lack python3-dev "headers of Python, for the data plane"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || lack python3-venv "creates the virtual environment"
+    # Where no wheel of the cryptography package fits this machine, pip builds it from source with these headers, too.
+    echo '#include <openssl/evp.h>' | cc -E -x c - >/dev/null 2>&1 || lack libssl-dev "headers of OpenSSL, for the data plane"
     [ -z "$missing" ] && return
     if may_install; then
         # shellcheck disable=SC2086
         install $missing
     else
-        echo "prerequisites: missing:$missing; install them with: sudo apt-get install$missing" >&2
+        say "nothing is installed: $(why_not). Install what is missing with: sudo apt-get install$missing" >&2
         exit 1
     fi
 }
 
 peers() {
     missing=""
-    command -v tshark >/dev/null 2>&1 || missing="$missing tshark"
-    command -v node >/dev/null 2>&1 || missing="$missing nodejs"
-    command -v npm >/dev/null 2>&1 || missing="$missing npm"
-    command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
-    command -v strace >/dev/null 2>&1 || missing="$missing strace"
-    command -v nft >/dev/null 2>&1 || [ -x /usr/sbin/nft ] || missing="$missing nftables"
-    # A kernel that runs as a process, with a clock that tests may set.
-    command -v linux.uml >/dev/null 2>&1 || missing="$missing user-mode-linux"
+    need tshark tshark "tests decrypt TSQ's packets with it"
+    need node nodejs "runs the QUIC stack quiche, a foreign client for tests"
+    need npm npm "fetches quiche"
+    need ip iproute2 "tests make networks in namespaces"
+    need strace strace "tests count and fail system calls"
+    need nft nftables "tests drop packets in namespaces"
+    need linux.uml user-mode-linux "tests set the clock of a kernel that runs as a process"
     if [ -n "$missing" ]; then
         if may_install; then
             # shellcheck disable=SC2086
-            install $missing || echo "prerequisites: could not install$missing; tests that need them are skipped"
+            install $missing || say "could not install$missing; tests that need them are skipped"
         else
-            echo "prerequisites: tests of foreign programs are skipped without:$missing (sudo apt-get install$missing)"
+            say "nothing is installed: $(why_not). Tests that need them are skipped. To install: sudo apt-get install$missing"
         fi
     fi
-    if ! command -v chronyd >/dev/null 2>&1 && [ ! -x /usr/sbin/chronyd ]; then
-        if may_install && ! keeps_time; then
-            install_chrony
+    missing=""
+    need chronyd chrony "tests and benchmarks compare TSQ with it; it is not started as a service"
+    if [ -n "$missing" ]; then
+        if ! may_install; then
+            say "nothing is installed: $(why_not). Tests that need chronyd are skipped. To install: sudo apt-get install chrony"
+        elif keeps_time; then
+            say "chrony is not installed: it would replace this system's time service. Tests that need chronyd are skipped"
         else
-            echo "prerequisites: what needs chronyd is skipped without: chrony (sudo apt-get install chrony; it replaces another time service)"
+            install_chrony
         fi
     fi
     quiche=tests/integration/quiche
-    if command -v npm >/dev/null 2>&1 && [ -e $quiche/package.json ] && [ ! -d $quiche/node_modules ]; then
+    if [ "$INSTALL" != 0 ] && have npm && [ -e $quiche/package.json ] && [ ! -d $quiche/node_modules ]; then
+        say "installing into $quiche with npm: quiche (a foreign QUIC client for tests)"
         (cd $quiche && npm install --silent --no-package-lock --no-audit --no-fund) ||
-            echo "prerequisites: npm could not install quiche; tests that need it are skipped"
+            say "npm could not install quiche; tests that need it are skipped"
     fi
 }
 

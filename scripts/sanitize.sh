@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the extensions with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and runs the tests of the
-# compiled code against it: tests/dataplane and tests/properties, or what is given as arguments. Needs a built .venv and gcc.
+# Build the extensions with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and run the tests of the compiled
+# code there: tests/dataplane and tests/properties, or the tests given as arguments. Needs a built .venv and gcc.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
@@ -18,10 +18,10 @@ trap 'exit 1' INT TERM
 cd "$ROOT"
 tar cf - --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md LICENSE tsq tests benchmarks scripts docs 2>/dev/null |
     tar xf - -C "$work"
-# The tests' certificates and caches stay in the copy too.
+# Keep the certificates and caches of the tests in the copy, too.
 mkdir "$work/tmp"
 cd "$work"
-# setup.py's own level of optimisation would come last, and win.
+# setup.py appends its own optimization level, which would override the one below.
 sed -i 's/"-O2"/"-O1"/' setup.py
 echo "sanitize: building in $work"
 if ! CC=$CC LDSHARED="$CC -shared" CFLAGS="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -g -O1" \
@@ -30,15 +30,15 @@ if ! CC=$CC LDSHARED="$CC -shared" CFLAGS="-fsanitize=address,undefined -fno-omi
     exit 1
 fi
 
-# Python itself is not instrumented and keeps its memory to the end: leaks say nothing. Its objects come from malloc, so that reading
-# past the end of a bytes object is seen.
+# Python itself is not instrumented and frees some memory only at its end, so leak reports are off. Its objects come from malloc, so
+# that a read past the end of a bytes object is detected.
 export LD_PRELOAD="$library"
 export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:halt_on_error=1:allocator_may_return_null=1:log_path=$work/tmp/report"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:abort_on_error=1"
 export PYTHONMALLOC=malloc TMPDIR="$work/tmp"
 "$PYTHON" -c 'import os, tsq._fast as module; assert os.path.realpath(module.__file__).startswith(os.path.realpath(os.getcwd())), module'
 status=0
-# What the undefined-behaviour sanitizer says goes to the standard error, which must not be pytest's when it ends the process.
+# UndefinedBehaviorSanitizer reports on standard error: pytest must not capture it, or the report is lost when the process aborts.
 "$PYTHON" -X faulthandler -m pytest -p no:cacheprovider --capture=sys -m "not foreign" "$@" || status=$?
 unset LD_PRELOAD
 found=0

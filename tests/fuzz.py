@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests import messages, oracle
+from tests.support import messages, oracle
 from tests.support.fuzzing import first_difference, options
 from tsq._fast import ns_from_ntp, ntp_from_ns, pack_tlvs, unpack_message, unpack_tlvs
 from tsq.errors import MalformedMessage

@@ -23,14 +23,14 @@ from typing import Any
 from aioquic.tls import Epoch
 
 from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
-from tests.foreign import ForeignClient, path
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream, zero_rtt
+from tests.support.foreign import ForeignClient, path
 from tests.support.fuzzing import first_difference, options
 from tests.support.world import World
 from tsq.quic.reassembly import Kept
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.tls import IDLE_TIMEOUT
-from tsq.quic.udp import Path
+from tsq.quic.udp import NetworkPath
 
 _GOOD = 9999
 _MOST_STREAMS = 16
@@ -113,7 +113,7 @@ class ControlFuzzer:
         assert client.ask(REQUEST)
         return client
 
-    def early(self, where: Path) -> ForeignClient:
+    def early(self, where: NetworkPath) -> ForeignClient:
         """A client whose Initial has come, and nothing else yet."""
         ticket = self.tickets[-1]
         client = ForeignClient(self.world, where=where, connect=False, session_ticket=ticket)
@@ -152,7 +152,7 @@ class ControlFuzzer:
         what = self._check()
         return None if what is None else Broken(attacker.stage, frames, what)
 
-    def _deliver(self, batch: list[tuple[bytes, Path]]) -> None:
+    def _deliver(self, batch: list[tuple[bytes, NetworkPath]]) -> None:
         for data, where in batch:
             self.world.deliver_to_server(data, where)
 

@@ -1,4 +1,5 @@
-"""The boundaries of the design, read off the sources: who may import what, touch aioquic's insides, read or set a clock, print."""
+"""The boundaries of the design, checked on the source: which module may import what, use aioquic's private names, read or set a
+clock, print."""
 
 import ast
 import io
@@ -18,8 +19,7 @@ import tsq
 from tests.support import harmless
 from tsq.errors import ConfigError, NotPermitted
 from tsq.host import _clock
-from tsq.quic.aioquic import internals, offload
-from tsq.quic.aioquic import trim as lean
+from tsq.quic.aioquic import internals, offload, trim
 
 PACKAGE = Path(tsq.__file__).parent
 SOURCES = {
@@ -44,20 +44,20 @@ WITHOUT_CLOCK = [
     "tsq.client.association",
     "tsq.client.polling",
 ]
-# From the top, as docs/reference/architecture.md shows it: a module uses only what stands below it.
+# The order of docs/reference/architecture.md, from the top: a module uses only modules below it.
 LAYOUT = PACKAGE.parent / "docs" / "reference" / "architecture.md"
 ORDER = [
     place.removesuffix("/__init__").replace("/", ".")
     for place in re.findall(r"^\| `(tsq/\S+)\.(?:py|pyx|pxd|h)` \|", LAYOUT.read_text(encoding="utf-8"), re.MULTILINE)
 ]
-# What sets a clock by itself, or could call what does. A Python program has no `adjtime` but our own command's name.
+# Names that set a clock, or load a library that does. `adjtime` is not among them: in Python it is only the name of our command.
 SETS_A_CLOCK = re.compile(r"clock_settime|clock_adjtime|adjtimex|settimeofday|stime|ctypes|cffi|CDLL")
 ALLOCATES = re.compile(r"=.*\b(?:malloc|calloc|realloc|aligned_alloc|posix_memalign|EVP_\w+_new|PyMem_\w+)\(")
 SETS_A_CLOCK_IN_C = re.compile(rf"\b(?:{SETS_A_CLOCK.pattern}|adjtime|ntp_adjtime)\b")
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Full names of the modules, or names of modules, that are imported anywhere in a module, at run time."""
+    """Full names of all modules, and of all names from modules, that a module imports at run time, on any line."""
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -76,8 +76,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def compiled_imports(path: Path) -> Iterator[str]:
-    """The same for a .pyx, whose syntax ast does not know; cimports of the project's own modules are uses, too."""
-    # What it has of its own in a .pxd beside it is the same module.
+    """The same for a .pyx, which ast cannot parse; a cimport of a module of TSQ counts as a use."""
+    # Its own .pxd is part of the same module.
     texts = [part.read_text(encoding="utf-8") for part in {path, path.with_suffix(".pxd")} if part.exists()]
     for line in "\n".join(texts).splitlines():
         if match := re.match(r"\s*from (\S+) c?import (.+)", line):
@@ -96,7 +96,7 @@ def within(name: str, package: str) -> bool:
 
 
 def own_modules(names: set[str]) -> set[str]:
-    """The modules of TSQ that these imported names are, or are in."""
+    """The modules of TSQ among these imported names, and those that contain them."""
     found = set()
     for name in names:
         parts = name.split(".")
@@ -109,7 +109,7 @@ USES = {name: own_modules(names) - {name} for name, names in IMPORTS.items()}
 
 
 def names_used(path: Path) -> list[str]:
-    """NAME tokens: what stands in strings and comments is not code."""
+    """All NAME tokens. Strings and comments are not code."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
     return [token.string for token in tokens if token.type == tokenize.NAME]
 
@@ -123,7 +123,7 @@ def is_private(name: str) -> bool:
 
 
 def own_private_names(tree: ast.AST) -> set[str]:
-    """Private names that a module gives to its own objects: `self._name`, fields and methods of its classes."""
+    """Private names of a module's own objects: `self._name`, fields and methods of its classes."""
     names = {node.attr for node in attributes(tree) if isinstance(node.value, ast.Name) and node.value.id == "self"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -170,7 +170,7 @@ def test_only_internals_lean_and_offload_touch_private_attributes_of_others(name
         if is_private(node.attr)
         and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
         and (node.attr not in own or node.attr in aioquics)
-        # A compiled module of our own package.
+        # A compiled module of TSQ.
         and not (isinstance(node.value, ast.Name) and f"{node.value.id}.{node.attr}" in IMPORTS)
     ]
     by_string = [
@@ -202,19 +202,19 @@ def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
 def test_the_tables_of_lean_name_what_lean_touches_and_nothing_else():
     tree = TREES["tsq.quic.aioquic.trim"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    own = {"_initialize_base", "_holds_handshake", "_refusals"}
+    own = {"_initialize_base", "_holds_handshake", "_excessive"}
     for name in ("_InitialContext", "_FrameHandlers"):
         own |= own_private_names(classes[name])
     used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own
-    used |= {node.name for node in classes["LeanConnection"].body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
-    assert used == {name for names in lean.PRIVATE_NAMES.values() for name in names}
+    used |= {node.name for node in classes["TrimmedConnection"].body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
+    assert used == {name for names in trim.PRIVATE_NAMES.values() for name in names}
     replaced = {
         (node.args[0].value, keyword.arg)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "_with_names" and isinstance(node.args[0], ast.Constant)
         for keyword in node.keywords
     }
-    assert replaced == {(method, name) for method, names in lean.REPLACED_NAMES.items() for name in names}
+    assert replaced == {(method, name) for method, names in trim.REPLACED_NAMES.items() for name in names}
 
 
 def test_the_installed_aioquic_has_every_name_that_the_data_plane_needs(monkeypatch):
@@ -229,7 +229,7 @@ def test_no_python_module_sets_a_clock_by_itself(name):
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_only_the_one_door_sets_a_clock(name):
+def test_only_the_clock_module_uses_the_compiled_clock_calls(name):
     reached = [used for used in IMPORTS[name] if within(used, "tsq.host._clock")]
     assert bool(reached) == (name == "tsq.host.clock")
 
@@ -237,14 +237,14 @@ def test_only_the_one_door_sets_a_clock(name):
 @pytest.mark.parametrize(
     "name", [name for name in TREES if name not in ("tsq.host.clock", "tsq.oneshot.adjtime", "tsq.oneshot.bootstrap")]
 )
-def test_only_the_drivers_of_tsq_adjtime_use_the_doors_setters(name):
+def test_only_the_drivers_of_tsq_adjtime_call_setters_of_the_clock(name):
     setters = {item.name for item in system_clock().body if isinstance(item, ast.FunctionDef)} - READS_ONLY
     assert {"step", "slew", "stop_slewing"} <= setters
     calls = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     assert not [node.lineno for node in calls if node.func.attr in setters]
 
 
-def test_the_doors_readers_change_nothing():
+def test_readers_of_the_clock_change_nothing():
     for item in system_clock().body:
         if isinstance(item, ast.FunctionDef) and item.name in READS_ONLY:
             assert not [node for node in attributes(item) if node.attr in ("adjust", "stop_old_slew")], item.name
@@ -260,7 +260,7 @@ def system_clock() -> ast.ClassDef:
     ids=lambda path: path.name,
 )
 def test_only_one_compiled_module_sets_a_clock(path):
-    # All of the text: a string in a .pyx may be C.
+    # Search the whole text: a string in a .pyx may be C code.
     assert not SETS_A_CLOCK_IN_C.findall(path.read_text(encoding="utf-8"))
 
 
@@ -281,19 +281,19 @@ def test_the_data_plane_allocates_when_a_connection_or_a_table_begins_and_not_fo
 
 def test_that_module_has_one_call_that_sets_a_clock():
     text = (PACKAGE / "host" / "_clock.pyx").read_text(encoding="utf-8").partition('"""')[2].partition('"""')[2]
-    # Its declaration and its use.
+    # The declaration and the call.
     assert SETS_A_CLOCK_IN_C.findall(text) == ["clock_adjtime", "clock_adjtime"]
 
 
 def test_no_test_can_set_this_machines_clock():
-    """The kernel takes no clock call from this process or from what it starts."""
+    """The kernel permits no clock call to this process and its children."""
     assert not harmless.holds()
     child = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, timeout=60, check=True)
     (effective,) = re.findall(r"^CapEff:\t(\w+)$", child.stdout, re.MULTILINE)
     assert not int(effective, 16) >> harmless.CAP_SYS_TIME & 1
     state = _clock.read()
     with pytest.raises(NotPermitted):
-        # What would change nothing if it were allowed.
+        # This would change nothing if it were permitted.
         _clock.adjust(_STATUS_MODE, status=state[0])
 
 
@@ -317,7 +317,7 @@ def test_the_layout_names_every_module_once():
 @pytest.mark.parametrize("name", [name for name in IMPORTS if name not in PACKAGES])
 def test_a_module_uses_only_what_stands_below_it_in_the_layout(name):
     below = ORDER[ORDER.index(name) + 1 :]
-    # A package itself holds nothing; `tsq` gives the names of its upper modules, for users and for the command lines.
+    # A package itself has no code; `tsq` re-exports names of its upper modules, which the command lines use.
     packages = {"tsq"} & USES[name] if within(name, "tsq.cli") else set()
     assert USES[name] <= {*below, *packages}, f"{name} uses {sorted(USES[name] - {*below})}, which does not stand below it"
 
@@ -326,7 +326,7 @@ def test_a_module_uses_only_what_stands_below_it_in_the_layout(name):
 def test_a_package_names_its_modules_in_the_order_of_the_layout(package):
     depth = package.count(".") + 1
     found = [".".join(name.split(".")[depth:][:1]) for name in ORDER if within(name, package)]
-    # Where a package lies in the middle of another one, it is named where its first module stands.
+    # A package inside another one is named at the place of its first module.
     expected = list(dict.fromkeys(found))
     assert re.findall(r"`(\w+)`", (ast.get_docstring(TREES[package]) or "").partition("From the top")[2]) == expected
 
@@ -339,7 +339,7 @@ def test_rules_of_the_protocol_read_no_clock(name):
 
 
 @pytest.mark.parametrize("name", [*PURE, "tsq.client.exchange", "tsq.server.responder"])
-def test_rooms_that_hold_message_content_cannot_log_it(name):
+def test_packages_with_message_content_cannot_log_it(name):
     assert not [used for used in IMPORTS[name] if within(used, "logging") or within(used, "warnings")]
 
 
@@ -356,12 +356,12 @@ def test_rooms_that_hold_message_content_cannot_log_it(name):
     ],
 )
 def test_rules_of_the_protocol_touch_no_socket(name):
-    doors = ("socket", "select", "asyncio", "selectors", "threading", "tsq.quic.udp.UdpSocket")
-    assert not [used for used in IMPORTS[name] if any(within(used, door) for door in doors)]
+    sockets = ("socket", "select", "asyncio", "selectors", "threading", "tsq.quic.udp.UdpSocket")
+    assert not [used for used in IMPORTS[name] if any(within(used, module) for module in sockets)]
 
 
 def test_the_client_starts_without_event_loop_package_metadata_and_server():
-    # json is not in the list: aioquic brings it.
+    # json is not in the list: aioquic imports it.
     code = "import sys, tsq.cli.client; print(*sorted(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(process.stdout.split())
@@ -386,7 +386,7 @@ def test_the_blocking_library_call_starts_without_event_loop_and_server():
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """As in a process whose first connection is yet to come."""
+    """The state of a process before its first connection."""
     monkeypatch.setattr(internals._Checked, "done", False)
 
 
@@ -415,7 +415,7 @@ def test_check_refuses_a_connection_that_lacks_a_private_name(name):
 
 @pytest.mark.usefixtures("unchecked")
 def test_check_refuses_an_aioquic_that_cannot_be_made_lean(monkeypatch):
-    monkeypatch.setitem(lean.PRIVATE_NAMES, "tls", ("_no_such_name",))
+    monkeypatch.setitem(trim.PRIVATE_NAMES, "tls", ("_no_such_name",))
     with pytest.raises(ConfigError) as caught:
         internals.check(QuicConnection(configuration=QuicConfiguration(is_client=True)))
     assert "tls._no_such_name" in str(caught.value)

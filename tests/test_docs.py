@@ -1,18 +1,18 @@
-"""The documentation says what the program does: what docs/ and README.md claim is run, or compared with the source.
+"""The documentation agrees with the program: commands and code in docs/ and README.md are run, tables are compared with the source.
 
-Conventions of fenced blocks, by their info string:
+Info strings of fenced blocks:
 
-    console run           each `$ command` is run by bash, in order, in the page's own directory; the lines below it must be what it
-                          prints, but for numbers and who took T1 and T4. A line `...` stands for any lines, also none.
-    console run server    one `$ command`, started before all else on the page and ended (SIGTERM) after it.
-    python run            run by this Python in the page's directory; it must end with 0 and print no warning.
-    hex request|response  a TSQ message; `#` is not used, white space is not looked at. `told`, `told too early`: R12's answers.
+    console run           bash runs each `$ command`, in order, in a directory of the page. Its output must be the lines below it,
+                          except for numbers and the sources of T1 and T4. `...` matches any number of lines, including none.
+    console run server    one `$ command`, started before all others on the page and ended (SIGTERM) after them.
+    python run            this Python runs it in the directory of the page; it must end with 0 and print no warning.
+    hex request|response  a TSQ message; white space is ignored. `reported`, `reported too early`: the responses of R12.
     console, python, ...  not run.
 
-Replacements: 4433 becomes the port of the page's own `server` block, else that of the `server_process` fixture. time.example.com
-is the same server by name, and SSL_CERT_FILE names its authority then, as if the system trusted it. `make demo` becomes what the
-Makefile runs for it. The directory `lab` holds ca.pem, cert.pem and key.pem, as --self-signed makes them. `tsq-adjtime` runs on a
-virtual clock of the page's own (tests/support/adjtime.py), which is three minutes behind.
+Replacements: 4433 becomes the port of the page's own `server` block, or that of the `server_process` fixture. time.example.com
+becomes the name of the same server, and SSL_CERT_FILE its authority, as if the system trusted it. `make demo` becomes the command
+of the Makefile. The directory `lab` contains ca.pem, cert.pem and key.pem, as --self-signed makes them. `tsq-adjtime` runs on a
+virtual clock (tests/support/adjtime.py), which is three minutes behind.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from tsq.dataplane.batches import Datapath
 from tsq.options import parse_listen
 from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
-from tsq.quic.router import REFUSALS, Drop
+from tsq.quic.router import EXCESSES, Drop
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.report import text as report
 from tsq.server.responder import NoResponse
@@ -64,7 +64,8 @@ from tsq.wire.tlv import EXACT_T3, STATE_KEYS, TlvType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+OUTER = [ROOT / file for file in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = sorted([*OUTER, *DOCS.rglob("*.md")])
 SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
 ADJTIME = DOCS / "reference" / "tsq-adjtime.md"
@@ -76,7 +77,7 @@ PLANES = DOCS / "explanation" / "two-planes.md"
 WORST = DOCS / "explanation" / "worst-packets.md"
 BOUNDS = DOCS / "explanation" / "error-bounds.md"
 PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
-ROUND_NUMBERS = {8: "The newest eight are looked at"}
+ROUND_NUMBERS = {8: "The filter uses the newest eight"}
 NEAR_NS = 1_795_399_200_000_000_000
 RULINGS = {f"R{number}" for number in range(1, 14)}
 
@@ -90,7 +91,7 @@ class Block:
 
 
 def blocks(page: Path, *infos: str) -> list[Block]:
-    """Fenced blocks of a page with one of these info strings; all where none is given."""
+    """Fenced blocks of a page with one of these info strings; all blocks if none is given."""
     found = []
     info, start, lines = None, 0, []
     for number, line in enumerate(page.read_text().splitlines(), 1):
@@ -111,7 +112,7 @@ def prose(page: Path) -> str:
 
 
 def section(page: Path, heading: str) -> str:
-    """What stands under a heading, up to the next one that is not below it."""
+    """The text under a heading, up to the next heading of the same or a higher level."""
     level = heading.partition(" ")[0]
     match = re.search(rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", page.read_text(), re.DOTALL | re.MULTILINE)
     assert match, f"{name(page)}: no heading {heading!r}"
@@ -119,7 +120,7 @@ def section(page: Path, heading: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Table rows, their cells stripped; headers and rulers are not rows."""
+    """Table rows with stripped cells, without headers and rulers."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     rulers = [at for at, row in enumerate(cells) if set("".join(row)) <= set("-: ") and "".join(row)]
@@ -127,7 +128,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def code(text: str) -> list[str]:
-    """What stands in back quotes."""
+    """The texts in back quotes."""
     return re.findall(r"`([^`]+)`", text)
 
 
@@ -135,12 +136,12 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-# ------------------------------------------------------------------------------------------------------ what is run
+# ------------------------------------------------------------------------------------------------------ blocks that are run
 
 
 @dataclasses.dataclass
 class Stage:
-    """Where a page's blocks run."""
+    """The place where a page's blocks run."""
 
     directory: Path
     port: int
@@ -150,7 +151,7 @@ class Stage:
         return text.replace("make demo", f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'scripts' / 'demo.py'))}")
 
     def commands(self) -> Path:
-        """A directory with the command that must not touch this machine's clock, on a virtual one."""
+        """A directory with a tsq-adjtime that runs on a virtual clock, not on the clock of this machine."""
         directory = self.directory / "commands"
         directory.mkdir(exist_ok=True)
         file = directory / "tsq-adjtime"
@@ -164,7 +165,7 @@ class Stage:
         names["TSQ_VIRTUAL_CLOCK"] = str(self.directory / "clock.json")
         if "time.example.com" in text:
             names["SSL_CERT_FILE"] = str(self.directory / "lab" / "ca.pem")
-        # The pages are for a machine on which nobody has set these.
+        # The pages assume a machine on which these are not set.
         usual = {key: value for key, value in os.environ.items() if key not in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
         return {**usual, **names}
 
@@ -206,8 +207,8 @@ def free_port() -> int:
 
 
 def shape(line: str) -> str:
-    """A line of output without what differs from run to run: numbers, their signs and units, who took T1 and T4, temporary names,
-    column widths. Exit statuses and counts of samples stay.
+    """A line of output without the parts that differ from run to run: numbers, their signs and units, the sources of T1 and T4,
+    temporary names, column widths. Exit statuses and counts of samples are kept.
     """
     line = re.sub(r"tsq-demo-\w+", "tsq-demo", line)
     line = re.sub(r"\b(kernel/user|kernel|user)\b", "stamp", line)
@@ -237,7 +238,7 @@ def test_commands_print_what_the_page_shows(stage: Stage, request: pytest.Fixtur
         steps = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
         assert steps[0] == "", f"{name(page)}:{block.line}: output before a command"
         if steps[1].strip() == "make demo":
-            # What the demo prints begins with `$` as well.
+            # Lines of the demo's output begin with `$`, too.
             steps = ["", block.text.removeprefix("$ ")]
         for step in steps[1:]:
             command, *expected = step.rstrip("\n").split("\n")
@@ -337,7 +338,6 @@ def test_documented_options_are_those_of_the_command(page, heading, command) -> 
     ("page", "heading", "modules", "absent"),
     [
         (CLI, "### Exit status of tsq-client", [common, client_command], set()),
-        # What only the client gives.
         (CLI, "### Exit status of tsq-server", [common, server_command], set()),
         (ADJTIME, "## Exit status", [common, adjtime_command], set()),
     ],
@@ -383,7 +383,7 @@ def test_documented_environment_is_read() -> None:
     documented = {text for row in rows(section(CLI, "## Environment")) for text in code(row[0])}
     read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", "".join(path.read_text() for path in SOURCES)))
     assert read <= documented
-    assert documented - read == {"SSL_CERT_FILE", "SSL_CERT_DIR"}, "OpenSSL's own"
+    assert documented - read == {"SSL_CERT_FILE", "SSL_CERT_DIR"}, "read by OpenSSL"
 
 
 TYPES = {
@@ -447,7 +447,7 @@ def test_the_page_of_the_worst_packets_has_the_limits_of_the_source() -> None:
     table = {code(row[0])[0]: row[1] for row in rows(section(WORST, "## Limits"))}
     fields = {field.name: field.default for field in dataclasses.fields(PeerLimits)}
     assert table == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in fields.items()}
-    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in REFUSALS}
+    assert set(code(section(WORST, "## Limits"))) >= {reason.value for reason in EXCESSES}
     flat = " ".join(section(WORST, "## Limits").split())
     assert f"a server {CLIENT_LIMITS.crypto_bytes} bytes of TLS data in {CLIENT_LIMITS.crypto_gaps} pieces" in flat
     assert f"{CLIENT_LIMITS.crypto_later} bytes of it in 1-RTT packets" in flat
@@ -464,7 +464,7 @@ def test_the_page_of_the_worst_packets_has_the_kinds_that_are_measured(certifica
     for kind in worst.KINDS:
         cost = worst.measure(kind, certificates, 20)
         assert int(table[kind][1]) >= cost.size >= int(table[kind][1]) - 30, kind
-        # Another machine, and a busy one: what was there before the limits was a hundred times as much.
+        # Generous, for slow and busy machines: without the limits, the cost is a hundred times as high.
         assert cost.microseconds < 20_000, kind
         assert cost.kept < 200_000, kind
 
@@ -481,7 +481,7 @@ def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:
     logged = {name: int(count) for name, count in re.findall(r"INFO: (\w[\w -]*?)(?:: .+)?: (\d+)$", server.errors, re.MULTILINE)}
     documented = {code(row[0])[0] for row in rows(section(CLI, "### The server's log"))}
     assert logged.keys() <= documented
-    # The first request comes with the end of the handshake; one more than --count is sent.
+    # aioquic answers the first request, at the end of the handshake; the client sends one more than --count.
     assert logged["answered"] == 3 + 1
     assert 3 <= logged["taken"] < logged["datagrams"]
 
@@ -582,8 +582,8 @@ def test_the_tlv_table_is_that_of_the_source() -> None:
     assert [int(row[0]) for row in table] == [int(kind) for kind in TlvType]
 
 
-def test_every_hex_block_is_looked_at() -> None:
-    kinds = {"hex request", "hex response", "hex response told", "hex response told too early"}
+def test_every_hex_block_is_tested() -> None:
+    kinds = {"hex request", "hex response", "hex response reported", "hex response reported too early"}
     assert {block.info for page in PAGES for block in blocks(page) if block.info.startswith("hex")} == kinds
 
 
@@ -603,7 +603,7 @@ def test_the_messages_in_hex_are_what_they_are_said_to_be(block: Block) -> None:
 
 
 def r12_messages() -> dict[str, list[bytes]]:
-    """The messages of R12's section, by their info strings."""
+    """The messages in the section of R12, by their info strings."""
     text = PROTOCOL.read_text()
     first, end = (text.partition(f'<a id="r{number}">')[0].count("\n") for number in (12, 13))
     found: dict[str, list[bytes]] = {}
@@ -617,12 +617,12 @@ def test_the_sizes_that_r12_names_are_those_of_its_examples() -> None:
     messages = r12_messages()
     assert [len(message) for message in messages["hex request"]] == [28, 28]
     assert [len(message) for message in messages["hex response"]] == [38]
-    assert len(messages["hex response told"][0]) == len(messages["hex response told too early"][0]) == 80
+    assert len(messages["hex response reported"][0]) == len(messages["hex response reported too early"][0]) == 80
     assert all(decode_request(message).metadata == {EXACT_T3: ""} for message in messages["hex request"])
 
 
 def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
-    """R12's two exchanges, as a client has them with this last answer: (exchange, first sample, second sample)."""
+    """The two exchanges of R12 with this last response: (exchange, first sample, second sample)."""
     messages = r12_messages()
     nonces = [message[2:18] for message in messages["hex request"]]
     exchange = Exchange(Rules(state_interval=None), nonces=lambda _: nonces.pop(0))
@@ -630,7 +630,7 @@ def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
     for wanted, answer, second in zip(messages["hex request"], (messages["hex response"][0], last), (123, 223), strict=True):
         nonce, request = exchange.request()
         assert request == wanted
-        # On a machine with the server's clock, 20 µs away.
+        # The client has the server's clock, and a delay of 20 µs in each direction.
         exchange.sent(nonce, NEAR_NS + second * 1_000_000 + 436_789, tsq.StampSource.KERNEL)
         sample = exchange.answer(answer, NEAR_NS + second * 1_000_000 + 728_989, tsq.StampSource.KERNEL)
         assert sample is not None
@@ -639,8 +639,8 @@ def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
     return exchange, *samples
 
 
-def test_what_r12_s_example_tells_is_believed_and_is_what_the_text_says() -> None:
-    (told,) = r12_messages()["hex response told"]
+def test_the_report_in_r12_s_example_is_accepted_and_is_that_of_the_text() -> None:
+    (told,) = r12_messages()["hex response reported"]
     exchange, first, second = exchanged(told)
     assert exchange.revised is not None
     early, late = exchange.revised
@@ -654,8 +654,8 @@ def test_what_r12_s_example_tells_is_believed_and_is_what_the_text_says() -> Non
     assert response.metadata[EXACT_T3][:16] == "0001020304050607"
 
 
-def test_what_r12_s_other_example_tells_is_not_believed() -> None:
-    (told,) = r12_messages()["hex response told too early"]
+def test_the_report_in_r12_s_other_example_is_rejected() -> None:
+    (told,) = r12_messages()["hex response reported too early"]
     exchange, first, _ = exchanged(told)
     assert exchange.revised is None
     left = tsq._fast.ns_from_ntp(int(decode_response(told).metadata[EXACT_T3][16:], 16), NEAR_NS)
@@ -663,7 +663,7 @@ def test_what_r12_s_other_example_tells_is_not_believed() -> None:
 
 
 def test_r13_s_example_is_the_first_request_of_a_client() -> None:
-    text = section(PROTOCOL, "### R13: what a server says about its clock")
+    text = section(PROTOCOL, "### R13: the server's report about its clock")
     (request,) = (bytes.fromhex(block.text) for block in blocks(PROTOCOL) if f"```hex request\n{block.text}\n```" in text)
     exchange = Exchange(nonces=lambda _: bytes(range(16)))
     assert exchange.request()[1] == request
@@ -671,11 +671,11 @@ def test_r13_s_example_is_the_first_request_of_a_client() -> None:
     assert f"about every {STATE_INTERVAL:g} seconds" in text
 
 
-# ---------------------------------------------------------------------------------------------- references to and fro
+# ---------------------------------------------------------------------------------------------- references
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name: explicit anchors, and headings as GitHub turns them into ids."""
+    """Possible targets of a link: explicit anchors, and headings with the ids that GitHub makes of them."""
     text = prose(page)
     found = set(re.findall(r"<a id=\"([^\"]+)\">", text))
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
@@ -686,7 +686,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"https?:", link):
             continue
@@ -747,7 +747,7 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
     assert f"takes {DEFAULT_SERVER_ERROR * 1000:g} ms for it" in text
     assert ROUND_NUMBERS[filter_module._STAGES] in text
     assert filter_module._WINDOW_NS == 10 * 10**9
-    assert f"the newest {filter_module._MOST_LOOKED_AT} are taken" in text
+    assert f"the newest {filter_module._MAX_SAMPLES} are taken" in text
     assert f"each of {filter_module._BLOCKS} blocks" in text
     assert (local_clock.TOLERANCE, local_clock.UNDISCIPLINED) == (15e-6, 100e-6)
     for row in rows(section(BOUNDS, "## Several servers")):
@@ -781,28 +781,30 @@ def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
 def test_the_layout_names_every_module() -> None:
     documented = {code(row[0])[0] for row in rows(section(ARCHITECTURE, "## Layout"))}
     modules = {name(path) for path in SOURCES if path.suffix in {".py", ".pyx", ".h"} and path.name != "__init__.py"}
-    # A .pxd without a module of its own.
+    # A .pxd without a .pyx.
     modules |= {name(path) for path in (ROOT / "tsq").rglob("*.pxd") if not path.with_suffix(".pyx").exists()}
     assert documented == modules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_pages_are_reachable_from_the_index(page: Path) -> None:
-    if page in (ROOT / "README.md", DOCS / "index.md"):
-        assert (DOCS / "index.md").exists()
-    else:
-        assert f"]({page.relative_to(DOCS)})" in (DOCS / "index.md").read_text()
+    index = DOCS / "index.md"
+    if page in OUTER:
+        assert page == OUTER[0] or f"](../{page.name})" in index.read_text()
+        assert page == OUTER[0] or f"]({page.name})" in OUTER[0].read_text()
+    elif page != index:
+        assert f"]({page.relative_to(DOCS)})" in index.read_text()
 
 
 # ------------------------------------------------------------------------------------------------ names in the flow
 
 
-def defined() -> tuple[dict[str, set[str]], set[str]]:
-    """({class: its own and inherited names}, functions, constants and parameters of all modules)."""
+def defined(paths: list[Path] = SOURCES) -> tuple[dict[str, set[str]], set[str]]:
+    """({class: its own and inherited names}, functions and classes) of these modules."""
     classes: dict[str, set[str]] = {}
     bases: dict[str, list[str]] = {}
     names: set[str] = set()
-    for path in SOURCES:
+    for path in paths:
         if path.suffix == ".pyx":
             text = path.read_text()
             names |= set(re.findall(r"^(?:cdef|def) .*?(\w+)\(", text, re.MULTILINE))
@@ -851,8 +853,29 @@ def test_every_name_in_the_flow_exists_in_the_source() -> None:
     assert len(in_diagram) > 20
     unknown = [span for span in [*spans, *in_diagram] if not exists(span, classes, names)]
     assert not unknown
+    assert set(in_diagram) <= {span for row in rows(prose(FLOW)) for span in code(row[2])} | set(spans)
     inventions = [
         "Datapath.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
         "aioquic.quic.connection.QuicConnection.nothing",
     ]
     assert not any(exists(invention, classes, names) for invention in inventions)
+
+
+STAGES = rows(section(FLOW, "# The request's flow").partition("\n## ")[0])
+
+
+@pytest.mark.parametrize("row", STAGES, ids=lambda row: row[0].strip("*").replace("**", ""))
+def test_each_stage_of_the_flow_names_functions_of_its_file(row: list[str]) -> None:
+    (file,) = code(row[1])
+    functions = code(row[2])
+    assert functions
+    # Methods that a class of the same package inherits are not in its file: the table names the file that holds the code.
+    classes, names = defined([ROOT / file])
+    assert not [function for function in functions if not exists(function, classes, names)], file
+
+
+def test_the_stages_of_the_flow_are_in_the_prose() -> None:
+    assert len(STAGES) >= 25
+    flow = FLOW.read_text().partition("\n## ")[2]
+    functions = [span for row in STAGES for span in code(row[2])]
+    assert not [span for span in functions if f"`{span.rpartition('.')[2]}`" not in flow and f"`{span}`" not in flow]

@@ -1,11 +1,13 @@
-"""What is shipped: source distribution and wheel are made from a clean tree, and the wheel works in another place."""
+"""The source distribution and the wheel are built from a clean tree, and the wheel works in an environment of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -15,8 +17,11 @@ import pytest
 import tsq
 
 ROOT = Path(tsq.__file__).parent.parent
-# Extension modules are linked by the compiler; an sdist has their sources, a wheel has them built.
+# An sdist holds the sources of the extension modules, a wheel holds the compiled ones.
 COMPILED = [str(path.relative_to(ROOT / "tsq").with_suffix("")) for path in sorted((ROOT / "tsq").rglob("*.pyx"))]
+
+# Files that may advise to install something.
+ADVISING = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tsq/**/*.py")})
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -29,9 +34,9 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the repository as they are now, without anything that was built."""
+    """The files of the repository in their present state, without anything that was built."""
     if not (ROOT / ".git").exists():
-        pytest.skip("not in a repository: which files are its own cannot be known")
+        pytest.skip("not in a git repository, so the list of its files is unknown")
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=ROOT).split("\0")
     directory = tmp_path_factory.mktemp("tree")
     for name in filter(None, listed):
@@ -46,26 +51,26 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sdist(tree: Path) -> Path:
     run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", "dist", cwd=tree)
-    (file,) = (tree / "dist").glob("*.tar.gz")
+    (file,) = (tree / "dist").glob("tsq_time-*.tar.gz")
     return file
 
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from the source distribution: what builds from the repository only is of no use to others."""
+    """Built from the source distribution, not from the repository: users have the former only."""
     directory = tmp_path_factory.mktemp("sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(directory, filter="data")
     (source,) = directory.iterdir()
-    # The compiled part need not be fast here.
+    # Compile quickly: speed does not matter here.
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", cwd=source, TSQ_DEBUG="", CFLAGS="-O0")
-    (file,) = (source / "dist").glob("*.whl")
+    (file,) = (source / "dist").glob("tsq_time-*.whl")
     return file
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin directory of a new virtual environment that has the wheel; what it depends on comes from this one."""
+    """The bin directory of a new virtual environment with the wheel; its dependencies come from the running environment."""
     directory = tmp_path_factory.mktemp("venv")
     venv.create(directory, with_pip=False, symlinks=True)
     python = directory / "bin" / "python"
@@ -74,7 +79,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=directory,
     )
     (packages,) = directory.glob("lib/python*/site-packages")
-    # A plain path: .pth files there, and with them an editable install of this tree, are not read.
+    # A plain path: Python does not read the .pth files there, so the editable install of this tree is not found.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return directory / "bin"
 
@@ -87,6 +92,17 @@ def sdist_names(sdist: Path) -> set[str]:
 def wheel_names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
+
+
+def test_the_distribution_is_not_named_like_the_foreign_package_on_the_index():
+    """`pip install tsq` installs another project's code."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"] == "tsq-time"
+
+
+@pytest.mark.parametrize("file", ADVISING, ids=lambda file: str(file.relative_to(ROOT)))
+def test_advice_to_install_names_this_distribution(file):
+    text = file.read_text(encoding="utf-8")
+    assert not re.findall(r"(?:pip install|needs) ['\"]?tsq(?!-time)\b|\btsq\[", text)
 
 
 def test_both_hold_the_whole_package(tree, sdist, wheel):
@@ -107,7 +123,7 @@ def test_the_wheel_holds_each_compiled_part_for_this_python_and_nothing_outside_
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     names = wheel_names(wheel)
     assert {f"tsq/{name}{suffix}" for name in COMPILED} <= names
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"tsq"}
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"tsq", "tsq_time"}
 
 
 def test_both_carry_licence_and_readme(sdist, wheel):

@@ -25,7 +25,7 @@ from tsq.errors import ClockError
 from tsq.host.clock import SystemClock
 from tsq.host.keepers.owner import clock_owner
 from tsq.oneshot.adjtime import Change, Interruptions, Measurement, perform
-from tsq.timing.adjustment import Refusal, Refuse, Slew, Step
+from tsq.timing.adjustment import LeaveAlone, Refusal, Slew, Step
 
 OK, FAILED, USAGE, NO_ANSWER, NO_TIME, TOO_FAR, OWNED, NOT_PERMITTED, STEPPED, INTERRUPTED = 0, 1, 2, 3, 8, 9, 10, 11, 12, 130
 ODD = ("-1", "-inf", "nan", "inf")
@@ -190,7 +190,7 @@ def test_two_servers_that_contradict_each_other(bench):
 
 def test_too_few_servers(bench):
     it = bench(1.0, 1.0)
-    refused(it, it.run("--min-sources", "3"), NO_TIME, "fewer sources")
+    refused(it, it.run("--min-sources", "3"), NO_TIME, "fewer usable sources")
 
 
 def test_fault_49_all_servers_down(bench):
@@ -227,7 +227,7 @@ def test_force_sets_it_all_the_same(bench):
 def test_fault_57_without_cap_sys_time_it_measures_reports_and_refuses(bench):
     it = bench(2.0, permitted=False)
     run = it.run()
-    refused(it, run, NOT_PERMITTED, "may not set the clock", "CAP_SYS_TIME")
+    refused(it, run, NOT_PERMITTED, "not permitted to set the clock", "CAP_SYS_TIME")
     assert "System clock wrong by +" in run.out
 
 
@@ -241,7 +241,7 @@ def test_fault_57_the_real_command_without_the_capability(files):
         assert "System clock wrong by +" in run.stdout
         assert "before: kernel: " in run.stdout
     assert dry.returncode == OK, dry.stderr
-    assert "without --dry-run it would be refused, exit status 11: this process may not set the clock" in dry.stderr
+    assert "without --dry-run it would be refused, exit status 11: not permitted to set the clock" in dry.stderr
 
 
 def test_fault_57_a_capability_that_is_promised_and_not_kept(bench):
@@ -289,14 +289,14 @@ def test_fault_60_a_clock_that_is_stepped_while_servers_are_asked(files, capsys)
     with Peer(files, meanwhile) as peer:
         status = main(["--force", "--ca", str(files.authority), str(peer.target)], SystemClock(twin), lambda: None)
     said = capsys.readouterr()
-    refused(Bench(main, twin, []), Run(status, said.out, said.err), STEPPED, "somebody else set the clock", "by -3600.000")
+    refused(Bench(main, twin, []), Run(status, said.out, said.err), STEPPED, "another program set the clock", "by -3600.000")
 
 
 def test_fault_60_a_clock_that_somebody_else_steps_meanwhile(bench):
     it = bench(2.0)
     # Whoever keeps the clock is looked for after the servers were asked.
     run = it.run(owner=lambda: it.twin.step_by_another(0.25))
-    refused(it, run, STEPPED, "somebody else set the clock", "+0.250")
+    refused(it, run, STEPPED, "another program set the clock", "+0.250")
 
 
 def test_fault_53_insecure_needs_a_second_word_before_anybody_is_asked():
@@ -327,8 +327,8 @@ def test_fault_53_with_the_second_word_it_is_done_with_a_warning(files, capsys):
         (["--bootstrap", "--pin", f"sha256//{'A' * 43}="], "--bootstrap together with --pin: leave --bootstrap out"),
         (["--bootstrap", "--insecure"], "--bootstrap together with --insecure: leave one out"),
         (["--bootstrap", "--insecure", "--i-know-this-is-insecure"], "--bootstrap together with --insecure: leave one out"),
-        *[(["--step", bad], f"step limit {bad} s (expected 0 to 0.5 s; the kernel slews no more)") for bad in ODD],
-        (["--step", "0.6"], "step limit 0.6 s (expected 0 to 0.5 s; the kernel slews no more)"),
+        *[(["--step", bad], f"step limit {bad} s (expected 0 to 0.5 s, the kernel's limit for slews)") for bad in ODD],
+        (["--step", "0.6"], "step limit 0.6 s (expected 0 to 0.5 s, the kernel's limit for slews)"),
         *[(["--panic", bad], f"panic limit {bad} s (expected a number of seconds above 0): to set") for bad in ("0", *ODD)],
         *[(["--interval", bad], f"interval {float(bad)} (expected 0 to 86400 seconds)") for bad in ODD],
         *[(["--timeout", bad], f"timeout {float(bad)} (expected above 0, at most 3600 seconds)") for bad in ("0", *ODD)],
@@ -445,7 +445,7 @@ def test_a_dry_run_is_anybodys_and_says_what_would_be_refused(bench, permitted, 
     assert "would step by +" in run.out
     reasons = [
         *(["10: another program keeps the clock (ntpd, process 5)"] if owner else []),
-        *([] if permitted else ["11: this process may not set the clock"]),
+        *([] if permitted else ["11: not permitted to set the clock"]),
     ]
     lines = run.err.splitlines()
     assert len(lines) == len(reasons)
@@ -695,7 +695,7 @@ def test_what_the_kernel_refuses_is_told(bench):
 
 def test_a_refusal_is_never_performed():
     twin = VirtualKernel(status=UNSYNC)
-    assert perform(Refuse(Refusal.OWNED), SystemClock(twin)) == Change(SystemClock(twin).state(), 0.0)
+    assert perform(LeaveAlone(Refusal.OWNED), SystemClock(twin)) == Change(SystemClock(twin).state(), 0.0)
     assert twin.calls == []
 
 

@@ -307,12 +307,12 @@ def test_intervals_are_wide_enough_to_be_seen_however_far_others_are_off(offsets
 def test_without_matplotlib_the_extra_is_named_before_anybody_is_asked(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(ConfigError, match=r"tsq\[plot\]"):
+    with pytest.raises(ConfigError, match=r"tsq-time\[plot\]"):
         plot.check("x.png")
     with pytest.raises(SystemExit) as end:
         main(["something.invalid", "--plot", "x.png"])
     assert end.value.code == EXIT_USAGE
-    assert "pip install 'tsq[plot]'" in capsys.readouterr().err
+    assert "pip install 'tsq-time[plot]'" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------- the live view

@@ -21,7 +21,7 @@ from tests.cli.peers import NOW, Authority
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq.cli.server import _duration as duration
 from tsq.cli.server import main
-from tsq.errors import HandshakeTimeout
+from tsq.errors import ConnectionLost
 from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import CertificateFiles
 
@@ -296,20 +296,22 @@ def test_retry_always_is_seen_by_no_client_and_counted(certificates):
     assert "INFO: retries: 1\n" in server.errors
 
 
-def test_connections_over_the_limit_are_not_accepted_and_counted(certificates):
+def test_connections_over_the_limit_are_refused_and_counted(certificates):
     trust = Trust(ca_file=str(certificates.authority))
 
     async def two_at_a_time(server: ServerProcess) -> None:
         async with tsq.connect(server.target, ClientOptions(trust=trust)) as first:
-            with pytest.raises(HandshakeTimeout):
-                async with tsq.connect(server.target, ClientOptions(trust=trust, timeout=0.3)):
+            with pytest.raises(ConnectionLost, match="the server is full"):
+                async with tsq.connect(server.target, ClientOptions(trust=trust, timeout=60)):
                     pass
             assert (await first.sample()).valid
 
     with ServerProcess(options(certificates, "--max-connections", "1")) as server:
         asyncio.run(two_at_a_time(server))
         assert server.stop() == OK
-    assert "INFO: dropped: connection limit reached: " in server.errors
+    assert "INFO: dropped: connection limit reached: 1\n" in server.errors
+    assert "INFO: refused: 1\n" in server.errors
+    assert server.errors.count("all 1 connections are in use") == 1
 
 
 def test_an_expired_certificate_is_served_and_complained_about(tmp_path):

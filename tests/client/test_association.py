@@ -18,7 +18,7 @@ from tsq.errors import (
     Unreachable,
     rank,
 )
-from tsq.quic.udp import Datagram, Departure
+from tsq.quic.udp import Datagram, Transmission
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason
 
@@ -131,7 +131,7 @@ def test_a_batch_that_left_in_part_counts_as_sent(certificates):
     world.run(0.5)
     session.ask(world.now)
     session.datagrams(world.now)
-    session.departed(Departure(1, world.now_ns, kernel=False))
+    session.departed(Transmission(1, world.now_ns, kernel=False))
     world.run(4)
     assert [outcome.sample.reason for outcome in session.take()] == []
     session.handle_timer(world.now)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.messages import PLAIN_RESPONSE
+from tests.support.messages import PLAIN_RESPONSE
 from tests.support.world import START_NS
 from tsq._fast import pack_response
 from tsq.client.exchange import Exchange, Rules

@@ -322,8 +322,11 @@ def test_connect_tries_every_address_and_raises_the_error_that_says_most(monkeyp
     before = open_files()
     with closed_port() as closed, deaf_port() as (deaf, _):
         found = [closed, deaf, server.target]
-        found_addresses = [(socket.AF_INET, (item.host, item.port)) for item in found]
-        monkeypatch.setattr("tsq.client.asynchronous.resolve", lambda target, family: found_addresses)
+
+        def resolved(target: tsq.Target, family: int) -> list[tuple[int, tuple[str, int]]]:
+            return [(socket.AF_INET, (item.host, item.port)) for item in found]
+
+        monkeypatch.setattr("tsq.client.asynchronous.resolve", resolved)
         assert run(use(verified(server.ca, timeout=1.0))).valid
         found.pop()
         with pytest.raises(errors.HandshakeTimeout):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests import oracle
-from tests.foreign import ForeignClient, WrongServer
-from tests.messages import NONCE, PLAIN_REQUEST, PLAIN_RESPONSE, SIGNATURE_BLOCK, SITE
+from tests.support import oracle
+from tests.support.foreign import ForeignClient, WrongServer
+from tests.support.messages import NONCE, PLAIN_REQUEST, PLAIN_RESPONSE, SIGNATURE_BLOCK, SITE
 from tests.support.world import World
 from tsq._fast import pack_tlvs, unpack_tlvs
 from tsq.client.exchange import Rules

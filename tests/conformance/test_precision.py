@@ -3,9 +3,9 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests import oracle
-from tests.foreign import ForeignClient
-from tests.messages import NONCE
+from tests.support import oracle
+from tests.support.foreign import ForeignClient
+from tests.support.messages import NONCE
 from tests.support.world import World
 from tsq.client.exchange import Rules
 from tsq.server.responder import Responder

@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from tests import oracle
-from tests.foreign import Recorder, WrongServer
+from tests.support import oracle
+from tests.support.foreign import Recorder, WrongServer
 from tests.support.world import START_NS, World
 from tsq._fast import pack_response
 from tsq.client.exchange import Exchange, Rules

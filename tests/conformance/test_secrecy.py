@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.foreign import ForeignClient, path
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support.foreign import ForeignClient, path
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 
 OTHER = path(1)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests import oracle
-from tests.foreign import ForeignClient, WrongServer
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support import oracle
+from tests.support.foreign import ForeignClient, WrongServer
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import World
 from tsq.client.exchange import Exchange, Rules
 from tsq.server.responder import NoResponse, Responder

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests import oracle
-from tests.foreign import ForeignClient, PacketLog
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support import oracle
+from tests.support.foreign import ForeignClient, PacketLog
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import World
 from tsq.client.exchange import Rules
 from tsq.errors import AlpnRefused

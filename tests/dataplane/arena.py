@@ -21,7 +21,7 @@ from tsq.dataplane.batches import Datapath
 from tsq.quic import tls
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
-from tsq.quic.udp import Datagram, Path
+from tsq.quic.udp import Datagram, NetworkPath
 from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
@@ -61,7 +61,7 @@ class Arena:
         self.answers: Counter[bytes] = Counter()
         self.done: Counter[str] = Counter()
         self.numbers: dict[tuple[int, int], bytes] = {}
-        self._to_server: list[tuple[bytes, Path]] = []
+        self._to_server: list[tuple[bytes, NetworkPath]] = []
         self._next_care = self.now + 1
         self._last_update = 0.0
 
@@ -150,14 +150,14 @@ class Arena:
             for _ in range(self._copies()):
                 self._from_server(self._server_takes(data, path))
 
-    def _server_takes(self, data: bytes, path: Path) -> list[tuple[bytes, Any]]:
+    def _server_takes(self, data: bytes, path: NetworkPath) -> list[tuple[bytes, Any]]:
         out: list[tuple[bytes, Any]] = []
         rest = [(data, path.remote, path.local, self._clock(), True)]
         if self.datapath is not None:
             answers, rest = self.datapath.process(rest, self.now, self._clock())
             out += [(answer, path) for answer, _, _ in answers]
         for item, remote, local, received_ns, kernel in rest:
-            out += self.service.received(Datagram(item, Path(remote, local), received_ns, kernel), self.now).datagrams
+            out += self.service.received(Datagram(item, NetworkPath(remote, local), received_ns, kernel), self.now).datagrams
         if self.connection is not None:
             # The client may use a connection ID as soon as it has it.
             told = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
@@ -204,11 +204,11 @@ class Arena:
 
     def _server_key_update(self) -> None:
         connection = self.connection
-        connection.enter()
+        connection.take_back()
         connection.quic.request_key_update()
         connection.quic.send_ping(0)
         out = connection.flush(self.now)
-        connection.leave(self.now)
+        connection.hand_over(self.now)
         self._from_server(out)
 
     def _copies(self) -> int:
@@ -217,8 +217,8 @@ class Arena:
         choice = self.random.random()
         return 0 if choice < 0.05 else 2 if choice < 0.10 else 1
 
-    def _path(self, port: int) -> Path:
-        return Path(pack_address("127.0.0.1", port), LOCAL)
+    def _path(self, port: int) -> NetworkPath:
+        return NetworkPath(pack_address("127.0.0.1", port), LOCAL)
 
     def _clock(self) -> int:
         return CLOCK_NS + round((self.now - 1000) * 1e9)

@@ -9,12 +9,12 @@ from aioquic.tls import Epoch
 
 from tests.dataplane.arena import Arena
 from tests.dataplane.peer import PADDING, PING, ack, datagram, request
-from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
+from tests.support.foreign import ForeignClient, path
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_address
 from tsq.errors import TSQError
-from tsq.quic.udp import Datagram, Path
+from tsq.quic.udp import Datagram, NetworkPath
 
 # Frames that an authentic client may put into a packet to make work.
 WORK = (
@@ -58,7 +58,7 @@ class HostileArena(Arena):
         header = bytes([0x43 | keys.key_phase << 2]) + quic._peer_cid.cid + number.to_bytes(4, "big")
         return keys.encrypt_packet(header, frames, number)
 
-    def _server_takes(self, data: bytes, path: Path):
+    def _server_takes(self, data: bytes, path: NetworkPath):
         self.delivered += 1
         if not data[0] & 0x80:
             self._seen = [*self._seen[-100:], data]
@@ -345,7 +345,7 @@ def test_a_stranger_learns_nothing_from_forged_packets_wherever_they_come_from(w
     source = random.Random(2)
     before = world.datapath.forged
     for n in range(5000):
-        where = Path(pack_address("198.51.100.9", 1024 + n % 60000), CLIENT.local) if n % 2 else CLIENT
+        where = NetworkPath(pack_address("198.51.100.9", 1024 + n % 60000), CLIENT.local) if n % 2 else CLIENT
         assert world.deliver_to_server(b"\x43" + identity + source.randbytes(source.choice((10, 30, 60, 1180))), where) == []
     assert world.datapath.forged == before + 5000
     assert len(client.ask(request(7))) == 1

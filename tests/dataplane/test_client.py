@@ -142,10 +142,10 @@ def test_keys_are_updated_when_the_client_has_used_them_up(certificates, monkeyp
 def test_what_is_not_for_the_data_plane_reaches_the_control_plane(certificates):
     world, session = served(certificates)
     [connection] = world.router.connections
-    connection.enter()
+    connection.take_back()
     connection.quic.send_ping(7)
     out = connection.flush(world.now)
-    connection.leave(world.now)
+    connection.hand_over(world.now)
     for data, path in out:
         session.receive(Datagram(data, path, world.now_ns, True), world.now)
     world.pump(session)

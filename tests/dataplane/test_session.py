@@ -19,7 +19,7 @@ from tests.dataplane.peer import (
     request,
     varint,
 )
-from tests.foreign import ForeignClient
+from tests.support.foreign import ForeignClient
 from tests.support.world import CLIENT, World
 from tsq._fast import ns_from_ntp, pack_address
 from tsq.dataplane.batches import Datapath

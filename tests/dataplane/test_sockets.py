@@ -16,8 +16,8 @@ from aioquic.tls import Epoch
 
 from benchmarks.fleet import Fleet
 from tests.dataplane.peer import EXACT_T3, Packet, Peer, ack, datagram, nonce_of, request
-from tests.foreign import ForeignClient, path
 from tests.integration.peers import aioquic_client
+from tests.support.foreign import ForeignClient, path
 from tests.support.threads import ServerThread
 from tests.support.world import CLIENT, World
 from tsq import _fast
@@ -749,11 +749,11 @@ def test_key_updates_in_mid_run_keep_the_data_plane_serving(world, by):
         if by == "client":
             client.quic.request_key_update()
         else:
-            connection.enter()
+            connection.take_back()
             connection.quic.request_key_update()
             connection.quic.send_ping(1)
             world._from_server(connection.flush(world.now), connection)
-            connection.leave(world.now)
+            connection.hand_over(world.now)
             # The client does not know of it yet: what it sends until then is opened with the old keys.
         for n in range(3):
             assert len(client.ask(request(n))) == 1
@@ -795,7 +795,7 @@ def test_what_the_data_plane_measures_becomes_known_to_aioquic(world):
     for n in range(50):
         client.ask(request(n), seconds=0.2)
     loss = connection.quic._loss
-    connection.enter()
+    connection.take_back()
     assert before < 0.03 < loss._rtt_smoothed
     assert loss._rtt_min < loss._rtt_latest
     assert loss.get_probe_timeout() > loss._rtt_smoothed
@@ -940,19 +940,19 @@ def test_a_client_of_quic_version_2_is_the_control_planes(world):
 def test_a_connection_with_something_to_send_first_is_not_handed_over(world, what):
     connected(world, idle_timeout=60.0)
     [connection] = world.router.connections
-    connection.enter()
+    connection.take_back()
     getattr(connection.quic, what)()
-    connection.leave(world.now)
+    connection.hand_over(world.now)
     assert not connection.plane.active
 
 
 def test_a_connection_that_is_closing_is_not_handed_over(world):
     connected(world, idle_timeout=60.0)
     [connection] = world.router.connections
-    connection.enter()
+    connection.take_back()
     connection.quic.close()
     connection.quic.datagrams_to_send(world.now)
-    connection.plane.leave(world.now)
+    connection.plane.hand_over(world.now)
     assert not connection.plane.active
 
 
@@ -964,9 +964,9 @@ def test_a_client_hands_nothing_over_before_its_handshake_is_confirmed(world):
         world.exchange(session)
     plane = session._connection.plane
     for confirmed in (False, True):
-        session._connection.enter()
+        session._connection.take_back()
         session._connection.quic._handshake_confirmed = confirmed
-        plane.leave(world.now)
+        plane.hand_over(world.now)
         assert plane.active == confirmed
 
 
@@ -1062,7 +1062,7 @@ def test_losses_count_whichever_plane_hears_of_them(world, on_a_stream):
     assert session.counts["lost"] >= 9
     assert session.congestion[0] < before
     assert session.congestion[1] == session.congestion[0]
-    connection.enter()
+    connection.take_back()
     assert connection.quic._loss.congestion_window == session.congestion[0]
 
 
@@ -1079,7 +1079,7 @@ def test_one_outage_reduces_the_window_once_whoever_lost_what(world, datagrams):
         client.write(client.open(), request(100 + n), fin=True, seconds=0.002)
     heard_of(world, client, on_a_stream=True)
     assert bool(connection.plane.session.counts["lost"]) == bool(datagrams)
-    connection.enter()
+    connection.take_back()
     window = connection.quic._loss.congestion_window
     assert 0.45 * before < window < 0.6 * before
 

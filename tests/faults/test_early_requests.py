@@ -132,7 +132,7 @@ def test_a_server_that_never_answers_the_question_about_its_clock_is_not_used(ce
     with Peer(certificates, deaf_to_the_question) as peer:
         done = run_client(peer.target, "--ca", peer.ca, *ARGUMENTS)
     assert done.returncode == 8, done.stderr
-    assert f"? {peer.target}: did not answer the question whether its clock is synchronized" in done.stdout
+    assert f"? {peer.target}: did not report whether its clock is synchronized" in done.stdout
     assert "No time: no source can be used" in done.stdout
 
 

@@ -11,7 +11,7 @@ import tsq
 from tests.cli.peers import Peer, honest
 from tests.support.threads import ServerThread
 from tsq import errors
-from tsq.quic.udp import Departure, UdpSocket
+from tsq.quic.udp import Transmission, UdpSocket
 from tsq.timing.sample import Reason
 
 GUARD = 60.0
@@ -39,11 +39,11 @@ class FailingSocket:
         self._may_fail()
         return self._udp.send(datagrams)
 
-    def send_stamped(self, datagrams) -> Departure:
+    def send_stamped(self, datagrams) -> Transmission:
         self._may_fail()
         if self.random.random() < self.chance:
             # What a full buffer and ENOBUFS come to.
-            return Departure(0, time.time_ns(), False)
+            return Transmission(0, time.time_ns(), False)
         return self._udp.send_stamped(datagrams)
 
     def receive(self):

@@ -5,9 +5,9 @@ from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 
 from tests.dataplane.peer import ack, datagram, varint
-from tests.foreign import ForeignClient, path
-from tests.messages import PLAIN_REQUEST
 from tests.support.crafted import Stranger, crypto, one_rtt, stream
+from tests.support.foreign import ForeignClient, path
+from tests.support.messages import PLAIN_REQUEST
 from tests.support.world import World
 from tsq.quic.limits import Limits, PeerLimits, RetryPolicy
 from tsq.quic.router import Drop

@@ -18,14 +18,14 @@ SELECTED, SELECTION, SAMPLES = "cli/test_selection.py", "timing/test_selection.p
 
 WAIT, REAL = "cli/test_adjtime_wait.py", "kernel/test_real_clock.py"
 
-ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/test_lean.py"
-RESETS, REASSEMBLY, ATTACKS = "quic/test_resets.py", "quic/test_reassembly.py", "datapath/test_attacks.py"
-PLANE, SOCKETS, TABLE_OF_SESSIONS = "datapath/test_session.py", "datapath/test_sockets.py", "datapath/test_table.py"
+ROUTER, HOSTILE, LEAN = "quic/test_router.py", "quic/test_hostile.py", "quic/aioquic/test_trim.py"
+RESETS, REASSEMBLY, ATTACKS = "quic/test_resets.py", "quic/test_reassembly.py", "dataplane/test_attacks.py"
+PLANE, SOCKETS, TABLE_OF_SESSIONS = "dataplane/test_session.py", "dataplane/test_sockets.py", "dataplane/test_table.py"
 STRANGERS, BATCHES, PROCESSES = "faults/test_server_faults.py", "faults/test_batches.py", "integration/test_processes.py"
 MESSAGES, TRANSPORT, SECRECY = "conformance/test_messages.py", "conformance/test_transport.py", "conformance/test_secrecy.py"
 SIGNATURES, PRECISION = "conformance/test_signatures.py", "conformance/test_precision.py"
 SERVER, SURROUNDINGS, MULTIHOMED = "cli/test_server.py", "cli/test_surroundings.py", "integration/test_multihomed.py"
-SERVER_CLOCK = "test_server_clock.py"
+SERVER_CLOCK = "server/test_clock_watch.py"
 
 # (case, clause, file, names of tests)
 TABLE = [
@@ -36,7 +36,7 @@ TABLE = [
     (3, "no reply", ROUTER, "test_a_small_datagram_of_an_unknown_version_is_dropped"),
     (3, "a large one is answered", ROUTER, "test_a_large_datagram_of_an_unknown_version_gets_version_negotiation"),
     (4, "no reply", ROUTER, "test_version_negotiation_sent_to_a_server_is_dropped"),
-    (5, "Retry above a number", "test_session.py", "test_retry_begins_where_too_many_handshakes_are_open"),
+    (5, "Retry above a number", "client/test_channel.py", "test_retry_begins_where_too_many_handshakes_are_open"),
     (5, "also where Initials do not open", HOSTILE, "test_initials_that_do_not_open_make_no_connection_and_turn_retry_on"),
     (5, "without Retry", HOSTILE, "test_without_retry_half_open_connections_are_few_and_the_oldest_go_first"),
     (5, "connected clients are answered", STRANGERS, "test_5_clients_that_are_connected_are_answered_in_a_flood_of_handshakes"),
@@ -99,10 +99,10 @@ TABLE = [
     (31, "under load", "integration/test_load.py", "test_hangups_under_load_cost_no_connection"),
     (31, "unusable: reported, the old one kept", PROCESSES, "test_hangup_with_a_broken_certificate_keeps_the_old_one"),
     (32, "served and reported", SERVER, "test_an_expired_certificate_is_served_and_complained_about"),
-    (33, "stratum 0", "test_about.py",
+    (33, "stratum 0", "server/test_clock_info.py",
      "test_fault_33_an_unsynchronized_clock_is_stratum_0_and_leap_3_and_its_error_beyond_the_field"),
-    (33, "chrony", "host/test_sync_state.py", "test_fault_33_a_chrony_that_is_not_synchronized_is_stratum_0"),
-    (33, "the kernel", "host/test_sync_state.py", "test_fault_33_a_kernel_that_is_not_synchronized_is_stratum_0"),
+    (33, "chrony", "host/keepers/test_sync_state.py", "test_fault_33_a_chrony_that_is_not_synchronized_is_stratum_0"),
+    (33, "the kernel", "host/keepers/test_sync_state.py", "test_fault_33_a_kernel_that_is_not_synchronized_is_stratum_0"),
     (33, "a real chronyd", "integration/test_truth.py",
      "test_stratum_0_until_chronyd_is_synchronized_then_its_word_and_0_when_it_is_gone"),
     (34, "never sent", PLANE, "test_no_answer_where_the_clock_went_back_before_t2"),
@@ -110,7 +110,7 @@ TABLE = [
     (35, "dropped and counted", SOCKETS, "test_an_answer_that_cannot_be_sent_costs_the_others_of_its_batch_nothing"),
     (35, "no room", "test_fast_sockets.py", "test_a_full_buffer_takes_what_fits_and_is_no_error"),
     (35, "timers go on", BATCHES, "test_a_send_that_fails_leaves_the_timer_armed"),
-    (36, "never queued", "test_session.py", "test_more_requests_than_the_window_takes_never_wait_in_a_queue"),
+    (36, "never queued", "client/test_channel.py", "test_more_requests_than_the_window_takes_never_wait_in_a_queue"),
     (36, "counted", PLANE, "test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as_held_back"),
     (37, "at start", SURROUNDINGS, "test_a_server_with_too_few_open_files_for_its_addresses_says_how_many_it_needs"),
     (37, "none left", SURROUNDINGS, "test_a_server_with_just_enough_open_files_serves_at_all_addresses"),
@@ -122,29 +122,29 @@ TABLE = [
     (39, "validated", SOCKETS, "test_a_migration_is_validated_by_the_control_plane_and_then_served_by_the_data_plane"),
     (39, "answered", ROUTER, "test_a_client_that_moves_to_another_address_is_answered_there"),
     (41, "limited", HOSTILE, "test_failures_that_a_peer_can_repeat_do_not_fill_the_log"),
-    (41, "no raw bytes", "test_boundaries.py", "test_rooms_that_hold_message_content_cannot_log_it"),
-    (42, "wrong nonce", "test_exchange.py", "test_a_wrong_nonce_fails_the_oldest_request"),
+    (41, "no raw bytes", "test_boundaries.py", "test_packages_with_message_content_cannot_log_it"),
+    (42, "wrong nonce", "client/test_exchange.py", "test_a_wrong_nonce_fails_the_oldest_request"),
     (42, "wrong nonce", COMMAND, "test_answers_that_are_all_rejected_say_why"),
     (42, "wrong, missing or repeated nonce", CLIENT, "test_42_an_answer_without_its_nonce_fails_its_exchange_and_no_other"),
     (42, "repeated nonce", CLIENT, "test_42_the_nonce_of_an_earlier_exchange_answers_no_later_one"),
-    (42, "exchange failed", "test_exchange.py", "test_malformed_fails_the_request_it_came_for"),
+    (42, "exchange failed", "client/test_exchange.py", "test_malformed_fails_the_request_it_came_for"),
     (42, "whatever follows the nonce", "properties/test_tlv.py", "test_messages_behind_a_nonce_are_judged_as_the_oracle_does"),
-    (43, "second answer: ignored", "test_exchange.py", "test_a_second_answer_is_ignored"),
-    (43, "second answer: ignored", "test_exchange.py", "test_a_second_answer_does_not_fail_the_next_request"),
+    (43, "second answer: ignored", "client/test_exchange.py", "test_a_second_answer_is_ignored"),
+    (43, "second answer: ignored", "client/test_exchange.py", "test_a_second_answer_does_not_fail_the_next_request"),
     (43, "second answer: ignored", COMMAND, "test_a_second_answer_to_one_request_is_no_sample"),
     (44, "T3 < T2, delay < 0, T4 < T1: reason", "timing/test_sample.py", "test_each_check_has_its_reason"),
     (44, "which reason", "timing/test_sample.py", "test_the_first_check_that_fails_gives_the_reason"),
     (44, "T3 < T2, delay < 0", SAMPLES, "test_R8_implausible_answers_are_discarded_with_their_reason"),
     (44, "T4 < T1", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
     (44, "and the others count", COMMAND, "test_one_rejected_sample_of_three_is_reported_and_the_others_count"),
-    (45, "lost", "test_session.py", "test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out"),
-    (45, "each and all", "test_session.py", "test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reason"),
+    (45, "lost", "client/test_channel.py", "test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out"),
+    (45, "each and all", "client/test_channel.py", "test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reason"),
     (45, "all at once", CLIENT, "test_45_lost_doubled_reordered_is_a_right_sample_or_none_and_each_request_ends_once"),
     (45, "between processes", CLIENT, "test_45_half_lost_doubled_reordered_between_processes_is_right_or_a_clean_time_out"),
     (45, "doubled, reordered", CLIENT, "test_45_doubled_and_reordered_alone_costs_no_sample"),
     (46, "error <= d/2, inside the bound", CLIENT, "test_46_a_delay_added_one_way_is_an_error_of_half_of_it_and_inside_the_bound"),
     (46, "the printed bound", CLIENT, "test_46_a_delay_one_way_between_processes_is_inside_the_printed_bound"),
-    (46, "the printed bound", "test_report.py", "test_the_bound_holds_for_the_offset_as_it_is_printed"),
+    (46, "the printed bound", "report/test_text.py", "test_the_bound_holds_for_the_offset_as_it_is_printed"),
     (46, "error = d/2", SAMPLES, "test_R11_a_one_sided_delay_moves_the_offset_by_half_of_it"),
     (47, "one of four: rejected and named", SELECTION, "test_47_one_liar_of_four_is_rejected_and_named"),
     (47, "two of four: no majority", SELECTION, "test_47_two_liars_of_four_leave_no_majority_and_no_time"),
@@ -191,7 +191,7 @@ TABLE = [
     (55, "a close's reason", CLIENT, "test_55_text_of_the_reason_for_a_close_is_shown_escaped_on_a_terminal"),
     (55, "a certificate's names", CLIENT, "test_55_names_in_a_certificate_are_escaped"),
     (55, "all at once", CLIENT, "test_55_hostile_text_of_a_server_reaches_no_terminal"),
-    (55, "escaped", "test_report.py", "test_details_from_the_network_are_escaped_wherever_they_are_shown"),
+    (55, "escaped", "report/test_text.py", "test_details_from_the_network_are_escaped_wherever_they_are_shown"),
     (56, "a sample over the limit", CLIENT, "test_56_an_offset_over_the_limit_is_refused_and_is_no_time"),
     (56, "the limit", SAMPLES, "test_R8_the_offset_limit_is_the_users"),
     (56, "setting the clock: refused", ADJTIME, "test_fault_56_an_offset_over_the_limit_is_refused_and_told"),
@@ -202,8 +202,13 @@ TABLE = [
     (58, "refused", ADJTIME, "test_fault_58_another_daemon_owns_the_clock"),
     (58, "the installed command", ADJTIME, "test_fault_58_the_real_command_finds_a_daemon_in_the_process_table"),
     (58, "a dry run says so", ADJTIME, "test_a_dry_run_is_anybodys_and_says_what_would_be_refused"),
-    (58, "who is one", "host/test_owner.py", "test_programs_that_keep_a_clock"),
-    (58, "a real chronyd", "host/test_owner.py", "test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does"),
+    (58, "who is one", "host/keepers/test_owner.py", "test_programs_that_keep_a_clock"),
+    (
+        58,
+        "a real chronyd",
+        "host/keepers/test_owner.py",
+        "test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does",
+    ),
     (60, "detected while servers are asked", ADJTIME, "test_fault_60_a_clock_that_is_stepped_while_servers_are_asked"),
     (60, "detected before it acts", ADJTIME, "test_fault_60_a_clock_that_somebody_else_steps_meanwhile"),
     (60, "in an exchange", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
@@ -260,7 +265,7 @@ TABLE = [
     (69, "tsq-client: in mid-run", COMMAND, "test_ctrl_c_in_mid_run_ends_with_what_there_is"),
     (69, "tsq-client: before an answer", COMMAND, "test_ctrl_c_before_any_answer_exits_130_and_says_so"),
     (69, "tsq-client --watch", SELECTED, "test_watch_on_a_terminal_redraws_and_ends_with_the_final_table"),
-    (69, "tsq-client cannot set a clock", "test_boundaries.py", "test_only_the_one_door_sets_a_clock"),
+    (69, "tsq-client cannot set a clock", "test_boundaries.py", "test_only_the_clock_module_uses_the_compiled_clock_calls"),
     (69, "a step, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_step_leaves_it_undone_or_done"),
     (69, "a slew, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_slew_leaves_nothing_pending_unless_it_ends_well"),
     (69, "waiting, any line", INTERRUPTED, "test_69_ctrl_c_at_any_line_of_a_slew_that_is_waited_for_gives_up_the_rest"),

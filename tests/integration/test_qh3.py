@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.integration.peers import RawClient, assert_answers, new_request
+from tests.support.processes import ServerProcess
 
 pytestmark = pytest.mark.foreign
 
@@ -16,7 +17,9 @@ connection = pytest.importorskip("qh3.quic.connection", reason="qh3 is not insta
 def qh3_client(server_process, certificates):
     """Makes a client that verifies the server: (ALPN offered, ticket to resume with, where tickets go, more configuration)."""
 
-    def make(alpn: str = "tsq/1", ticket: Any = None, tickets: list[Any] | None = None, **more: Any) -> RawClient:
+    def make(
+        alpn: str = "tsq/1", ticket: Any = None, tickets: list[Any] | None = None, server: Any = server_process, **more: Any
+    ) -> RawClient:
         settings = configuration.QuicConfiguration(
             is_client=True, alpn_protocols=[alpn], server_name="localhost", session_ticket=ticket,
             **{"max_datagram_frame_size": 65535, **more},
@@ -24,7 +27,7 @@ def qh3_client(server_process, certificates):
         settings.load_verify_locations(cafile=str(certificates.authority))
         keep = [] if tickets is None else tickets
         return RawClient(
-            connection.QuicConnection(configuration=settings, session_ticket_handler=keep.append), server_process.target
+            connection.QuicConnection(configuration=settings, session_ticket_handler=keep.append), server.target
         )
 
     return make
@@ -134,3 +137,12 @@ def test_clients_hear_that_the_server_ends(qh3_client, server_process):
         assert server_process.stop() == 0
         end = client.wait("ConnectionTerminated")
         assert (end.error_code, end.reason_phrase) == (0, "server is shutting down")
+
+
+def test_a_client_that_finds_the_server_full_is_refused_at_once(qh3_client, certificates):
+    options = ["--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key, "--max-connections", "1"]
+    with ServerProcess(options) as server, qh3_client(server=server) as first:
+        first.wait("HandshakeCompleted")
+        with qh3_client(server=server) as second:
+            end = second.wait("ConnectionTerminated")
+    assert (end.error_code, end.reason_phrase) == (0x2, "connection limit reached")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests import fuzz, messages, oracle
+from tests import fuzz
+from tests.support import messages, oracle
 
 
 def test_some_thousand_inputs_are_treated_as_the_oracle_says(capsys):

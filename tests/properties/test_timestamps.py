@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests import oracle
-from tests.oracle import ERA, INT64_MAX, INT64_MIN, NS, SAFE_NS
+from tests.support import oracle
+from tests.support.oracle import ERA, INT64_MAX, INT64_MIN, NS, SAFE_NS
 from tsq._fast import ns_from_ntp, ntp_from_ns
 from tsq.errors import MalformedMessage
 

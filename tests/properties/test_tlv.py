@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import messages, oracle
+from tests.support import messages, oracle
 from tsq._fast import pack_response, pack_tlvs, unpack_message, unpack_tlvs
 from tsq.errors import MalformedMessage, MessageError
 from tsq.wire.message import ErrorReply, decode_request, decode_response

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tsq.quic.budget import Bucket, ControlBudget, Fading, Seldom
+from tsq.quic.budget import Bucket, ControlBudget, DecayingCount, Throttle
 
 
 def test_a_bucket_gives_its_burst_at_once_and_then_its_rate():
@@ -21,7 +21,7 @@ def test_a_bucket_gives_its_burst_at_once_and_then_its_rate():
 
 
 def test_events_fade_and_are_never_more_than_the_most():
-    recent = Fading(5.0, 400.0)
+    recent = DecayingCount(5.0, 400.0)
     for _ in range(10_000):
         recent.add(100.0)
     assert recent.count(100.0) == 400
@@ -79,5 +79,5 @@ def test_who_stops_is_forgiven():
 
 
 def test_what_is_said_seldom_says_how_much_was_held_back():
-    seldom = Seldom(60.0)
+    seldom = Throttle(60.0)
     assert [seldom.due(now) for now in (5.0, 6.0, 64.0, 66.0, 67.0, 127.0)] == [1, 0, 0, 3, 0, 2]

@@ -8,7 +8,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
 from tests.support.crafted import REQUEST, Stranger, crypto, reset_stream, stop_sending, stream
 from tsq.quic import tls
-from tsq.quic.aioquic.trim import LeanConnection
+from tsq.quic.aioquic.trim import TrimmedConnection
 from tsq.quic.frames import contents, packets_in
 from tsq.quic.initial import initial_keys, payload
 from tsq.quic.limits import PeerLimits
@@ -53,7 +53,7 @@ def test_it_counts_the_frames_that_aioquic_handles(seed, certificates):
         if rng.random() < 0.5:
             at = rng.randrange(len(frames))
             frames = frames[:at] + rng.randbytes(1) + frames[at + rng.randint(0, 2) :]
-        connection = LeanConnection(configuration=configuration, original_destination_connection_id=b"stranger")
+        connection = TrimmedConnection(configuration=configuration, original_destination_connection_id=b"stranger")
         handlers = Counting(connection._QuicConnection__frame_handlers)
         connection._QuicConnection__frame_handlers = handlers
         Counting.seen = 0

@@ -36,10 +36,10 @@ def test_it_finds_connections_that_are_left_without_their_end(certificates, monk
 
 def test_it_finds_answers_on_streams_that_are_cancelled(certificates, monkeypatch):
     def careless(self, connection, now, work, *, enter=True):
-        connection.enter()
+        connection.take_back()
         out = work()
         self.router.refresh(connection)
-        connection.leave(now)
+        connection.hand_over(now)
         return out, connection
 
     monkeypatch.setattr(Connection, "can_send_stream", lambda self, stream_id: True)

@@ -12,12 +12,12 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import Epoch
 
 from tests.dataplane.peer import PADDING, PING, ack, datagram, varint
-from tests.foreign import ForeignClient, path
-from tests.messages import PLAIN_REQUEST
 from tests.support.crafted import REQUEST, Stranger, crypto, one_rtt, reset_stream, stop_sending, stream, zero_rtt
+from tests.support.foreign import ForeignClient, path
+from tests.support.messages import PLAIN_REQUEST
 from tests.support.world import World
 from tsq.counters import Counters
-from tsq.quic.aioquic.trim import LeanConnection
+from tsq.quic.aioquic.trim import TrimmedConnection
 from tsq.quic.limits import Limits, PeerLimits, RetryPolicy
 from tsq.quic.reassembly import Kept
 from tsq.quic.router import Drop
@@ -257,7 +257,7 @@ def broken(*_, **__):
     raise BrokenError("nobody foresaw this")
 
 
-@pytest.mark.parametrize("name", ["receive_on", "flush", "enter", "leave", "transmit", "clear"])
+@pytest.mark.parametrize("name", ["receive_on", "flush", "take_back", "hand_over", "transmit", "clear"])
 def test_a_failure_anywhere_ends_the_connection_and_nothing_else(world, monkeypatch, caplog, name):
     other = connected(world, path(5))
     client = connected(world)
@@ -336,7 +336,7 @@ def test_a_packet_that_holds_too_much_is_dropped_as_if_it_had_not_come(world, fr
 def test_who_goes_on_with_such_packets_is_closed(world, frames, reason):
     client = connected(world)
     # The data plane drops them at little cost, and the control plane looks from time to time at who sends them.
-    most = world.router.limits.peer.refused_packets if world.datapath is None else world.datapath.excessive_limit
+    most = world.router.limits.peer.excessive_packets if world.datapath is None else world.datapath.excessive_limit
     for _ in range(most + 1):
         world.deliver_to_server(one_rtt(client, frames), ATTACKER)
     world.run(0.1 if world.datapath is None else 2.0)
@@ -471,11 +471,11 @@ def test_those_who_proved_their_address_are_evicted_last(certificates):
     world = World(certificates, limits=limits)
     world.to_client = lambda data, number: [1_000_000] if len(data) < 200 else []
     proven = [ForeignClient(world, where=path(number)) for number in range(2)]
-    assert [connection.proven for connection in world.router.connections] == [True, True]
+    assert [connection.validated for connection in world.router.connections] == [True, True]
     world.router.limits = Limits(retry=RetryPolicy.NEVER, half_open=0, most_half_open=3)
     for number in range(10):
         world.deliver_to_server(Stranger(number.to_bytes(8, "big")).initial(crypto(0, b"\x01")), ATTACKER)
-    assert [connection.proven for connection in world.router.connections] == [True, True, False]
+    assert [connection.validated for connection in world.router.connections] == [True, True, False]
     assert len(proven) == 2
 
 
@@ -496,7 +496,7 @@ def test_a_full_server_says_so_seldom_and_counts(certificates, caplog):
         world.run(0.01)
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "all 1 connections are in use" in record.getMessage()
-    assert "--max-connections" in record.getMessage()
+    assert "Limits(max_connections=...) allows more" in record.getMessage()
     assert world.counters.get("dropped", Drop.TOO_MANY_CONNECTIONS) == 50
 
 
@@ -565,7 +565,7 @@ def test_a_flood_on_half_open_connections_is_hardly_looked_at(certificates, stra
     world = World(certificates, data_plane=True, limits=Limits(all_control=1e9, most_control=1e9))
     other = connected(world, path(5))
     handled = 0
-    real = LeanConnection.receive_datagram
+    real = TrimmedConnection.receive_datagram
 
     def counted(*arguments):
         nonlocal handled
@@ -574,7 +574,7 @@ def test_a_flood_on_half_open_connections_is_hardly_looked_at(certificates, stra
 
     senders = [Stranger(number.to_bytes(8, "big")) for number in range(strangers)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LeanConnection, "receive_datagram", counted)
+        patch.setattr(TrimmedConnection, "receive_datagram", counted)
         for number in range(200):
             for sender in senders:
                 world.deliver_to_server(sender.initial(PING if number else crypto(9, b"x")), ATTACKER)
@@ -614,7 +614,7 @@ def test_requests_that_the_control_plane_answers_use_up_the_budget(certificates)
 def test_a_time_that_was_read_before_a_packet_came_ends_no_connection(world, early):
     client = connected(world)
     connection = connection_of(world, client)
-    connection.enter()
+    connection.take_back()
     connection.receive_on(ATTACKER, one_rtt(client, PING + PADDING * 3), world.now)
     connection.quic._spaces[Epoch.ONE_RTT].ack_at = 0.0
     assert connection.flush(world.now - early)

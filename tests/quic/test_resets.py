@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from tests.foreign import path
 from tests.support.chronyd import free_port
+from tests.support.foreign import path
 from tests.support.threads import ServerThread
 from tests.support.world import World
 from tsq.errors import ConnectionLost

@@ -5,12 +5,19 @@ from itertools import pairwise
 
 import pytest
 from aioquic.buffer import Buffer
-from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic_version_negotiation, pull_quic_header
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
 
-from tests.foreign import ForeignClient, PacketLog, path
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support.foreign import ForeignClient, PacketLog, path
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_tlvs
+from tsq.errors import ConnectionLost
 from tsq.quic.aioquic import internals
 from tsq.quic.router import CONNECTION_ID_SIZE, Drop, Limits, RetryPolicy
 from tsq.wire.message import padding
@@ -163,12 +170,67 @@ def test_the_number_of_connections_is_capped(certificates):
     assert len(world.router.connections) == 3
     assert world.counters.get("dropped", Drop.TOO_MANY_CONNECTIONS) >= 2
     assert all(len(client.ask(PLAIN_REQUEST)) == 1 for client in clients[:3])
-    # One that leaves makes room, for one of those that still try.
+    # One that leaves makes room.
     clients[0].quic.close()
     world.pump(clients[0])
     world.run(20)
-    assert sum(client.established for client in clients[3:]) == 1
-    assert len(world.router.connections) == 3
+    assert len(world.router.connections) == 2
+    assert ForeignClient(world, where=path(7)).established
+
+
+@pytest.mark.parametrize("version", [V1, QuicProtocolVersion.VERSION_2])
+@pytest.mark.parametrize("retry", RetryPolicy)
+def test_a_client_that_finds_the_server_full_is_refused_at_once(certificates, version, retry):
+    world = World(certificates, limits=Limits(max_connections=1, retry=retry))
+    ForeignClient(world)
+    client = ForeignClient(world, where=path(1), original_version=version, supported_versions=[version])
+    world.run(3)
+    assert not client.established
+    assert client.end.error_code == QuicErrorCode.CONNECTION_REFUSED
+    assert client.end.reason_phrase == "connection limit reached"
+    assert len(world.router.connections) == 1
+    assert world.counters.get("refused") == 1
+
+
+def test_a_client_of_ours_says_at_once_that_the_server_is_full(certificates):
+    world = World(certificates, limits=Limits(max_connections=1))
+    ForeignClient(world, where=path(1))
+    session = world.session(timeout=60.0)
+    world.run(0.01)
+    assert isinstance(session.error, ConnectionLost)
+    assert str(session.error) == "the server is full (connection limit reached): try later, or ask another server"
+
+
+def test_each_initial_of_a_refused_client_is_answered_with_less_than_came_and_leaves_nothing(certificates):
+    world = World(certificates, limits=Limits(max_connections=1))
+    ForeignClient(world, where=path(1))
+    (initial,) = first_flight(world)
+    for _ in range(3):
+        (reply,) = world.deliver_to_server(initial, NOBODY)
+        assert len(reply) < 100
+    assert len(world.router.connections) == 1
+    assert world.router.half_open == 0
+
+
+def test_what_does_not_open_is_not_refused_but_dropped(certificates):
+    world = World(certificates, limits=Limits(max_connections=1))
+    ForeignClient(world, where=path(1))
+    (initial,) = first_flight(world)
+    assert world.deliver_to_server(initial[:100] + bytes([initial[100] ^ 1]) + initial[101:], NOBODY) == []
+    assert world.deliver_to_server(long_header(V1, size=1200), NOBODY) == []
+    assert world.counters.get("refused") == 0
+    assert world.counters.get("dropped", Drop.TOO_MANY_CONNECTIONS) == 2
+
+
+def test_a_flood_of_initials_is_refused_no_faster_than_handshakes_of_strangers_may_begin(certificates):
+    world = World(certificates, limits=Limits(max_connections=1, newcomers=30.0))
+    ForeignClient(world, where=path(1))
+    (initial,) = first_flight(world)
+    replies = [reply for _ in range(500) for reply in world.deliver_to_server(initial, NOBODY)]
+    assert len(replies) == 30
+    world.run(1)
+    assert len([reply for _ in range(500) for reply in world.deliver_to_server(initial, NOBODY)]) == 30
+    assert world.counters.get("refused") == 60
 
 
 def test_a_handshake_that_is_not_finished_in_time_frees_its_place(certificates):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
 
-from tsq.quic.tickets import SessionFile, TicketStore
+from tsq.quic.tickets import TicketFile, TicketStore
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -44,8 +44,8 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def file(tmp_path, warnings) -> SessionFile:
-    return SessionFile(str(tmp_path / "sessions"), warnings.append)
+def file(tmp_path, warnings) -> TicketFile:
+    return TicketFile(str(tmp_path / "sessions"), warnings.append)
 
 
 def put(path: Path | str, content: bytes) -> None:
@@ -76,7 +76,7 @@ def test_a_file_that_others_can_read_or_write_is_not_used_and_keeps_its_mode(fil
     file.save("host name", CA, ticket(), None)
     content = path.read_bytes()
     path.chmod(mode)
-    assert SessionFile(file.path, warnings.append).take("host name", CA) == (None, None)
+    assert TicketFile(file.path, warnings.append).take("host name", CA) == (None, None)
     (warning,) = warnings
     assert f"by others (mode {mode:04o}, expected 0600); session tickets are not kept" in warning
     assert path.read_bytes() == content
@@ -256,7 +256,7 @@ def obstructed(directory: Path, obstacle: str) -> Path:
 def test_what_is_no_file_of_its_own_is_reported_once_and_left_as_it_is(tmp_path, warnings, obstacle, words):
     path = obstructed(tmp_path, obstacle)
     before = path.lstat().st_mode if os.path.lexists(path) else None
-    file = SessionFile(str(path), warnings.append)
+    file = TicketFile(str(path), warnings.append)
     assert not file.usable()
     assert file.take("host name", CA) == (None, None)
     file.save("host name", CA, ticket(), None)
@@ -327,7 +327,7 @@ def test_of_many_takers_at_once_one_gets_the_ticket(file, warnings):
     kept = ticket()
     file.save("host name", CA, kept, None)
     taken: list[SessionTicket | None] = []
-    in_threads(8, lambda _: taken.append(SessionFile(file.path, warnings.append).take("host name", CA)[0]))
+    in_threads(8, lambda _: taken.append(TicketFile(file.path, warnings.append).take("host name", CA)[0]))
     assert len(taken) == 8
     assert [item for item in taken if item is not None] == [kept]
     assert warnings == []
@@ -335,7 +335,7 @@ def test_of_many_takers_at_once_one_gets_the_ticket(file, warnings):
 
 def test_of_many_savers_at_once_none_is_lost(file, warnings):
     kept = [ticket() for _ in range(8)]
-    in_threads(8, lambda number: SessionFile(file.path, warnings.append).save(f"host {number}", CA, kept[number], None))
+    in_threads(8, lambda number: TicketFile(file.path, warnings.append).save(f"host {number}", CA, kept[number], None))
     assert [file.take(f"host {number}", CA)[0] for number in range(8)] == kept
     assert warnings == []
 

@@ -4,14 +4,14 @@ import contextlib
 import select
 import socket
 import time
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import pytest
 
 import tsq.quic.udp as udp_module
 from tsq import _fast
 from tsq.errors import ConfigError
-from tsq.quic.udp import CONNECTED, Path, UdpSocket
+from tsq.quic.udp import CONNECTED, NetworkPath, UdpSocket
 
 FAMILIES = {"IPv4": (socket.AF_INET, "127.0.0.1"), "IPv6": (socket.AF_INET6, "::1")}
 
@@ -34,7 +34,7 @@ def until_readable(udp: UdpSocket) -> None:
 
 
 def open_files() -> int:
-    return len(list(FilePath("/proc/self/fd").iterdir()))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_datagram_and_its_answer_go_there_and_back_by_the_path_alone(ends):
@@ -67,7 +67,7 @@ def test_departures_are_the_kernels_and_of_the_first_datagram_of_each_batch(ends
 def test_stamps_that_nobody_waited_for_do_not_become_anothers(ends):
     _, client = ends
     client.send_stamped([b"x"] * 10)
-    client.forget_stamps()
+    client.discard_transmit_times()
     before = _fast.clock_ns()
     departure = client.send_stamped([b"y"])
     assert departure.kernel
@@ -179,7 +179,7 @@ def test_a_socket_without_a_way_to_its_peer_leaves_nothing_open():
 def test_sending_to_an_address_of_another_family_is_an_os_error():
     server = UdpSocket.listening("127.0.0.1", 0)
     with pytest.raises(OSError, match="sendmmsg"):
-        server.send([(b"x", Path(_fast.pack_address("::1", 9), b""))])
+        server.send([(b"x", NetworkPath(_fast.pack_address("::1", 9), b""))])
     server.close()
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import messages, oracle
-from tests.messages import NONCE, PLAIN_REQUEST
+from tests.support import messages, oracle
+from tests.support.messages import NONCE, PLAIN_REQUEST
 from tsq.server.responder import Draft, NoResponse, Responder, Unanswered, stream_request_ready
 from tsq.wire.message import ErrorReply, Mode, TimeSource, decode_response, encode_request
 from tsq.wire.signature import HmacSigner

@@ -1,1 +1,1 @@
-"""Many clients' dealings with many servers in virtual time: clocks that drift, links that misbehave, servers that lie."""
+"""Simulations in virtual time: many clients and servers, with drifting clocks, bad links and falsetickers."""

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`, `make sim`: the sweep and all worlds in full, as tables. Ends with 1 where a bound did not hold."""
+"""`python -m tests.simulation`, `make sim`: the sweep and all worlds in full, as tables. Exit status 1 if a bound failed."""
 
 import argparse
 import sys

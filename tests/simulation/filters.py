@@ -1,7 +1,7 @@
-"""`python -m tests.simulation --filters`: which filter gives the narrowest bound that holds, and the least error.
+"""`python -m tests.simulation --filters` compares clock filters: the bound, and the error.
 
-The same exchanges are given to each filter: the sample with the least delay, as RFC 5905 has it; the one with the least aged root
-distance; the aged intervals of all samples together, with the best one's offset and with their middle.
+Each filter gets the same exchanges and uses: the sample with the least delay, as in RFC 5905; the sample with the least aged root
+distance; the intersection of all aged intervals, with the best sample's offset, or with the middle.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 
-from tests.simulation.network import MS, PPM, SECOND, Client, Clock, Link, Plan, Server, Told
+from tests.simulation.network import MS, PPM, SECOND, Client, Clock, Link, Plan, Reported, Server
 from tsq.client.exchange import Rules
 from tsq.timing.filter import estimate
 from tsq.timing.local_clock import TOLERANCE
@@ -23,7 +23,7 @@ _NEWEST = 8
 
 @dataclass(frozen=True)
 class Case:
-    """How often a client asks, and over what path."""
+    """The polling of a client, and its path."""
 
     count: int
     interval_ns: int
@@ -61,7 +61,7 @@ def least_aged(samples: list[Sample], at_ns: int) -> Answer:
 
 
 def best_of_all(samples: list[Sample], at_ns: int) -> Answer:
-    """All intervals together, and the best one's offset as far as the others allow it."""
+    """The intersection of all intervals, and its point nearest to the best sample's offset."""
     found = estimate(samples, at_ns=at_ns)
     assert found is not None
     offset = found.interval.clamp(found.best.offset or 0.0)
@@ -69,7 +69,7 @@ def best_of_all(samples: list[Sample], at_ns: int) -> Answer:
 
 
 def middle_of_all(samples: list[Sample], at_ns: int) -> Answer:
-    """All intervals together, and their middle: the filter as it is."""
+    """The intersection of all intervals, and its middle: TSQ's filter."""
     found = estimate(samples, at_ns=at_ns)
     assert found is not None
     return found.offset, found.root_distance
@@ -93,14 +93,14 @@ class Figures:
 
 
 def compared(case: Case, runs: int = RUNS, seed: int = 1) -> dict[str, Figures]:
-    """Each filter's figures for the same runs; looked at when the last sample came."""
+    """Each filter's figures for the same runs, at the time of the last sample."""
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in FILTERS}
     for number in range(runs):
         rng = Random(f"{seed} {number}")
         clock = Clock(rng.randrange(SECOND), rng.uniform(-10, 10) * PPM)
         there_ns = int(case.trip_ns * rng.uniform(0.4, 0.6))
         link = Link(there_ns, case.trip_ns - there_ns, case.queue_ns)
-        server = Server(Clock(rng.randint(-5 * US, 5 * US)), link, Told(6e-6), work_ns=20 * US)
+        server = Server(Clock(rng.randint(-5 * US, 5 * US)), link, Reported(6e-6), work_ns=20 * US)
         run = Client(clock, rng).ask(server, Plan(case.count, case.interval_ns), Rules(precision_ns=1))
         true_ns = max(run.came_ns)
         for name, answer in FILTERS.items():
@@ -117,7 +117,7 @@ def compared(case: Case, runs: int = RUNS, seed: int = 1) -> dict[str, Figures]:
 
 
 def table(runs: int = RUNS) -> list[str]:
-    """The page's table."""
+    """The table in docs/explanation/error-bounds.md."""
     lines = ["| run | filter | bound | error | bounds that failed |", "|---|---|---|---|---|"]
     for title, case in CASES.items():
         for name, figures in compared(case, runs).items():

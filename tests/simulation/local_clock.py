@@ -1,16 +1,14 @@
-"""Worlds for the client's own clock, and for what a server says at other times: long runs, looked at again and again.
-
-Every source is honest, so each bound must hold at every moment at which it is looked at. What varies is the client's clock:
+"""Long runs with one honest server, in worlds with different client clocks. The bound must hold at every checked moment.
 
     disciplined     the kernel says synchronized: within 15 ppm. Polls of up to 64 s
     undisciplined   the kernel says unsynchronized: off by up to 100 ppm
     slewed          slewed by 50 to 80,000 ppm in mid-run, by the kernel's loop
-    chronyd         slewed by changes of the kernel's frequency
+    chronyd         slewed by changes of the kernel's frequency correction
     stepped         stepped in mid-run, by up to ten seconds
     denied          as slewed, but the kernel's state cannot be read
-    contradicted    the kernel says synchronized, the clock is off by 30 to 500 ppm: judged from where the samples show it
-    later word      a server that is wrong, notices, says so or is corrected; judged once it has said so
-    era             clocks and true times on both sides of 2036, and clocks that are decades wrong
+    contradicted    the kernel says synchronized, but the clock is off by 30 to 500 ppm: checked once the samples show it
+    later report    a server that is wrong, notices it, and reports it or is corrected; checked after its report
+    era             clocks and true times on both sides of 2036; clocks that are decades wrong
 """
 
 from collections import Counter
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from math import copysign, inf
 from random import Random
 
-from tests.simulation.network import PPM, SECOND, START_NS, Client, Clock, Link, Plan, Server, Told
+from tests.simulation.network import PPM, SECOND, START_NS, Client, Clock, Link, Plan, Reported, Server
 from tsq.client.exchange import Rules
 from tsq.timing.filter import Estimate, estimate
 from tsq.timing.local_clock import ClockReading
@@ -27,7 +25,7 @@ from tsq.timing.sample import Sample
 
 Filter = Callable[[list[Sample], int, ClockReading | None], Estimate | None]
 WORLDS = (
-    "disciplined", "undisciplined", "slewed", "chronyd", "stepped", "denied", "contradicted", "later word", "era",
+    "disciplined", "undisciplined", "slewed", "chronyd", "stepped", "denied", "contradicted", "later report", "era",
 )  # fmt: skip
 _LOOKS = 12
 # Of the local clock's own time.
@@ -38,7 +36,7 @@ _HALF_ERA_NS = 2**31 * SECOND
 
 @dataclass
 class Result:
-    """What was seen of one world. widths: of the bounds, seconds."""
+    """The results in one world. widths: of the bounds, seconds."""
 
     exchanges: int = 0
     looks: int = 0
@@ -50,12 +48,12 @@ class Result:
 
 
 def whole_filter(samples: list[Sample], at_ns: int, now: ClockReading | None) -> Estimate | None:
-    """The filter as it is."""
+    """TSQ's filter."""
     return estimate(samples, at_ns=at_ns, now=now)
 
 
 def run_world(world: str, rng: Random, exchanges: int, look: Filter = whole_filter) -> Result:
-    """Scenarios of this world until so many exchanges were made."""
+    """Run scenarios in this world until this number of exchanges was made."""
     result = Result()
     while result.exchanges < exchanges:
         _scenario(world, rng, result, look)
@@ -70,14 +68,14 @@ def _scenario(world: str, rng: Random, result: Result, look: Filter) -> None:
     server = _server(world, rng, duration_ns)
     rules = Rules(precision_ns=1)
     if world == "era":
-        # The client knows when it was built, and the server's clock is right.
+        # The client knows its build time, and the server's clock is right.
         rules = replace(rules, era_pivot_ns=START_NS + _HALF_ERA_NS - 10 * 366 * 86400 * SECOND, offset_limit=inf)
     run = Client(clock, rng).ask(server, plan, rules)
     result.exchanges += len(run.samples)
     for _ in range(_LOOKS):
         true_ns = START_NS + int(rng.random() * (duration_ns + rng.choice([0, 0, 300 * SECOND])))
         seen = _seen(run.samples, run.came_ns, true_ns)
-        if server.later and not _heard(server.later[-1][1], seen):
+        if server.later and not _has_report(seen, server.later[-1][1]):
             continue
         reading = clock.reading(true_ns, rng)
         found = look(seen, clock.read(true_ns), reading)
@@ -87,10 +85,10 @@ def _scenario(world: str, rng: Random, result: Result, look: Filter) -> None:
         _judge(found, truth_ns, result)
 
 
-def _heard(told: Told, samples: list[Sample]) -> bool:
-    """Whether the server's latest word has come."""
-    words = [sample.server for sample in samples if sample.valid and sample.server is not None]
-    return any(word.error is not None and abs(word.error - told.error) < 1e-8 for word in words)
+def _has_report(samples: list[Sample], reported: Reported) -> bool:
+    """Whether the client has this report."""
+    found = [sample.server for sample in samples if sample.valid and sample.server is not None]
+    return any(one.error is not None and abs(one.error - reported.error) < 1e-8 for one in found)
 
 
 def _seen(samples: list[Sample], came_ns: list[int], true_ns: int) -> list[Sample]:
@@ -106,7 +104,7 @@ def _judge(found: Estimate, truth_ns: float, result: Result) -> None:
     )  # fmt: skip
     result.widths.append(reach)
     result.errors.append(error_ns / 1e9)
-    # A nanosecond is what reading a clock in whole ones may lose.
+    # Readings in whole nanoseconds may lose one.
     if error_ns > reach * 1e9 + 1 or not found.interval.low * 1e9 - 1 <= truth_ns <= found.interval.high * 1e9 + 1:
         result.violations += 1
         result.worst = max(result.worst, error_ns / 1e9 / reach)
@@ -119,7 +117,7 @@ def _signed(rng: Random, value: float) -> float:
 def _clock(world: str, rng: Random, duration_ns: int) -> Clock:
     clock = Clock(int(_signed(rng, 10 ** rng.uniform(3, 9.5))), rng.uniform(-_TOLERANCE, _TOLERANCE))
     clock.frequency, clock.synchronized = rng.uniform(-50, 50) * PPM, True
-    # The kernel's correction is part of the rate; within what is assumed, the clock may run anyhow.
+    # The rate includes the kernel's correction, and may be anything within the tolerance.
     if rng.random() < 0.5:
         clock.rate = _signed(rng, _TOLERANCE)
     match world:
@@ -141,7 +139,7 @@ def _clock(world: str, rng: Random, duration_ns: int) -> Clock:
             pass
     if world in ("slewed", "chronyd", "denied"):
         clock.synchronized = rng.random() < 0.5 and world != "denied"
-        # What chronyd slews at less than 100 ppm for as long as it is watched cannot be told from a steady frequency.
+        # A slew by frequency of less than 100 ppm that lasts for the whole run looks like a steady frequency.
         least, most = (200, 5_000) if world == "chronyd" else (50, 80_000)
         for _ in range(rng.randint(1, 3)):
             begin_ns = START_NS + int((rng.random() * 1.2 - 0.2) * duration_ns)
@@ -158,25 +156,25 @@ def _server(world: str, rng: Random, duration_ns: int) -> Server:
     there_ns = int(trip_ns * rng.choice([0.0, 1.0, 0.5, rng.random()]))
     link = Link(there_ns, trip_ns - there_ns, queue_ns=trip_ns * rng.choice([0.0, 0.1, 1.0]), loss=rng.choice([0.0, 0.1]))
     error_ns = int(_signed(rng, 10 ** rng.uniform(2, 6)))
-    server = Server(Clock(error_ns), link, Told(abs(error_ns) / 1e9 + 1e-9))
-    if world == "later word":
+    server = Server(Clock(error_ns), link, Reported(abs(error_ns) / 1e9 + 1e-9))
+    if world == "later report":
         _corrected(rng, server, duration_ns)
     return server
 
 
 def _corrected(rng: Random, server: Server, duration_ns: int) -> None:
-    """Its clock is wrong at first, and it is asked about itself rarely: what it says later is no praise of what was before."""
+    """Make its clock wrong at first. The client rarely asks for the state; a later report must not improve an earlier sample."""
     at_ns = START_NS + int(rng.random() * duration_ns / 2)
     wrong_ns = int(_signed(rng, 10 ** rng.uniform(6, 9)))
     kind = rng.choice(["silent", "honest", "noticed"])
-    right = server.told
+    right = server.reported
     assert right is not None
     if kind == "noticed":
-        # It said that it was right, was not, and says so now.
+        # It reported a small error, was wrong, and later reports the true error.
         server.clock = Clock(wrong_ns)
-        server.later = [(at_ns, Told(min(abs(wrong_ns) / 1e9 + 1e-6, 1.4)))]
+        server.later = [(at_ns, Reported(min(abs(wrong_ns) / 1e9 + 1e-6, 1.4)))]
         return
-    # It was wrong, and said nothing or the truth. Then it was corrected.
-    server.told = None if kind == "silent" else Told(min(abs(wrong_ns) / 1e9 + 1e-6, 1.4))
+    # It was wrong, and reported nothing or the true error. Then it was corrected.
+    server.reported = None if kind == "silent" else Reported(min(abs(wrong_ns) / 1e9 + 1e-6, 1.4))
     server.clock = Clock(wrong_ns, jumps=[(at_ns, server.clock.error_ns - wrong_ns)])
     server.later = [(at_ns, right)]

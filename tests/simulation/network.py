@@ -1,8 +1,7 @@
-"""Clocks, links and servers in virtual time, and one client's exchanges with one server over them.
+"""Clocks, links and servers in virtual time, and the exchanges of one client with one server.
 
-True time is integer ns. The client's half is the real Exchange, the server's half the real Responder; messages are the real
-bytes. Only QUIC is left out: it carries them, drops second copies of packets, and decides nothing about time. Nothing here sleeps,
-and all chance comes from a seeded generator.
+True time is integer ns. The client is the real Exchange, the server the real Responder, and the messages are real bytes. Only QUIC
+is left out: it would carry the messages and drop second copies. Nothing sleeps, and all chance comes from a seeded generator.
 """
 
 import heapq
@@ -26,12 +25,11 @@ PPM = 1e-6
 
 @dataclass
 class Clock:
-    """A clock that was wrong by error_ns at START, and runs wrong by rate (seconds a second).
+    """A clock that is wrong by error_ns at START, with the frequency error rate (seconds per second).
 
     jumps: (true time, ns added from then on). slews: (from, to: true times, additional rate). frequency: the kernel's correction of
-    the raw clock, which `rate` includes; synchronized: what the kernel says, None: the clock is never read together with the raw
-    clock. by_frequency: slews are made by the kernel's frequency, as chronyd makes them.
-    denied: the kernel does not tell its state.
+    the raw clock, included in `rate`. synchronized: the kernel's report; None: there is no raw clock to read. by_frequency: slews
+    change the kernel's frequency, as chronyd does. denied: the kernel's state cannot be read.
     """
 
     error_ns: int = 0
@@ -45,13 +43,13 @@ class Clock:
     width_ns: int = 100
 
     def wrong_ns(self, true_ns: int) -> float:
-        """By how much it is ahead."""
+        """How far the clock is ahead."""
         jumped = sum(jump for at, jump in self.jumps if true_ns >= at)
         slewed = sum(rate * (min(true_ns, end) - begin) for begin, end, rate in self.slews if true_ns > begin)
         return self.error_ns + self.rate * (true_ns - START_NS) + jumped + slewed
 
     def reading(self, true_ns: int, rng: Random) -> ClockReading | None:
-        """The clock together with the raw clock; the two are not read at once."""
+        """A reading of the clock and the raw clock, with an error because two clocks cannot be read at the same instant."""
         if self.synchronized is None:
             return None
         at_ns = self.read(true_ns)
@@ -63,18 +61,18 @@ class Clock:
         return ClockReading(at_ns, difference_ns, self.width_ns + 2, self.frequency + slewing, 0, self.synchronized)
 
     def read(self, true_ns: int) -> int:
-        """What it shows: whole nanoseconds, the last one that has passed."""
+        """The clock's time, rounded down to a nanosecond."""
         return true_ns + int(self.wrong_ns(true_ns) // 1)
 
     def offset_at(self, local_ns: int) -> float:
-        """What is to be added to it, seconds, when it shows this; for a clock without jumps."""
+        """The true offset, seconds, when the clock shows this time; for a clock without jumps."""
         passed = (local_ns - START_NS - self.error_ns) / (1 + self.rate)
         return -(self.error_ns + self.rate * passed) / 1e9
 
 
 @dataclass
 class Link:
-    """A way to a server and back: one-way delays, the mean of what queues add, and the chances of losing and doubling a message."""
+    """A network path to a server: one-way delays, the mean queueing delay, and the chances of loss and duplication."""
 
     there_ns: int
     back_ns: int
@@ -83,7 +81,7 @@ class Link:
     doubling: float = 0.0
 
     def copies(self, rng: Random, there: bool) -> list[int]:
-        """The delay of each copy that arrives. Queues reorder."""
+        """The delay of each copy that arrives, in any order."""
         count = 1 + (rng.random() < self.doubling)
         base = self.there_ns if there else self.back_ns
         arriving = sum(rng.random() >= self.loss for _ in range(count))
@@ -92,27 +90,27 @@ class Link:
 
 @dataclass
 class Server:
-    """A server with its clock and what it says of itself.
+    """A server with its clock and its report about that clock.
 
-    told: its answer to a Metadata Query; None: nothing. forge: (T2, T3) -> what it answers in their place. dies_ns: from this true
-    time on it is silent. work_ns: between T2 and T3. early_ns: between T3 and the wire.
+    reported: its answer to a Metadata Query; None: nothing. forge: (T2, T3) -> the false values that it sends. dies_ns: the true
+    time from which it is silent. work_ns: between T2 and T3. early_ns: between T3 and the wire.
     """
 
     clock: Clock
     link: Link
-    told: "Told | None" = None
+    reported: "Reported | None" = None
     forge: Callable[[int, int], tuple[int, int]] | None = None
     dies_ns: int | None = None
     work_ns: int = 50_000
     early_ns: int = 10_000
-    tells_exact: bool = True
-    # (true time, what it says from then on).
-    later: list[tuple[int, "Told"]] = field(default_factory=list)
+    sends_exact: bool = True
+    # (true time, the report from then on).
+    later: list[tuple[int, "Reported"]] = field(default_factory=list)
 
 
 @dataclass
-class Told:
-    """What a server says: its error in seconds, by 248 alone or by R13's keys too."""
+class Reported:
+    """A server's report: its error in seconds, in TLV 248 alone, or in_full: with the keys of R13."""
 
     error: float
     stratum: int = 2
@@ -136,7 +134,7 @@ class Told:
 
 @dataclass
 class Plan:
-    """How a client asks: how often, and how far apart. stamps_ns: how wrong its own stamps are at most, each to its safe side."""
+    """The polling of a client. stamps_ns: the largest error of T1 and T4, each towards its safe side."""
 
     count: int = 4
     interval_ns: int = 100 * MS
@@ -145,7 +143,7 @@ class Plan:
 
 
 class Client:
-    """One client clock that asks servers."""
+    """A client with its clock."""
 
     def __init__(self, clock: Clock, rng: Random) -> None:
         self.clock = clock
@@ -157,11 +155,11 @@ class Client:
 
 
 class Run:
-    """One client's exchanges with one server; `samples` is what came of them."""
+    """The exchanges of one client with one server; `samples`: the results."""
 
     def __init__(self, client: Client, server: Server, plan: Plan, rules: Rules, rng: Random, begin_ns: int) -> None:
         self.samples: list[Sample] = []
-        # When each of them came, true time.
+        # The true time at which each sample was made.
         self.came_ns: list[int] = []
         self.exchange = Exchange(rules, nonces=rng.randbytes)
         self.sent = 0
@@ -169,8 +167,8 @@ class Run:
         self._server = server
         self._plan = plan
         self._rng = rng
-        self._responder = Responder(clock_info=server.told.tlvs() if server.told is not None else ())
-        self._departures: list[str] = []
+        self._responder = Responder(clock_info=server.reported.tlvs() if server.reported is not None else ())
+        self._transmit_times: list[str] = []
         self._events: list[tuple[int, int, Callable[[int, bytes], None], bytes]] = []
         self._number = 0
         for number in range(plan.count):
@@ -186,13 +184,13 @@ class Run:
     def _request(self, now_ns: int, _: bytes) -> None:
         nonce, message = self.exchange.request(Mode.DATAGRAM, (now_ns - START_NS) / 1e9)
         self.sent += 1
-        # T1 is early by this.
+        # The error of T1, which is always early.
         early_ns = int(self._rng.random() * self._plan.stamps_ns)
         reading = self._clock.reading(now_ns - early_ns, self._rng)
         self.exchange.sent(nonce, self._clock.read(now_ns - early_ns), StampSource.USER, reading)
         copies = self._server.link.copies(self._rng, there=True)
         if copies:
-            # QUIC lets a packet in once.
+            # QUIC accepts each packet once.
             self._at(now_ns + min(copies), self._serve, message)
         self._at(now_ns + self._plan.timeout_ns, self._give_up, nonce)
 
@@ -201,23 +199,23 @@ class Run:
         if server.dies_ns is not None and now_ns >= server.dies_ns:
             return
         rng = self._rng
-        # T2 is late, and T3 early, each by some of what the server needs.
+        # T2 is late and T3 is early, each by a part of the server's processing time.
         t2_ns = server.clock.read(now_ns + int(rng.random() * server.early_ns))
         left_ns = now_ns + server.early_ns + int(rng.random() * server.work_ns) + server.early_ns
         t3_ns = server.clock.read(left_ns - int(rng.random() * server.early_ns))
         if server.forge is not None:
             t2_ns, t3_ns = server.forge(t2_ns, t3_ns)
-        for at_ns, told in server.later:
+        for at_ns, reported in server.later:
             if now_ns >= at_ns:
-                self._responder.clock_info = told.tlvs()
+                self._responder.clock_info = reported.tlvs()
         draft = self._responder.prepare(message, t2_ns, Mode.DATAGRAM)
         assert isinstance(draft, Draft)
-        if draft.exact and server.tells_exact:
+        if draft.exact and server.sends_exact:
             nonce = draft.nonce
-            if self._departures:
-                draft = draft.with_exact_t3(self._departures.pop(0))
-            departure_ns = t3_ns if server.forge is not None else server.clock.read(left_ns)
-            self._departures = [*self._departures[-3:], f"{nonce[:8].hex()}{ntp_from_ns(departure_ns):016x}"]
+            if self._transmit_times:
+                draft = draft.with_exact_t3(self._transmit_times.pop(0))
+            transmit_ns = t3_ns if server.forge is not None else server.clock.read(left_ns)
+            self._transmit_times = [*self._transmit_times[-3:], f"{nonce[:8].hex()}{ntp_from_ns(transmit_ns):016x}"]
         answer = draft.complete(t3_ns)
         if not isinstance(answer, bytes):
             return

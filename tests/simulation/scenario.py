@@ -1,25 +1,24 @@
-"""What may happen to a client: drawn from a seeded generator.
+"""Random scenarios from a seeded generator: one client and n servers, f of them liars.
 
-A scenario has n servers, f of which lie: they break what R13 makes them promise, that their clocks are as near to UTC as they say.
-All else that can go wrong is no lie, and is dealt to every server: lopsided, lossy, slow links, servers that die, that are silent
-about themselves, that say that they are not synchronized.
+A liar breaks R13: its clock is farther from UTC than it reports. All other faults are no lies, and every server may have them:
+asymmetric, lossy or slow links; servers that die, report nothing, or report that they are not synchronized.
 """
 
 from dataclasses import dataclass
 from math import copysign
 from random import Random
 
-from tests.simulation.network import MS, PPM, SECOND, START_NS, Clock, Link, Plan, Server, Told
+from tests.simulation.network import MS, PPM, SECOND, START_NS, Clock, Link, Plan, Reported, Server
 from tsq.timing.filter import DEFAULT_SERVER_ERROR
 
-# RFC 5905's tolerance: clocks within it are right, clocks beyond it lie.
+# RFC 5905's frequency tolerance: honest clocks stay within it.
 _TOLERANCE = 15 * PPM
 LIES = ("shift", "near", "drift", "jump", "tight", "vague", "smear")
 
 
 @dataclass
 class Scenario:
-    """A client's clock, its servers, which of them lie and how, and how each is asked."""
+    """A client's clock and its servers; the lie of each server, None: honest; the polling of each."""
 
     clock: Clock
     servers: list[Server]
@@ -28,12 +27,12 @@ class Scenario:
 
 
 def scenario(rng: Random, servers: int, liars: int) -> Scenario:
-    """One that has this many servers and liars, in any order."""
+    """A scenario with these numbers of servers and liars, in any order."""
     lies: list[str | None] = [None] * servers
     together = rng.random() < 0.5
     kind, shift = rng.choice(LIES), _shift(rng)
     for place in rng.sample(range(servers), liars):
-        # Half of the time they agree on one lie: that is the worst they can do.
+        # In half of the scenarios all liars agree on one lie: the worst case.
         lies[place] = kind if together else rng.choice(LIES)
     clock = Clock(int(_signed(rng, 10 ** rng.uniform(3, 9.5))), rng.uniform(-_TOLERANCE, _TOLERANCE))
     interval_ns = int(10 ** rng.uniform(6, 9))
@@ -52,7 +51,7 @@ def scenario(rng: Random, servers: int, liars: int) -> Scenario:
 
 def _plan(rng: Random, interval_ns: int, chatty: bool) -> Plan:
     count = rng.randint(2, 6)
-    # A chatty liar gives as many samples as all the others together.
+    # A chatty liar sends as many samples as all other servers together.
     return Plan(count * 8 if chatty else count, interval_ns, timeout_ns=SECOND, stamps_ns=rng.choice([0, 500, 20_000]))
 
 
@@ -79,54 +78,54 @@ def _link(rng: Random) -> Link:
 
 
 def _honest(rng: Random, duration_ns: int) -> Server:
-    """A server whose clock is as near to UTC as it says, at times just so; or as the client assumes, where it says nothing."""
+    """A server whose clock is within its reported error, sometimes at the limit; without a report, within the assumed error."""
     rate = rng.choice([0.0, _TOLERANCE, -_TOLERANCE, rng.uniform(-_TOLERANCE, _TOLERANCE)])
     silent = rng.random() < 0.15
     drifted_ns = abs(rate) * (duration_ns + 2 * SECOND)
     most_ns = DEFAULT_SERVER_ERROR * 1e9 - drifted_ns if silent else 10 ** rng.uniform(2, 7.5)
-    # What it says must hold until it says it anew, which is at the end.
+    # A report must hold until the next one, so here until the end of the run.
     error_ns = int(_signed(rng, rng.choice([0.0, most_ns, most_ns * rng.random()])))
-    told = None
+    reported = None
     if not silent:
         claimed = (abs(error_ns) + drifted_ns) / 1e9 * rng.choice([1.0, 1.0, 1.5, 10.0]) + 1e-9
-        told = Told(claimed, in_full=claimed > 0.06 or rng.random() < 0.7)
-    server = Server(Clock(error_ns, rate), _link(rng), told)
+        reported = Reported(claimed, in_full=claimed > 0.06 or rng.random() < 0.7)
+    server = Server(Clock(error_ns, rate), _link(rng), reported)
     server.work_ns, server.early_ns = rng.choice([0, 50_000, 5 * MS]), rng.choice([0, 5_000, 90_000])
-    server.tells_exact = rng.random() < 0.7
+    server.sends_exact = rng.random() < 0.7
     if rng.random() < 0.05:
         server.dies_ns = START_NS + int(rng.random() * duration_ns)
-    if told is not None and rng.random() < 0.03:
-        # It says so itself, and then its clock may be anything.
-        told.stratum, told.leap = rng.choice([(0, 3), (0, None), (3, 3), (16, 0)])
+    if reported is not None and rng.random() < 0.03:
+        # It reports an unsynchronized clock, which may then show any time.
+        reported.stratum, reported.leap = rng.choice([(0, 3), (0, None), (3, 3), (16, 0)])
         server.clock.error_ns = _shift(rng)
     return server
 
 
 def _liar(rng: Random, lie: str, shift_ns: int, duration_ns: int) -> Server:
-    """A server whose clock is not as near to UTC as it says."""
+    """A server whose clock is farther from UTC than it reports."""
     clock = Clock(shift_ns)
-    told = Told(10 ** rng.uniform(-7, -2.5))
-    server = Server(clock, _link(rng), told)
+    reported = Reported(10 ** rng.uniform(-7, -2.5))
+    server = Server(clock, _link(rng), reported)
     match lie:
         case "near":
-            # As far off as what it claims, and some more: it may lie among the others' intervals.
-            clock.error_ns = int(_signed(rng, told.error * 1e9 * rng.uniform(1.0, 5.0) + server.link.there_ns))
+            # A little beyond the claimed error: its interval may overlap the others'.
+            clock.error_ns = int(_signed(rng, reported.error * 1e9 * rng.uniform(1.0, 5.0) + server.link.there_ns))
         case "drift":
             clock.error_ns, clock.rate = 0, _signed(rng, 10 ** rng.uniform(2, 4) * PPM)
         case "jump":
             clock.error_ns = 0
             clock.jumps = [(START_NS + int(rng.random() * duration_ns), shift_ns)]
         case "tight":
-            # It lies about its own work, too, so that the delay seems to be nothing.
+            # Its T2 and T3 are false, too, so that the delay seems very small.
             trip_ns = server.link.there_ns + server.link.back_ns
             squeeze_ns = int(trip_ns * rng.uniform(0.3, 0.499))
             server.forge = lambda t2, t3: (t2 - squeeze_ns, t3 + squeeze_ns)
-            told.error = 1e-6
+            reported.error = 1e-6
         case "vague":
-            told.error = min(1.4, abs(shift_ns) / 1e9 * rng.uniform(0.2, 0.9) + 1e-6)
+            reported.error = min(1.4, abs(shift_ns) / 1e9 * rng.uniform(0.2, 0.9) + 1e-6)
         case "smear":
             clock.error_ns = int(_signed(rng, rng.uniform(0, 0.5 * SECOND)))
-            told.smeared = rng.choice([None, False, True])
+            reported.smeared = rng.choice([None, False, True])
         case _:
             pass
     return server

@@ -1,13 +1,13 @@
-"""Many scenarios judged against the truth that only the simulation knows.
+"""Many scenarios, checked against the true time of the simulation.
 
-What is counted, of servers that do not lie and selections in which fewer than half of the compared sources do:
+Violations, of honest servers and of selections in which fewer than half of the compared sources lie:
 
     sample      |θ - truth| > Λ + E at T4                           for each exchange
     estimate    truth outside the source's correctness interval     for each source
-    bound       truth outside offset ± root distance                for each selection, as printed too
-    pushed      offset outside what the honest intervals span       for each selection
-    accused     a source that does not lie is called a falseticker  for each selection
-    unnamed     a liar whose interval meets no honest one is not    for each selection
+    bound       truth outside offset ± root distance                for each selection, also as printed
+    pushed      offset outside the span of the honest intervals      for each selection
+    accused     an honest source is called a falseticker           for each selection
+    unnamed     a liar whose interval overlaps no honest one is not for each selection
     silent      no answer                                           for each selection
 """
 
@@ -25,18 +25,18 @@ from tsq.timing.selection import Mark, Selection, Source, Unused, Verdict, selec
 from tsq.timing.server_state import ServerState
 
 VIOLATIONS = ("sample", "estimate", "bound", "pushed", "accused", "unnamed", "silent")
-# What a source was left out for before any comparison.
+# The reasons to leave out a source before the comparison.
 _NOT_COMPARED = (
     Unused.NO_ESTIMATE, Unused.DUPLICATE, Unused.UNSYNCHRONIZED, Unused.STRATUM, Unused.LEAP_ALARM, Unused.ERROR_BEYOND,
     Unused.DISTANCE,
 )  # fmt: skip
-# Less what a clock may drift meanwhile.
+# Less the drift during a run.
 _ASSUMED_NS = DEFAULT_SERVER_ERROR * SECOND - 2_000_000
 
 
 @dataclass
 class Tally:
-    """What was seen, of runs with the same numbers of servers and liars."""
+    """The results of the runs with the same numbers of servers and liars."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Tally:
 
 
 def judge(case: Scenario, rng: Random, tally: Tally, seed: object = None) -> Selection:
-    """Run one scenario, and note what came of it."""
+    """Run one scenario, and count the results."""
     client = Client(case.clock, rng)
     runs = [client.ask(server, plan) for server, plan in zip(case.servers, case.plans, strict=True)]
     sources = []
@@ -60,16 +60,16 @@ def judge(case: Scenario, rng: Random, tally: Tally, seed: object = None) -> Sel
     exchanges = 0
     for number, (run, server, lie) in enumerate(zip(runs, case.servers, case.lies, strict=True)):
         found = estimate(run.samples)
-        told = run.exchange.server
-        if lie is None and told is None and abs(server.clock.wrong_ns(START_NS)) > _ASSUMED_NS:
-            # Its word was lost, and what is assumed in its place is not true.
-            lie = "unheard"  # noqa: PLW2901
+        reported = run.exchange.server
+        if lie is None and reported is None and abs(server.clock.wrong_ns(START_NS)) > _ASSUMED_NS:
+            # Its report was lost, and the assumption in its place is wrong.
+            lie = "report lost"  # noqa: PLW2901
         lies.append(lie)
         sources.append(Source(f"server {number}", found, f"192.0.2.{number}"))
         tally.counts["requests"] += run.sent
         exchanges += sum(sample.valid for sample in run.samples)
-        if lie is None and (told is None or (told.stratum not in (0, 16) and told.leap != 3)):
-            _judge_source(case.clock, run.samples, found, told, tally, seed)
+        if lie is None and (reported is None or (reported.stratum not in (0, 16) and reported.leap != 3)):
+            _judge_source(case.clock, run.samples, found, reported, tally, seed)
     chosen = select(sources)
     compared = [(v, lie) for v, lie in zip(chosen.verdicts, lies, strict=True) if v.unused not in _NOT_COMPARED]
     liars = sum(lie is not None for _, lie in compared)
@@ -90,12 +90,12 @@ def judge(case: Scenario, rng: Random, tally: Tally, seed: object = None) -> Sel
 
 
 def _judge_source(
-    clock: Clock, samples: list[Sample], found: Estimate | None, told: ServerState | None, tally: Tally, seed: object
+    clock: Clock, samples: list[Sample], found: Estimate | None, reported: ServerState | None, tally: Tally, seed: object
 ) -> None:
     for sample in samples:
         if sample.valid:
-            word = sample.server or told
-            own = None if word is None else word.error_at(sample.t4_ns)
+            report = sample.server or reported
+            own = None if report is None else report.error_at(sample.t4_ns)
             bound = sample.root_distance + (DEFAULT_SERVER_ERROR if own is None else own)
             if abs(sample.offset - clock.offset_at(sample.t4_ns)) > bound:
                 tally.violation("sample", seed)
@@ -120,7 +120,7 @@ def _judge_selection(
     if not span.low <= found.offset <= span.high:
         tally.violation("pushed", seed)
     for verdict, lie in compared:
-        # Whoever smears is not compared, and here all of those lie; they count among the usable all the same.
+        # Servers that smear are not compared, but count as usable; here all of them lie.
         named = verdict.mark is Mark.FALSETICKER or verdict.unused is Unused.SMEAR
         if lie is None and named:
             tally.violation("accused", seed)
@@ -132,14 +132,14 @@ def _judge_selection(
 
 
 def sweep(seed: int, exchanges: int, most_servers: int = 9) -> dict[tuple[int, int], Tally]:
-    """Scenarios of every n and f, round after round, until so many exchanges were made where an honest majority was compared."""
+    """Scenarios of every n and f, in rounds, until this number of exchanges was made with an honest majority."""
     tallies = {(n, f): Tally() for n in range(1, most_servers + 1) for f in range(n + 1)}
     number = 0
     while sum(tally.counts["held"] for tally in tallies.values()) < exchanges:
         for (n, f), tally in tallies.items():
-            # Where most lie there is nothing to prove.
+            # With a majority of liars there is nothing to prove.
             if 2 * f < n or number % 4 == 0:
-                # A text seeds alike everywhere.
+                # A text as the seed gives the same numbers everywhere.
                 name = f"{seed} {number} {n} {f}"
                 rng = Random(name)
                 judge(scenario(rng, n, f), rng, tally, name)
@@ -148,10 +148,10 @@ def sweep(seed: int, exchanges: int, most_servers: int = 9) -> dict[tuple[int, i
 
 
 def table(tallies: dict[tuple[int, int], Tally]) -> list[str]:
-    """A line for each n and f, and a sum.
+    """A line for each n and f, and the total.
 
-    held: an honest majority was compared. untrue: servers that lie, and those whose word was lost while what is assumed in its
-    place is not true. Of the other runs: no answer; a bound that holds all the same; one that does not.
+    held: runs with an honest majority. untrue: liars, and servers whose report was lost while the assumption in its place is wrong.
+    others: the runs without an honest majority: no answer; a bound that holds anyway; one that does not.
     """
     head = (
         "n", "f", "runs", "exchanges", "held", "their exchanges", "answered", "violations", "untrue", "named", "others: none",
@@ -171,7 +171,7 @@ def table(tallies: dict[tuple[int, int], Tally]) -> list[str]:
 
 
 def total(tallies: dict[tuple[int, int], Tally]) -> Tally:
-    """All of them together."""
+    """The sum of all tallies."""
     whole = Tally()
     for tally in tallies.values():
         whole.counts += tally.counts

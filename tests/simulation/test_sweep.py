@@ -1,4 +1,4 @@
-"""Simulations: no bound fails while an honest majority is compared, whatever the clocks do; and a wrong rule would be noticed."""
+"""Simulations: no bound fails while a majority of the compared servers is honest. Without any one rule, some bound fails."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.simulation.sweep import VIOLATIONS, sweep, table, total
 from tests.simulation.votes import VOTES, run_votes
 from tsq.timing import ageing, intersection, sample, selection
 from tsq.timing import filter as filtering
-from tsq.timing.ageing import Drift, Judged
+from tsq.timing.ageing import Drift, UsableSample
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate
 from tsq.timing.intersection import Interval
 from tsq.timing.local_clock import TOLERANCE, Movement
@@ -27,12 +27,12 @@ def test_no_bound_fails_while_an_honest_majority_is_compared():
     whole = total(tallies)
     assert {kind: whole.counts[kind] for kind in VIOLATIONS} == dict.fromkeys(VIOLATIONS, 0), whole.examples
     assert whole.counts["held"] >= EXCHANGES
-    # Each number of liars that is a minority was met, and liars were found out.
+    # Every minority of liars occurred, and liars were named.
     for (n, f), tally in tallies.items():
         if 2 * f < n:
             assert tally.counts["majority honest"], (n, f)
     assert whole.counts["named"] > 1000
-    assert whole.counts["deceived"], "where most lie, some bound is wrong: else the liars are too tame"
+    assert whole.counts["deceived"], "with a majority of liars no bound failed: the lies are too small to test anything"
     assert len(table(tallies)) == len(tallies) + 2
     assert len(LIES) == 7
 
@@ -47,7 +47,7 @@ def test_the_sweep_is_the_same_for_the_same_seed():
     assert {key: tally.counts for key, tally in one.items()} == {key: tally.counts for key, tally in other.items()}
 
 
-def test_half_the_delay_too_little_is_noticed(monkeypatch):
+def test_an_interval_that_is_too_narrow_is_noticed(monkeypatch):
     def narrowed(self, at_ns):
         return Interval(self.interval.low + 0.3 * self.delay, self.interval.high - 0.3 * self.delay)
 
@@ -55,14 +55,14 @@ def test_half_the_delay_too_little_is_noticed(monkeypatch):
     assert violations()["bound"]
 
 
-def test_an_age_that_is_not_counted_is_noticed(monkeypatch):
+def test_a_missing_ageing_of_intervals_is_noticed(monkeypatch):
     monkeypatch.setattr(Estimate, "interval_at", lambda self, at_ns: self.interval)
     monkeypatch.setattr(Drift, "over", lambda self, elapsed: (0.0, 0.0))
     assert violations(exchanges=60_000)
 
 
-def test_the_smallest_number_of_falsetickers_that_works_is_not_enough(monkeypatch):
-    # RFC 5905 §11.2.1's search: as few falsetickers as will do, so as narrow an interval as will do.
+def test_the_search_for_the_smallest_number_of_falsetickers_breaks_the_bound(monkeypatch):
+    # The search of RFC 5905 §11.2.1: the fewest falsetickers, and so the narrowest interval.
     def narrowest(intervals, sources):
         for liars in range((len(intervals) + 1) // 2):
             monkeypatch.setattr(intersection, "majority", lambda count, liars=liars: count - liars)
@@ -76,7 +76,7 @@ def test_the_smallest_number_of_falsetickers_that_works_is_not_enough(monkeypatc
 
 
 @pytest.mark.parametrize("kind", LIES)
-def test_every_kind_of_lie_deceives_somebody_who_asks_only_liars(kind, monkeypatch):
+def test_every_kind_of_lie_deceives_a_client_that_asks_only_liars(kind, monkeypatch):
     monkeypatch.setattr("tests.simulation.scenario.LIES", (kind,))
     rng = sweeping.Random(kind)
     tally = sweeping.Tally()
@@ -99,13 +99,13 @@ def test_no_bound_fails_whatever_the_clients_clock_does(world):
 
 
 def rfc_5905(samples, at_ns, now):
-    """The filter of RFC 5905: the least delay among the newest eight, aged by 15 ppm, and the newest word of the server."""
+    """The filter of RFC 5905: the least delay among the newest eight, aged by 15 ppm, and the newest report of the server."""
     valid = [each for each in samples if each.valid][-8:]
     if not valid:
         return None
     best = min(valid, key=lambda each: each.delay)
-    word = best.server or next((each.server for each in reversed(valid) if each.server is not None), None)
-    own = DEFAULT_SERVER_ERROR if word is None or word.error is None else word.error_at(best.t4_ns)
+    report = best.server or next((each.server for each in reversed(valid) if each.server is not None), None)
+    own = DEFAULT_SERVER_ERROR if report is None or report.error is None else report.error_at(best.t4_ns)
     distance = best.delay / 2 + own + TOLERANCE * abs(at_ns - best.t1_ns) / 1e9
     interval = Interval(best.offset - distance, best.offset + distance)
     return Estimate(best.offset, distance, best.delay, 1e-9, best, at_ns=at_ns, interval=interval, drift=Drift(contradicted=True))
@@ -123,7 +123,7 @@ def test_the_filter_of_the_rfc_alone_fails_in_these_worlds(world):
         ("stepped", ageing, "movement", lambda first, then: Movement()),
         ("undisciplined", ageing, "drift_range", lambda readings, tolerance: (-TOLERANCE, TOLERANCE)),
         ("chronyd", ageing, "drift_range", lambda readings, tolerance: (-TOLERANCE, TOLERANCE)),
-        ("later word", filtering, "_judged", lambda window, assumed: [newest_word(each, window) for each in window]),
+        ("later report", filtering, "_usable", lambda window, assumed: [newest_report(each, window) for each in window]),
     ],
 )
 def test_each_of_the_rules_is_needed(world, module, name, replacement, monkeypatch):
@@ -131,10 +131,10 @@ def test_each_of_the_rules_is_needed(world, module, name, replacement, monkeypat
     assert run_world(world, sweeping.Random(f"2 {world}"), 12_000).violations
 
 
-def newest_word(each, window):
-    word = window[-1].server
-    error = DEFAULT_SERVER_ERROR if word is None else word.error_at(each.t4_ns)
-    return Judged(each, error, word is not None)
+def newest_report(each, window):
+    report = window[-1].server
+    error = DEFAULT_SERVER_ERROR if report is None else report.error_at(each.t4_ns)
+    return UsableSample(each, error, report is not None)
 
 
 def test_a_slew_during_the_exchange_counts_for_the_sample(monkeypatch):
@@ -143,7 +143,7 @@ def test_a_slew_during_the_exchange_counts_for_the_sample(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", VOTES)
-def test_a_minority_decides_neither_the_time_nor_what_is_said_of_it(kind):
+def test_a_minority_decides_neither_the_time_nor_leap_stratum_and_smearing(kind):
     found = run_votes(kind, sweeping.Random(f"2 {kind}"), 4000)
     assert {name: count for name, count in found.violations.items() if count} == {}
     assert found.answered > 1000
@@ -152,7 +152,7 @@ def test_a_minority_decides_neither_the_time_nor_what_is_said_of_it(kind):
 @pytest.mark.parametrize(
     ("kind", "wrong", "name", "replacement"),
     [
-        ("tight", "leap", "_told", lambda told, needed: max((each for each in told if each is not None), default=None)),
+        ("tight", "leap", "_majority_value", lambda found, needed: max((each for each in found if each is not None), default=None)),
         ("tight", "stratum", "_stratum", lambda compared, needed: min(each.server.stratum for each in compared)),
         ("smear", "bound", "agreed", lambda intervals, sources: intersection.agreed(intervals)),
     ],
@@ -168,7 +168,7 @@ def test_at_long_intervals_the_aged_distance_gives_a_far_better_bound_than_the_d
     assert found["all, middle"].bound < found["least delay"].bound / 10
 
 
-def test_all_samples_together_are_better_than_the_best_of_them_but_for_doubts_about_the_clock():
+def test_the_intersection_of_all_samples_gives_a_bound_no_wider_than_the_best_sample():
     for case in CASES.values():
         found = compared(case, runs=40)
         assert found["all, middle"].violations == 0

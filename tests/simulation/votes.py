@@ -1,9 +1,9 @@
-"""Selections in which fewer than half of the usable sources lie, also about leap seconds, their stratum and how they smear.
+"""Selections with a minority of liars, who also lie about leap seconds, stratum and smearing.
 
-No exchanges here: each source has one sample that was made to fit. True time is 0; who smears is right about smeared time.
+Without exchanges: each source has one sample, made to fit. True time is 0; for honest sources that smear, smeared time.
 
-    tight     liars lie close together inside of what the honest intervals span, claim stratum 1, announce a leap second
-    smear     honest sources of both kinds, smeared and not, and liars that join either
+    tight     liars close together inside the span of the honest intervals; they claim stratum 1 and announce a leap second
+    smear     honest sources that smear and others that do not; the liars join one of the groups
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ US = 1000
 
 @dataclass
 class Votes:
-    """What was seen."""
+    """The results."""
 
     answered: int = 0
     violations: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Votes:
 
 @dataclass
 class Voter:
-    """A source with the interval that it claims, ns, and what it says."""
+    """A source with the interval that it claims, ns, and its report."""
 
     middle_ns: int
     reach_ns: int
@@ -41,7 +41,7 @@ class Voter:
     known: bool = True
 
     def source(self, number: int) -> Source:
-        """As the selection takes it."""
+        """The input of the selection."""
         error = 1e-9 if self.known else None
         state = ServerState(T, stratum=self.stratum, leap=self.leap, smeared=self.smeared, error=error)
         at_ns = T + self.reach_ns + self.middle_ns
@@ -50,7 +50,7 @@ class Voter:
 
 
 def run_votes(kind: str, rng: Random, selections: int) -> Votes:
-    """So many selections of this kind."""
+    """Run this number of selections of one kind."""
     votes = Votes()
     for _ in range(selections):
         smear_ns = int(rng.choice([-1, 1]) * rng.uniform(1e5, 5e8)) if kind == "smear" else 0
@@ -93,7 +93,7 @@ def _smear(rng: Random, smear_ns: int) -> list[Voter]:
 def _judge(voters: list[Voter], chosen: Selection, smear_ns: int, votes: Votes) -> None:
     found = chosen.agreed
     if found is None:
-        # Where both kinds are used there may be no majority; else there is one.
+        # With smeared and unsmeared sources there may be no majority; without, there always is one.
         votes.violations["silent"] += not smear_ns
         return
     votes.answered += 1
@@ -103,6 +103,6 @@ def _judge(voters: list[Voter], chosen: Selection, smear_ns: int, votes: Votes) 
     votes.violations["offset"] += abs(found.offset - truth) > found.root_distance
     votes.violations["leap"] += found.leap == 1
     votes.violations["stratum"] += found.stratum is not None and found.stratum < min(voter.stratum for voter in honest)
-    # The bound rests on all whose intervals overlap it, so all of them must have told their own error.
+    # The bound depends on all overlapping sources, so all of them must have reported their own error.
     used = [v for v in chosen.verdicts if (v.interval is not None and v.unused is None) or v.mark == "-"]
     votes.violations["known"] += found.server_errors_known and not all(v.source.estimate.server_error_known for v in used)

@@ -10,7 +10,7 @@ from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import Epoch
 
 from tests.dataplane.peer import varint
-from tests.foreign import ForeignClient
+from tests.support.foreign import ForeignClient
 
 V1 = QuicProtocolVersion.VERSION_1
 _LONG = {Epoch.INITIAL: 0xC3, Epoch.ZERO_RTT: 0xD3, Epoch.HANDSHAKE: 0xE3}

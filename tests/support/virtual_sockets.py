@@ -19,7 +19,7 @@ from tsq.errors import NoAnswer
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
-from tsq.quic.udp import Datagram, Departure, Path
+from tsq.quic.udp import Datagram, NetworkPath, Transmission
 
 SEND_ERRORS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EPERM, errno.EINVAL, errno.ECONNREFUSED, errno.EHOSTUNREACH)
 ADDRESS: Address = (2, ("192.0.2.1", 443))
@@ -44,7 +44,7 @@ class Faults:
 class VirtualSocket:
     """In place of a UdpSocket that is connected to the world's server."""
 
-    def __init__(self, network: "Network", path: Path, number: int) -> None:
+    def __init__(self, network: "Network", path: NetworkPath, number: int) -> None:
         self.inbox: list[Datagram] = []
         self.closed = False
         self._network = network
@@ -58,13 +58,13 @@ class VirtualSocket:
         assert not self.closed
         self.closed = True
 
-    def send(self, datagrams: list[tuple[bytes, Path]]) -> int:
+    def send(self, datagrams: list[tuple[bytes, NetworkPath]]) -> int:
         self._network.faults.may("send", self._network.faults.send)
         for data, _ in datagrams:
             self._network.transmit(data, self._path)
         return len(datagrams)
 
-    def send_stamped(self, datagrams: list[bytes]) -> Departure:
+    def send_stamped(self, datagrams: list[bytes]) -> Transmission:
         faults = self._network.faults
         faults.may("send", faults.send)
         count = len(datagrams)
@@ -73,24 +73,24 @@ class VirtualSocket:
             faults.happened.append("send: a part")
         for data in datagrams[:count]:
             self._network.transmit(data, self._path)
-        return Departure(count, self._network.world.now_ns, kernel=True)
+        return Transmission(count, self._network.world.now_ns, kernel=True)
 
     def receive(self) -> list[Datagram]:
         self._network.faults.may("receive", self._network.faults.receive)
         taken, self.inbox = self.inbox[:64], self.inbox[64:]
         return taken
 
-    def forget_stamps(self) -> None:
+    def discard_transmit_times(self) -> None:
         pass
 
 
 class Sockets(World):
     """A world whose answers go to virtual sockets."""
 
-    sockets: dict[Path, VirtualSocket]
+    sockets: dict[NetworkPath, VirtualSocket]
 
-    def _deliver_to_client(self, data: bytes, path: Path) -> None:
-        there = self.sockets.get(Path(path.remote, path.local))
+    def _deliver_to_client(self, data: bytes, path: NetworkPath) -> None:
+        there = self.sockets.get(NetworkPath(path.remote, path.local))
         if there is not None and not there.closed:
             there.inbox.append(Datagram(data, path, self.now_ns, True))
 
@@ -112,14 +112,14 @@ class Network:
         self.association.connect(self.world.now)
         return Poller(self.association, Target("time.example"), self.options, **options)
 
-    def transmit(self, data: bytes, path: Path) -> None:
+    def transmit(self, data: bytes, path: NetworkPath) -> None:
         world = self.world
         world._transmit("client", data, world.to_server, lambda: world.deliver_to_server(data, path))
 
     def _open(self, address: Address, numbers: Iterator[int]) -> Attempt:
         self.faults.may("connect", self.faults.connect)
         self.opened += 1
-        path = Path(pack_address("192.0.2.2", 40000 + self.opened), b"\xc0\x00\x02\x01")
+        path = NetworkPath(pack_address("192.0.2.2", 40000 + self.opened), b"\xc0\x00\x02\x01")
         udp: Any = VirtualSocket(self, path, self.opened)
         self.world.sockets[path] = udp
         trust = tls.Trust(ca_file=str(self.world.certificates.authority))

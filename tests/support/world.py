@@ -18,12 +18,12 @@ from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.server_connection import ServerConnection
-from tsq.quic.udp import Datagram, Departure, Path
+from tsq.quic.udp import Datagram, NetworkPath, Transmission
 from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
 START_NS = 1_800_000_000_000_000_000
-CLIENT = Path(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
+CLIENT = NetworkPath(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
 
 
 @dataclass(order=True)
@@ -58,7 +58,7 @@ class World:
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}
-        self._sessions: dict[Path, Channel] = {}
+        self._sessions: dict[NetworkPath, Channel] = {}
         self._timers: dict[int, float] = {}
         self._look_after()
 
@@ -71,7 +71,7 @@ class World:
         return self.now_ns + self.server_offset_ns
 
     def session(
-        self, *, path: Path = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any
+        self, *, path: NetworkPath = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any
     ) -> Channel:
         """A session that verifies the server; started at once."""
         configuration = tls.client_configuration(
@@ -99,21 +99,21 @@ class World:
         path = next(path for path, other in self._sessions.items() if other is session)
         out = session.datagrams(self.now)
         if session.has_leaving and out:
-            session.departed(Departure(len(out), self.now_ns, kernel=True))
+            session.departed(Transmission(len(out), self.now_ns, kernel=True))
         for data in out:
             self._transmit("client", data, self.to_server, lambda data=data: self.deliver_to_server(data, path))
         self._arm(("session", path), session.deadline, lambda: self._session_timer(session))
 
-    def deliver_to_server(self, data: bytes, path: Path = CLIENT) -> list[bytes]:
+    def deliver_to_server(self, data: bytes, path: NetworkPath = CLIENT) -> list[bytes]:
         """Hand a datagram to the server; what it sends at once (which also travels to the client)."""
         arrived = (data, path.remote, path.local, self.server_clock(), True)
         answers, rest = [], [arrived]
         if self.datapath is not None:
             answers, rest = self.datapath.process(rest, self.now, self.server_clock())
-        out = [(answer, Path(remote, local)) for answer, remote, local in answers]
+        out = [(answer, NetworkPath(remote, local)) for answer, remote, local in answers]
         self._from_server(out, None)
         for data, remote, local, received_ns, kernel in rest:
-            more, connection = self.service.received(Datagram(data, Path(remote, local), received_ns, kernel), self.now)
+            more, connection = self.service.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), self.now)
             self._from_server(more, connection)
             out += more
         return [data for data, _ in out]
@@ -139,9 +139,9 @@ class World:
             deadline = self.router.deadline(connection)
             self._arm(("connection", id(connection)), deadline, lambda: self._server_timer(connection))
 
-    def _deliver_to_client(self, data: bytes, path: Path) -> None:
+    def _deliver_to_client(self, data: bytes, path: NetworkPath) -> None:
         # A path may carry whose departure time is wanted.
-        session = self._sessions.get(Path(path.remote, path.local))
+        session = self._sessions.get(NetworkPath(path.remote, path.local))
         if session is not None:
             session.receive(Datagram(data, path, self.now_ns, True), self.now)
             self.pump(session)

@@ -11,15 +11,15 @@ from tsq.errors import ConfigError
 from tsq.timing.adjustment import (
     Circumstances,
     ClockLimits,
-    Drift,
+    LeaveAlone,
+    MeasuredDrift,
     Refusal,
-    Refuse,
     Slew,
     Step,
     decide,
     drift_between,
     drift_of,
-    hindering,
+    hindrances_of,
     time_constant,
     widened,
 )
@@ -40,7 +40,7 @@ def agreed(offset: float, root_distance: float = 0.01, jitter: float = 0.001) ->
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(
-    ("offset", "expected"), [(0.0, Slew), (1e-9, Slew), (0.5, Slew), (0.500001, Step), (1000.0, Step), (1000.001, Refuse)]
+    ("offset", "expected"), [(0.0, Slew), (1e-9, Slew), (0.5, Slew), (0.500001, Step), (1000.0, Step), (1000.001, LeaveAlone)]
 )
 def test_limits_hold_to_the_digit_either_way(offset, expected, sign):
     assert isinstance(decide(agreed(sign * offset), ClockLimits(), QUIET), expected)
@@ -65,12 +65,12 @@ def test_limits_that_make_no_sense_are_refused(limits):
 def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
     heard = Verdict(Source("a", ESTIMATE), Mark.UNUSABLE)
     action = decide(Selection((heard, SILENT), 0, None, problem), ClockLimits(force=True), QUIET)
-    assert action == Refuse(Refusal.NO_TIME, problem.value)
+    assert action == LeaveAlone(Refusal.NO_TIME, problem.value)
 
 
 def test_where_nobody_gave_the_time_there_is_none_to_mistrust():
     action = decide(Selection((SILENT, SILENT), 0, None, NoTime.NO_SOURCE), ClockLimits(force=True), QUIET)
-    assert action == Refuse(Refusal.NO_ANSWER)
+    assert action == LeaveAlone(Refusal.NO_ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_circumstances_that_forbid_it_are_named_also_with_force(circumstances, r
     ],
 )
 def test_a_dry_run_is_told_what_hinders_and_decides_without_that(circumstances, reasons):
-    hindrances = hindering(circumstances)
+    hindrances = hindrances_of(circumstances)
     assert [refusal.reason for refusal in hindrances] == reasons
     real = decide(agreed(3.0), ClockLimits(), circumstances)
     assert real == hindrances[0] if hindrances else isinstance(real, Step)
@@ -203,9 +203,9 @@ def test_too_few_samples_show_no_drift():
 
 
 def test_a_drift_back_is_as_fast_as_one_forward():
-    assert Drift(-80.0, 5.0, 30.0).most_ppm == Drift(80.0, 5.0, 30.0).most_ppm == 85.0
+    assert MeasuredDrift(-80.0, 5.0, 30.0).most_ppm == MeasuredDrift(80.0, 5.0, 30.0).most_ppm == 85.0
 
 
 def test_a_refusal_reads_with_its_detail():
-    assert Refuse(Refusal.OWNED).text == "another program keeps the clock"
-    assert Refuse(Refusal.OWNED, "ntpd").text == "another program keeps the clock (ntpd)"
+    assert LeaveAlone(Refusal.OWNED).text == "another program keeps the clock"
+    assert LeaveAlone(Refusal.OWNED, "ntpd").text == "another program keeps the clock (ntpd)"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsq.timing.cluster import LEAST_SURVIVORS, Candidate, cluster, combine
+from tsq.timing.cluster import MIN_SURVIVORS, Candidate, cluster, combine
 
 
 def candidates(*offsets, distance=1.0, jitter=1e-3):
@@ -15,7 +15,7 @@ def candidates(*offsets, distance=1.0, jitter=1e-3):
 
 def test_who_lies_farthest_out_goes_first_and_three_stay():
     assert {one.offset for one in cluster(candidates(0.0, 0.1, 0.9, 0.2, -0.8))} == {0.0, 0.1, 0.2}
-    assert len(cluster(candidates(0.0, 5.0, -5.0))) == LEAST_SURVIVORS
+    assert len(cluster(candidates(0.0, 5.0, -5.0))) == MIN_SURVIVORS
 
 
 def test_nobody_goes_while_noise_explains_the_spread():
@@ -49,7 +49,7 @@ def test_jitter_is_the_noise_of_each_and_their_spread():
 @given(st.lists(st.tuples(st.floats(-1, 1), st.floats(1e-6, 1), st.floats(1e-9, 1)), min_size=1, max_size=9))
 def test_the_combined_offset_lies_among_those_of_the_survivors(found):
     survivors = cluster([Candidate(number, *each) for number, each in enumerate(found)])
-    assert min(len(found), LEAST_SURVIVORS) <= len(survivors) <= len(found)
+    assert min(len(found), MIN_SURVIVORS) <= len(survivors) <= len(found)
     offset, jitter = combine(survivors)
     slack = 1e-12
     assert min(one.offset for one in survivors) - slack <= offset <= max(one.offset for one in survivors) + slack

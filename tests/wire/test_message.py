@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import oracle
-from tests.messages import NONCE, PLAIN_REQUEST, PLAIN_RESPONSE, SIGNATURE_BLOCK, SITE, T2_NTP, T3_NTP, TIMESTAMPS
+from tests.support import oracle
+from tests.support.messages import NONCE, PLAIN_REQUEST, PLAIN_RESPONSE, SIGNATURE_BLOCK, SITE, T2_NTP, T3_NTP, TIMESTAMPS
 from tsq.errors import MalformedMessage, MessageError
 from tsq.wire.message import (
     ClockQuality,

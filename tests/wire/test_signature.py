@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import oracle
-from tests.messages import PLAIN_RESPONSE
+from tests.support import oracle
+from tests.support.messages import PLAIN_RESPONSE
 from tsq.errors import ConfigError, SignatureError
 from tsq.wire.message import decode_response
 from tsq.wire.signature import Ed25519Signer, HmacSigner, Verifier

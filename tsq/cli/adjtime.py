@@ -29,7 +29,8 @@ from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
 from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
 from tsq.quic.tls import check_trust
 from tsq.report import text as report
-from tsq.timing.adjustment import MOST_SLEWED, OSCILLATOR_PPM, ClockLimits, Refusal, Refuse, Slew, Step
+from tsq.settings import for_command_line
+from tsq.timing.adjustment import MAX_SLEW, OSCILLATOR_PPM, ClockLimits, LeaveAlone, Refusal, Slew, Step
 from tsq.timing.selection import Criteria
 
 PROGRAM = "tsq-adjtime"
@@ -77,6 +78,7 @@ confirmed before."""
 _ERRORS = {NotPermitted: EXIT_NOT_PERMITTED, NotMoved: EXIT_NOT_MOVED, AlreadyRunning: EXIT_RUNNING}
 
 
+@for_command_line()
 def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = None, owner: Owner = clock_owner) -> int:
     """Run the command; its exit status. clock: this machine's, unless another one is given; owner: finds who keeps it."""
     parser = _parser()
@@ -158,7 +160,7 @@ class _Run:
         action = found.action
         if found.selection.agreed is not None and not before_printed:
             _tell(f"before: {_kernel(found.before)}")
-        if isinstance(action, Refuse):
+        if isinstance(action, LeaveAlone):
             _say(f"clock not set: {_why(action)}")
             return _STATUS[action.reason]
         if self._options.dry_run:
@@ -211,7 +213,7 @@ def _print_table(found: Measurement, note: str = "") -> None:
             _tell(note)
 
 
-def _why(refusal: Refuse) -> str:
+def _why(refusal: LeaveAlone) -> str:
     """Why the clock is left alone, and what a user can do about it."""
     advice = f": {_ADVICE[refusal.reason]}" if refusal.reason in _ADVICE else ""
     return f"{refusal.text}{advice}"
@@ -314,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
         type=seconds,
         default=_LIMITS.step,
         metavar="S",
-        help=f"step over this offset, else slew; 0 to {MOST_SLEWED} (default: %(default)s)",
+        help=f"step over this offset, else slew; 0 to {MAX_SLEW} (default: %(default)s)",
     )
     add("--panic", type=seconds, default=_LIMITS.panic, metavar="S", help="refuse over this offset (default: %(default)s)")
     add("--force", action="store_true", help="set the clock whatever the offset is")

@@ -39,6 +39,7 @@ from tsq.host.clock import clock_reading
 from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
 from tsq.quic.tls import check_trust
 from tsq.report import text as report
+from tsq.settings import for_command_line
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
@@ -71,6 +72,7 @@ refused; 5 name not found; 6 all answers rejected; 7 the server does not speak T
 none may be used; 130 interrupted. The clock is never set."""
 
 
+@for_command_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
@@ -252,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--plot",
         metavar="FILE",
-        help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq[plot])",
+        help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq-time[plot])",
     )
     add("--json", action="store_true", help="print one JSON object")
     add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")

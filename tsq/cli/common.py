@@ -101,7 +101,7 @@ def usable_session_file(program: str, path: str | None) -> str | None:
     """The file for session tickets; None, and a line that says why, where it cannot be used: the time can be had without."""
     if path is None:
         return None
-    from tsq.quic.tickets import SessionFile  # noqa: PLC0415 - loaded only if it is used
+    from tsq.quic.tickets import TicketFile  # noqa: PLC0415 - loaded only if it is used
 
-    usable = SessionFile(path, lambda text: print(f"{program}: {text}", file=sys.stderr)).usable()
+    usable = TicketFile(path, lambda text: print(f"{program}: {text}", file=sys.stderr)).usable()
     return path if usable else None

@@ -22,6 +22,7 @@ from tsq.options import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import dns_name, self_signed
 from tsq.server.driver import Server
+from tsq.settings import for_command_line
 
 PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
@@ -42,6 +43,7 @@ uptime, connections and counters to standard error.
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
 
+@for_command_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()

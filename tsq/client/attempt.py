@@ -21,7 +21,7 @@ from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
-from tsq.quic.tickets import AcceptedTicket, SessionFile
+from tsq.quic.tickets import AcceptedTicket, TicketFile
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
@@ -93,7 +93,7 @@ class Attempt:
         """
         try:
             if stamps:
-                self.udp.forget_stamps()
+                self.udp.discard_transmit_times()
             if not self.backlog:
                 self.backlog.extend(self.udp.receive())
         except OSError as error:
@@ -149,10 +149,10 @@ class _Tickets:
     def __init__(self, target: Target, name: str, options: ClientOptions, notices: list[str]) -> None:
         self.taken: AcceptedTicket | None = None
         self._key = f"{target} {name}"
-        self._file: SessionFile | None = None
+        self._file: TicketFile | None = None
         self._warn = notices.append
         if options.session_file is not None:
-            self._file = SessionFile(options.session_file, notices.append)
+            self._file = TicketFile(options.session_file, notices.append)
             acceptance = tls.acceptance(name, options.trust)
             ticket, expiry = self._file.take(self._key, acceptance)
             self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)

@@ -14,7 +14,8 @@ from tsq.client.exchange import Exchange, Rules
 from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
-from tsq.quic.udp import Datagram, Departure
+from tsq.quic.udp import Datagram, Transmission
+from tsq.settings import Setting
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
@@ -238,7 +239,7 @@ class Channel:
         """Whether the last `datagrams` held requests, whose departure time counts."""
         return bool(self._leaving)
 
-    def departed(self, departure: Departure, reading: ClockReading | None = None) -> None:
+    def departed(self, departure: Transmission, reading: ClockReading | None = None) -> None:
         """When the last `datagrams` left. reading: of the local clock, taken just before.
 
         Where only some of them left, all requests count as sent: it is not known which ones did.
@@ -319,7 +320,9 @@ class Channel:
             self.mode = Mode.STREAM
             self.notices.append("the server takes no datagrams: using Stream Mode")
         if self.mode is Mode.STREAM and not self._connection.peer_takes_streams:
-            self._end(TransportError("the server allows no streams", advice="ask without --stream" if self._stream else ""))
+            self._end(
+                TransportError("the server allows no streams", advice=f"ask without {Setting.STREAM}" if self._stream else "")
+            )
             return
         if self.early is not None:
             # aioquic forgets 0-RTT datagrams when the server refuses 0-RTT, or after a Retry: ask again. An accepted request is

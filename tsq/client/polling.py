@@ -12,6 +12,7 @@ from tsq.client.channel import Channel
 from tsq.client.result import HostResult
 from tsq.errors import NoAnswer, RejectedSamples, TSQError, Unreachable, rank
 from tsq.options import ClientOptions, Target
+from tsq.settings import Setting
 from tsq.timing.sample import Reason, Sample
 
 # The beginning of a notice.
@@ -274,7 +275,7 @@ def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError |
             was = "could not be sent" if len(samples) == 1 else "could be sent"
             return Unreachable(f"connected, but {requests} {was} ({samples[-1].detail})", advice="check routes and firewalls")
         was = "was not" if len(samples) == 1 else "was"
-        return NoAnswer(f"connected, but {requests} {was} answered", advice="try again, or with --stream")
+        return NoAnswer(f"connected, but {requests} {was} answered", advice=f"try again, or with {Setting.STREAM}")
     return error or interrupted()
 
 

@@ -23,19 +23,19 @@ from tsq.host.clock import ClockState, Movement, Reading, SystemClock
 from tsq.host.keepers.owner import clock_owner
 from tsq.options import ClientOptions, Target
 from tsq.timing.adjustment import (
-    MOST_SLEWED,
-    REST,
+    MAX_SLEW,
+    SLEW_REMAINDER,
     Circumstances,
     ClockAction,
     ClockLimits,
-    Drift,
-    Refuse,
+    LeaveAlone,
+    MeasuredDrift,
     Slew,
     Step,
     decide,
     drift_between,
     drift_of,
-    hindering,
+    hindrances_of,
     time_constant,
     widened,
 )
@@ -93,12 +93,12 @@ class Measurement:
     selection: Selection
     before: ClockState | None
     action: ClockAction
-    hindrances: tuple[Refuse, ...] = ()
+    hindrances: tuple[LeaveAlone, ...] = ()
     reading: Reading | None = None
     disturbed: float = 0.0
 
     @property
-    def drift(self) -> Drift | None:
+    def drift(self) -> MeasuredDrift | None:
         """How fast the clock drifts, as the samples of the sources that were used show it."""
         if self.disturbed:
             return None
@@ -119,7 +119,7 @@ class Change:
     interrupted: bool = False
     moved: float | None = None
     last: Measurement | None = None
-    drift: Drift | None = None
+    drift: MeasuredDrift | None = None
 
 
 class Interruptions:
@@ -199,7 +199,7 @@ def measure(
         dry_run=options.dry_run,
     )
     action = decide(chosen, options.limits, circumstances)
-    return Measurement(results, chosen, before, action, hindering(circumstances), end, disturbed)
+    return Measurement(results, chosen, before, action, hindrances_of(circumstances), end, disturbed)
 
 
 def perform(
@@ -219,7 +219,7 @@ def perform(
     """
     interruptions = interruptions or Interruptions()
     interruptions.hold()
-    if isinstance(action, Refuse):
+    if isinstance(action, LeaveAlone):
         return Change(clock.state(), 0.0)
     if measured is not None and measured.reading is not None:
         _check_untouched(clock, measured.reading)
@@ -260,7 +260,7 @@ def forced(options: AdjustOptions) -> AdjustOptions:
 
 def slewing(options: AdjustOptions) -> AdjustOptions:
     """The same, but whatever can be slewed is slewed: what follows a slew is no step, however low the limit is."""
-    return replace(options, limits=replace(options.limits, step=MOST_SLEWED))
+    return replace(options, limits=replace(options.limits, step=MAX_SLEW))
 
 
 _WHO = "does another program set the clock? Find out, then try again"
@@ -342,7 +342,7 @@ def _next(found: Measurement, most: float) -> Slew:
     action = found.action
     if isinstance(action, Slew) and abs(action.offset) <= most + action.max_error:
         return action
-    reason = action.text if isinstance(action, Refuse) else f"the servers say that it is wrong by {action.offset:+.6f} s again"
+    reason = action.text if isinstance(action, LeaveAlone) else f"the servers say that it is wrong by {action.offset:+.6f} s again"
     raise NotMoved(f"the clock was slewed, and could not be confirmed afterwards: {reason}", advice=_WHO)
 
 
@@ -359,7 +359,7 @@ def _slew_and_wait(action: Slew, clock: SystemClock, interruptions: Interruption
         state = clock.state()
         _check_slew(action.offset, left, state, clock.reading().since(start), rate, constant, clock)
         left = state.pending
-        if abs(left) <= abs(action.offset) * REST:
+        if abs(left) <= abs(action.offset) * SLEW_REMAINDER:
             break
         if clock.monotonic() > end:
             clock.stop_slewing()
@@ -415,7 +415,7 @@ def _asked_again(again: Callable[[], Measurement], interruptions: Interruptions)
     return None if interruptions.seen else found
 
 
-def _drift(before: Measurement | None, after: Measurement, rate: float) -> Drift | None:
+def _drift(before: Measurement | None, after: Measurement, rate: float) -> MeasuredDrift | None:
     """From two measurements and what the clock did in between: the most certain of the sources that were used in both."""
     if before is None or before.reading is None or after.reading is None:
         return None

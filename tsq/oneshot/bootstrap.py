@@ -22,7 +22,7 @@ from tsq.host.clock import SystemClock
 from tsq.host.keepers.owner import clock_owner
 from tsq.oneshot.adjtime import AdjustOptions, Ask, Interruptions, Measurement, Owner, forced, measure, perform
 from tsq.options import Target, Trust
-from tsq.timing.adjustment import MOST_SLEWED, Refuse, Slew, Step
+from tsq.timing.adjustment import MAX_SLEW, LeaveAlone, Slew, Step
 from tsq.timing.selection import Selection
 
 LEAST_SERVERS = 3
@@ -86,7 +86,7 @@ def bootstrap(
     proven_ns = _agreed_ns(proof, clock)
     if not problem and abs(proven_ns - claimed_ns) > _SAME * 1e9:
         problem = f"the servers claimed {_written(claimed_ns)} and now say {_written(proven_ns)}"
-    if problem or isinstance(proof.action, Refuse):
+    if problem or isinstance(proof.action, LeaveAlone):
         return Bootstrap(proof, checked=True, failed=problem and f"for that time: {problem}")
     if isinstance(proof.action, Slew) or options.dry_run:
         return Bootstrap(proof, checked=True)
@@ -114,9 +114,9 @@ def _confirmed(
         _put_back(action, clock)
         raise
     problem = _unfit(last.selection, named)
-    if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > MOST_SLEWED:
+    if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > MAX_SLEW:
         problem = f"the clock is off by {last.selection.agreed.offset:+.6f} s again"
-    if not problem and isinstance(last.action, Refuse):
+    if not problem and isinstance(last.action, LeaveAlone):
         problem = last.action.reason.value
     if problem:
         _put_back(action, clock)

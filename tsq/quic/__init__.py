@@ -1,8 +1,9 @@
 """The control plane: UDP datagrams with timestamps <-> TSQ messages on QUIC connections. Never interprets a timestamp.
 
-From the top, each using only what comes after it: `selfsigned`, `router`, `server_connection`, `client_connection`,
-`connection`, `outcome`, `tls`, `aioquic`, `udp`, `tickets`, `initial`, `resets`, `frames`, `reassembly`, `budget`, `limits`,
-`certificates`.
+It holds the server's router, connections of both sides, TLS and certificates, tickets, the UDP socket, and limits on what peers may
+cost. From the top, each using only what comes after it: `selfsigned`, `router`, `handshake_log`, `server_connection`,
+`client_connection`, `connection`, `outcome`, `tls`, `aioquic`, `udp`, `tickets`, `initial`, `resets`, `frames`, `reassembly`,
+`budget`, `limits`, `certificates`.
 """
 
 import logging
@@ -13,5 +14,15 @@ from cryptography.utils import CryptographyDeprecationWarning
 # Odd numbers and long names in a server's certificate do not concern a user who asks for the time.
 warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
-# aioquic reports what each peer does wrong. A program that configures logging gets that; one that does not is left in peace.
+
+
+def _printable(record: logging.LogRecord) -> bool:
+    """Escape what a peer may have put into a line: control characters, and bytes that are no text."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(repr(arg)[1:-1] if isinstance(arg, str) and not arg.isprintable() else arg for arg in record.args)
+    return True
+
+
+# aioquic logs what each peer does wrong. Programs that configure logging get these lines; other programs print nothing.
 logging.getLogger("quic").addHandler(logging.NullHandler())
+logging.getLogger("quic").addFilter(_printable)

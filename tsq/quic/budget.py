@@ -30,7 +30,7 @@ class Bucket:
         self.level = max(0.0, self.level - amount)
 
 
-class Fading:
+class DecayingCount:
     """A count of recent events: each counts less as it gets older. most: it never grows beyond."""
 
     __slots__ = ("_at", "_count", "_most", "_seconds")
@@ -105,7 +105,7 @@ class ControlBudget:
         return offence.served > 0 and 4 * offence.authentic >= 3 * offence.served
 
 
-class Seldom:
+class Throttle:
     """Lets something through at most once in `seconds`; tells how often it was held back since."""
 
     __slots__ = ("_at", "_held", "_seconds")

@@ -97,7 +97,7 @@ class ClientConnection(Connection):
             messages = self.plane.open(data, now)
             if messages is not None:
                 return [Message(message) for message in messages]
-            self.enter()
+            self.take_back()
         if self.handshake is not None and is_reset(data, internals.peer_reset_token(self.quic)):
             self.terminated = ConnectionTerminated(QuicErrorCode.NO_ERROR, None, STATELESS_RESET)
             return []
@@ -106,7 +106,7 @@ class ClientConnection(Connection):
     def handle_timer(self, now: float) -> list[Message]:
         """Let deadlines that have passed take effect."""
         probe_at = None if self.plane is None else self.plane.probe_at
-        self.enter()
+        self.take_back()
         if self.plane is not None and self.plane.wants_key_update():
             self.quic.request_key_update()
         if probe_at is not None and probe_at <= now:
@@ -125,17 +125,17 @@ class ClientConnection(Connection):
         if self.plane is not None and self.plane.active:
             return []
         out = super().flush(now)
-        self.leave(now)
+        self.hand_over(now)
         return out
 
     def send_stream(self, stream_id: int, data: bytes) -> None:
         """Send a whole message, and FIN, on a stream."""
-        self.enter()
+        self.take_back()
         super().send_stream(stream_id, data)
 
     def close(self, error_code: int = QuicErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close; `flush` gives the last datagram."""
-        self.enter()
+        self.take_back()
         super().close(error_code, reason)
 
     def open_stream(self) -> int:
@@ -146,21 +146,21 @@ class ClientConnection(Connection):
         """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
         end = self.terminated or internals.closing(self.quic)
         if end is None:
-            refusal = self._refusal()
-            if refusal is None and self._judged:
+            rejection = self._rejection()
+            if rejection is None and self._judged:
                 self._give_tickets()
-            return refusal
-        return self.quic.certificate_refused or why_ended(end, self.handshake is not None)
+            return rejection
+        return self.quic.rejection or why_ended(end, self.handshake is not None)
 
-    def _refusal(self) -> TransportError | None:
+    def _rejection(self) -> TransportError | None:
         """Why the server is not believed. It was judged inside the handshake; this says the same again, should that have failed."""
         if self._judged or self.handshake is None:
             return None
         accept = self._configuration.accept
         # A resumed session shows no certificate; its ticket is used only where the server was accepted by the same trust.
-        refusal = None if accept is None or self.resumed else accept(internals.peer_certificates(self.quic))
-        self._judged = refusal is None
-        return refusal
+        rejection = None if accept is None or self.resumed else accept(internals.peer_certificates(self.quic))
+        self._judged = rejection is None
+        return rejection
 
     def _ticket(self, ticket: SessionTicket) -> None:
         # It may come right behind the server's Finished, before the certificate is judged: it waits for that.

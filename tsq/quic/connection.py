@@ -19,7 +19,7 @@ from tsq.dataplane.batches import Datapath
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
 from tsq.quic.aioquic.offload import Plane, SharedConnection
-from tsq.quic.budget import Seldom
+from tsq.quic.budget import Throttle
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
 
@@ -40,7 +40,7 @@ MAX_STREAM_SIZE = 2048
 # RFC 9221 §4: type and a two-byte length in front of a message of up to 16383 bytes, one byte of length up to 63.
 _FRAME_OVERHEAD = 3
 # A peer that knows how to cause a failure must not fill the log with it.
-_failures = Seldom(10.0)
+_failures = Throttle(10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Message:
 class Connection:
     """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams.
 
-    `enter` comes before anything that is done through aioquic, `leave` after everything: the planes never work at the same time.
-    left_out: messages that were more than one packet may bring, and are dropped.
+    Call `take_back` before anything is done through aioquic, `hand_over` after everything: the planes never work at the same time.
+    left_out: how many messages were dropped because one packet brought too many.
     """
 
     def __init__(self, quic: SharedConnection) -> None:
@@ -159,7 +159,7 @@ class Connection:
         answer whose departure time is wanted.
         """
         if self.plane is None or not messages or any(len(message) > _MOST_SEALED for message in messages):
-            self.enter()
+            self.take_back()
             return self._transmit(messages, now)
         out = self.clear(now)
         if not self.plane.active:
@@ -178,7 +178,7 @@ class Connection:
             out.append(sealed)
         return out, 0
 
-    def tell(self) -> str:
+    def take_report(self) -> str:
         """What is to be told of when an earlier answer left (R12), once; "" for nothing."""
         return "" if self.plane is None else self.plane.tell()
 
@@ -190,18 +190,18 @@ class Connection:
             # A client at a new address may be sent three times what came (RFC 9000 §8.1): the answer goes beside the challenge.
             return []
         out = self.flush(now)
-        self.leave(now)
+        self.hand_over(now)
         return out
 
-    def enter(self) -> None:
+    def take_back(self) -> None:
         """To be called before anything is done with the connection: what the data plane knows becomes known here."""
         if self.plane is not None:
-            self.plane.enter()
+            self.plane.take_back()
 
-    def leave(self, now: float) -> None:
+    def hand_over(self, now: float) -> None:
         """To be called when everything is done and sent: the data plane may serve the connection again."""
         if self.plane is not None and self.terminated is None and not self.plane.active:
-            self.plane.leave(now)
+            self.plane.hand_over(now)
 
     def drop(self) -> None:
         """To be called when the connection is forgotten."""

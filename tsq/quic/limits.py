@@ -6,6 +6,9 @@ Comes in: what an operator chose. Goes out: plain values. Holds no state, and de
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+# The reason that a server gives with CONNECTION_REFUSED where all its connections are in use.
+FULL = "connection limit reached"
+
 
 class RetryPolicy(StrEnum):
     """When a client must show that it can receive at its address before anything is kept for it (RFC 9000 §8.1.2)."""
@@ -24,7 +27,7 @@ class PeerLimits:
     ack_ranges: in one packet, of all its ACK frames; the data plane takes as many.
     acks: ACK frames in one packet; real stacks send one.
     messages: requests of one packet that are answered: as many as fit a packet of 1200 bytes, and some.
-    refused_packets: authenticated packets beyond these limits; the connection is closed after so many.
+    excessive_packets: authenticated packets beyond these limits; the connection is closed after so many.
     crypto_bytes: TLS bytes in the Initial and in the Handshake packets of a peer, from the first to the last. A ClientHello with
     post-quantum key shares has about 2 KiB.
     crypto_later: TLS bytes in 1-RTT packets that are not yet a whole message: session tickets, for a client.
@@ -45,7 +48,7 @@ class PeerLimits:
     ack_ranges: int = 64
     acks: int = 4
     messages: int = 64
-    refused_packets: int = 16
+    excessive_packets: int = 16
     crypto_bytes: int = 16 * 1024
     crypto_later: int = 4 * 1024
     crypto_gaps: int = 32

@@ -9,6 +9,7 @@ from aioquic.tls import AlertDescription
 
 from tsq.errors import AlpnRefused, CertificateError, ConnectionLost, TransportError
 from tsq.quic import tls
+from tsq.quic.limits import FULL
 
 _CERTIFICATE_ALERTS = frozenset(
     {
@@ -51,6 +52,8 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
     if 0 <= alert <= _MAX_ALERT:
         return TransportError(f"TLS failed with alert {alert} ({reason!r})", advice="the server's log may say more")
     if end.error_code == QuicErrorCode.CONNECTION_REFUSED:
+        if reason == FULL:
+            return ConnectionLost(f"the server is full ({FULL})", advice="try later, or ask another server")
         return ConnectionLost(f"the server refused the connection ({reason!r})", advice="it may be at its limits: try later")
     if end.error_code == QuicErrorCode.APPLICATION_ERROR and not established:
         # What RFC 9000 §10.2.3 makes of a close that comes before the handshake is confirmed.

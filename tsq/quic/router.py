@@ -8,6 +8,7 @@ is there has a deadline.
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -25,15 +26,18 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from tsq._fast import unpack_address
 from tsq.counters import Counters
 from tsq.quic import initial, tls
-from tsq.quic.budget import Bucket, Fading, Seldom
+from tsq.quic.aioquic import internals
+from tsq.quic.budget import Bucket, DecayingCount, Throttle
 from tsq.quic.frames import contents, packets_in
-from tsq.quic.limits import Limits, RetryPolicy
+from tsq.quic.handshake_log import HandshakeLog
+from tsq.quic.limits import FULL, Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.tickets import TicketStore
-from tsq.quic.udp import Path
+from tsq.quic.udp import NetworkPath
+from tsq.settings import Setting
 
-__all__ = ["CONNECTION_ID_SIZE", "REFUSALS", "Drop", "Limits", "RetryPolicy", "Router"]
+__all__ = ["CONNECTION_ID_SIZE", "EXCESSES", "Drop", "Limits", "RetryPolicy", "Router"]
 
 CONNECTION_ID_SIZE = 8
 _MIN_INITIAL_SIZE = 1200
@@ -52,7 +56,7 @@ class Drop(StrEnum):
     UNKNOWN_VERSION = "unknown version"
     SMALL_INITIAL = "Initial under 1200 bytes"
     NOT_INITIAL = "handshake packet of no connection"
-    TOO_MANY_CONNECTIONS = "connection limit reached"
+    TOO_MANY_CONNECTIONS = FULL
     INVALID_TOKEN = "invalid Retry token"
     UNREADABLE_INITIAL = "Initial that cannot be opened"
     TOO_MANY_HANDSHAKES = "too many handshakes under way"
@@ -65,7 +69,7 @@ class Drop(StrEnum):
 
 
 # Of these, what a packet is refused for that its peer may have meant to hurt.
-REFUSALS = (
+EXCESSES = (
     Drop.TOO_MANY_PACKETS, Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET, Drop.OVERLOADED,
 )  # fmt: skip
 
@@ -80,7 +84,7 @@ class Router:
     def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits, instance: bytes = b"") -> None:
         self.configuration = configuration
         self.limits = limits
-        self.replies: list[tuple[bytes, Path]] = []
+        self.replies: list[tuple[bytes, NetworkPath]] = []
         self.forgotten = 0
         self._counters = counters
         # A certificate that is renewed in mid-run changes nothing here: connections that are there keep their tokens.
@@ -91,11 +95,12 @@ class Router:
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
         # Of these, those whose clients have not shown that they receive at their address.
-        self._unproven: dict[ServerConnection, None] = {}
+        self._unvalidated: dict[ServerConnection, None] = {}
         # Never beyond twice what turns Retry on, so that it is off again seconds after a flood.
-        self._failed = Fading(_LOAD_FADES, 2.0 * limits.half_open)
+        self._failed = DecayingCount(_LOAD_FADES, 2.0 * limits.half_open)
         self._newcomers = Bucket(limits.newcomers, limits.newcomers)
-        self._full = Seldom(_REPORT_INTERVAL)
+        self._full = Throttle(_REPORT_INTERVAL)
+        self._log = HandshakeLog()
         self._watchers: list[Callable[[ServerConnection], None]] = []
 
     @property
@@ -112,7 +117,7 @@ class Router:
         """Call this with every connection that is forgotten, whatever the reason."""
         self._watchers.append(watcher)
 
-    def route(self, data: bytes, path: Path, now: float) -> ServerConnection | None:
+    def route(self, data: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
         """The connection that this datagram is for, made if need be; None where it is for none (see `replies`)."""
         if len(data) < 1 + CONNECTION_ID_SIZE:
             return self._drop(Drop.TOO_SHORT)
@@ -144,7 +149,7 @@ class Router:
         connection.retired.clear()
         if connection.handshake is not None and connection in self._half_open:
             del self._half_open[connection]
-            self._unproven.pop(connection, None)
+            self._unvalidated.pop(connection, None)
             self._counters.add("handshakes", "resumed" if connection.handshake.session_resumed else "full")
         if connection.terminated is not None:
             self.forget(connection)
@@ -186,7 +191,7 @@ class Router:
         for connection_id in connection.ids:
             self._by_id.pop(connection_id, None)
         connection.ids.clear()
-        self._unproven.pop(connection, None)
+        self._unvalidated.pop(connection, None)
         if connection not in self._connections:
             return
         del self._connections[connection]
@@ -194,6 +199,7 @@ class Router:
         if connection in self._half_open:
             del self._half_open[connection]
             self._counters.add("handshakes", "failed")
+            self._log.failed(connection.path, connection.terminated or internals.closing(connection.quic), time.monotonic())
         for watcher in self._watchers:
             watcher(connection)
         try:
@@ -202,7 +208,7 @@ class Router:
             # Of a connection that failed half-way: it is in no table any more.
             connection.fail(error)
 
-    def _unknown(self, data: bytes, connection_id: bytes, path: Path, now: float) -> ServerConnection | None:
+    def _unknown(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
         """A packet of a connection that is not there any more, or never was: its sender gets a reset, if it can be one."""
         reset = self._resets.answer(data, connection_id, now)
         if reset is not None:
@@ -210,7 +216,9 @@ class Router:
             self._counters.add("stateless resets")
         return self._drop(Drop.UNKNOWN_CONNECTION)
 
-    def _stranger(self, header: QuicHeader, data: bytes, number_offset: int, path: Path, now: float) -> ServerConnection | None:
+    def _stranger(
+        self, header: QuicHeader, data: bytes, number_offset: int, path: NetworkPath, now: float
+    ) -> ServerConnection | None:
         """A long header whose connection ID is nobody's."""
         if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
             return self._drop(Drop.UNKNOWN_VERSION)
@@ -228,8 +236,9 @@ class Router:
             return self._drop(Drop.NOT_INITIAL)
         if len(self._connections) >= self.limits.max_connections:
             self._report_full(now)
+            self._refuse(header, data, number_offset, path, now)
             return self._drop(Drop.TOO_MANY_CONNECTIONS)
-        original = self._proven(header, path, now) if header.token else None
+        original = self._original_destination(header, path, now) if header.token else None
         if original is None and self._asks_for_retry(now):
             if header.token:
                 return self._drop(Drop.INVALID_TOKEN)
@@ -245,10 +254,10 @@ class Router:
         if original is None and not self._newcomer_has_room(now):
             return self._drop(Drop.TOO_MANY_HANDSHAKES)
         if self.half_open >= self.limits.most_half_open:
-            self.forget(next(iter(self._unproven), None) or next(iter(self._half_open)))
+            self.forget(next(iter(self._unvalidated), None) or next(iter(self._half_open)))
         if original is not None:
-            return self._open(original, header.destination_cid, (header.destination_cid,), now)
-        return self._open(header.destination_cid, None, (header.destination_cid,), now)
+            return self._open(original, header.destination_cid, (header.destination_cid,), path, now)
+        return self._open(header.destination_cid, None, (header.destination_cid,), path, now)
 
     def _newcomer_has_room(self, now: float) -> bool:
         """Whether a handshake may begin for a client that has not shown its address."""
@@ -259,17 +268,31 @@ class Router:
         self._newcomers.take()
         return True
 
+    def _refuse(self, header: QuicHeader, data: bytes, number_offset: int, path: NetworkPath, now: float) -> None:
+        """Tell a client that there is no room for its connection, so that it need not wait for a time-out (RFC 9000 §20.1).
+
+        One small datagram for an Initial that opens, and no more of them in a second than handshakes of strangers may begin.
+        """
+        if header.version is None or self._newcomers.refill(now) < 1:
+            return
+        self._newcomers.take()
+        destination, source = header.destination_cid, header.source_cid
+        if initial.payload(data[: header.packet_length], number_offset, destination, header.version) is None:
+            return
+        self.replies.append((initial.connection_refused(destination, source, header.version, FULL), path))
+        self._counters.add("refused")
+
     def _report_full(self, now: float) -> None:
         count = self._full.due(now)
         if count:
             logger.warning(
-                "all %d connections are in use: new clients are not served (%d attempts since the last such line);"
-                " --max-connections allows more",
+                "all %d connections are in use: new clients are refused (%d attempts since the last such line); %s allows more",
                 self.limits.max_connections,
                 count,
+                Setting.MAX_CONNECTIONS,
             )
 
-    def _proven(self, header: QuicHeader, path: Path, now: float) -> bytes | None:
+    def _original_destination(self, header: QuicHeader, path: NetworkPath, now: float) -> bytes | None:
         """The first connection ID of a client that comes back from our Retry, which proves its address; None for others.
 
         A token that is not ours is as good as none (RFC 9000 §8.1.3).
@@ -287,7 +310,7 @@ class Router:
             return policy is RetryPolicy.ALWAYS
         return self.half_open + self._failed.count(now) >= self.limits.half_open
 
-    def _retry(self, header: QuicHeader, version: int, path: Path, now: float) -> bytes:
+    def _retry(self, header: QuicHeader, version: int, path: NetworkPath, now: float) -> bytes:
         source_id = os.urandom(CONNECTION_ID_SIZE)
         token = self._tokens.create_token(
             address=unpack_address(path.remote)[:2],
@@ -304,7 +327,9 @@ class Router:
             retry_token=token,
         )
 
-    def _open(self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], now: float) -> ServerConnection:
+    def _open(
+        self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], path: NetworkPath, now: float
+    ) -> ServerConnection:
         connection = ServerConnection(
             self.configuration,
             original_destination=original,
@@ -313,14 +338,15 @@ class Router:
             created=now,
             reset_token=self._resets.token,
             limits=self.limits.peer,
+            path=path,
         )
         connection.ids = {connection.quic.host_cid, *ids}
         for connection_id in connection.ids:
             self._by_id[connection_id] = connection
         self._connections[connection] = None
         self._half_open[connection] = None
-        if not connection.proven:
-            self._unproven[connection] = None
+        if not connection.validated:
+            self._unvalidated[connection] = None
         return connection
 
     def _drop(self, reason: Drop) -> ServerConnection | None:

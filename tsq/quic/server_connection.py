@@ -1,7 +1,7 @@
 """A connection that a client opened, served by both planes, without I/O.
 
-Comes in: as in `connection`, and the data plane's table. Goes out: as there. `enter` comes before anything that is done with it,
-and `leave` after everything. It must never let the two planes work at the same time.
+Comes in: as in `connection`, and the data plane's table. Goes out: as there. Call `take_back` before anything is done with it, and
+`hand_over` after everything. It must never let the two planes work at the same time.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from tsq.quic.budget import ControlBudget
 from tsq.quic.connection import Connection, Outgoing
 from tsq.quic.limits import PeerLimits
 from tsq.quic.tickets import TicketStore
+from tsq.quic.udp import CONNECTED, NetworkPath
 
 _SERVER_STREAMS = 16
 
@@ -23,9 +24,10 @@ _SERVER_STREAMS = 16
 class ServerConnection(Connection):
     """A connection that a client opened.
 
-    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. reset_token:
-    makes the tokens of its connection IDs (`resets`). fresh: nothing was answered yet. ids: its connection IDs, kept by the
-    router. budget: what it may still cost the control plane. proven: the client has shown that it receives at its address.
+    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. reset_token: makes
+    the tokens of its connection IDs (`resets`). fresh: nothing was answered yet. ids: its connection IDs, kept by the router.
+    path: where its first datagram came from. budget: what it may still cost the control plane. validated: the client has shown
+    that it receives at its address (RFC 9000 §8.1).
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class ServerConnection(Connection):
         created: float,
         reset_token: Callable[[bytes], bytes],
         limits: PeerLimits | None = None,
+        path: NetworkPath = CONNECTED,
     ) -> None:
         quic = SharedConnection(
             configuration=configuration,
@@ -52,10 +55,11 @@ class ServerConnection(Connection):
         quic.issue_reset_tokens(reset_token)
         internals.limit_streams(quic, _SERVER_STREAMS, 0)
         self.created = created
+        self.path = path
         self.arrived = 0
         self.fresh = True
         self.ids: set[bytes] = set()
-        self.proven = retry_source is not None
+        self.validated = retry_source is not None
         self.budget = ControlBudget(limits.control_rate, limits.strained_rate, limits.control_burst, limits.offence)
 
     def drop(self) -> None:
@@ -75,14 +79,14 @@ class ServerConnection(Connection):
         if self.plane is None:
             return []
         if self.plane.forged_too_often():
-            self.enter()
+            self.take_back()
             self.close(QuicErrorCode.AEAD_LIMIT_REACHED, "too many packets that do not open")
         elif self.plane.overworked():
             # RFC 9000 §21.9 names this code for a peer that makes work without end.
-            self.enter()
+            self.take_back()
             self.close(QuicErrorCode.PROTOCOL_VIOLATION, "too many packets that are too much work")
         elif self.plane.wants_key_update():
-            self.enter()
+            self.take_back()
             self.quic.request_key_update()
             self.quic.send_ping(0)
         else:

@@ -22,7 +22,7 @@ from aioquic.tls import CipherSuite, SessionTicket
 from tsq.errors import ConfigError
 from tsq.host import files
 
-__all__ = ["AcceptedTicket", "SessionFile", "SessionTicket", "TicketStore"]
+__all__ = ["AcceptedTicket", "SessionTicket", "TicketFile", "TicketStore"]
 
 _FORMAT = 1
 _BEGINNING = b'{"tsq_sessions"'
@@ -72,7 +72,7 @@ class TicketStore:
         return self._tickets.pop(label, None)
 
 
-class SessionFile:
+class TicketFile:
     """The client's tickets, in a file that several clients may share.
 
     A file that cannot be used costs the tickets and nothing more: it is reported once, and not tried again.

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tsq.errors import CertificateError, NotPinned
 from tsq.options import Trust
 from tsq.quic.certificates.names import certificate_names, name_to_check
-from tsq.quic.certificates.trust import DEFAULT_PATIENCE, authorities, look_again
+from tsq.quic.certificates.trust import DEFAULT_PATIENCE, authorities, read_again
 from tsq.quic.tickets import AcceptedTicket
 
 __all__ = ["certificate_names"]
@@ -74,7 +74,7 @@ def check_trust(trust: Trust, patience: float = DEFAULT_PATIENCE) -> None:
     Raises ConfigError where they cannot be used.
     """
     if not trust.insecure and not trust.pins:
-        look_again(trust, patience)
+        read_again(trust, patience)
 
 
 def trust_identity(trust: Trust) -> str:
@@ -160,12 +160,12 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
 
     def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
         # What it loads takes time that a client need not spend before it asks.
-        from tsq.quic.certificates import chain, refusals  # noqa: PLC0415
+        from tsq.quic.certificates import chain, rejections  # noqa: PLC0415
 
         if trust.valid_at is None:
             return chain.judge(certificates, server_name, trusted, aioquic_tls.utcnow())
         at = datetime.datetime.fromtimestamp(trust.valid_at, datetime.UTC)
-        return chain.judge(certificates, server_name, trusted, at, refusals.THE_SERVERS)
+        return chain.judge(certificates, server_name, trusted, at, rejections.THE_SERVERS)
 
     return _closed(judge)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tsq import _fast
 from tsq.errors import ConfigError
 from tsq.host import shortage
+from tsq.options import Target
 
 if TYPE_CHECKING:
     from tsq.dataplane.session import Session
@@ -34,7 +35,7 @@ _STAMP_TRIES = 2
 _REST = 0.001
 
 
-class Path(NamedTuple):
+class NetworkPath(NamedTuple):
     """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`).
 
     stamp: on the way out, whose answer it carries that wants its departure time: session of the data plane, nonce, T3.
@@ -44,21 +45,28 @@ class Path(NamedTuple):
     local: bytes
     stamp: "tuple[Session, bytes, int] | None" = None
 
+    def __str__(self) -> str:
+        """The peer's address as people write it: 192.0.2.1:4433, [::1]:4433, [fe80::1%2]:4433."""
+        if not self.remote:
+            return "the connected peer"
+        host, port, scope = _fast.unpack_address(self.remote)
+        return str(Target(f"{host}%{scope}" if scope else host, port))
+
 
 # The path of what a connected socket sends.
-CONNECTED = Path(b"", b"")
+CONNECTED = NetworkPath(b"", b"")
 
 
 class Datagram(NamedTuple):
     """A received datagram. received_ns: Unix ns; kernel: whether the kernel took that time."""
 
     data: bytes
-    path: Path
+    path: NetworkPath
     received_ns: int
     kernel: bool
 
 
-class Departure(NamedTuple):
+class Transmission(NamedTuple):
     """When a batch left: how many of its datagrams, the first one's time in Unix ns, whether the kernel took it."""
 
     sent: int
@@ -73,7 +81,7 @@ class FamilyMissing(ConfigError):
 class UdpSocket:
     """One non-blocking UDP socket with timestamps on, as far as the system has them.
 
-    stamps_arrivals, stamps_departures: whether the kernel takes these times; where it does not, they are read in user space.
+    stamps_received, stamps_sent: whether the kernel takes these times; where it does not, they are read in user space.
     """
 
     def __init__(self, family: int, *, destinations: bool = True) -> None:
@@ -81,12 +89,12 @@ class UdpSocket:
         self.socket.setblocking(False)
         self._batch = _fast.ReceiveBatch()
         self._stamped = 0
-        self.stamps_departures = False
+        self.stamps_sent = False
         self._connected = False
         self._sink: socket.socket | None = None
         self._sent_at = 0.0
         try:
-            self.stamps_arrivals = self._prepare(family, destinations)
+            self.stamps_received = self._prepare(family, destinations)
         except OSError:
             self.socket.close()
             raise
@@ -109,10 +117,10 @@ class UdpSocket:
     @property
     def missing(self) -> str | None:
         """What the system does not give, in a user's words; None where nothing is missing."""
-        if self.stamps_arrivals and self.stamps_departures:
+        if self.stamps_received and self.stamps_sent:
             return None
-        which = "receive or send" if not (self.stamps_arrivals or self.stamps_departures) else "send"
-        which = "receive" if self.stamps_departures else which
+        which = "receive or send" if not (self.stamps_received or self.stamps_sent) else "send"
+        which = "receive" if self.stamps_sent else which
         return f"the kernel gives no {which} times for datagrams here: they are taken in user space, which is less exact"
 
     @classmethod
@@ -142,7 +150,7 @@ class UdpSocket:
         udp = cls(family, destinations=False)
         try:
             udp.socket.connect(address)
-            udp.stamp_departures()
+            udp.stamp_sent()
         except OSError:
             udp.close()
             raise
@@ -174,11 +182,11 @@ class UdpSocket:
     def receive(self) -> list[Datagram]:
         """What waits, at most 64 datagrams. Raises OSError where ICMP told of an error."""
         return [
-            Datagram(data, Path(remote, local), received_ns, kernel)
+            Datagram(data, NetworkPath(remote, local), received_ns, kernel)
             for data, remote, local, received_ns, kernel in self._batch.receive(self.socket.fileno())
         ]
 
-    def send(self, datagrams: list[tuple[bytes, Path]]) -> int:
+    def send(self, datagrams: list[tuple[bytes, NetworkPath]]) -> int:
         """Send at once; how many went. The rest found no room and is lost, as a network loses datagrams."""
         sent = 0
         fd = self.socket.fileno()
@@ -187,7 +195,7 @@ class UdpSocket:
             sent += _fast.send(fd, part)[0]
         return sent
 
-    def send_stamped(self, datagrams: list[bytes]) -> Departure:
+    def send_stamped(self, datagrams: list[bytes]) -> Transmission:
         """Send to the connected peer; when the first of them left, by the kernel where it tells, else read before the call."""
         fd = self.socket.fileno()
         if not self._connected or len(datagrams) > _fast.BATCH:
@@ -195,9 +203,9 @@ class UdpSocket:
         self._warm()
         first_id = self._stamped
         sent, before_ns = 0, 0
-        if not self.stamps_departures:
+        if not self.stamps_sent:
             sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams])
-            return Departure(sent, before_ns, False)
+            return Transmission(sent, before_ns, False)
         try:
             sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
         finally:
@@ -209,10 +217,10 @@ class UdpSocket:
             else:
                 self._stamped = (self._stamped + sent) % 2**32
         if sent == len(datagrams):
-            left_ns = self._departure_of(first_id, before_ns)
+            left_ns = self._transmit_time(first_id, before_ns)
             if left_ns is not None:
-                return Departure(sent, left_ns, True)
-        return Departure(sent, before_ns, False)
+                return Transmission(sent, left_ns, True)
+        return Transmission(sent, before_ns, False)
 
     def _warm(self) -> None:
         """After a rest, go the way out in vain first: a datagram that is late after its stamp looks like a long path."""
@@ -221,7 +229,7 @@ class UdpSocket:
             _fast.warm(self._sink.fileno())
         self._sent_at = now
 
-    def stamp_departures(self) -> None:
+    def stamp_sent(self) -> None:
         """Let datagrams of this socket ask for the time at which they leave, where the system can tell. Raises OSError."""
         try:
             _fast.enable_transmit_timestamps(self.socket.fileno())
@@ -229,13 +237,13 @@ class UdpSocket:
             if error.errno not in _NOT_HERE:
                 raise
         else:
-            self.stamps_departures = True
+            self.stamps_sent = True
 
-    def forget_stamps(self) -> None:
+    def discard_transmit_times(self) -> None:
         """Empty the error queue of departure times that nobody waits for."""
         _fast.transmit_times(self.socket.fileno())
 
-    def _departure_of(self, wanted: int, before_ns: int) -> int | None:
+    def _transmit_time(self, wanted: int, before_ns: int) -> int | None:
         """The stamp with this id. One from before the send is another datagram's, should the kernel count differently."""
         fd = self.socket.fileno()
         for attempt in range(_STAMP_TRIES):

@@ -1,4 +1,4 @@
-"""A picture of the sources' correctness intervals and of the one that they agree on. Needs matplotlib, an extra: `tsq[plot]`.
+"""A picture of the sources' correctness intervals and of the one that they agree on. Needs matplotlib, an extra: `tsq-time[plot]`.
 
 Comes in: a Selection. Goes out: a PNG, SVG or PDF file, or ConfigError that says what to do. It must never be needed for anything
 else, nor open a window, nor write over what is not a picture's own file: a link, a special file, another user's.
@@ -230,6 +230,6 @@ def _matplotlib() -> tuple[Any, Any]:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            f"a plot needs matplotlib, which cannot be loaded ({error})", advice="install it with `pip install 'tsq[plot]'`"
+            f"a plot needs matplotlib, which cannot be loaded ({error})", advice="install it with `pip install 'tsq-time[plot]'`"
         ) from error
     return Figure, FigureCanvasAgg

@@ -16,6 +16,7 @@ from tsq.host.clock import now_ns
 from tsq.host.keepers.sync_state import HostClock, SyncState, sync_state, unknown
 from tsq.server.clock_info import clock_info
 from tsq.server.responder import Responder
+from tsq.settings import Setting
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,10 @@ class ClockWatch:
             logger.warning("the state of this machine's clock is unknown: %s", state.trouble)
         if not state.synchronized:
             logger.warning(
-                "this machine's clock is not synchronized (%s): clients learn this and do not use it; in a lab, --local-stratum 1"
+                "this machine's clock is not synchronized (%s): clients learn this and do not use it; in a lab, %s"
                 " declares it synchronized",
                 state.keeper,
+                Setting.LOCAL_STRATUM,
             )
         else:
             stratum, error = state.stratum, state.error

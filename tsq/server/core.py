@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tsq.counters import Counters
 from tsq.dataplane.batches import Datapath
-from tsq.quic.budget import Bucket, Seldom
+from tsq.quic.budget import Bucket, Throttle
 from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
 from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
@@ -61,7 +61,7 @@ class ServerCore:
         self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
         self._utmost = Bucket(router.limits.most_control, router.limits.most_control / 4)
         self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
-        self._unrouted = Seldom(10.0)
+        self._unrouted = Throttle(10.0)
         # Without a data plane, plain requests come here, too.
         self._unit = 1.0 if datapath is not None else _UNIT_ALONE
 
@@ -124,11 +124,11 @@ class ServerCore:
         out: Outgoing = []
         try:
             if enter:
-                connection.enter()
+                connection.take_back()
             out = work()
             self.router.refresh(connection)
             if self.router.knows(connection):
-                connection.leave(now)
+                connection.hand_over(now)
         except Exception as error:
             connection.fail(error)
             self.router.forget(connection)
@@ -145,7 +145,7 @@ class ServerCore:
             connection.arrived += 1
             if connection.arrived > self.router.limits.peer.handshake_packets:
                 return Drop.OVER_BUDGET
-            if not connection.proven:
+            if not connection.validated:
                 if self._strangers.refill(now) < 1:
                     return Drop.OVERLOADED
                 self._strangers.take()
@@ -222,8 +222,8 @@ class ServerCore:
         answered = 0
         for message, draft in drafts:
             if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
-                told = connection.tell()
-                draft = draft.with_exact_t3(told) if told else draft  # noqa: PLW2901
+                sent_at = connection.take_report()
+                draft = draft.with_exact_t3(sent_at) if sent_at else draft  # noqa: PLW2901
                 stamp = (draft.nonce, send_ns)
             if message.stream_id is not None and not connection.can_send_stream(message.stream_id):
                 connection.stream_done(message.stream_id, message.finished)

@@ -26,7 +26,7 @@ from tsq.quic.aioquic import offload
 from tsq.quic.connection import Outgoing
 from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
-from tsq.quic.udp import Datagram, FamilyMissing, Path, UdpSocket, sink
+from tsq.quic.udp import Datagram, FamilyMissing, NetworkPath, UdpSocket, sink
 from tsq.server.clock_watch import ClockWatch
 from tsq.server.core import Outcome, ServerCore
 from tsq.server.responder import NoResponse, Responder
@@ -223,10 +223,10 @@ class _Endpoint:
         if self._datapath is not None:
             if isinstance(self._loop, ServingLoop):
                 self._loop.serving.serve(self.udp.fileno(), self._datapath)
-            self.udp.stamp_departures()
-            self._datapath.stamping = self.udp.stamps_departures
+            self.udp.stamp_sent()
+            self._datapath.stamping = self.udp.stamps_sent
             self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
-        if self.udp.missing is not None and (self._datapath is not None or not self.udp.stamps_arrivals):
+        if self.udp.missing is not None and (self._datapath is not None or not self.udp.stamps_received):
             logger.warning("%s: %s", Target(*self.udp.address), self.udp.missing)
 
     def stop(self) -> None:
@@ -275,7 +275,7 @@ class _Endpoint:
                 return
             now = self._loop.time()
             for data, remote, local, received_ns, kernel in rest:
-                self._conclude(self._core.received(Datagram(data, Path(remote, local), received_ns, kernel), now))
+                self._conclude(self._core.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), now))
             if not rest or count % BATCH:
                 # Nothing waits any more, or it has had its turn.
                 return
@@ -355,7 +355,7 @@ class _Endpoint:
 
     def _send(self, out: Outgoing) -> None:
         """Send at once or never."""
-        datagrams = [(data, path) for data, path in out if isinstance(path, Path)]
+        datagrams = [(data, path) for data, path in out if isinstance(path, NetworkPath)]
         if not datagrams:
             return
         sent = 0

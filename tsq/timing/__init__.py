@@ -1,5 +1,5 @@
-"""Timestamps -> Sample -> Estimate -> Selection -> ClockAction. Pure: no clock, no socket, no log.
+"""All computation with times: timestamps -> Sample -> Estimate -> Selection -> ClockAction. Pure: no clock, no socket, no log.
 
-From the top, each using only what comes after it: `adjustment`, `selection`, `cluster`, `filter`, `ageing`, `intersection`,
+From the top, each module uses only those after it: `adjustment`, `selection`, `cluster`, `filter`, `ageing`, `intersection`,
 `server_state`, `sample`, `local_clock`.
 """

@@ -1,7 +1,7 @@
-"""Of the truechimers, those that are worth combining, and what they say together (RFC 5905 §11.2.2, §11.2.3).
+"""The cluster and combine algorithms (RFC 5905 §11.2.2, §11.2.3).
 
-Comes in: candidates. Goes out: the survivors, and their combined offset with its jitter. It decides nothing about who is right, and
-bounds nothing: the selection does.
+Comes in: the truechimers as candidates. Goes out: the survivors, and their combined offset with its jitter. Must never decide who
+is right, nor bound the error: the selection does both.
 
     selection jitter ψ_s,i = sqrt( Σ_j (θ_i - θ_j)² / (n - 1) )
     combined offset θ = Σ (θ_i / Λ_i) / Σ (1 / Λ_i)
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from math import hypot, sqrt
 
 # RFC 5905 §11.2.2: NMIN.
-LEAST_SURVIVORS = 3
-# RFC 5905 §11.2: a stratum weighs as much as the largest root distance.
+MIN_SURVIVORS = 3
+# RFC 5905 §11.2.1: candidates are ordered by stratum * MAXDIST + root distance.
 _STRATUM_WEIGHT = 1.5
 _UNKNOWN_STRATUM = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A truechimer. number: which source it is."""
+    """A truechimer. number: the index of its source."""
 
     number: int
     offset: float
@@ -30,15 +30,15 @@ class Candidate:
 
     @property
     def merit(self) -> tuple[float, int]:
-        """What the candidates are ordered by; the least is the best."""
+        """The sort key of the candidates; the least is the best."""
         stratum = _UNKNOWN_STRATUM if self.stratum is None else self.stratum
         return _STRATUM_WEIGHT * stratum + self.root_distance, self.number
 
 
 def cluster(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The survivors, best first: who lies farthest from the others is left out while that says more than the noise does."""
+    """The survivors, best first: drop the candidate with the largest selection jitter while that exceeds the least peer jitter."""
     survivors = sorted(candidates, key=lambda candidate: candidate.merit)
-    while len(survivors) > LEAST_SURVIVORS:
+    while len(survivors) > MIN_SURVIVORS:
         spreads = [_spread(one, survivors) for one in survivors]
         worst = max(range(len(survivors)), key=lambda place: spreads[place])
         if spreads[worst] <= min(one.jitter for one in survivors):
@@ -48,7 +48,7 @@ def cluster(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def combine(survivors: Sequence[Candidate]) -> tuple[float, float]:
-    """(offset, jitter) of the survivors together; the first one is the best."""
+    """(offset, jitter) of the survivors, which are sorted, best first."""
     weights = [1 / max(one.root_distance, 1e-9) for one in survivors]
     total = sum(weights)
     offset = sum(weight * one.offset for weight, one in zip(weights, survivors, strict=True)) / total

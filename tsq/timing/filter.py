@@ -1,47 +1,40 @@
-"""The clock filter: what the samples of one source say together about one local time (RFC 5905 §10).
+"""The clock filter: samples of one source -> Estimate at one local time (RFC 5905 §10).
 
-Comes in: samples, and the time that the answer is for. Goes out: an Estimate, or None where no sample is valid. It must never use
-a sample that has a reason, nor give an offset without saying which time it holds for.
+Comes in: samples, and a local time. Goes out: an Estimate, or None where no sample is valid. Must never use a sample that has a
+reason, nor give an offset without the time that it holds for.
 
-    aged root distance Λ = δ / 2 + ε + E + drift × age        E: the server's own error at the sample
-    jitter ψ = sqrt( Σ (θ_best - θ_i)² / (n - 1) ),           at least the precision
-
-Each sample gives an interval in which the offset is at that time. All of them are right, so the offset is where they meet: the
-estimate is the middle of that. The best sample is the one with the least aged root distance, not that with the least delay: an old
-one has aged.
-
-The filter looks at the newest 512 samples, or at those of the last ten seconds where these are more. It uses the newest eight, as
-in RFC 5905, and the best one of each of 24 blocks of older ones.
+    aged root distance Λ = δ / 2 + ε + E + drift × age        E: the server's own error at T4
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, sqrt
 
-from tsq.timing.ageing import Drift, Judged, aged, common, drift
+from tsq.timing.ageing import Drift, UsableSample, aged, common, drift
 from tsq.timing.intersection import Interval
 from tsq.timing.local_clock import ClockReading, Movement, movement
 from tsq.timing.sample import Sample, StampSource, newest
 from tsq.timing.server_state import ServerState
 
-# What a server's own error is taken for where it does not tell, seconds.
+# The assumed own error of a server that reports none, seconds.
 DEFAULT_SERVER_ERROR = 0.01
 # RFC 5905 §7.2: NSTAGE.
 _STAGES = 8
-_MOST_LOOKED_AT = 512
+# Of more samples, only those of the last ten seconds are used. Older ones than the newest eight: the best of each of 24 blocks.
+_MAX_SAMPLES = 512
 _BLOCKS = 24
 _WINDOW_NS = 10_000_000_000
-_LEAST_JITTER = 1e-9
+_MIN_JITTER = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the samples of one source say together at one local time; seconds, offset positive when the local clock is behind.
+    """The offset of one source at one local time, seconds; positive: the local clock is behind.
 
-    at_ns: the local time that it holds for. interval: where the offset is then. root_distance: how far the farther end of the
-    interval is from the offset, with the server's own error in it, told or assumed. best: the sample with the least aged root
-    distance. server: the newest of what the server said about itself; None: nothing. drift: how fast the local clock may run
-    wrong. moved: by how much programs moved the clock since the first of the samples was asked for.
+    at_ns: the local time that it holds for. interval: the correctness interval at that time. root_distance: the distance from the
+    offset to the farther end of the interval; it includes the server's own error, reported or assumed. best: the sample with the
+    least aged root distance. server: the newest state that the server reported; None: none. drift: the range of the local clock's
+    drift. moved: how far programs moved the clock since the first request of these samples.
     """
 
     offset: float
@@ -59,11 +52,11 @@ class Estimate:
 
     @property
     def server_distance(self) -> float:
-        """Bound of the offset's error against the server's clock: the root distance but for the server's own error."""
+        """Bound of the offset's error against the server's clock: the root distance without the server's own error."""
         return self.root_distance - self.server_error
 
     def interval_at(self, at_ns: int) -> Interval:
-        """Where the offset is at another local time: the local clock may have drifted meanwhile."""
+        """The correctness interval at another local time, widened by the drift in between."""
         if at_ns == self.at_ns:
             return self.interval
         rates = self.drift.over((at_ns - self.at_ns) / 1e9)
@@ -75,7 +68,7 @@ class Estimate:
 
     @property
     def stamps(self) -> str:
-        """Who took T1 and T4 of the best sample, as users read it."""
+        """The sources of T1 and T4 of the best sample, as text for users."""
         sources = {self.best.t1_source, self.best.t4_source or StampSource.USER}
         taken = "/".join(sorted(source.value for source in sources))
         return f"{taken}, exact T3" if self.best.exact else taken
@@ -88,11 +81,10 @@ def estimate(
     *,
     now: ClockReading | None = None,
 ) -> Estimate | None:
-    """The estimate from the valid samples among these.
+    """The estimate from the valid samples among these: the middle of the intersection of their aged intervals.
 
-    server_error: what to take the server's own error for where it is unknown. at_ns: the local time that the estimate is for; None:
-    that of `now`, or the newest sample's T4. now: a reading of the clock at about that time, which also tells whether the clock was
-    slewed or stepped since; None: that of the newest sample.
+    server_error: the own error to assume for a server that reports none. at_ns: the local time of the estimate; None: that of
+    `now`, or the newest T4. now: a reading of the clock at about that time, which shows slews and steps; None: the newest sample's.
     """
     window = _window(samples)
     if not window:
@@ -102,13 +94,13 @@ def estimate(
     if at_ns is None:
         at_ns = now.at_ns if now is not None else last.t4_ns or last.t1_ns
     now = now or last.received or next((sample.received for sample in reversed(window) if sample.received is not None), None)
-    kept = _kept(_judged(window, server_error))
+    kept = _kept(_usable(window, server_error))
     found = aged(kept, at_ns, now)
     range_ = drift(found, now)
     best = min(found, key=lambda one: one.width_ns(range_))
     low_ns, high_ns = common(found, range_)
     interval = Interval.of_ns(low_ns, high_ns)
-    # The middle has the least bound (docs/explanation/error-bounds.md).
+    # The middle has the least bound (docs/explanation/error-bounds.md#one-server).
     offset = interval.clamp((low_ns + high_ns) / (2 * 10**9))
     root_distance = interval.reach(offset)
     return Estimate(
@@ -128,24 +120,24 @@ def estimate(
 
 
 def _window(samples: Sequence[Sample]) -> list[Sample]:
-    """The valid samples that the filter looks at, oldest first."""
+    """The valid samples that the filter considers, oldest first."""
     window: list[Sample] = []
     for sample in reversed(samples):
         if not sample.valid or sample.delay is None or sample.offset is None:
             continue
-        if len(window) >= _MOST_LOOKED_AT and window[0].t1_ns - sample.t1_ns > _WINDOW_NS:
+        if len(window) >= _MAX_SAMPLES and window[0].t1_ns - sample.t1_ns > _WINDOW_NS:
             break
         window.append(sample)
     return window[::-1]
 
 
-def _judged(window: Sequence[Sample], server_error: float) -> list[Judged]:
-    """Each sample that may be used, with its server's own error: the worse of what the server said before it and since.
+def _usable(window: Sequence[Sample], server_error: float) -> list[UsableSample]:
+    """The samples that may be used, with the server's own error: the larger of the reports before and after the sample.
 
-    A server that says later that it is exact may have been corrected meanwhile. One that says that it is not may have been wrong
-    for a while before it noticed.
+    A later report of a smaller error does not improve a sample: the server may have been corrected in between. A later report of a
+    larger error does count: the server may have been wrong for some time before it noticed.
     """
-    judged: list[Judged] = []
+    usable: list[UsableSample] = []
     current: ServerState | None = None
     since, doubted = 0.0, False
     lost = next((sample.server.unusable for sample in reversed(window) if sample.server is not None), False)
@@ -156,17 +148,17 @@ def _judged(window: Sequence[Sample], server_error: float) -> list[Judged]:
             current = sample.server
         if not lost and (doubted or (current is not None and current.unusable)):
             continue
-        told = None if current is None else current.error_at(sample.t4_ns or sample.t1_ns)
-        judged.append(Judged(sample, max(server_error if told is None else told, since), told is not None))
-    if any(one.known for one in judged):
-        # A bound that rests on what was told is worth more than one that rests on what is assumed.
-        judged = [one for one in judged if one.known]
-    return judged[::-1]
+        reported = None if current is None else current.error_at(sample.t4_ns or sample.t1_ns)
+        usable.append(UsableSample(sample, max(server_error if reported is None else reported, since), reported is not None))
+    if any(one.known for one in usable):
+        # Prefer a bound from reported errors to one from an assumption.
+        usable = [one for one in usable if one.known]
+    return usable[::-1]
 
 
-def _kept(judged: Sequence[Judged]) -> list[Judged]:
-    """The newest, and of the older ones the best of each block: what they say together costs the square of their number."""
-    older, newest = judged[:-_STAGES], judged[-_STAGES:]
+def _kept(usable: Sequence[UsableSample]) -> list[UsableSample]:
+    """The newest samples, and the best of each block of older ones: the cost of `drift` is the square of their number."""
+    older, newest = usable[:-_STAGES], usable[-_STAGES:]
     size = max(1, ceil(len(older) / _BLOCKS))
     blocks = [older[begin : begin + size] for begin in range(0, len(older), size)]
     best = [min(block, key=lambda one: (one.sample.root_distance or 0.0) + one.own_error) for block in blocks]
@@ -174,11 +166,11 @@ def _kept(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def _jitter(window: Sequence[Sample], best: Sample) -> float:
-    """How the offsets of the newest samples scatter about the best one's."""
+    """RFC 5905 §10: ψ = sqrt(Σ (θ_best - θ_i)² / (n - 1)) of the newest samples, at least 1 ns."""
     begin_ns = window[-1].t1_ns - _WINDOW_NS
     recent = [sample for place, sample in enumerate(reversed(window)) if place < _STAGES or sample.t1_ns >= begin_ns]
     spread = sum(((sample.offset or 0.0) - (best.offset or 0.0)) ** 2 for sample in recent)
-    return max(sqrt(spread / (len(recent) - 1)) if len(recent) > 1 else 0.0, _LEAST_JITTER)
+    return max(sqrt(spread / (len(recent) - 1)) if len(recent) > 1 else 0.0, _MIN_JITTER)
 
 
 def _moved(window: Sequence[Sample], now: ClockReading | None) -> Movement:

@@ -1,13 +1,10 @@
-"""Where the true offset is when most sources are right (RFC 5905 §11.2.1; docs/explanation/error-bounds.md).
+"""The intersection algorithm, with a fixed majority (RFC 5905 §11.2.1; docs/explanation/error-bounds.md#several-servers).
 
-Comes in: correctness intervals. Goes out: the interval on which a majority agrees, or None. It must never give an interval that
-could miss the truth while fewer than half of the sources lie.
+Comes in: correctness intervals. Goes out: the interval on which a majority agrees, or None. Must never give an interval without
+the true offset while fewer than half of the sources are falsetickers. So, unlike RFC 5905, it does not look for the smallest
+possible number of falsetickers, and does not count midpoints.
 
     majority m = ⌊n / 2⌋ + 1        agreed = [least point in m intervals or more, greatest such point]
-
-RFC 5905 looks for the smallest number of falsetickers that works, and so for the narrowest interval. A liar whose interval overlaps
-the others can narrow that one until the truth is outside. So all of the largest minority is granted from the start, and the
-midpoints are not counted: where paths are lopsided, the truth may be anywhere in a right source's interval.
 """
 
 from collections.abc import Sequence
@@ -24,7 +21,7 @@ class Interval:
 
     @classmethod
     def of_ns(cls, low_ns: int, high_ns: int) -> "Interval":
-        """The interval with these ends; what a float cannot hold is rounded outwards."""
+        """The interval with these ends, rounded outwards to floats."""
         low, high = low_ns / 10**9, high_ns / 10**9
         numerator, denominator = low.as_integer_ratio()
         if numerator * 10**9 > low_ns * denominator:
@@ -35,33 +32,33 @@ class Interval:
         return cls(low, high)
 
     def overlaps(self, other: "Interval") -> bool:
-        """Whether they have a point in common."""
+        """Whether the two have a common point."""
         return self.low <= other.high and other.low <= self.high
 
     def clamp(self, offset: float) -> float:
-        """The point of the interval that is nearest to this one."""
+        """The point of the interval nearest to this offset."""
         return min(max(offset, self.low), self.high)
 
     def reach(self, offset: float) -> float:
-        """How far the farthest point of the interval is from this one."""
+        """The distance from this offset to the farther end of the interval."""
         return max(self.high - offset, offset - self.low)
 
 
 def majority(sources: int) -> int:
-    """How many of so many are more than half."""
+    """The least number that is more than half of the sources."""
     return sources // 2 + 1
 
 
 def agreed(intervals: Sequence[Interval], sources: int | None = None) -> Interval | None:
-    """The least interval that holds every point in which a majority of these intervals meet; None where there is no such point.
+    """The hull of all points that a majority of these intervals contains; None where there is no such point.
 
-    sources: how many sources there are in all, where some cannot be compared with these: a majority of all of them must meet at
-    some point, and as many of these as a minority of all may lie.
+    sources: the number of all sources, where some cannot be compared with these. Then a majority of all must contain one point,
+    and of these intervals as many may be falsetickers as a minority of all sources is.
     """
     sources = len(intervals) if sources is None else sources
     wanted = majority(sources)
     needed = max(1, len(intervals) - (sources - wanted))
-    # At one point intervals begin before others end: they are closed.
+    # Intervals are closed: at the same point, count the beginnings before the ends.
     edges = sorted([(each.low, 0) for each in intervals] + [(each.high, 1) for each in intervals])
     depth, deepest, low, high = 0, 0, None, None
     for at, ends in edges:

@@ -1,15 +1,8 @@
-"""One exchange's result: four timestamps, what follows from them, and whether to believe it (RFC 5905 §8, protocol R8, R11).
+"""The sample of one exchange: four timestamps, offset, delay and dispersion, and the checks (RFC 5905 §8; protocol R8, R11).
 
-Comes in: T1..T4 as integer Unix nanoseconds, each with its source. Goes out: a frozen Sample. It must never read a clock; an
-implausible sample is kept, marked with its reason, and never used.
-
-    offset θ = ((T2 - T1) + (T3 - T4)) / 2      positive: the local clock is behind the server's
-    delay δ = (T4 - T1) - (T3 - T2)
-    dispersion ε = ρ_local + ρ_server + φ (T4 - T1) + |M|      M: how far programs moved the local clock meanwhile
-    root distance Λ = δ / 2 + ε                 the offset's error, but for the server's own
-
-Every stamp errs to the side that makes δ longer (docs/explanation/error-bounds.md): T1 and T3 early, T2 and T4 late. So does a T3
-that is not exact, and the bound holds for it as it is.
+Comes in: T1..T4 as integer Unix nanoseconds, T1 and T4 with their sources. Goes out: a frozen Sample. Must never read a clock; an
+implausible sample is kept with its reason, and never used. All stamps err to the side that makes δ longer: T1 and T3 early, T2 and
+T4 late. With an exact T3 (interleaved mode, RFC 9769; protocol R12) δ is shorter, but the bound holds without it, too.
 """
 
 from collections.abc import Iterable
@@ -29,7 +22,7 @@ DEFAULT_OFFSET_LIMIT = 86400.0
 
 
 class StampSource(StrEnum):
-    """Who took a timestamp."""
+    """What took a timestamp."""
 
     USER = "user"
     KERNEL = "kernel"
@@ -54,11 +47,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One exchange. Absolute times in integer Unix ns; offset, delay, dispersion in float seconds; None where there is nothing.
+    """One exchange. Absolute times in integer Unix ns; offset, delay, dispersion in float seconds; None: unknown.
 
-    reason is None for a sample that may be used; detail says more of what was found. server: what the server had said about itself
-    by then; None: nothing. sent, received: the local clock just before the request left and just after the answer came; None: not
-    read. tolerance: the frequency error of the local clock that the dispersion allows for, seconds a second.
+    reason: why the sample is not used; None: it may be used. detail: more about the reason. server: the newest state that the
+    server had reported by then; None: none. sent, received: readings of the local clock just before the request left and just after
+    the answer came; None: not read. tolerance: the frequency tolerance φ in the dispersion, seconds per second.
     """
 
     t1_ns: int
@@ -85,14 +78,14 @@ class Sample:
 
     @property
     def root_distance(self) -> float | None:
-        """Bound of the offset's error in seconds, but for the server's own error."""
+        """Λ = δ / 2 + ε: bound of the offset's error against the server's clock, seconds."""
         if self.delay is None or self.dispersion is None:
             return None
         return self.delay / 2 + self.dispersion
 
 
 def newest(samples: Iterable[Sample]) -> Sample | None:
-    """The valid sample that came last. The raw clock says which where it was read with all of them: the other may have been set."""
+    """The valid sample that came last: by the raw clock if all samples have it, because the local clock may have been set."""
     valid = [sample for sample in samples if sample.valid and sample.t4_ns is not None]
     raw = {id(sample): sample.received.at_ns - sample.received.difference_ns for sample in valid if sample.received is not None}
     if len(raw) < len(valid):
@@ -115,11 +108,14 @@ def make_sample(
     received: ClockReading | None = None,
     exact: bool = False,
 ) -> Sample:
-    """A sample from four timestamps, with the checks of R8 in their order.
+    """A sample from four timestamps, with the checks of R8 in their order (RFC 5905 §8).
 
-    precision_ns: that of both clocks together. offset_limit: in seconds; a larger offset is not believed. server: what the server
-    has said about itself. sent, received: readings of the local clock around the exchange. exact: whether T3 is when the answer
-    left.
+        offset θ = ((T2 - T1) + (T3 - T4)) / 2      positive: the local clock is behind the server's
+        delay δ = (T4 - T1) - (T3 - T2)
+        dispersion ε = ρ_local + ρ_server + φ (T4 - T1) + |M|      M: how far programs moved the local clock meanwhile
+
+    precision_ns: ρ_local. offset_limit: a larger offset is implausible, seconds. server: the state that the server reported. sent,
+    received: readings of the local clock around the exchange. exact: T3 is the kernel's transmit timestamp of the answer.
     """
     # Differences of integers first: a float of seconds since 1970 is 240 ns coarse.
     offset = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) / 2e9
@@ -134,7 +130,7 @@ def make_sample(
     elif abs(offset) > offset_limit:
         reason = Reason.OFFSET_LIMIT
     if reason is None:
-        # RFC 5905 §8: a delay within the clocks' precision is as good as the precision, no better.
+        # RFC 5905 §8: the delay is at least the precision.
         delay_ns = max(delay_ns, precision_ns)
     tolerance = greatest_drift(sent, received)
     moved = movement(sent, received)

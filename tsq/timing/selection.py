@@ -1,8 +1,8 @@
-"""What several sources say together, and which of them is not to be believed (RFC 5905 §11.2).
+"""The selection: estimates of several sources -> one agreed offset, or the reason why there is none (RFC 5905 §11.2).
 
-Comes in: one Source for each server, with its Estimate or without. Goes out: a Selection: the agreed offset with its bound, or why
-there is none, and of every source how it was used or why not. It must never count a source twice, however many samples it has, and
-never give a bound that could miss the truth while fewer than half of the sources it compares lie.
+Comes in: one Source for each server, with its Estimate if it has one. Goes out: a Selection with a Verdict on each source. Must
+never count a source twice, however many samples it has, and never give a bound that excludes the true offset while fewer than half
+of the compared sources are falsetickers.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from tsq.timing.filter import Estimate
 from tsq.timing.intersection import Interval, agreed, majority
 from tsq.timing.server_state import LEAP_ALARM, MAX_STRATUM
 
-# RFC 5905 §11.2: MAXDIST, seconds. What is as vague as that helps nobody.
+# RFC 5905 §11.2.1: MAXDIST, the distance threshold, seconds.
 MAX_DISTANCE = 1.5
 
 
 class Mark(StrEnum):
-    """How a source was used, as chronyc marks it."""
+    """How a source was used, with the marks of `chronyc sources`."""
 
     BEST = "*"
     COMBINED = "+"
@@ -30,28 +30,28 @@ class Mark(StrEnum):
 
 
 class Unused(StrEnum):
-    """Why a source is not used."""
+    """Why a source was not used."""
 
     NO_ESTIMATE = "gave no time"
     DUPLICATE = "is the same server as another one"
     UNSYNCHRONIZED = "says that its clock is not synchronized (stratum 0)"
-    STATE_UNKNOWN = "did not answer the question whether its clock is synchronized"
+    STATE_UNKNOWN = "did not report whether its clock is synchronized"
     STRATUM = "has a stratum over 15"
     LEAP_ALARM = "says that its clock is not synchronized (leap indicator 3)"
-    ERROR_BEYOND = "its own error is more than it can tell (65 ms and over)"
+    ERROR_BEYOND = "its own error is more than it can report (65 ms or more)"
     DISTANCE = "root distance over the limit"
     SMEAR = "smears leap seconds unlike the majority"
     FALSETICKER = "its interval does not overlap what the majority agrees on"
     NO_MAJORITY = "no majority agrees on a time"
-    TOO_FEW = "too few sources beside it"
-    OUTLIER = "lies farther from the others than they scatter"
+    TOO_FEW = "too few usable sources"
+    OUTLIER = "farther from the others than their jitter explains"
 
 
 class NoTime(StrEnum):
     """Why there is no agreed offset."""
 
     NO_SOURCE = "no source can be used"
-    TOO_FEW = "fewer sources can be used than are wanted"
+    TOO_FEW = "fewer usable sources than required"
     TWO_DISAGREE = "the two sources contradict each other"
     NO_MAJORITY = "no majority of the sources agrees on a time"
     SMEAR = "no majority of the sources treats leap seconds alike"
@@ -59,7 +59,7 @@ class NoTime(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What is wanted of sources. max_distance: seconds; min_sources: fewer that can be used give no time."""
+    """Requirements on the sources. max_distance: the largest root distance, seconds. min_sources: the least number of them."""
 
     max_distance: float = MAX_DISTANCE
     min_sources: int = 1
@@ -67,16 +67,16 @@ class Criteria:
     def __post_init__(self) -> None:
         if self.min_sources < 1:
             raise ConfigError(f"a minimum of {self.min_sources} sources", expected="1 or more")
-        # Not the other way round: with NaN, any distance would do.
+        # Not `<= 0`: that is false for NaN, which would then allow any distance.
         if not self.max_distance > 0:
             raise ConfigError(f"a limit of {self.max_distance:g} s for the root distance", expected="a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One server. identity: what makes it the same server as another one (address and port); empty: unknown.
+    """One server. identity: address and port, equal for the same server under two names; empty: unknown.
 
-    state_unknown: it was asked about its own clock, and that question got no answer.
+    state_unknown: the client asked for the state of the server's clock, and got no report.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one source was used. interval: its correctness interval at the selection's time, None where there is no estimate."""
+    """How one source was used. interval: its correctness interval at the selection's time; None without an estimate."""
 
     source: Source
     mark: Mark
@@ -99,11 +99,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """The offset that the sources agree on, and how far from it the truth may be, seconds.
+    """The offset that the sources agree on, with its bound, seconds.
 
-    interval: where the truth is while fewer than half of the compared sources lie. compared: how many sources could be used;
-    tolerated: how many of them may lie. stratum: the best that a majority of the compared sources reaches. leap: what a majority of
-    them tells. server_errors_known: whether every source whose interval the bound rests on told its own error.
+    interval: contains the true offset while fewer than half of the compared sources are falsetickers. compared: the number of
+    usable sources. stratum: the best one that a majority of them reaches. leap: the leap indicator that a majority reports.
+    server_errors_known: whether all sources behind the bound reported their own error.
     """
 
     offset: float
@@ -119,16 +119,16 @@ class Agreed:
 
     @property
     def tolerated(self) -> int:
-        """How many of the compared sources may lie without harm."""
+        """How many of the compared sources may be falsetickers while the bound still holds."""
         return self.compared - majority(self.compared)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What all sources say together. verdicts: one for each source, in their order; at_ns: the local time that it all holds for;
-    compared: how many sources could be used.
+    """The result for all sources. verdicts: one for each source, in their order. at_ns: the local time that all of it holds for.
+    compared: the number of usable sources.
 
-    One of agreed and problem is None.
+    Exactly one of agreed and problem is None.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -138,22 +138,22 @@ class Selection:
     compared: int = 0
 
     def marked(self, *marks: Mark) -> tuple[Verdict, ...]:
-        """The sources that have one of these marks."""
+        """The verdicts with one of these marks."""
         return tuple(verdict for verdict in self.verdicts if verdict.mark in marks)
 
     @property
     def survivors(self) -> tuple[Verdict, ...]:
-        """The sources that the offset comes from."""
+        """The sources whose offsets were combined."""
         return self.marked(Mark.BEST, Mark.COMBINED)
 
     @property
     def falsetickers(self) -> tuple[Verdict, ...]:
-        """The sources that contradict the majority."""
+        """The sources whose intervals contradict the majority."""
         return self.marked(Mark.FALSETICKER)
 
 
 def select(sources: Sequence[Source], at_ns: int | None = None, criteria: Criteria | None = None) -> Selection:
-    """What these sources say together at a local time; None: that of the newest estimate."""
+    """The selection among these sources at a local time; None: that of the newest estimate."""
     criteria = criteria or Criteria()
     times = [source.estimate.at_ns for source in sources if source.estimate is not None]
     if not times:
@@ -168,7 +168,7 @@ def select(sources: Sequence[Source], at_ns: int | None = None, criteria: Criter
     if len(usable) < criteria.min_sources:
         out = _all_out(verdicts, usable, Mark.UNUSABLE, Unused.TOO_FEW)
         return Selection(out, at_ns, problem=NoTime.TOO_FEW, compared=len(usable))
-    # Those that treat leap seconds otherwise are no liars, but liars may be among the rest: all count for the majority.
+    # Sources left out for leap smearing are no falsetickers, but still count for the majority: the others may hide falsetickers.
     common = agreed([_interval(verdicts[number]) for number in usable], everybody)
     if common is None:
         problem = NoTime.TWO_DISAGREE if len(usable) == 2 else NoTime.NO_MAJORITY
@@ -178,7 +178,7 @@ def select(sources: Sequence[Source], at_ns: int | None = None, criteria: Criter
 
 
 def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verdict]:
-    """Every source with its interval, and why it cannot be used where it cannot."""
+    """A verdict on each source by itself: its interval, and the reason why it cannot be used, if any."""
     verdicts = []
     seen: set[str] = set()
     for source in sources:
@@ -197,10 +197,10 @@ def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verd
 
 
 def _unfit(found: Estimate, distance: float, criteria: Criteria) -> Unused | None:
-    """Why an estimate cannot be used by itself."""
+    """Why this estimate cannot be used, whatever the others are."""
     server = found.server
     if server is not None:
-        # A client never follows a server that follows nobody (RFC 5905 §11.2).
+        # RFC 5905 §11.2: an unsynchronized server is not acceptable.
         if server.stratum == 0:
             return Unused.UNSYNCHRONIZED
         if server.stratum is not None and server.stratum > MAX_STRATUM:
@@ -213,9 +213,9 @@ def _unfit(found: Estimate, distance: float, criteria: Criteria) -> Unused | Non
 
 
 def _alike(verdicts: list[Verdict]) -> tuple[list[Verdict], bool]:
-    """Leave out those that treat leap seconds unlike the majority; (all, whether there is no such majority).
+    """(verdicts, whether there is no majority): mark sources as unusable that smear leap seconds unlike the majority.
 
-    A server that does not say counts as one that does not smear.
+    A server that reports nothing about smearing counts as one that does not smear.
     """
     usable = _usable(verdicts)
     smearing = [number for number in usable if _smears(verdicts[number])]
@@ -228,7 +228,7 @@ def _alike(verdicts: list[Verdict]) -> tuple[list[Verdict], bool]:
 
 
 def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval, at_ns: int, needed: int) -> Selection:
-    """The agreed offset, and how each of the sources that could be used took part. needed: how many are a majority of all."""
+    """The agreed offset, and the final verdict on each usable source. needed: the majority of all sources."""
     true = [number for number in usable if _interval(verdicts[number]).overlaps(common)]
     survivors = cluster([_candidate(number, verdicts[number]) for number in true])
     marks = {one.number: Mark.COMBINED for one in survivors} | {survivors[0].number: Mark.BEST}
@@ -241,9 +241,9 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
         else:
             final[number] = replace(verdicts[number], mark=Mark.FALSETICKER, unused=Unused.FALSETICKER)
     combined, jitter = combine(survivors)
-    # What the survivors say on the average may lie outside what the majority vouches for.
+    # The survivors' mean may lie outside of the agreed interval.
     offset = common.clamp(combined)
-    # Not the survivors alone: liars that lie tight inside the others' intervals may be most of them.
+    # Not the survivors alone: falsetickers close together inside the others' intervals may be most of them.
     compared = [_estimate(verdicts[number]) for number in usable]
     agreement = Agreed(
         offset,
@@ -253,7 +253,7 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
         compared=len(usable),
         survivors=len(survivors),
         stratum=_stratum(compared, needed),
-        leap=_told([None if one.server is None else one.server.leap for one in compared], needed),
+        leap=_majority_value([None if one.server is None else one.server.leap for one in compared], needed),
         smeared=_smeared(compared),
         server_errors_known=all(_estimate(verdicts[number]).server_error_known for number in true),
     )
@@ -269,25 +269,21 @@ def _all_out(verdicts: Sequence[Verdict], numbers: Sequence[int], mark: Mark, wh
     return tuple(replace(verdict, mark=mark, unused=why) if number in out else verdict for number, verdict in enumerate(verdicts))
 
 
-def _told(told: Sequence[int | None], needed: int) -> int | None:
-    """What so many of the sources tell; None where there is nothing of that kind."""
-    return next((one for one in told if one is not None and told.count(one) >= needed), None)
+def _majority_value(reported: Sequence[int | None], needed: int) -> int | None:
+    """The value that the needed number of sources report; None where there is none."""
+    return next((one for one in reported if one is not None and reported.count(one) >= needed), None)
 
 
 def _smeared(compared: Sequence[Estimate]) -> bool | None:
-    """Whether they smear leap seconds; they are alike, but for those that do not say."""
-    told = [one.server.smeared for one in compared if one.server is not None and one.server.smeared is not None]
-    return told[0] if told else None
+    """Whether the compared sources smear leap seconds: all that report it report the same. None: no source reports it."""
+    reported = [one.server.smeared for one in compared if one.server is not None and one.server.smeared is not None]
+    return reported[0] if reported else None
 
 
 def _stratum(compared: Sequence[Estimate], needed: int) -> int | None:
-    """The best stratum that a majority reaches: no better than what some source claims that does not lie."""
-    told = [None if one.server is None else one.server.stratum for one in compared]
-    return next((one for one in sorted(one for one in told if one is not None) if _reaching(told, one) >= needed), None)
-
-
-def _reaching(told: Sequence[int | None], stratum: int) -> int:
-    return sum(one is not None and one <= stratum for one in told)
+    """The best stratum that a majority reaches: a majority contains a truechimer, so it is no better than that one's report."""
+    strata = sorted(one.server.stratum for one in compared if one.server is not None and one.server.stratum is not None)
+    return strata[needed - 1] if len(strata) >= needed else None
 
 
 def _candidate(number: int, verdict: Verdict) -> Candidate:

@@ -1,29 +1,27 @@
-"""What a server says about its own clock, as the client keeps it (docs/reference/protocol.md R13; RFC 5905 §11.2).
+"""The state of a server's clock, as the server reports it (docs/reference/protocol.md R13; RFC 5905 §11.2).
 
-Comes in: a decoded response and when it came. Goes out: a frozen ServerState, or None where the response says nothing. What is
-told badly counts as not told. It must never read a clock, and never take silence for accuracy.
+Comes in: a decoded response and its local time. Goes out: a frozen ServerState, or None where the response reports nothing. A
+malformed value counts as not reported. Must never read a clock, and never take a missing report for an error of zero.
 """
 
 from dataclasses import dataclass
 
-from tsq.timing.local_clock import TOLERANCE
+from tsq.timing.local_clock import MAX_DRIFT, TOLERANCE
 from tsq.wire.message import ClockQuality, Response
-from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
+from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SATURATED, SMEAR
 
+# RFC 5905 §7.3: leap indicator 3, the alarm condition: the clock is not synchronized.
 LEAP_ALARM = 3
 MAX_STRATUM = 15
-_SATURATED = 65535
-# What a server's drift is taken for where Clock Quality Info cannot tell it, seconds a second: no oscillator is off by more.
-_MOST_DRIFT = 1e-3
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A server's word about itself. None: it did not say.
+    """A server's report about its clock. None: not reported.
 
-    told_ns: the local time at which the word came. error: how far its clock may be from UTC, seconds, at that time. beyond: it is
-    more than Clock Quality Info can say. drift: how fast the error may grow, seconds a second.
+    told_ns: the local time of the report. error: the bound of the clock's distance from UTC at that time, seconds. beyond: the
+    error is more than the field of Clock Quality Info holds. drift: how fast the error may grow, seconds per second.
     """
 
     told_ns: int
@@ -40,23 +38,23 @@ class ServerState:
 
     @property
     def unusable(self) -> bool:
-        """Whether the server says that its clock is not to be followed (RFC 5905 §11.2)."""
-        follows_nobody = self.stratum is not None and not 0 < self.stratum <= MAX_STRATUM
-        return follows_nobody or self.leap == LEAP_ALARM or self.beyond
+        """Whether the report forbids the use of this server (RFC 5905 §11.2)."""
+        unsynchronized = self.stratum is not None and not 0 < self.stratum <= MAX_STRATUM
+        return unsynchronized or self.leap == LEAP_ALARM or self.beyond
 
     def error_at(self, at_ns: int) -> float | None:
-        """The server's own error at another local time; it grows with the distance, either way."""
+        """The server's own error at another local time; it grows with the distance in both directions."""
         if self.error is None:
             return None
         return self.error + self.drift * abs(at_ns - self.told_ns) / 1e9
 
 
 def server_state(response: Response, told_ns: int) -> ServerState | None:
-    """What a response says about its server."""
+    """The report in a response; None where there is none."""
     quality, source, pairs = response.clock_quality, response.time_source, response.metadata
-    leap = _whole(pairs.get(LEAP), most=LEAP_ALARM)
-    smear = _whole(pairs.get(SMEAR), most=1)
-    error, beyond = _error(quality, _whole(pairs.get(ROOT_DELAY)), _whole(pairs.get(ROOT_DISPERSION)))
+    leap = _number(pairs.get(LEAP), most=LEAP_ALARM)
+    smear = _number(pairs.get(SMEAR), most=1)
+    error, beyond = _error(quality, _number(pairs.get(ROOT_DELAY)), _number(pairs.get(ROOT_DISPERSION)))
     if quality is None and source is None and error is None and leap is None and smear is None:
         return None
     return ServerState(
@@ -75,27 +73,27 @@ def server_state(response: Response, told_ns: int) -> ServerState | None:
 
 
 def _error(quality: ClockQuality | None, delay_ns: int | None, dispersion_ns: int | None) -> tuple[float | None, bool]:
-    """(error in seconds, whether it is more than the field holds). No clock is without error: 0 says nothing."""
+    """(error in seconds, whether it is more than the field holds). An error of 0 counts as not reported: no clock is perfect."""
     if delay_ns is not None and dispersion_ns is not None and delay_ns + dispersion_ns:
         # RFC 5905 §11.2: half the root delay, and the root dispersion.
         return (delay_ns / 2 + dispersion_ns) / 1e9, False
     if quality is None or not quality.error_us:
         return None, False
-    if quality.error_us >= _SATURATED:
+    if quality.error_us >= SATURATED:
         return None, True
     return quality.error_us / 1e6, False
 
 
 def _drift(quality: ClockQuality | None) -> float:
-    """How fast the server's error may grow, seconds a second."""
+    """How fast the server's error may grow, seconds per second; a saturated field may stand for any drift."""
     if quality is None:
         return TOLERANCE
-    return _MOST_DRIFT if quality.drift_ppb >= _SATURATED else max(TOLERANCE, quality.drift_ppb / 1e9)
+    return MAX_DRIFT if quality.drift_ppb >= SATURATED else max(TOLERANCE, quality.drift_ppb / 1e9)
 
 
-def _whole(text: str | None, most: int = 10**_MOST_DIGITS) -> int | None:
+def _number(text: str | None, most: int = 10**_MAX_DIGITS) -> int | None:
     """A whole number in plain decimal digits; None for anything else."""
-    if text is None or not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
         return None
     number = int(text)
     return number if number <= most else None

@@ -1,8 +1,8 @@
 """Requests and responses: bytes <-> frozen dataclasses (docs/reference/protocol.md R3, R4, R7).
 
-Comes in: the bytes of one message, or a dataclass. Goes out: the other one, or MalformedMessage. Timestamps stay NTP numbers
-here (64 bits, R9); whoever has a pivot turns them into nanoseconds. It must never read a clock, touch a socket or raise anything
-but MessageError for bytes from the network.
+Comes in: the bytes of one message, or the values to encode. Goes out: the other form, or MalformedMessage. Timestamps stay 64-bit
+NTP timestamps (R9): their era is the caller's matter. Must never read a clock, touch a socket, or raise anything but MessageError
+for bytes from the network.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from enum import StrEnum
 
 from tsq._fast import pack_tlvs, unpack_message, unpack_tlvs
 from tsq.errors import MalformedMessage, MessageError
-from tsq.wire.tlv import MAX_VALUE_SIZE, NONCE_SIZE, TlvType
+from tsq.wire.tlv import MAX_VALUE_SIZE, NONCE_SIZE, SATURATED, TlvType
 
 Tlv = tuple[int, bytes]
 
-# Plain numbers of the types: looking up a member of an enumeration takes longer than the comparison.
+# The TLV types as plain int: the lookup of an enumeration member costs more than the comparison.
 _RECEIVE_TIMESTAMP = int(TlvType.RECEIVE_TIMESTAMP)
 _SEND_TIMESTAMP = int(TlvType.SEND_TIMESTAMP)
 _METADATA_QUERY = int(TlvType.METADATA_QUERY)
@@ -27,13 +27,12 @@ _SIGNATURE_REQUEST = int(TlvType.SIGNATURE_REQUEST)
 _METADATA = int(TlvType.METADATA)
 _SIGNATURE = int(TlvType.SIGNATURE)
 _PLAIN_TLVS = 3
-_SATURATED = 65535
-_ERROR_REASON_SIZE = 253  # R3: the 255 of a value less code and reserved byte
+_ERROR_REASON_SIZE = 253  # R3: a value of 255 bytes, without code and reserved byte
 _SECTION = "docs/reference/protocol.md R4"
 
 
 class Mode(StrEnum):
-    """How a message travels."""
+    """How a message is carried over QUIC: in a DATAGRAM frame, or on a stream of its own."""
 
     DATAGRAM = "datagram"
     STREAM = "stream"
@@ -69,7 +68,7 @@ class TimeSource:
 
 @dataclass(frozen=True, slots=True)
 class SignatureBlock:
-    """Signature Block (255) as it came: algorithm, key id, signature, and the bytes that it covers (R5)."""
+    """Signature Block (255) as received: algorithm, key id, signature, and the bytes that it covers (R5)."""
 
     algorithm: int
     key_id: int
@@ -79,7 +78,7 @@ class SignatureBlock:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as the server sees it. `size` is its length in bytes, which Precision Mode answers with the same (R7)."""
+    """A request as the server sees it. `size`: its length in bytes; in Precision Mode the response has the same (R7)."""
 
     nonce: bytes
     metadata_query: bool = False
@@ -91,7 +90,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response as the client sees it. Timestamps are NTP numbers (R9)."""
+    """A response as the client sees it, with 64-bit NTP timestamps (R9)."""
 
     nonce: bytes
     receive_ntp: int
@@ -105,7 +104,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """An Error TLV (249), which stands alone in a Stream Mode response."""
+    """An Error TLV (249): a Stream Mode response with nothing else in it."""
 
     code: int
     reason: str
@@ -119,7 +118,7 @@ def encode_request(
     metadata: Mapping[str, str] | None = None,
     precision_size: int | None = None,
 ) -> bytes:
-    """Bytes of a request. precision_size: ask for Precision Mode and pad to this size, that of the response expected (R7)."""
+    """Bytes of a request. precision_size: request Precision Mode, and pad to this size of the expected response (R7)."""
     if len(nonce) != NONCE_SIZE:
         raise MalformedMessage(f"a nonce of {len(nonce)} bytes", expected="16 bytes", section=_SECTION)
     tlvs: list[Tlv] = [(TlvType.NONCE, nonce)]
@@ -137,7 +136,7 @@ def encode_request(
 
 
 def decode_request(data: bytes) -> Request:
-    """A request from its bytes. Raises MalformedMessage (R4)."""
+    """Decode a request. Raises MalformedMessage (R4)."""
     tlvs = unpack_message(data)
     nonce = tlvs[0][1]
     if len(tlvs) == 1:
@@ -154,7 +153,7 @@ def decode_request(data: bytes) -> Request:
 
 
 def decode_response(data: bytes) -> Response | ErrorReply:
-    """A response from its bytes. Raises MalformedMessage (R4), also where T2 or T3 is missing."""
+    """Decode a response. Raises MalformedMessage (R4), also where T2 or T3 is missing."""
     if data and data[0] == _ERROR:
         return _decode_error(data)
     tlvs = unpack_message(data)
@@ -179,7 +178,7 @@ def decode_response(data: bytes) -> Response | ErrorReply:
 
 
 def is_response(data: bytes) -> bool:
-    """Whether these bytes are a whole response, so far as can be seen before the stream's end."""
+    """Whether these bytes are a complete response, as far as one can know before the end of the stream."""
     try:
         decode_response(data)
     except MessageError:
@@ -188,12 +187,12 @@ def is_response(data: bytes) -> bool:
 
 
 def encode_error(code: int, reason: str) -> bytes:
-    """Bytes of a response that is one Error TLV; the reason is cut to 253 bytes of UTF-8 (R3)."""
+    """Bytes of an error response; the reason is cut to 253 bytes of UTF-8 (R3)."""
     return pack_tlvs([(TlvType.ERROR, bytes([code, 0]) + _text(reason, _ERROR_REASON_SIZE))])
 
 
 def metadata_tlv(pairs: Mapping[str, str]) -> Tlv:
-    """A Metadata TLV (253), keys in lexicographic byte order. Raises MalformedMessage where a part does not fit."""
+    """A Metadata TLV (253), keys in lexicographic byte order. Raises MalformedMessage where something is too long."""
     value = bytearray()
     for key, text in sorted((key.encode(), text.encode()) for key, text in pairs.items()):
         if len(key) > MAX_VALUE_SIZE or len(text) > MAX_VALUE_SIZE:
@@ -205,7 +204,7 @@ def metadata_tlv(pairs: Mapping[str, str]) -> Tlv:
 
 
 def decode_metadata(value: bytes) -> dict[str, str]:
-    """Pairs of a Metadata TLV. Raises MalformedMessage where a length runs past the end or a key has no value."""
+    """The pairs of a Metadata TLV. Raises MalformedMessage where a length runs past the end or a key has no value."""
     parts: list[str] = []
     at = 0
     while at < len(value):
@@ -220,12 +219,12 @@ def decode_metadata(value: bytes) -> dict[str, str]:
 
 
 def padding(size: int) -> list[Tlv] | None:
-    """Padding TLVs (254) of exactly `size` bytes; None for 1 byte, which no TLV can fill (R7)."""
+    """Padding TLVs (254) of exactly `size` bytes; None for 1 byte: the smallest TLV has 2 (R7)."""
     if size == 1:
         return None
     out: list[Tlv] = []
     while size:
-        # Never leave a rest of one byte behind a full one.
+        # Never leave one byte after a TLV of full size.
         take = size if size <= 2 + MAX_VALUE_SIZE else min(2 + MAX_VALUE_SIZE, size - 2)
         out.append((TlvType.PADDING, bytes(take - 2)))
         size -= take
@@ -233,12 +232,12 @@ def padding(size: int) -> list[Tlv] | None:
 
 
 def tlvs_size(tlvs: list[Tlv]) -> int:
-    """How many bytes these TLVs take on the wire."""
+    """The size of these TLVs on the wire, bytes."""
     return sum(2 + len(value) for _, value in tlvs)
 
 
 def decode_text(value: bytes) -> str:
-    """Text from the network: bytes that are not UTF-8 become visible escapes, never an error."""
+    """Text from the network: bytes that are not UTF-8 become visible escapes; never an error."""
     return value.decode("utf-8", "backslashreplace")
 
 
@@ -273,13 +272,13 @@ def _decode_signature(data: bytes, value: bytes) -> SignatureBlock:
         algorithm=value[0],
         key_id=int.from_bytes(value[1:5], "big"),
         signature=value[7:],
-        # R5: it is the last TLV, so all before it is covered.
+        # R5: the block is the last TLV, and covers all bytes before it.
         covered=data[: len(data) - 2 - len(value)],
     )
 
 
 def _metadata(tlvs: list[Tlv]) -> dict[str, str]:
-    """The pairs of all Metadata TLVs; of a key that stands twice, the later value."""
+    """The pairs of all Metadata TLVs; the last value of a repeated key counts."""
     pairs: dict[str, str] = {}
     for kind, value in tlvs:
         if kind == _METADATA:
@@ -288,9 +287,9 @@ def _metadata(tlvs: list[Tlv]) -> dict[str, str]:
 
 
 def _saturated(number: int) -> bytes:
-    return max(0, min(number, _SATURATED)).to_bytes(2, "big")
+    return max(0, min(number, SATURATED)).to_bytes(2, "big")
 
 
 def _text(text: str, size: int) -> bytes:
-    # Cut between characters: a half one would not be UTF-8.
+    # Cut between characters: a part of one would not be UTF-8.
     return text.encode()[:size].decode("utf-8", "ignore").encode()

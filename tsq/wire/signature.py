@@ -1,7 +1,7 @@
-"""Signature Blocks (docs/reference/protocol.md R5, R6): Ed25519 and HMAC-SHA256 over the message's bytes before type 255.
+"""Signature Blocks (docs/reference/protocol.md R5, R6): Ed25519 or HMAC-SHA256 over all bytes of the message before the block.
 
-Comes in: keys with their ids, the bytes to cover, a Signature Block. Goes out: a TLV, or SignatureError. It must never accept an
-absent signature, an unknown key id, or an algorithm that is not the key's.
+Comes in: keys with their ids, the covered bytes, a Signature Block. Goes out: a TLV, or SignatureError. Must never accept a missing
+signature, an unknown key id, or another algorithm than the key's.
 """
 
 import hmac
@@ -24,14 +24,14 @@ _BLOCK_HEADER_SIZE = 2 + 7
 
 
 class Signer(Protocol):
-    """What a responder needs of a signing key."""
+    """A signing key, as a responder uses it."""
 
     @property
     def block_size(self) -> int:
-        """How many bytes the Signature Block takes on the wire."""
+        """The size of the Signature Block on the wire, bytes."""
 
     def sign(self, covered: bytes) -> Tlv:
-        """The Signature Block over these bytes."""
+        """The Signature Block that covers these bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Ed25519Signer:
 
     @property
     def block_size(self) -> int:
-        """How many bytes the Signature Block takes on the wire."""
+        """The size of the Signature Block on the wire, bytes."""
         return _BLOCK_HEADER_SIZE + _ED25519_SIZE
 
     def sign(self, covered: bytes) -> Tlv:
-        """The Signature Block over these bytes."""
+        """The Signature Block that covers these bytes."""
         return _block(SignatureAlgorithm.ED25519, self.key_id, self.private_key.sign(covered))
 
 
@@ -63,17 +63,17 @@ class HmacSigner:
 
     @property
     def block_size(self) -> int:
-        """How many bytes the Signature Block takes on the wire."""
+        """The size of the Signature Block on the wire, bytes."""
         return _BLOCK_HEADER_SIZE + _HMAC_SIZE
 
     def sign(self, covered: bytes) -> Tlv:
-        """The Signature Block over these bytes."""
+        """The Signature Block that covers these bytes."""
         return _block(SignatureAlgorithm.HMAC_SHA256, self.key_id, hmac.digest(self.secret, covered, "sha256"))
 
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Keys that a client trusts: key id -> Ed25519 public key, or the secret of an HMAC."""
+    """The keys that a client trusts: key id -> Ed25519 public key, or HMAC secret."""
 
     keys: Mapping[int, Ed25519PublicKey | bytes] = field(repr=False)
 
@@ -83,12 +83,12 @@ class Verifier:
                 _check_secret(key)
 
     def check(self, block: SignatureBlock | None) -> None:
-        """Raises SignatureError unless the block is there, by a known key, of its algorithm, and right (R6)."""
+        """Raise SignatureError unless there is a block by a known key, with that key's algorithm and a valid signature (R6)."""
         if block is None:
-            raise SignatureError("a response without a signature", expected="the signature asked for", section=_SECTION)
+            raise SignatureError("a response without a signature", expected="the requested signature", section=_SECTION)
         key = self.keys.get(block.key_id)
         if key is None:
-            raise SignatureError(f"a signature by key {block.key_id}", expected="a key that is trusted", section=_SECTION)
+            raise SignatureError(f"a signature by key {block.key_id}", expected="a trusted key", section=_SECTION)
         if isinstance(key, bytes):
             good = block.algorithm == SignatureAlgorithm.HMAC_SHA256 and hmac.compare_digest(
                 hmac.digest(key, block.covered, "sha256"), block.signature
@@ -96,7 +96,7 @@ class Verifier:
         else:
             good = block.algorithm == SignatureAlgorithm.ED25519 and _ed25519_good(key, block)
         if not good:
-            raise SignatureError(f"a bad signature by key {block.key_id}", expected="one that fits", section=_SECTION)
+            raise SignatureError(f"a bad signature by key {block.key_id}", expected="a valid one", section=_SECTION)
 
 
 def _ed25519_good(key: Ed25519PublicKey, block: SignatureBlock) -> bool:

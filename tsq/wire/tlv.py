@@ -1,7 +1,4 @@
-"""Names of the protocol's numbers (docs/reference/protocol.md, the TLV table).
-
-Comes in: nothing. Goes out: the TLV types and the code points that stand inside them. Holds no logic.
-"""
+"""Names of the protocol's numbers (docs/reference/protocol.md): TLV types, code points, sizes, metadata keys. Holds no logic."""
 
 from enum import IntEnum
 
@@ -9,9 +6,11 @@ NONCE_SIZE = 16
 MAX_VALUE_SIZE = 255
 PLAIN_REQUEST_SIZE = 18
 PLAIN_RESPONSE_SIZE = 38
-# The metadata key for when an earlier answer really left (R12).
+# The error and the drift in Clock Quality Info saturate here: this value means "this much or more".
+SATURATED = 65535
+# The metadata key of exact T3: the kernel's transmit timestamp of an earlier answer, as in interleaved mode (R12; RFC 9769).
 EXACT_T3 = "tsq.t3"
-# The metadata keys for what a server says about its clock beside 248 and 251 (R13).
+# The metadata keys of the server's report about its clock, in addition to TLVs 248 and 251 (R13).
 LEAP = "tsq.leap"
 ROOT_DELAY = "tsq.root_delay"
 ROOT_DISPERSION = "tsq.root_dispersion"
@@ -20,7 +19,7 @@ STATE_KEYS = (LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR)
 
 
 class TlvType(IntEnum):
-    """TLV types that TSQ defines; all others are skipped (R4)."""
+    """TLV types of the protocol; receivers skip all others (R4)."""
 
     NONCE = 1
     RECEIVE_TIMESTAMP = 2

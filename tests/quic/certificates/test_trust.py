@@ -17,7 +17,7 @@ from tsq.errors import ConfigError
 from tsq.options import ClientOptions, Trust
 from tsq.quic import tls
 from tsq.quic.certificates import reading, trust
-from tsq.quic.certificates.trust import authorities, look_again
+from tsq.quic.certificates.trust import authorities, read_again
 
 PATHS = ssl.get_default_verify_paths()
 FILE, DIRECTORY = PATHS.openssl_cafile_env, PATHS.openssl_capath_env
@@ -79,14 +79,14 @@ def test_a_pipe_is_read_once_for_all_that_is_asked(tmp_path, files):
 def test_a_fifo_that_nobody_writes_is_an_error_for_all_at_once(tmp_path):
     given = Trust(fifo(tmp_path))
     with pytest.raises(ConfigError, match="is a FIFO, and nobody wrote to it in time"):
-        look_again(given, 0.05)
+        read_again(given, 0.05)
     reads = []
     original = trust.read_whole
     trust.read_whole = lambda *arguments: reads.append(arguments) or original(*arguments)
     try:
         for _ in range(3):
             with pytest.raises(ConfigError, match="nobody wrote to it"):
-                look_again(given, 0.05)
+                read_again(given, 0.05)
     finally:
         trust.read_whole = original
     assert not reads, "the next one does not wait again"
@@ -97,7 +97,7 @@ def test_a_pipe_whose_end_does_not_come_is_an_error(files):
     try:
         os.write(writer, files.authority.read_bytes())
         with pytest.raises(ConfigError, match="its end did not come in time"):
-            look_again(Trust(f"/dev/fd/{reader}"), 0.05)
+            read_again(Trust(f"/dev/fd/{reader}"), 0.05)
     finally:
         os.close(reader)
         os.close(writer)
@@ -108,7 +108,7 @@ def test_a_pipe_whose_writer_has_gone_is_read_to_its_end(files):
     os.write(writer, files.authority.read_bytes())
     os.close(writer)
     try:
-        assert look_again(Trust(f"/dev/fd/{reader}"), 5).content == (files.authority.read_bytes(),)
+        assert read_again(Trust(f"/dev/fd/{reader}"), 5).content == (files.authority.read_bytes(),)
     finally:
         os.close(reader)
 
@@ -118,7 +118,7 @@ def test_an_empty_pipe_holds_no_certificate(tmp_path):
     writer = threading.Thread(target=lambda: Path(path).write_bytes(b""), daemon=True)
     writer.start()
     with pytest.raises(ConfigError, match=r"holds no certificate|nobody wrote"):
-        look_again(Trust(path), 1)
+        read_again(Trust(path), 1)
     writer.join(10)
 
 
@@ -131,7 +131,7 @@ def test_an_empty_pipe_holds_no_certificate(tmp_path):
 )
 def test_files_that_hold_no_certificates(path, words):
     with pytest.raises(ConfigError, match=words) as caught:
-        look_again(Trust(path), 5)
+        read_again(Trust(path), 5)
     assert str(caught.value).count("\n") == 0
 
 
@@ -170,10 +170,10 @@ def test_which_certificate_of_a_file_is_damaged_is_told(tmp_path, files):
     path = tmp_path / "ca.pem"
     path.write_text(pem + pem.replace("MII", "???"))
     with pytest.raises(ConfigError, match=r"holds a damaged certificate .*certificate 2 cannot be read"):
-        look_again(Trust(str(path)))
+        read_again(Trust(str(path)))
     path.write_text(pem + "-----BEGIN CERTIFICATE-----\nMII")
     with pytest.raises(ConfigError, match=r"holds a damaged certificate .*the block 2 \(CERTIFICATE\) has no end"):
-        look_again(Trust(str(path)))
+        read_again(Trust(str(path)))
 
 
 # ------------------------------------------------------------------------------------------------------------- variables

@@ -14,7 +14,7 @@ from aioquic.tls import AlertBadCertificate, Context, Epoch
 from cryptography.x509 import Certificate
 
 from tsq.errors import ConfigError
-from tsq.quic.aioquic import trim as lean
+from tsq.quic.aioquic import trim
 
 PRIVATE_NAMES = (
     "_ack_delay",
@@ -48,7 +48,7 @@ def check(connection: QuicConnection) -> None:
     missing += [f"tls.{name}" for name in PRIVATE_TLS_NAMES if not hasattr(context, name)]
     sender = QuicStream().sender
     missing += [f"sender.{name}" for name in PRIVATE_SENDER_NAMES if not hasattr(sender, name)]
-    missing += lean.missing_names()
+    missing += trim.missing_names()
     if missing:
         raise ConfigError(f"an aioquic without {', '.join(missing)}", expected="aioquic 1.7", advice="install aioquic >=1.7,<1.8")
     _Checked.done = True
@@ -134,7 +134,7 @@ def peer_certificates(connection: QuicConnection) -> list[Certificate]:
 
 
 def judge_in_handshake(connection: QuicConnection) -> None:
-    """Have `connection.refuses` judge the peer's certificates as soon as it has proven that it holds the key.
+    """Have `connection.rejects` judge the peer's certificates as soon as it has proven that it holds the key.
 
     A server that is refused learns it by an alert (RFC 8446 §6.2), and can neither answer nor give a ticket.
     """
@@ -146,7 +146,7 @@ def judge_in_handshake(connection: QuicConnection) -> None:
     def checked(verify: object) -> None:
         quic: Any = weakly()
         check(quic.tls, verify)
-        if quic.refuses(peer_certificates(quic)):
+        if quic.rejects(peer_certificates(quic)):
             raise AlertBadCertificate("the certificate was refused")
 
     context._check_certificate_verify_signature = checked

@@ -3,8 +3,8 @@
 Comes in: an aioquic connection, the data plane's table. Goes out: the same connection, served by the data plane between two
 visits to the control plane. Rules: one packet-number counter and one idle deadline, which both planes see; receive state goes
 over as ranges; keys go over when they change; while aioquic waits for acknowledgments, packets that carry some are aioquic's.
-`enter` before the control plane does anything, `leave` after it has sent what it had to send. It must never let a packet number
-go back.
+`take_back` before the control plane does anything, `hand_over` after it has sent what it had to send. It must never let a packet
+number go back.
 
 With `internals` and `lean`, the only module that touches aioquic's private attributes. Each stands in PRIVATE_NAMES, which a server
 compares with the installed aioquic when it starts (`missing_names`), and a test with this module; where one is missing, the data
@@ -28,8 +28,8 @@ from tsq.dataplane.batches import Datapath
 from tsq.dataplane.session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.errors import CertificateError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.trim import LeanConnection
-from tsq.quic.udp import Path
+from tsq.quic.aioquic.trim import TrimmedConnection
+from tsq.quic.udp import NetworkPath
 
 # As in tsq.dataplane.batches.Datapath (RFC 9001 §6.6).
 KEY_UPDATE_AFTER = 1 << 22
@@ -96,7 +96,7 @@ def offload_is_possible() -> bool:
     return not missing_names()
 
 
-class SharedConnection(LeanConnection):
+class SharedConnection(TrimmedConnection):
     """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
 
     session: Session | None = None
@@ -104,7 +104,7 @@ class SharedConnection(LeanConnection):
     reset_token: Callable[[bytes], bytes] | None = None
     # Judges a server's certificates, and why they were refused.
     accept: Callable[[list[Certificate]], CertificateError | None] | None = None
-    certificate_refused: CertificateError | None = None
+    rejection: CertificateError | None = None
 
     def _initialize(self, peer_cid: bytes) -> None:
         # Made anew after a Retry.
@@ -112,10 +112,10 @@ class SharedConnection(LeanConnection):
         if self.accept is not None:
             internals.judge_in_handshake(self)
 
-    def refuses(self, certificates: list[Certificate]) -> bool:
-        """Judge a server's certificates; whether it is refused, which `certificate_refused` then says why."""
-        self.certificate_refused = None if self.accept is None else self.accept(certificates)
-        return self.certificate_refused is not None
+    def rejects(self, certificates: list[Certificate]) -> bool:
+        """Judge a server's certificates; whether it is refused, which `rejection` then says why."""
+        self.rejection = None if self.accept is None else self.accept(certificates)
+        return self.rejection is not None
 
     def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
         """Have the tokens of this end's connection IDs made so; to be called before the first packet."""
@@ -220,15 +220,15 @@ class Plane:
         if packet is None:
             return None
         path: Any = self._quic.get_peer_address()
-        return packet, Path(path.remote, path.local, (session, *stamp)) if stamp is not None else path
+        return packet, NetworkPath(path.remote, path.local, (session, *stamp)) if stamp is not None else path
 
     def stamped(self, path: object, stamp: tuple[bytes, int]) -> object:
         """The path for a datagram of the control plane's whose transmit timestamp is wanted, as of the first answer (0-RTT)."""
-        if self._datapath is None or not isinstance(path, Path):
+        if self._datapath is None or not isinstance(path, NetworkPath):
             return path
         session = self._session()
         self._list(session)
-        return Path(path.remote, path.local, (session, *stamp))
+        return NetworkPath(path.remote, path.local, (session, *stamp))
 
     def probe(self, now: float) -> tuple[bytes, object] | None:
         """(a packet that asks for an acknowledgment, path to send it on); None where the data plane does not serve."""
@@ -259,7 +259,7 @@ class Plane:
         """When an earlier answer left, to be reported once; "" where there is nothing to report."""
         return self._quic.session.tell() if self.active and self._quic.session is not None else ""
 
-    def enter(self) -> None:
+    def take_back(self) -> None:
         """Give the control plane what the data plane has received and acknowledged."""
         session = self._quic.session
         if session is None or not session.active:
@@ -288,7 +288,7 @@ class Plane:
         quic._spin_bit, quic._spin_highest_pn = session.spin
         _take_back_recovery(quic, session)
 
-    def leave(self, now: float) -> None:
+    def hand_over(self, now: float) -> None:
         """Hand the connection to the data plane, where it is fit for that."""
         quic: Any = self._quic
         if not self._fit():

@@ -180,11 +180,11 @@ _SPENT_SPACE = QuicPacketSpace()
 _SPENT_SPACE.discarded = True
 
 
-class PacketRefused(Exception):
+class PacketDropped(Exception):
     """A packet holds more than its peer may send, and is dropped; the reason is what the counters say."""
 
 
-class LeanConnection(QuicConnection):
+class TrimmedConnection(QuicConnection):
     """A QuicConnection with less to do, and less to hold once its handshake is confirmed.
 
     limits: what the peer may have it keep or do. refused: why packets were dropped, since this was last looked at. frames: how many
@@ -196,7 +196,7 @@ class LeanConnection(QuicConnection):
     _get_or_create_stream = _with_names("_get_or_create_stream", QuicStream=BoundedStream)
     _get_or_create_stream_for_send = _with_names("_get_or_create_stream_for_send", QuicStream=BoundedStream)
     _holds_handshake = True
-    _refusals = 0
+    _excessive = 0
     limits: PeerLimits = CLIENT_LIMITS
     refused: tuple[str, ...] = ()
     frames = 0
@@ -224,10 +224,10 @@ class LeanConnection(QuicConnection):
         # Before the first frame is handled: what is dropped must not leave anything behind.
         frames, excess = contents(plain, self.limits)
         if excess:
-            self._refusals += 1
-            if context.network_path.is_validated and self._refusals > self.limits.refused_packets:
+            self._excessive += 1
+            if context.network_path.is_validated and self._excessive > self.limits.excessive_packets:
                 raise QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, 0, "too many packets beyond the limits")
-            raise PacketRefused(excess)
+            raise PacketDropped(excess)
         self.frames += frames
         return super()._payload_received(context, plain, crypto_frame_required)
 
@@ -255,7 +255,7 @@ class LeanConnection(QuicConnection):
         except BufferExceeded as error:
             if not context.network_path.is_validated:
                 # Whoever sent it may not be where it claims to be: nothing is said to that address.
-                raise PacketRefused("handshake data beyond the limits") from error
+                raise PacketDropped("handshake data beyond the limits") from error
             raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "too much CRYPTO data waits") from error
 
     def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -276,9 +276,9 @@ class LeanConnection(QuicConnection):
         try:
             if self._is_client and packets_in(data, self.limits.packets) > self.limits.packets:
                 # Of a server's connection, the router has looked.
-                raise PacketRefused("datagram with too many packets")
+                raise PacketDropped("datagram with too many packets")
             super().receive_datagram(data, addr, now)
-        except PacketRefused as refusal:
+        except PacketDropped as refusal:
             # A client never asks.
             self.refused = (*self.refused[-_MOST_REASONS:], str(refusal))
         if self._holds_handshake and self._handshake_confirmed and not self._is_client:
@@ -304,7 +304,7 @@ class LeanConnection(QuicConnection):
 @cache
 def _frame_handler_names() -> Mapping[int, tuple[str, frozenset[Epoch]]]:
     """Frame type -> name of the method, epochs."""
-    connection: Any = LeanConnection(configuration=QuicConfiguration())
+    connection: Any = TrimmedConnection(configuration=QuicConfiguration())
     handlers = connection._QuicConnection__frame_handlers
     return {frame_type: (handler.__name__, epochs) for frame_type, (handler, epochs) in handlers.items()}
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import crypto
 
 from tsq.errors import CertificateError
-from tsq.quic.certificates import names, pem, purposes, refusals
+from tsq.quic.certificates import names, pem, purposes, rejections
 from tsq.quic.certificates.trust import Authorities
 
 
@@ -25,7 +25,7 @@ def judge(
     server_name: str,
     authorities: Authorities,
     at: datetime.datetime,
-    clock: str = refusals.OWN_CLOCK,
+    clock: str = rejections.OWN_CLOCK,
 ) -> CertificateError | None:
     """Why these certificates, the server's own first, are not good for this name at this time; None where they are.
 
@@ -35,10 +35,10 @@ def judge(
         return CertificateError("the server showed no certificate", advice="is this the right server?")
     leaf = certificates[0]
     if not leaf.not_valid_before_utc <= at <= leaf.not_valid_after_utc:
-        return refusals.out_of_time(leaf, at, clock)
+        return rejections.out_of_time(leaf, at, clock)
     try:
         if not names.fits(leaf, server_name):
-            return refusals.wrong_name(leaf, server_name)
+            return rejections.wrong_name(leaf, server_name)
         # OpenSSL would say only that it found no issuer.
         purposes.read(leaf)
     except ValueError as error:
@@ -56,7 +56,7 @@ def judge(
     except crypto.X509StoreContextError as error:
         code, depth, reason = error.errors
         culprit = None if error.certificate is None else error.certificate.to_cryptography()
-        return refusals.bad_chain(certificates, refusals.Verdict(code, depth, reason, culprit), authorities.origin, at, clock)
+        return rejections.bad_chain(certificates, rejections.Verdict(code, depth, reason, culprit), authorities.origin, at, clock)
     return purposes.unfit(verified)
 
 

@@ -57,8 +57,13 @@ def load(certificate_file: str, key_file: str) -> Credentials:
     try:
         chain, linked = _ordered(certificates, place)
         _check_size(chain, key, certificate_file)
-        warnings = [*_about_order(certificates, chain, linked, place, certificate_file), *_about_key_file(key_file, key_state)]
-        warnings += [f"clients will refuse certificate {certificate_file}: {problem}" for problem in _refusals(chain[:linked])]
+        warnings = [
+            *_order_warnings(certificates, chain, linked, place, certificate_file),
+            *_key_file_warnings(key_file, key_state),
+        ]
+        warnings += [
+            f"clients will refuse certificate {certificate_file}: {problem}" for problem in _rejection_warnings(chain[:linked])
+        ]
     except ValueError as error:
         # Parts of a certificate are read when they are first looked at.
         raise ConfigError(f"{pair}: a certificate is malformed: {error}", expected=EXPECTED) from error
@@ -209,7 +214,7 @@ def _ordered(certificates: Sequence[x509.Certificate], place: int) -> tuple[list
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     if purposes.weak_signature(certificate):
-        # `cryptography` does not check it any more; `_refusals` reports it.
+        # `cryptography` does not check it any more; `_rejection_warnings` reports it.
         return certificate.issuer == issuer.subject
     try:
         certificate.verify_directly_issued_by(issuer)
@@ -218,7 +223,7 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _about_order(
+def _order_warnings(
     found: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], linked: int, place: int, path: str
 ) -> list[str]:
     warnings = []
@@ -238,7 +243,7 @@ def _about_order(
     return warnings
 
 
-def _about_key_file(path: str, state: Any) -> list[str]:
+def _key_file_warnings(path: str, state: Any) -> list[str]:
     """As PostgreSQL has it: a key is its owner's; the group may read one that is root's."""
     mode = stat.S_IMODE(state.st_mode)
     allowed = 0o740 if state.st_uid == 0 else 0o700
@@ -250,7 +255,7 @@ def _about_key_file(path: str, state: Any) -> list[str]:
     return [f"key {path} has mode {mode:04o}: {who} can {may} it; {advice}"]
 
 
-def _refusals(chain: Sequence[x509.Certificate]) -> list[str]:
+def _rejection_warnings(chain: Sequence[x509.Certificate]) -> list[str]:
     """Why clients will refuse a chain, but for the end of the server's own certificate, which is reported by itself."""
     leaf = chain[0]
     names = certificate_names(leaf)

@@ -23,7 +23,7 @@ _LEAST_DOTS = 2
 
 
 def name_to_check(text: str) -> str:
-    """The name that a certificate must have, for a host or a --server-name that a user wrote.
+    """The name that a certificate must have, for a host or a server name that a user wrote.
 
     An address in its canonical form, without brackets and zone: those are no part of it. A host name in lower case, in A-labels
     (RFC 5890 §2.3.2.1), without the dot that makes it absolute. Raises ConfigError.

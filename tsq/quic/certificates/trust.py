@@ -18,6 +18,7 @@ from tsq.errors import ConfigError
 from tsq.options import ClientOptions, Trust
 from tsq.quic.certificates import pem
 from tsq.quic.certificates.reading import read_whole
+from tsq.settings import Setting
 
 DEFAULT_PATIENCE = ClientOptions().timeout
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
@@ -64,11 +65,11 @@ def authorities(trust: Trust) -> Authorities:
     """
     known = trust.read.get(_named(trust))
     if known is None:
-        return look_again(trust)
+        return read_again(trust)
     return _found(known)
 
 
-def look_again(trust: Trust, patience: float = DEFAULT_PATIENCE) -> Authorities:
+def read_again(trust: Trust, patience: float = DEFAULT_PATIENCE) -> Authorities:
     """The same, read anew where a file has changed since. patience: how many seconds a pipe may take. Raises ConfigError."""
     named = _named(trust)
     with _lock:
@@ -110,7 +111,7 @@ def _state(path: str | None) -> object:
 
 
 def _of_file(name: str, patience: float) -> Authorities:
-    """The authorities of --ca."""
+    """The authorities in a file that the user named."""
     what = f"CA file {name}"
     try:
         content, _ = read_whole(name, patience)
@@ -174,7 +175,7 @@ def _without_variables(paths: ssl.DefaultVerifyPaths) -> Authorities:
     certifi = import_module("certifi")
     content, problem = _content_of(certifi.where(), DEFAULT_PATIENCE)
     if problem:
-        raise ConfigError(f"this system has no trusted authorities, and certifi's file {problem}", advice="give --ca FILE")
+        raise ConfigError(f"this system has no trusted authorities, and certifi's file {problem}", advice=f"give {Setting.CA_FILE}")
     return Authorities((content,), (), "certifi's authorities, as this system has none", kept_elsewhere=True)
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from tests import oracle
+from tests.support import oracle
 
 NONCE = bytes(range(0x10, 0x20))
 T2_NTP = 0xE9A0_0000_1234_5678

@@ -14,16 +14,16 @@ from aioquic.quic.logger import QuicLogger
 
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_address
-from tsq.quic.udp import Datagram, Path
+from tsq.quic.udp import Datagram, NetworkPath
 from tsq.server.responder import Draft, Responder, Unanswered
 from tsq.wire.message import Mode
 
 SERVER = "the server"
 
 
-def path(number: int) -> Path:
+def path(number: int) -> NetworkPath:
     """Another client's path."""
-    return Path(pack_address("192.0.2.7", 41000 + number), CLIENT.local)
+    return NetworkPath(pack_address("192.0.2.7", 41000 + number), CLIENT.local)
 
 
 class ForeignClient:
@@ -33,7 +33,7 @@ class ForeignClient:
     has_leaving = False
 
     def __init__(
-        self, world: World, *, where: Path = CLIENT, connect: bool = True, ack_delay: float | None = None, **options: Any
+        self, world: World, *, where: NetworkPath = CLIENT, connect: bool = True, ack_delay: float | None = None, **options: Any
     ) -> None:
         settings: dict[str, Any] = {"alpn_protocols": ["tsq/1"], "max_datagram_frame_size": 65535, **options}
         configuration = QuicConfiguration(is_client=True, server_name="localhost", verify_mode=ssl.CERT_NONE, **settings)

@@ -21,6 +21,7 @@ from tsq.errors import (
     WrongPurpose,
 )
 from tsq.quic.certificates.names import certificate_names
+from tsq.settings import Setting
 
 OWN_CLOCK = "this machine's clock says"
 THE_SERVERS = "the servers say"
@@ -67,7 +68,7 @@ def wrong_name(leaf: x509.Certificate, server_name: str) -> CertificateError:
     more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
     return WrongName(
         f"the server's certificate is for {listed}{more}, not for {server_name}",
-        advice="ask by one of these names, or give the right one with --server-name",
+        advice=f"ask by one of these names, or give the right one with {Setting.SERVER_NAME}",
     )
 
 
@@ -80,14 +81,14 @@ def bad_chain(
     if code == _LONELY or (code in _NO_ISSUER and len(certificates) == 1 and leaf.issuer == leaf.subject):
         return SelfSigned(
             f"the server's certificate is self-signed ({_name(leaf.subject)})",
-            advice="trust it with --ca FILE if it is the right one",
+            advice=f"trust it with {Setting.CA_FILE} if it is the right one",
         )
     if code in (_NOT_YET, _EXPIRED):
         kind = NotYetValid if code == _NOT_YET else Expired
         return kind(f"{who} is outside its validity ({reason}); {clock} {_time(at)}", advice=f"if the clock is right, {_OPERATOR}")
     if code == _SELF_SIGNED_IN_CHAIN or code in _NO_ISSUER:
         top = verdict.culprit or certificates[-1]
-        advice = "give that authority's certificate with --ca FILE if it is the right one"
+        advice = f"give that authority's certificate with {Setting.CA_FILE} if it is the right one"
         if len(certificates) == 1:
             advice += "; the server sent one certificate: does it serve the full chain?"
         return UnknownAuthority(
@@ -99,7 +100,7 @@ def bad_chain(
         issuer = _name((verdict.culprit or leaf).issuer)
         return UnknownAuthority(
             f"{who} is signed by a {issuer} that is not trusted here, only a namesake is ({reason}; trusted: {origin})",
-            advice="give the right authority's certificate with --ca FILE",
+            advice=f"give the right authority's certificate with {Setting.CA_FILE}",
         )
     return _misused(verdict, who)
 

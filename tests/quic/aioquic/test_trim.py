@@ -11,12 +11,12 @@ from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import Epoch, Group
 
 from tests.dataplane.test_session import inject
-from tests.foreign import ForeignClient, PacketLog
-from tests.messages import PLAIN_REQUEST
+from tests.support.foreign import ForeignClient, PacketLog
+from tests.support.messages import PLAIN_REQUEST
 from tests.support.world import CLIENT, World
 from tsq.quic import tls
-from tsq.quic.aioquic import trim as lean
-from tsq.quic.aioquic.trim import LeanConnection
+from tsq.quic.aioquic import trim
+from tsq.quic.aioquic.trim import TrimmedConnection
 from tsq.quic.router import Limits, RetryPolicy
 
 MS = 1_000_000
@@ -73,7 +73,7 @@ def is_served(client, times=3):
 )
 @pytest.mark.parametrize("is_client", [True, False])
 def test_initial_keys_that_waited_are_those_of_the_rfc(version, client, server, is_client):
-    pair = lean._Pair()
+    pair = trim._Pair()
     pair.setup_initial(cid=CONNECTION_ID, is_client=is_client, version=version)
     assert pair.send.is_valid()
     assert pair.recv.secret is pair.send.secret is None
@@ -86,20 +86,20 @@ def test_initial_keys_that_waited_are_those_of_the_rfc(version, client, server, 
 @pytest.mark.parametrize("size", [0, 8, 20])
 def test_packets_under_them_are_those_of_aioquic(version, size):
     cid = bytes(range(size))
-    ours, theirs = lean._Pair(), CryptoPair()
+    ours, theirs = trim._Pair(), CryptoPair()
     ours.setup_initial(cid=cid, is_client=True, version=version)
     theirs.setup_initial(cid=cid, is_client=True, version=version)
     header = b"\xc1" + version.to_bytes(4, "big") + bytes(10) + b"\x00\x05"
     packets = [pair.encrypt_packet(header, b"\x01" + bytes(30), 5) for pair in (ours, theirs)]
     assert packets[0] == packets[1]
-    server = lean._Pair()
+    server = trim._Pair()
     server.setup_initial(cid=cid, is_client=False, version=version)
     assert server.decrypt_packet(packets[1], 15, 5) == (header, b"\x01" + bytes(30), 5)
 
 
 @pytest.mark.parametrize("used", [True, False])
 def test_discarded_initial_keys_never_come_back(used):
-    pair = lean._Pair()
+    pair = trim._Pair()
     pair.setup_initial(cid=CONNECTION_ID, is_client=True, version=QuicProtocolVersion.VERSION_1)
     pair.recv.teardown()
     if used:
@@ -150,7 +150,7 @@ def test_a_client_with_any_key_share_is_served(either, groups):
 @pytest.mark.parametrize("only", [Group.X25519, Group.SECP256R1], ids=str)
 def test_our_client_is_served_by_a_server_that_has_one_of_its_groups(certificates, only):
     configuration = tls.client_configuration("localhost", tls.Trust(ca_file=str(certificates.authority)))
-    client = LeanConnection(configuration=configuration)
+    client = TrimmedConnection(configuration=configuration)
     client.connect("the server", 0.0)
     server = server_of(certificates, client, only)
     talk(client, server)
@@ -340,7 +340,7 @@ def test_frame_handlers_are_aioquics_own(world):
     plain = QuicConnection(configuration=quic.configuration, original_destination_connection_id=bytes(8))
     handlers = plain._QuicConnection__frame_handlers
     ours = quic._QuicConnection__frame_handlers
-    assert isinstance(ours, lean._FrameHandlers)
+    assert isinstance(ours, trim._FrameHandlers)
     for frame_type, (handler, epochs) in handlers.items():
         assert ours[frame_type][0] == getattr(quic, handler.__name__)
         assert ours[frame_type][1] == epochs
@@ -395,7 +395,7 @@ def test_other_users_of_aioquic_are_not_touched(world):
 
 
 def test_the_installed_aioquic_has_every_name_that_is_needed(monkeypatch):
-    assert lean.missing_names() == []
-    monkeypatch.setitem(lean.PRIVATE_NAMES, "tls", ("_no_such_name",))
-    monkeypatch.setitem(lean.REPLACED_NAMES, "_initialize", ("CryptoPair", "NoSuchClass"))
-    assert lean.missing_names() == ["tls._no_such_name", "QuicConnection._initialize: NoSuchClass"]
+    assert trim.missing_names() == []
+    monkeypatch.setitem(trim.PRIVATE_NAMES, "tls", ("_no_such_name",))
+    monkeypatch.setitem(trim.REPLACED_NAMES, "_initialize", ("CryptoPair", "NoSuchClass"))
+    assert trim.missing_names() == ["tls._no_such_name", "QuicConnection._initialize: NoSuchClass"]

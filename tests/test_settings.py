@@ -1,0 +1,80 @@
+"""Errors and log lines name a setting as their reader writes it: in a program, or on a command line."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import tsq
+from tests.cli.peers import self_signed_leaf
+from tsq.cli.client import main
+from tsq.errors import SelfSigned
+from tsq.quic import tls
+from tsq.settings import Setting, for_command_line
+from tsq.timing.adjustment import ClockLimits
+
+PACKAGE = Path(tsq.__file__).parent
+
+
+def test_a_setting_is_named_as_its_reader_writes_it():
+    assert f"trust it with {Setting.CA_FILE}" == "trust it with Trust(ca_file=...)"
+    with for_command_line():
+        assert f"trust it with {Setting.CA_FILE}" == "trust it with --ca FILE"
+        with for_command_line():
+            pass
+        assert str(Setting.FORCE) == "--force"
+    assert str(Setting.FORCE) == "ClockLimits(force=True)"
+
+
+def test_a_command_that_fails_leaves_no_trace():
+    @for_command_line()
+    def fail() -> None:
+        raise ValueError(str(Setting.SERVER_NAME))
+
+    with pytest.raises(ValueError, match="--server-name"):
+        fail()
+    assert str(Setting.SERVER_NAME) == "ClientOptions(server_name=...)"
+
+
+@pytest.mark.parametrize("setting", Setting)
+def test_what_a_program_is_advised_to_write_is_there(setting):
+    known = {name: getattr(tsq, name) for name in tsq.__all__} | {"ClockLimits": ClockLimits}
+    call = ast.parse(setting.value[0], mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert {keyword.arg for keyword in call.keywords} <= set(known[call.func.id].__dataclass_fields__)
+
+
+@pytest.mark.parametrize("setting", Setting)
+def test_what_a_command_line_is_advised_to_give_is_an_option_of_a_command(setting):
+    option = setting.value[1].split()[0]
+    assert any(f'"{option}"' in path.read_text(encoding="utf-8") for path in (PACKAGE / "cli").glob("*.py"))
+
+
+def test_a_program_is_told_of_trust_and_a_user_of_the_option(tmp_path, capsys):
+    files = self_signed_leaf(tmp_path)
+    judge = tls.client_configuration("localhost", tsq.Trust(ca_file=str(files.authority))).accept
+    configuration = tls.server_configuration(str(files.certificate), str(files.key))
+    error = judge([configuration.certificate])
+    if error is None:
+        judge = tls.client_configuration("localhost", tsq.Trust()).accept
+        error = judge([configuration.certificate])
+    assert isinstance(error, SelfSigned)
+    assert "trust it with Trust(ca_file=...)" in str(error)
+    with for_command_line():
+        again = tls.client_configuration("localhost", tsq.Trust()).accept([configuration.certificate])
+    assert "trust it with --ca FILE" in str(again)
+    assert main.__wrapped__
+
+
+def test_no_text_outside_the_command_line_names_an_option():
+    option = re.compile(r"(?<![-\w])--[a-z][a-z-]+(?!\w*-----)")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.parent.name == "cli" or path.name == "settings.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.body[0].value) for node in ast.walk(tree)
+                      if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)}
+        found = [node.value for node in ast.walk(tree)
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings]
+        assert [text for text in found if option.search(text)] == [], path
