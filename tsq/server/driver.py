@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Sequence
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Self, TextIO
 
 from tsq.counters import Counters
@@ -82,8 +82,12 @@ class Server:
         data_plane: bool = True,
         host_clock: HostClock | None = None,
     ) -> None:
-        if not listen:
-            raise ConfigError("no address to listen on", expected="at least one")
+        # Targets, so that every way to write the wildcard is known as such.
+        self._listen = _listen_targets(listen)
+        _check_type("certificate_file", certificate_file, str, "the path of a file, as text")
+        _check_type("key_file", key_file, str, "the path of a file, as text")
+        _check_type("limits", limits, Limits | None, "a Limits")
+        _check_type("host_clock", host_clock, HostClock | None, "a HostClock")
         self.counters = Counters()
         self.responder = Responder(signer)
         self._files = (certificate_file, key_file)
@@ -95,8 +99,6 @@ class Server:
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False
-        # A Target, too, so that every way to write the wildcard is known as such.
-        self._listen = [parse_listen(str(item)) for item in listen]
         where = " ".join(sorted(map(str, self._listen)))
         self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
@@ -197,6 +199,26 @@ class Server:
             logger.error("the certificate expired %.0f days ago; it is served all the same, and clients will refuse it", -left)
         elif left < 14:
             logger.warning("the certificate expires in %.0f days", left)
+
+
+def _listen_targets(listen: Sequence[str | Target]) -> list[Target]:
+    """Raises ConfigError where these are not addresses to listen on, each once."""
+    if isinstance(listen, str | bytes | Target) or not isinstance(listen, Sequence):
+        raise ConfigError(f"listen {listen!r}", expected='a list of addresses, such as ["0.0.0.0:443"]')
+    if not listen:
+        raise ConfigError("no address to listen on", expected="at least one")
+    for item in listen:
+        _check_type("address to listen on", item, str | Target, 'text such as "0.0.0.0:443", or a Target')
+    targets = [parse_listen(str(item)) for item in listen]
+    for number, target in enumerate(targets):
+        if target.port and target in targets[:number]:
+            raise ConfigError(f"address {target} to listen on is given twice", expected="each address once")
+    return targets
+
+
+def _check_type(name: str, value: object, kind: type | UnionType, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} {value!r}", expected=expected)
 
 
 class _Endpoint:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
 
-from tsq.errors import ClockError, NotPermitted
+from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host.clock import ClockState, SystemClock
 from tsq.host.keepers.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.keepers.ntpd_rs import DEFAULT as OBSERVE
@@ -91,6 +91,12 @@ class HostClock:
     chrony_socket: str = UNIX_SOCKET
     ntpd_rs: str = OBSERVE
     local: LocalClock | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.keeper, Keeper):
+            raise ConfigError(f"keeper {self.keeper!r}", expected=", ".join(f"Keeper.{keeper.name}" for keeper in Keeper))
+        if not (isinstance(self.local, LocalClock) or self.local is None):
+            raise ConfigError(f"local {self.local!r}", expected="a LocalClock or None")
 
 
 def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncState | None:
