@@ -1,5 +1,6 @@
-"""The door to the clock, against the virtual kernel: what a step and a slew do, what they report, and what they leave alone."""
+"""SystemClock against the virtual kernel: what a step and a slew do, what they report, and what they leave alone."""
 
+import inspect
 import os
 import time
 
@@ -11,7 +12,7 @@ from tsq._fast import ns_from_ntp, ntp_from_ns
 from tsq.errors import ClockError, NotPermitted
 from tsq.host import _clock
 from tsq.host import clock as clock_module
-from tsq.host.clock import SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
+from tsq.host.clock import Kernel, SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
 from tsq.timing.adjustment import Slew, time_constant
 from tsq.timing.local_clock import UNDISCIPLINED
 
@@ -26,6 +27,17 @@ def twin() -> VirtualKernel:
 @pytest.fixture
 def clock(twin: VirtualKernel) -> SystemClock:
     return SystemClock(twin)
+
+
+def test_the_virtual_kernel_has_the_calls_of_the_real_one_with_their_parameters(twin):
+    calls = {name: call for name, call in inspect.getmembers(Kernel()) if not name.startswith("_")}
+    assert set(calls) > {"read", "adjust", "read_old_slew", "stop_old_slew", "now_ns", "monotonic_ns", "raw_ns"}
+    for name in set(calls) - {"adjust"}:
+        # None of the others has a parameter.
+        assert not inspect.signature(getattr(twin, name)).parameters, name
+    with pytest.raises(TypeError, match="tick"):
+        twin.adjust(0, tick=10_000)
+    assert (twin.adjust(0), twin.calls) == (twin.read(), [(0, {})])
 
 
 @pytest.mark.parametrize("offset", [0.6, -0.3, -0.5000000001, 1.0, -2.0, 1e-9, -1e-9, 1_700_000_000.25, -1_700_000_000.75])
@@ -229,7 +241,7 @@ def test_without_the_capability_nothing_changes(clock, twin):
     twin.permitted = False
     assert not clock.may_set
     for change in (clock.stop_slewing, clock.mark_unsynchronized, lambda: clock.step(1.0, max_error=1, estimated_error=1)):
-        with pytest.raises(NotPermitted, match="lets this process set no clock"):
+        with pytest.raises(NotPermitted, match="not permitted to set the clock"):
             change()
     assert twin.calls == []
 

@@ -19,7 +19,7 @@ from tsq.client.blocking import query_all
 from tsq.client.exchange import Rules
 from tsq.client.result import HostResult, selection
 from tsq.errors import NotMoved, NotPermitted
-from tsq.host.clock import ClockState, Movement, Reading, SystemClock
+from tsq.host.clock import ClockState, Displacement, SystemClock, TripleReading
 from tsq.host.keepers.owner import clock_owner
 from tsq.options import ClientOptions, Target
 from tsq.timing.adjustment import (
@@ -94,7 +94,7 @@ class Measurement:
     before: ClockState | None
     action: ClockAction
     hindrances: tuple[LeaveAlone, ...] = ()
-    reading: Reading | None = None
+    reading: TripleReading | None = None
     disturbed: float = 0.0
 
     @property
@@ -274,7 +274,7 @@ def _stop_old_slew(left: float, clock: SystemClock, say: Say, pause: Callable[[f
         pause(_LAST_SECOND)
 
 
-def _disturbed(moved: Movement, steady: ClockState | None, say: Say) -> float:
+def _disturbed(moved: Displacement, steady: ClockState | None, say: Say) -> float:
     """How far the clock moved while it was measured, beyond its steady frequency and what can be read; `say` gets it."""
     disturbed = moved.beyond(0.0 if steady is None else steady.frequency_ppm * 1e-6)
     if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
@@ -289,7 +289,7 @@ def _disturbed(moved: Movement, steady: ClockState | None, say: Say) -> float:
     return disturbed
 
 
-def _check_untouched(clock: SystemClock, measured: Reading) -> None:
+def _check_untouched(clock: SystemClock, measured: TripleReading) -> None:
     """Raises NotMoved where another program set the clock since it was measured."""
     moved = clock.reading().since(measured)
     beyond = moved.beyond(clock.state().rate)
@@ -380,7 +380,7 @@ def _slew_and_wait(action: Slew, clock: SystemClock, interruptions: Interruption
 
 
 def _check_slew(
-    offset: float, before: float, state: ClockState, moved: Movement, rate: float, constant: int, clock: SystemClock
+    offset: float, before: float, state: ClockState, moved: Displacement, rate: float, constant: int, clock: SystemClock
 ) -> None:
     """Raises NotMoved where the clock did not move by what the kernel took of the slew. before: what was left at the last look."""
     taken, done = offset - state.pending, moved.beyond(rate)
