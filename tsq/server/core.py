@@ -23,11 +23,11 @@ from tsq.wire.message import Mode
 logger = logging.getLogger(__name__)
 
 _MOST_LOOKED_AFTER = 1000
-# As many frames cost about as much as a packet without any.
+# The cost of so many frames is about that of a packet without any.
 _FRAMES_A_UNIT = 16
 # A request has to be decoded and answered as well.
 _REQUESTS_A_UNIT = 8
-# What a packet counts where nearly all of them are plain requests.
+# The cost of a packet where nearly all packets are plain requests.
 _UNIT_ALONE = 0.05
 
 
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 class ServerCore:
     """A server but for its sockets and timers.
 
-    clock: the host's time in Unix ns, read as late as can be. datapath: the data plane of the socket; without one, the control
+    clock: the host's time in Unix ns, read as late as possible. datapath: the data plane of the socket; without one, the control
     plane does everything.
     """
 
@@ -85,7 +85,7 @@ class ServerCore:
         excess = self._excess(connection, datagram.data, now)
         if excess is None:
             return self._visit(connection, now, lambda: self._receive(connection, datagram, now))
-        # Nothing of the connection has changed, so nothing else is to be done: this is to cost as little as can be.
+        # The connection has not changed, so there is nothing else to do: a dropped packet must cost as little as possible.
         self.counters.add("dropped", excess)
         if connection.budget.is_offender(now):
             return self._visit(connection, now, lambda: self._close(connection, PROTOCOL_VIOLATION, "too many packets", now))
@@ -116,7 +116,7 @@ class ServerCore:
         return [self._visit(c, now, partial(c.look_after, now), enter=False) for c in all_due[:_MOST_LOOKED_AFTER]]
 
     def _visit(self, connection: ServerConnection, now: float, work: Callable[[], Outgoing], *, enter: bool = True) -> Outcome:
-        """Have something done with one connection: the only way from a packet or a timer to a connection.
+        """Do some work on one connection: every packet and timer reaches a connection by this function only.
 
         Whatever goes wrong ends this connection and nothing else. Afterwards the connection is in all tables with a deadline, or in
         none, so its timer can be kept. enter: False where `work` itself does so if need be.
@@ -182,7 +182,7 @@ class ServerCore:
         return out
 
     def _account(self, connection: ServerConnection, requests: int) -> None:
-        """Count what was not done for a datagram, and charge what was."""
+        """Count the refused parts of a datagram, and charge the connection for the work."""
         frames, refused = connection.take_account()
         for reason in refused:
             self.counters.add("dropped", Drop(reason))
@@ -214,7 +214,7 @@ class ServerCore:
         """Answer all requests of one datagram in one go: drafts first, then the time, then the packet."""
         due = [message for message in messages if self._is_due(message)]
         drafts = [(message, self._draft(message, received_ns)) for message in due]
-        # What else is to be sent goes first, so that nothing but sealing comes between T3 and the wire.
+        # Send everything else first, so that only sealing comes between T3 and the wire.
         out = [] if any(message.stream_id is not None for message in due) else connection.clear(now)
         send_ns = self._clock()
         datagrams: list[bytes] = []

@@ -285,7 +285,7 @@ class _Endpoint:
             self._conclude(self._core.received(datagram, self._loop.time()))
 
     def _serve(self) -> None:
-        """The data plane answers what it can by itself; the rest comes up."""
+        """Let the data plane answer; the control plane handles the packets that it does not take."""
         datapath = self._datapath
         if datapath is None:
             return
@@ -347,11 +347,11 @@ class _Endpoint:
         self._conclude(self._core.expired(connection, now))
 
     def _conclude(self, outcome: Outcome) -> None:
-        """What comes after everything that was done with a connection: its timer is kept, whatever comes of sending."""
+        """Send the datagrams, and update the connection's timer even if sending fails."""
         try:
             self._send(outcome.datagrams)
         except Exception as error:
-            # The rest of the batch is others'.
+            # The batch holds datagrams of other connections, too.
             logger.error("answers that could not be sent: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         finally:
             if outcome.connection is not None:
@@ -363,7 +363,7 @@ class _Endpoint:
             handle.cancel()
 
     def _keep(self, connection: ServerConnection) -> None:
-        """See that the connection's timer is armed, or gone when the connection is."""
+        """Arm the connection's timer, or cancel it if the connection is gone."""
         due = self._core.router.deadline(connection)
         if due is None:
             self._forgotten(connection)
