@@ -19,7 +19,9 @@ DIRECTIVES = {
     "linetrace": DEBUG,
 }
 HEADERS = ["tsq/dataplane/aesgcm.h"]
-MACROS = [("CYTHON_TRACE_NOGIL", "1")] if DEBUG else []
+# TSQ_OWN_AES=0: without the AES code of aesgcm.h, for packagers who want libcrypto alone (docs/explanation/two-planes.md).
+OWN_AES = ("TSQ_OWN_AES", "0" if os.environ.get("TSQ_OWN_AES") == "0" else "1")
+MACROS = [OWN_AES, *([("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [])]
 # When this is built, Unix seconds; packagers who build the same thing twice say it (reproducible-builds.org).
 BUILT = ("TSQ_BUILD_TIME", os.environ.get("SOURCE_DATE_EPOCH", str(int(time.time()))))
 MODULES = (

@@ -1,1 +1,1 @@
-"""Benchmarks: TSQ beside the plain way of doing the same, in one run (`make bench`)."""
+"""Benchmarks: TSQ compared with plain implementations of the same work, in one run (`make bench`)."""

@@ -1,19 +1,19 @@
 """Many client sessions over one connected socket, asking as fast as a window or a rate allows: a load for servers.
 
-Comes in: sessions, a socket's file descriptor, how much to ask. Goes out: delays of the answers, counts. Nonces are counted, not
-random: nothing is to be believed of these answers. It must never be part of a client that wants the time.
+Comes in: sessions, a socket's file descriptor, the number of requests. Goes out: delays of the answers, counts. Nonces are counted,
+not random, so the answers must not be trusted. It must never be part of a client that wants the time.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from tsq.dataplane.batches cimport EXACT_REQUEST_SIZE, EXACT_SIZE, REQUEST_SIZE, RESPONSE_SIZE, T3_REQUEST
 from tsq._fast cimport (
-    C_BATCH, MSG_DONTWAIT, BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_u64,
-    sendmmsg,
+    C_BATCH, EXACT_REQUEST_SIZE, EXACT_SIZE, MSG_DONTWAIT, NONCE_SIZE, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, TLV_HEADER_SIZE,
+    BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_plain_request, put_u64, sendmmsg,
 )
+from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
 from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.recovery cimport has_room
 from tsq.dataplane.session cimport (
@@ -89,10 +89,10 @@ cdef class Asker:
         keys_free(&self.scratch)
 
     def run(self, int fd, long total, int window, double rate, double seconds, bint exact, control=None):
-        """Ask `total` times at most, for `seconds` at most; the delays in seconds of the answers that came.
+        """Send at most `total` requests within `seconds`; the delays of the answers in seconds.
 
-        window: requests under way on each connection; rate: requests a second over all, 0 for as fast as can be. control: called
-        with each packet that the data plane does not take, as a server's own probes; it must leave the session active.
+        window: requests in flight on each connection; rate: requests a second over all, 0 for no limit. control: called with each
+        packet that the data plane does not take, such as a server's probe; the session must be active again when it returns.
         """
         cdef long i
         cdef double started = monotonic()
@@ -120,7 +120,7 @@ cdef class Asker:
     cdef bint loop(
         self, int fd, long total, int window, double rate, double seconds, double started, bint exact
     ) noexcept nogil:
-        """Ask and collect until it is over (true), or until a packet came that is not taken."""
+        """Send requests and collect answers until the end (true), or until a packet comes that is not taken (false)."""
         cdef double now = monotonic()
         cdef double progress = now
         cdef long allowed
@@ -145,7 +145,7 @@ cdef class Asker:
                 sendmmsg(fd, self.requests, batch, MSG_DONTWAIT)
             if not self.collect(fd):
                 if monotonic() - progress > 0.25 and self.sent > self.answered + self.lost and batch == 0:
-                    # What was sent is not coming any more.
+                    # No more answers are coming.
                     self.lost = self.sent - self.answered
                     for i in range(self.count):
                         self.waiting[i] = 0
@@ -164,18 +164,16 @@ cdef class Asker:
         cdef uint8_t* out = self.out + slot * OUT_CAPACITY
         cdef double now = monotonic()
         cdef Py_ssize_t end = begin(s, out, now)
-        cdef int size = EXACT_REQUEST_SIZE if exact else REQUEST_SIZE
-        if not s.active or not has_room(s, end + size + 2 + TAG_SIZE):
+        cdef int size = EXACT_REQUEST_SIZE if exact else PLAIN_REQUEST_SIZE
+        cdef uint8_t nonce[NONCE_SIZE]
+        if not s.active or not has_room(s, end + MOST_DATAGRAM_HEADER + size + TAG_SIZE):
             return False
-        out[end] = 0x31
-        out[end + 1] = <uint8_t> size
-        out[end + 2] = 1
-        out[end + 3] = 16
-        put_u64(out + end + 4, <uint64_t> index)
-        put_u64(out + end + 12, <uint64_t> self.sent)
-        if exact:
-            memcpy(out + end + 2 + REQUEST_SIZE, T3_REQUEST, 10)
-        end = finish(s, out, end + 2 + size, 1, now)
+        # The answer shows which request it is for.
+        put_u64(nonce, <uint64_t> index)
+        put_u64(nonce + 8, <uint64_t> self.sent)
+        end += put_datagram_header(out + end, size)
+        end += put_plain_request(out + end, nonce, exact)
+        end = finish(s, out, end, 1, now)
         if end == 0:
             return False
         self.vectors[slot].iov_len = end
@@ -185,7 +183,7 @@ cdef class Asker:
         return True
 
     cdef int collect(self, int fd) noexcept nogil:
-        """Take what has come; how many answers."""
+        """Take the packets that have come; how many answers they held."""
         cdef int error = 0
         cdef int count = io_receive(self.io, fd, C_BATCH, &error)
         cdef int answers = 0, i, k
@@ -208,7 +206,7 @@ cdef class Asker:
             k = open_packet(s, &self.scratch, &view, now, &opened)
             if k != NOT_TAKEN and k != OPENED:
                 continue
-            # A PING alone is acknowledged by the control plane: nothing here keeps time for an acknowledgment.
+            # Leave a PING alone to the control plane: there is no acknowledgment timer here.
             if (
                 k == NOT_TAKEN or parse_frames(s, opened.plain, opened.size, &frames, &ranges)
                 or (frames.pinged and not frames.count)
@@ -224,16 +222,16 @@ cdef class Asker:
     cdef int answer(self, int index, const Frame* frame, double now) noexcept nogil:
         cdef uint64_t number = 0
         cdef int i
-        if frame.size < RESPONSE_SIZE:
+        if frame.size < PLAIN_RESPONSE_SIZE:
             return 0
         for i in range(8):
-            number = (number << 8) | frame.at[10 + i]
+            number = (number << 8) | frame.at[TLV_HEADER_SIZE + 8 + i]
         if number >= <uint64_t> self.sent or self.sent_at[number] == 0:
             return 0
         self.delays[self.answered] = now - self.sent_at[number]
         self.sent_at[number] = 0
         self.answered += 1
-        self.exact += frame.size == RESPONSE_SIZE + EXACT_SIZE
+        self.exact += frame.size == PLAIN_RESPONSE_SIZE + EXACT_SIZE
         if self.waiting[index] > 0:
             self.waiting[index] -= 1
         return 1

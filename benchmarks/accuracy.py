@@ -1,12 +1,12 @@
-"""|offset| between two network namespaces that share one clock, so that the truth is 0: TSQ beside chronyd, rounds interleaved.
+"""|offset| between two network namespaces with one clock, so that the true offset is 0: TSQ and chronyd, in interleaved rounds.
 
     python -m benchmarks.accuracy [--quick] [--png accuracy.png] [--json accuracy.json]
 
-tsq-server and a chronyd server are at one end of a veth pair, the asking client at the other: `benchmarks.probe` (TSQ's own link
-and session), or a chronyd with `noselect`, whose raw measurements are read from its log. Idle, and with a busy loop on each core.
-"warm" sends a request just before each one that counts, on the same connection: a path that rested sends its first packet late.
-Every figure says which stamps made it: T1/T2/T3/T4, U user space, K kernel. Medians, p95, p99 are of all samples of all rounds;
-the quartiles are of the single rounds' medians. chronyd never touches the clock (-x), and nothing here asserts an accuracy.
+tsq-server and a chronyd server are at one end of a veth pair, the client at the other: `benchmarks.probe` (TSQ's own client code),
+or a chronyd with `noselect`, whose raw measurements are read from its log. Idle, and with a busy loop on each core. "warm" sends a
+request just before each measured one, because an idle transmit path sends its first packet late. Each figure names its timestamps
+T1/T2/T3/T4: U user space, K kernel. Medians, p95, p99 are of all samples; the quartiles are of the medians of the rounds. chronyd
+never sets the clock (-x), and nothing here asserts an accuracy.
 """
 
 import argparse
@@ -36,7 +36,7 @@ XLEAVE, BASIC = "chronyd xleave, 64/s", "chronyd basic, 64/s"
 EXACT, WARM = "TSQ exact T3, {}/s", "TSQ exact T3, {}/s, warm"
 PLAIN, PLAIN_WARM = "TSQ, {}/s", "TSQ, {}/s, warm"
 NTP_PORT, NTS_PORT = 11123, 14460
-# The first samples of a client do not count: of a connection, and of a chronyd that is still starting.
+# The first samples do not count: those of a new connection, and of a chronyd that is still starting.
 _SKIPPED = 16
 _START = 1.5
 _OURS, _THEIRS = 1, 0
@@ -45,7 +45,7 @@ _COLORS = {"TSQ exact": ("#0b7a3b", "#5fbf7f"), "TSQ": ("#1f4e9c", "#7fa8e0"), "
 
 @dataclass(slots=True)
 class Found:
-    """Samples of one side under one load, all rounds and each. Offsets, delays and gaps in µs."""
+    """Samples of one side with one load, of all rounds and of each round. Offsets, delays and gaps in µs."""
 
     offsets: list[float] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Measure(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """At most this much µs, or no more than another side."""
+    """The largest |offset| of a side in µs, or no more than that of another side."""
 
     side: str
     median: float | None = None
@@ -98,18 +98,19 @@ GOALS = [
 
 
 class World:
-    """Servers at one end; what asks them from the other."""
+    """Servers at one end, clients at the other."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.network = Namespaces()
         self.address = self.network.addresses[_THEIRS]
         self.files = self_signed(str(directory), ["localhost", self.address])
-        self.target = Target("")
+        # Set while the servers run.
+        self.target: Target
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """The network, tsq-server, and chronyd where it is installed, are up."""
+        """Start the network, tsq-server, and chronyd if it is installed."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.network)
             there = self.network.prefix(_THEIRS)
@@ -124,7 +125,7 @@ class World:
             yield
 
     def sides(self) -> dict[str, Measure]:
-        """What this program measures."""
+        """The measured sides."""
         sides: dict[str, Measure] = {}
         for rate in (64, 1000):
             sides[EXACT.format(rate)] = partial(self.tsq, rate, exact=True)
@@ -140,7 +141,7 @@ class World:
         self, rate: int, seconds: float, found: Found, *, exact: bool = False, warm: bool = False, stream: bool = False,
         target: Target | None = None, skipped: int = _SKIPPED,
     ) -> None:
-        """TSQ's client asks so often."""
+        """Measure with TSQ's client; rate: requests a second."""
         flags = [flag for flag, on in (("--exact", exact), ("--warm", warm), ("--stream", stream)) if on]
         command = [
             *WITH_PARENT, *self.network.prefix(_OURS), sys.executable, "-m", "benchmarks.probe", str(target or self.target),
@@ -164,7 +165,7 @@ class World:
         found.add(offsets, stamps, int(rate * seconds) - skipped, delays, gaps)
 
     def chronyd(self, mode: str, seconds: float, found: Found, *, nts: bool = False, poll: int = -6) -> None:
-        """A chronyd asks every 2**poll seconds; the last samples of its log."""
+        """Measure with a chronyd that polls every 2**poll seconds; use the last samples of its log."""
         with tempfile.TemporaryDirectory(dir=self._directory) as place:
             directory = Path(place)
             secured = [f"nts ntsport {NTS_PORT}"] if nts else [f"port {NTP_PORT}"]
@@ -177,8 +178,8 @@ class World:
             lines = logs[0].read_text().splitlines() if logs else []
         rows = [line.split() for line in lines if line[:1].isdigit()]
         wanted = int(2.0**-poll * seconds)
-        # At the end: mode ("4B": basic, "4I": interleaved), who took T1 and T4 ("D": the daemon). T2 is the server's kernel's, and
-        # so is T3 in interleaved mode; in basic mode it is in the packet, so the daemon's.
+        # The last columns: mode ("4B": basic, "4I": interleaved), and the sources of T1 and T4 ("D": the daemon). The server's
+        # kernel takes T2, and in interleaved mode T3; in basic mode T3 is in the packet, so the daemon takes it.
         rows = [row for row in rows if len(row) >= 20 and row[-3][-1] == ("I" if mode else "B")][-wanted:]
         stamps = {f"{row[-2]}K{'K' if mode else 'U'}{row[-1]}".replace("D", "U") for row in rows}
         found.add([float(row[11]) * 1e6 for row in rows], stamps, wanted, [float(row[12]) * 1e6 for row in rows])
@@ -192,7 +193,7 @@ def busy_share() -> tuple[float, float]:
 
 @contextlib.contextmanager
 def loaded(load: str, seconds: float) -> Iterator[None]:
-    """With a busy loop for each core, unless idle is wanted."""
+    """Run a busy loop on each core, unless the load is idle."""
     loop = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
     with contextlib.ExitStack() as stack:
         if load != LOADS[0]:
@@ -202,7 +203,7 @@ def loaded(load: str, seconds: float) -> Iterator[None]:
 
 
 def measure(directory: Path, rounds: int, seconds: float) -> tuple[dict[tuple[str, str], Found], dict[str, float]]:
-    """(side, load) -> what was found; load -> median share of the cores that was busy."""
+    """(side, load) -> samples; load -> the median busy share of the cores."""
     found: dict[tuple[str, str], Found] = {}
     busy: dict[str, list[float]] = {load: [] for load in LOADS}
     world = World(directory)
@@ -266,9 +267,9 @@ def verdicts(found: Mapping[tuple[str, str], Found]) -> list[str]:
 
 
 def draw(found: Mapping[tuple[str, str], Found], file: str) -> str:
-    """The distributions as a picture; what to say of it."""
+    """Draw the distributions; a message about the file."""
     try:
-        import matplotlib as mpl  # noqa: PLC0415 - only where it is wanted, and there
+        import matplotlib as mpl  # noqa: PLC0415 - optional
     except ImportError:
         return "no picture: matplotlib is not installed"
     mpl.use("Agg")
@@ -285,14 +286,14 @@ def draw(found: Mapping[tuple[str, str], Found], file: str) -> str:
         axis.set_xscale("log")
         axis.set_xlim(0.01, 100)
         axis.set_xticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
-        axis.set_xlabel("|offset| in µs (truth is 0)")
+        axis.set_xlabel("|offset| in µs (the true offset is 0)")
         axis.set_title(load)
         axis.grid(True, which="major", alpha=0.35)
     axes[0].set_ylabel("% of samples at or below")
     handles, labels = axes[0].get_legend_handles_labels()
-    title = "in brackets who took T1 T2 T3 T4: U user space, K kernel"
+    title = "in brackets the sources of T1 T2 T3 T4: U user space, K kernel"
     figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False, fontsize=9, title=title)
-    figure.suptitle("Offset between two network namespaces that share one clock")
+    figure.suptitle("Offset between two network namespaces with one clock")
     figure.tight_layout(rect=(0, 0.21, 1, 1))
     figure.savefig(file, dpi=110, facecolor="white")
     return f"distributions: {file}"

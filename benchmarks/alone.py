@@ -1,4 +1,4 @@
-"""TSQ's server through aioquic alone, to measure its data plane against: `tsq-server` with `data_plane=False`.
+"""TSQ's server through aioquic alone, for comparison with its data plane: `tsq-server` with `data_plane=False`.
 
     python -m benchmarks.alone --listen 127.0.0.1:0 --cert cert.pem --key key.pem
 """

@@ -1,4 +1,4 @@
-"""Messages: TSQ's compiled codec beside plain Python with `struct`, both under the rules of docs/reference/protocol.md R4."""
+"""Messages: TSQ's compiled codec, and plain Python with `struct`; both follow docs/reference/protocol.md R4."""
 
 import pytest
 
@@ -28,7 +28,7 @@ FULL_RESPONSE = PLAIN_RESPONSE + _fast.pack_tlvs(FULL_TLVS)
 
 
 def agree() -> None:
-    """A benchmark of two things that do not do the same is worth nothing."""
+    """Check that both sides give the same results; otherwise the comparison is worthless."""
     assert plain.unpack_message(FULL_RESPONSE) == _fast.unpack_message(FULL_RESPONSE)
     assert plain.pack_tlvs(FULL_TLVS) == _fast.pack_tlvs(FULL_TLVS)
     assert plain.pack_response(NONCE, T2, T3) == PLAIN_RESPONSE

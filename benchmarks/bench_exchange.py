@@ -1,8 +1,8 @@
-"""One exchange on an established connection over loopback: TSQ beside a plain aioquic program, server and client of each.
+"""One exchange on an established connection over loopback: TSQ and a plain aioquic program, each with its server and client.
 
-Load shape: one client, closed loop, back to back; each server in a process of its own. The clients run in this process: TSQ's on
+The load: one client, one exchange after another. Each server is a process of its own; the clients run in this process: TSQ's on
 asyncio (`tsq.connect`) or blocking (as in tsq-client), the plain one on asyncio. All figures are for one exchange. Both ends have
-one clock, so the truth is 0 and |offset| is the error; a round's figure is the median of its exchanges.
+the same clock, so the true offset is 0 and |offset| is the error; a round's figure is the median of its exchanges.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from tsq.options import Target
 ROUNDS = 30
 EXCHANGES = 20
 
-# One exchange; its offset in seconds.
+# Makes one exchange; gives its offset in seconds.
 Ask = Callable[[], Awaitable[float]]
 
 
 class Meter:
-    """What a round of exchanges took: wall time, CPU of either end, offset error."""
+    """The figures of a round of exchanges: wall time, CPU time of each end, offset error."""
 
     def __init__(self, server_pid: int) -> None:
         self._pid = server_pid
@@ -41,7 +41,7 @@ class Meter:
 
     def round(self) -> Round:
         wall, client = time.perf_counter() - self._wall, time.process_time() - self._client
-        # What the server does after its last answer belongs to it.
+        # The server's work after its last answer counts, too.
         time.sleep(0.002)
         server = cpu_of(self._pid) - self._server
         count = len(self._offsets)
@@ -91,7 +91,7 @@ def on_loop(runner: asyncio.Runner, ask: Ask, server_pid: int) -> Side:
 
 
 def blocking(client: BlockingClient, server_pid: int) -> Side:
-    """Rounds of exchanges without one."""
+    """Rounds of exchanges without an event loop."""
 
     def exchanges() -> Round:
         meter = Meter(server_pid)

@@ -1,9 +1,9 @@
-"""The T3-to-wire gap: how long after the time that an answer tells the answer leaves. Half of it goes into the offset.
+"""The gap between T3 and the transmission of the answer. Half of it is an error of the offset.
 
-One and the same client, TSQ's, asks either server over loopback and takes the kernel's receive timestamp (T4) less T3. On loopback
-the kernel stamps a datagram as received inside the sender's own send call, so T4 - T3 is the gap with a small positive bias. The
-side "stamps" is that bias: a datagram's receive stamp less its transmit stamp (SO_TIMESTAMPING), measured in the same rounds. The
-plain server takes T3 where it handles aioquic's event. "rested": nothing was sent for 15 ms before.
+TSQ's client queries both servers over loopback, and computes T4 - T3 with the kernel's receive timestamp (T4). On loopback the
+kernel takes that timestamp inside the sender's send call, so T4 - T3 is the gap with a small positive bias. The side "stamps" is
+that bias: a datagram's receive timestamp minus its transmit timestamp (SO_TIMESTAMPING), measured in the same rounds. The plain
+server takes T3 where it handles aioquic's event. "rested": nothing was sent for 15 ms before.
 """
 
 import socket
@@ -19,13 +19,13 @@ from tsq.quic.udp import UdpSocket
 from tsq.timing.sample import StampSource
 
 ROUNDS = {"back to back": 300, "rested": 150}
-REST = 0.015
+IDLE_SECONDS = 0.015
 GAP = "T4 - T3"
 STAMPS = "stamps"
 
 
 class Bias:
-    """Receive stamp less transmit stamp of a datagram over loopback."""
+    """Receive timestamp minus transmit timestamp of a datagram over loopback."""
 
     def __init__(self) -> None:
         self._receiver = UdpSocket.listening(HOST, 0)
@@ -62,7 +62,7 @@ def compare(peers: Peers, shape: str, rounds: int) -> Comparison:
     clients = {side: BlockingClient(port, peers.options(server_name="localhost")) for side, port in ports.items()}
     bias = Bias()
     try:
-        rest = REST if shape == "rested" else 0.0
+        rest = IDLE_SECONDS if shape == "rested" else 0.0
         sides = {side: gap(client, rest) for side, client in clients.items()}
         return alternate({**sides, STAMPS: lambda: {GAP: bias.measure()}}, rounds, warmup=10)
     finally:

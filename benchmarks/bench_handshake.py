@@ -1,13 +1,11 @@
-"""Handshakes, each from its first packet to the first answer: full, resumed, and 0-RTT, in which the request goes with it.
+"""Handshakes from the first packet to the first answer: full, resumed, and 0-RTT, where the request is in the first flight.
 
-Without I/O: both ends in this process, nothing between them, CPU time of either; TSQ's Channel and ServerCore beside aioquic's
-QuicConnection used plainly. Over loopback: wall time of a client in this process whose modules are loaded; each server in a process
-of its own; with 0-RTT TSQ's client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are
-ECDSA P-256 by a throw-away authority, and verified.
-
-"server CPU for each client" is what a server's process spends, user and kernel, on clients that come one after another; plain is
-chronyd's NTS-KE, from TCP's first packet to its last. "handshake": the handshake and one answer, the connection stays. "visit" and
-"0-RTT": as `tsq-client --count 1` asks, two requests and the close. "aioquic": the same of the plain program, one request.
+Without I/O: both ends in this process, CPU time of each; TSQ's Channel and ServerCore, and aioquic's plain QuicConnection. Over
+loopback: wall time of a client in this process, with its modules loaded, and each server in its own process; with 0-RTT TSQ's
+client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are ECDSA P-256, and verified.
+"server CPU for each client" is the CPU time of a server's process, user and kernel, with one client after another; plain is
+chronyd's NTS-KE. "handshake": the handshake and one answer; the connection stays open. "visit", "0-RTT": like `tsq-client --count
+1`, with two requests and the close. "aioquic": the same with the plain program and one request.
 """
 
 import asyncio
@@ -48,7 +46,7 @@ from tsq.server.responder import Responder
 ROUNDS = 30
 VISIT_ROUNDS = 9
 VISITS = 25
-# Time for what a visit leaves behind: closing, timers.
+# Time for the end of a visit: the close, and timers.
 _SETTLE = 0.3
 HANDSHAKE, VISIT, EARLY, AIOQUIC = "handshake", "visit", "0-RTT", "aioquic"
 KINDS = ("full", "resumed", "0-RTT")
@@ -58,7 +56,7 @@ T = TypeVar("T")
 
 
 class Chronograph:
-    """CPU time of the two ends, taken around their calls."""
+    """CPU time of both ends, measured around their calls."""
 
     def __init__(self) -> None:
         self.seconds = {"client": 0.0, "server": 0.0}
@@ -106,7 +104,7 @@ class TsqPair:
         assert session.samples[0].valid
         assert session.zero_rtt == (self.kind == "0-RTT")
         result = clock.round()
-        # Not measured: the ticket for the next round comes after the answer.
+        # The ticket for the next round comes after the answer, and is not measured.
         self._talk(session, Chronograph(), until_quiet=True)
         for connection in self._router.connections:
             self._router.forget(connection)
@@ -141,7 +139,7 @@ class TsqPair:
     def _client_sends(self, session: Channel) -> list[bytes]:
         sent = session.datagrams(time.monotonic())
         if session.has_leaving:
-            session.departed(Transmission(len(sent), clock_ns(), True))
+            session.sent(Transmission(len(sent), clock_ns(), True))
         return sent
 
     def _server_answers(self, data: bytes) -> list[bytes]:
@@ -229,7 +227,7 @@ class PlainPair:
 
 def compare_without_io(peers: Peers, kind: str, rounds: int) -> Comparison:
     ours, theirs = TsqPair(peers), PlainPair(peers)
-    # A full handshake earns the first ticket.
+    # A full handshake brings the first ticket.
     ours.round()
     theirs.round()
     ours.kind = theirs.kind = kind
@@ -322,7 +320,7 @@ def compare_servers(peers: Peers, rounds: int) -> Comparison:
 
     files = peers.certificates
     with NtsServer(peers.directory / "nts", files.certificate, files.key) as nts, asyncio.Runner() as runner:
-        # Earns the first ticket.
+        # The first visit brings the first ticket.
         ask(session_file=session_file)
         sides = {
             HANDSHAKE: handshakes,

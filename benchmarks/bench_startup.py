@@ -1,13 +1,11 @@
-"""One-shot start-up: `tsq-client --count 1` over loopback, whole processes, beside the import that none can do without and chronyd.
+"""One-shot start-up: whole processes of `tsq-client --count 1` over loopback, compared with the import of aioquic, and with
+chronyd.
 
-plain is `python -c "import aioquic.quic.connection"` with the same interpreter, from start to exit, whatever it is set against.
-Ours: "start to answer" is from before the process is started until the kernel received the answer (T4, printed by -v), "start to
-exit" until it has ended; CPU is that of the whole process, user and system. "plain aioquic client" is compare/newcomer.py, which
-asks the plain server once and waits until its connection is closed. Processes alternate round by round. Python's byte code is
-cached, as in an installed package, also where the environment says otherwise.
-
-"one shot" sets the same two, start to answer, against `chronyd -Q` from start to exit: with plain NTP (most of it a pause that
-chronyd makes) and with NTS.
+plain is `python -c "import aioquic.quic.connection"` with the same interpreter, from start to exit. TSQ: "start to answer" is from
+before the start of the process to the kernel's receive timestamp of the answer (T4, printed by -v), "start to exit" to its end; CPU
+is user and system time of the whole process. "plain aioquic client" is compare/newcomer.py, which queries the plain server once and
+waits for the close. Processes alternate in each round. Python's byte code is always cached, as in an installed package. "one shot"
+compares both, start to answer, with `chronyd -Q` from start to exit: with plain NTP (mostly a pause in chronyd), and with NTS.
 """
 
 import re
@@ -36,7 +34,7 @@ TO_ANSWER, TO_EXIT, CPU = "start to answer", "start to exit", "CPU"
 
 
 def run(command: Sequence[str], directory: Path) -> tuple[dict[str, float], int, str]:
-    """(wall and CPU seconds of a process, Unix ns before it was started, its output)."""
+    """(wall and CPU seconds of a process, Unix ns before its start, its output)."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started_ns, start = time.time_ns(), time.perf_counter()
     done = subprocess.run(
@@ -49,7 +47,7 @@ def run(command: Sequence[str], directory: Path) -> tuple[dict[str, float], int,
 
 
 def to_its_end(peers: Peers, *command: str) -> Side:
-    """Of a program whose answer is not told apart: its end is what the others' answer is measured by."""
+    """A program whose answer has no visible time: its end counts as the answer."""
 
     def measure() -> Round:
         seconds, _, _ = run(command, peers.directory)
@@ -92,7 +90,7 @@ def compare(peers: Peers, rounds: int) -> Comparison:
 
 def tsq_clients(peers: Peers) -> dict[str, Side]:
     session_file = str(peers.directory / "startup-sessions.json")
-    # The first run earns the ticket.
+    # The first run brings the ticket.
     command = [TSQ_CLIENT, f"{HOST}:{peers.tsq.target.port}", "--ca", peers.ca, "--count", "1", "--session-file", session_file]
     run(command, peers.directory)
     return {TSQ: tsq_client(peers), ZERO_RTT: tsq_client(peers, "--session-file", session_file)}

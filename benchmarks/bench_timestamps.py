@@ -1,4 +1,4 @@
-"""Timestamps: TSQ's compiled conversions beside integer arithmetic in plain Python (docs/reference/protocol.md R9)."""
+"""Timestamps: TSQ's compiled conversions, and integer arithmetic in plain Python (docs/reference/protocol.md R9)."""
 
 import pytest
 

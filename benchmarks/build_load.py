@@ -1,4 +1,4 @@
-"""Builds the compiled load beside its source, as setup.py builds TSQ: `python -m benchmarks.build_load build_ext --inplace`."""
+"""Builds the compiled load in place, as setup.py builds TSQ: `python -m benchmarks.build_load build_ext --inplace`."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The compiled load, `benchmarks._load`, built when it is first needed and again when its source or TSQ's has changed.
+"""The compiled load, `benchmarks._load`; built on the first import, and again after its source or TSQ's has changed.
 
-It is no part of the package: a client that wants the time has no use for it.
+It is no part of the installed package.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def _stale() -> bool:
-    """Whether there is no build that is newer than all that it was made from."""
+    """Whether there is no build, or its sources are newer."""
     built = [path.stat().st_mtime for path in (_ROOT / "benchmarks").glob("_load.*.so")]
     made_from = [_ROOT / "setup.py", _ROOT / "benchmarks" / "_load.pyx", *(_ROOT / "tsq").rglob("*.pxd")]
     return not built or max(built) < max(path.stat().st_mtime for path in made_from)
@@ -23,6 +23,6 @@ if _stale():
     if _done.returncode:
         raise ImportError(f"the compiled load of the benchmarks cannot be built:\n{_done.stdout}{_done.stderr}")
 
-from benchmarks._load import Asker  # noqa: E402 - it may not exist before
+from benchmarks._load import Asker  # noqa: E402 - built above
 
 __all__ = ["Asker"]

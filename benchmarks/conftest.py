@@ -1,8 +1,7 @@
 """Fixtures of the benchmarks, and the table at the end of a run.
 
-Every benchmark measures all its sides together, round by round (`measure.alternate`), when the first of them is wanted. What was
-measured is then replayed to pytest-benchmark, whose timer here reads a clock that `show` moves by each measured span: so its tables
-and its JSON hold the figures of the common rounds.
+The first test of a benchmark measures all its sides together, round by round (`measure.alternate`). Then `show` replays the figures
+to pytest-benchmark: its timer is a clock that `show` advances by each measured time. So its tables and its JSON have these figures.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +19,7 @@ _COMPARISONS = pytest.StashKey[dict[str, Comparison]]()
 
 
 class ReplayClock:
-    """The timer of pytest-benchmark: stands still but for the spans that are replayed."""
+    """The timer of pytest-benchmark, advanced only by replayed times."""
 
     __name__ = "interleaved rounds, replayed"
 
@@ -50,26 +49,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     yield
     comparisons = config.stash[_COMPARISONS]
     if comparisons:
-        terminalreporter.section("TSQ beside the plain way, interleaved in this run")
+        terminalreporter.section("TSQ and plain, interleaved in this run")
         for line in [machine(), "", *summary(comparisons)]:
             terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
-    """The servers, each started when it is first asked for."""
+    """The servers; each starts on its first use."""
     with Peers(tmp_path_factory.mktemp("benchmarks")) as running:
         yield running
 
 
 @pytest.fixture
 def show(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Show:
-    """show(group, side, rounds, measure): measure the group once a session, and give pytest-benchmark this side of it."""
+    """show(group, side, rounds, measure): measure the group once in a session, and replay this side to pytest-benchmark."""
     comparisons = request.config.stash[_COMPARISONS]
 
     def replay(group: str, side: str, rounds: int, measure: Measure) -> None:
         if group not in comparisons:
-            # --benchmark-disable only looks whether the benchmarks still run.
+            # --benchmark-disable only checks that the benchmarks run.
             comparisons[group] = measure(2 if benchmark.disabled else rounds)
         comparison = comparisons[group]
         quantity = comparison.quantities[0]

@@ -1,14 +1,13 @@
-"""What one request costs a server, beside a C echo, chronyd and aioquic alone: CPU time at saturation, rounds interleaved.
+"""The cost of one request for a server: CPU time at saturation of TSQ, a C echo, chronyd, and aioquic alone, in interleaved rounds.
 
     python -m benchmarks.dataplane [--quick]
 
-Every server is one thread on one core, every load one thread on another, over loopback; "CPU" is the server's own (user and kernel,
-schedstat) for each answer, "load CPU" the load's. Loads keep a fixed number of datagrams under way: TSQ's connections x window, the
-echo's the same, chronyd's fewer, for its receive buffer (the system's default) holds no more. NTP and NTS requests are one datagram
-again and again, which costs their load nothing; TSQ's load seals and opens each. "busy + ready": the shares of the time that the
-server ran, and that it was ready to run while something else had its core: together near 100 % is saturation. "handed up":
-packets that the load's data plane left to aioquic, such as a server's probes. Ratios are of the medians, with the quartiles of the
-single rounds' ratios. Nothing here asserts a time.
+Every server is one thread on one core, every load one thread on another, over loopback. "CPU" is the server's time for each answer
+(user and kernel, schedstat), "load CPU" that of the load. A load keeps a fixed number of requests in flight: connections x window
+for TSQ and the echo; fewer for chronyd, whose receive buffer (the system's default) holds no more. NTP and NTS loads repeat one
+datagram; TSQ's load seals and opens each. "busy + ready": the shares of the time in which the server ran, or was ready while
+another process had its core; together about 100 % is saturation. "handed up": packets that the load's data plane left to aioquic,
+such as probes. Ratios are of the medians, with the quartiles of the rounds' ratios. Nothing here asserts a time.
 """
 
 import argparse
@@ -34,12 +33,12 @@ from benchmarks.processes import HOST, Chronyd, Echo, Process, Programs, TsqServ
 from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import self_signed
 
-# So large as TSQ's request and its answer on the average.
+# The average size of TSQ's request and answer.
 _ECHO_SIZE = 72
 _CHRONYD_FLIGHT = 150
 _WARM_UP = 0.25
 _CHUNK = 4000
-# No run is longer, whatever happens.
+# The time limit of a run.
 _BOUND = 20.0
 _SHAPES = {100: 4, 1000: 1}
 _ALONE = 100
@@ -55,7 +54,7 @@ def _tsq(connections: int, how: str = "plain") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A side's cost over another's, and the most that it may be."""
+    """The largest ratio of a side's cost to another's."""
 
     side: str
     base: str
@@ -76,7 +75,7 @@ def goals(connections: int) -> list[Goal]:
 
 
 class CountingFleet(Fleet):
-    """A Fleet that counts the packets that its data plane did not take."""
+    """A Fleet that counts the packets left to aioquic."""
 
     handed_up = 0
 
@@ -86,7 +85,7 @@ class CountingFleet(Fleet):
 
 
 class Bench:
-    """All servers and loads of a run, and the sides that they make."""
+    """All servers and loads of a run, and the measured sides."""
 
     def __init__(self, directory: Path, seconds: float, shapes: Sequence[int]) -> None:
         self._directory = directory
@@ -100,9 +99,9 @@ class Bench:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Mapping[str, Side]]:
-        """Everything is up; the sides."""
+        """Start everything; the sides."""
         with contextlib.ExitStack() as stack:
-            # What is started from here on is the load's core's; servers are moved to theirs.
+            # Processes started from here on run on the load's core; servers are moved to their own.
             if len(self._cores) > 1:
                 stack.callback(os.sched_setaffinity, 0, self._cores)
                 os.sched_setaffinity(0, {self._cores[1]})
@@ -131,7 +130,7 @@ class Bench:
             yield {name: partial(self._run, side) for name, side in self.sides.items()}
 
     def _run(self, side: Side) -> Round:
-        """A side's round; connections whose turn comes late must not time out before it."""
+        """A side's round. It must come before the idle timeout of the connections."""
         for ask in self._keep_alive:
             ask()
         return side()
@@ -163,8 +162,8 @@ class Bench:
         self._keep_alive.append(partial(fleet.run, connections, window=window, seconds=_BOUND))
 
         def run() -> Round:
-            # What the rest has left behind, such as probes of the server's, is not measured. A run ends by its count, with
-            # nothing under way.
+            # The rest of the earlier run, such as the server's probes, is not measured. A run ends by its count, with no request
+            # in flight.
             fleet.run(_CHUNK, window=window, seconds=_BOUND, exact=exact)
             start, rate = time.monotonic(), 0.0
             while time.monotonic() - start < _WARM_UP:
@@ -223,7 +222,7 @@ class Bench:
 
 
 def waited_of(pid: int) -> float:
-    """Seconds that a process was ready to run while others had its core."""
+    """The seconds in which a process was ready while others had its core."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
@@ -249,7 +248,7 @@ def table(comparison: Comparison) -> list[str]:
 
 
 def verdicts(comparison: Comparison, shapes: Sequence[int]) -> list[str]:
-    """A line for each goal: the ratio, and whether it is met."""
+    """A line for each goal: the ratio, and whether the goal is met."""
     rows = [("ratio", "median (quartiles)", "goal", "")]
     alone = Goal(_tsq(_ALONE, "aioquic alone"), _tsq(_ALONE), None)
     single = Goal(SINGLE, SINGLE, 2.0, "client", "CPU")
@@ -278,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, choices=list(_SHAPES), nargs="+", default=list(_SHAPES))
     parser.add_argument("--quick", action="store_true", help="2 rounds, 100 connections only")
     values = parser.parse_args(arguments)
-    # So that everything that was started ends when this is asked to end.
+    # SIGTERM must also end all started processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rounds, shapes = (2, [100]) if values.quick else (values.rounds, values.connections)
     started = time.monotonic()

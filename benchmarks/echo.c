@@ -1,4 +1,4 @@
-/* A UDP echo: the floor for a server that answers each datagram with one of its own.
+/* A UDP echo: the least work of a server that answers each datagram with one of its own.
  *
  *     echo BATCH
  *

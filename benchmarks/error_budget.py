@@ -1,7 +1,6 @@
-"""The picture of docs/explanation/error-bounds.md: what a root distance is made of, and what five sources agree on.
+"""The picture of docs/explanation/error-bounds.md: the parts of a root distance, and the agreement of five sources.
 
-`python -m benchmarks.error_budget FILE.png` draws it. Needs matplotlib. Nothing is measured: the numbers are an example, and all
-that follows from them is computed by tsq.timing.
+`python -m benchmarks.error_budget FILE.png` draws it. Needs matplotlib. The numbers are examples; tsq.timing computes the results.
 """
 
 import sys
@@ -28,7 +27,7 @@ _AGREED = "#009e73"
 
 
 class Example(NamedTuple):
-    """A source: delays there and back in ms, how wrong its clock is in ms, what it says of that in ms, its age in seconds."""
+    """A source: one-way delays in ms, the true and the reported error of its clock in ms, its age in seconds."""
 
     name: str
     there: float
@@ -60,19 +59,19 @@ def _estimate(example: Example) -> Estimate:
 
 
 def parts(found: Estimate) -> tuple[float, float, float, float]:
-    """What the root distance at the selection's time is made of: seconds."""
+    """The parts of the root distance at the selection's time, seconds."""
     dispersion = found.best.dispersion or 0.0
     return found.delay / 2, dispersion, found.root_distance_at(_T) - found.root_distance, found.server_error
 
 
 def selection() -> Selection:
-    """What the examples agree on."""
+    """The selection of the examples."""
     return select([Source(example.name, _estimate(example)) for example in _EXAMPLES], _T)
 
 
 def draw(path: Path) -> None:
     """Write the picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only who draws needs it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     chosen = selection()

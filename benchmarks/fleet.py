@@ -1,7 +1,7 @@
 """Many client connections to one server on one socket: real handshakes through aioquic, then load through the data plane.
 
-Comes in: a server's address and CA, how many. Goes out: delays of answers, counts. What the data plane does not take (probes, key
-updates, closes) goes to aioquic, as in any client.
+Comes in: a server's address and CA, the number of connections. Goes out: delays of answers, counters. Packets for the control plane
+(probes, key updates, closes) go to aioquic, as in any client.
 """
 
 import select
@@ -15,31 +15,31 @@ from aioquic.quic import events
 from benchmarks.compiled import Asker
 from tsq.options import Target, Trust
 from tsq.quic import tls
-from tsq.quic.aioquic.offload import Plane, SharedConnection
+from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _TIMEOUT = 20.0
-# Handshakes under way at a time: so that neither end waits for the other.
+# Concurrent handshakes: enough that neither end waits for the other.
 _AT_ONCE = 6
 _ID = slice(1, 9)
-# Time for what a handshake leaves behind to be acknowledged: tickets, connection IDs, HANDSHAKE_DONE.
+# Time for the acknowledgments after a handshake: tickets, connection IDs, HANDSHAKE_DONE.
 _SETTLE = 0.3
 
 
 class _Member:
-    """One connection and its session."""
+    """A connection and its data plane session."""
 
     def __init__(self, quic: SharedConnection) -> None:
         self.quic = quic
-        self.plane = Plane(None, quic)
+        self.plane = HandOver(None, quic)
         self.confirmed = False
 
     def hand_over(self) -> None:
-        """To the data plane, on a socket that knows its peer."""
+        """Hand over to the data plane, on a connected socket."""
         self.plane.hand_over(time.monotonic())
 
     def drain(self) -> list[bytes]:
-        """Note what happened; connection IDs that came into use."""
+        """Handle aioquic's events; the new connection IDs."""
         issued = []
         while (event := self.quic.next_event()) is not None:
             if isinstance(event, events.ConnectionTerminated):
@@ -52,7 +52,7 @@ class _Member:
 
 
 class Fleet:
-    """`count` connections, connected when the `with` begins, closed when it ends."""
+    """`count` connections for the time of the `with`."""
 
     def __init__(self, target: Target, ca: str, count: int, server_name: str = "localhost") -> None:
         self.udp = UdpSocket.connected(socket.AF_INET, (target.host, target.port))
@@ -66,7 +66,7 @@ class Fleet:
         self.asker = Asker({})
 
     def run(self, total: int, *, window: int = 1, rate: float = 0.0, seconds: float = 10.0, exact: bool = False) -> list[float]:
-        """Ask; the delays in seconds of the answers that came (see Asker.run; `asker` has the counts)."""
+        """Send requests; the delays of the answers in seconds (see Asker.run; `asker` has the counters)."""
         return self.asker.run(self.udp.fileno(), total, window, rate, seconds, exact, self._control)
 
     def __enter__(self) -> Self:
@@ -77,7 +77,7 @@ class Fleet:
         return len(self._all)
 
     def grow(self, count: int) -> None:
-        """Connect until there are so many. `asker` then asks on all."""
+        """Connect up to this number. `asker` then uses all connections."""
         fresh: list[_Member] = []
         pending: list[_Member] = []
         last = time.monotonic()
@@ -106,23 +106,23 @@ class Fleet:
             unfit = [member for member in unfit if member.plane.session is None]
             if unfit and time.monotonic() > end + _TIMEOUT:
                 raise RuntimeError(f"{len(unfit)} connections are not fit for the data plane")
-            # What confirms their handshake was lost, and comes again.
+            # The confirmation of their handshake was lost, and is sent again.
             self._turn(unfit, 0.03)
         self.asker = self.askers()[0]
 
     def askers(self, size: int | None = None) -> list[Asker]:
-        """What asks on so many connections each; all others that were made before are of no use any more."""
+        """Askers with this number of connections each. Earlier ones must not be used any more."""
         sessions = [(member.quic.host_cid, member.plane.session) for member in self._all]
         step = max(1, size or len(sessions))
         chunks = [sessions[at : at + step] for at in range(0, len(sessions), step)] or [[]]
         return [Asker({name: session for name, session in chunk if session is not None}) for chunk in chunks]
 
     def ask_through(self, asker: Asker, total: int, *, window: int = 1, seconds: float = 10.0, exact: bool = False) -> list[float]:
-        """As `run`, on an asker's connections."""
+        """Like `run`, on the connections of one asker."""
         return asker.run(self.udp.fileno(), total, window, 0.0, seconds, exact, self._control)
 
     def taken_back(self) -> list[_Member]:
-        """All connections, with aioquic again: for packets that no data plane makes. `run` is of no use any more."""
+        """Give all connections back to aioquic, for packets that the data plane does not make. `run` must not be used any more."""
         for member in self._all:
             member.plane.take_back()
         return self._all
@@ -135,7 +135,7 @@ class Fleet:
         self.udp.close()
 
     def _turn(self, members: list[_Member], wait: float) -> None:
-        """Timers and sending of these, receiving of all."""
+        """Handle timers and send for these connections; receive for all."""
         for member in members:
             now = time.monotonic()
             if (due := member.quic.get_timer()) is not None and due <= now:
@@ -147,7 +147,7 @@ class Fleet:
 
     def _received(self, datagram: Datagram) -> None:
         data = datagram.data
-        # Long headers name the length of the connection ID first (RFC 9000 §17.2).
+        # Long headers have the length of the connection ID before it (RFC 9000 §17.2).
         member = self._members.get(data[6:14] if data[0] & 0x80 else data[_ID])
         if member is not None:
             member.plane.take_back()
@@ -164,7 +164,7 @@ class Fleet:
             self._members[connection_id] = member
 
     def _control(self, packet: bytes) -> None:
-        """A packet that the data plane does not take."""
+        """Give a packet to aioquic."""
         member = self._members.get(packet[_ID])
         if member is None:
             return

@@ -1,14 +1,14 @@
-"""What a flood does to others: ten clients ask a server while somebody else floods it.
+"""The effect of a flood on other clients: ten clients query a server while an attacker floods it.
 
     python -m benchmarks.flood [--seconds 4] [--rate 10000] [--kind PING]
     python -m benchmarks.flood --strangers [--seconds 4]
 
-Each line is measured with a fresh server on loopback. The ten clients ask 50 times a second each, from a process of their own. The
-flood comes from one established client, or from 100 senders whose handshakes are under way, at one and a half times the rate. Its
-packets are made before the clients begin. Prints the table in docs/explanation/worst-packets.md: how many answers the ten clients
-got, their delays, and the CPU time of the server. How much was sent goes to standard error. With --strangers nobody else
-asks: 5,000 Initials a second come from as many senders, and the page's other table is printed: what the server's memory is at most,
-and some seconds later. It must never send to another machine.
+Each line is measured with a fresh server on loopback. Ten clients in their own process send 50 requests a second each. The flood
+comes from one established client, or from 100 senders with unfinished handshakes, at one and a half times the rate; its packets are
+made before the clients start. Prints the table in docs/explanation/worst-packets.md: the answers and delays of the ten clients, and
+the server's CPU time; the number of sent packets goes to standard error. With --strangers there are no other clients: 5,000
+Initials a second from as many senders; it prints the page's other table, the server's largest memory and that some seconds later.
+It must never send to another machine.
 """
 
 import argparse
@@ -44,16 +44,16 @@ _CLIENTS = 10
 _EACH = 50.0
 _SENDERS = 100
 _MORE = 1.5
-# Packets in one system call at most, and the pause when none is due.
+# The most packets in one system call, and the pause when none is due.
 _GROUP = 64
 _PAUSE = 0.0005
-# So many packets that the server cannot open are made; they are sent again and again.
+# The number of different packets that the server cannot open; they are sent repeatedly.
 _DIFFERENT = 2000
-# After 10 s the server closes the connection of a client that is beyond its budget.
+# After 10 s the server closes the connection of a client beyond its budget.
 _MOST_SECONDS = 10.0
 _MOST_RATE = 30_000
 
-# A connection in aioquic's hands, and how many packets: the packets.
+# (a connection of aioquic, the number of packets) -> the packets.
 Make = Callable[[Any, int], list[bytes]]
 
 
@@ -62,7 +62,7 @@ def _sealed(frames: Callable[[int], bytes]) -> Make:
 
 
 def _repeated(one: Callable[[bytes], bytes]) -> Make:
-    """From the connection ID that the server expects: packets that do not open."""
+    """Packets that do not open, with the connection ID of the client."""
 
     def make(client: Any, count: int) -> list[bytes]:
         name = client.quic._peer_cid.cid
@@ -72,14 +72,14 @@ def _repeated(one: Callable[[bytes], bytes]) -> Make:
 
 
 def _coalesced(packets: int, size: int) -> Make:
-    """So many Handshake packets in each datagram, each with so many bytes of payload."""
+    """Datagrams of this number of Handshake packets, each with this size of payload."""
     return _repeated(
         lambda name: (b"\xe3\0\0\0\x01" + bytes([len(name)]) + name + b"\0" + varint(size, 2) + os.urandom(size)) * packets
     )
 
 
 KINDS: dict[str, Make] = {
-    # Four bytes: header protection needs as many.
+    # Header protection needs four bytes.
     "PING": _sealed(lambda _: PING + bytes(3)),
     "forged packets": _repeated(lambda name: b"\x43" + name + os.urandom(1191)),
     "50 requests": _sealed(lambda _: datagram(REQUEST) * 50),
@@ -94,12 +94,12 @@ NAMES = (NONE, *KINDS, INITIALS)
 
 
 _STRANGERS_RATE = 5000
-# Handshakes that are not finished are forgotten after 5 s.
+# The server drops unfinished handshakes after 5 s.
 _AFTERWARDS = 8.0
 
 
 def _hello() -> tuple[bytes, bytes]:
-    """(a real ClientHello, the connection ID of the client that it names)."""
+    """(a real ClientHello, the connection ID of its client)."""
     client = QuicConnection(configuration=QuicConfiguration(is_client=True, alpn_protocols=["tsq/1"], server_name="localhost"))
     client.connect("the server", 0.0)
     stream: Any = client._crypto_streams[Epoch.INITIAL]
@@ -119,7 +119,7 @@ def _hellos(count: int) -> list[bytes]:
     return [Stranger(os.urandom(8), source).initial(crypto(0, hello)) for _ in range(count)]
 
 
-# A flood of Initials, each from another sender: how many -> packets; options of the server.
+# Floods of Initials, each from another sender: (number -> packets, options of the server).
 STRANGERS: dict[str, tuple[Callable[[int], list[bytes]], tuple[str, ...]]] = {
     "Initials that do not open": (_unreadable, ()),
     "Initials with one byte of TLS far ahead, `--retry never`": (_far_ahead, ("--retry", "never")),
@@ -130,7 +130,7 @@ STRANGERS: dict[str, tuple[Callable[[int], list[bytes]], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a flood of strangers cost. cpu: part of a core; at_most, afterwards: resident memory, bytes."""
+    """The cost of a flood of strangers. cpu: share of a core; at_most, afterwards: resident memory, bytes."""
 
     kind: str
     cpu: float
@@ -144,7 +144,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What the ten clients got while a flood came. kept and cpu: parts of 1; delays in µs; sent: packets of the flood."""
+    """The service for the ten clients during a flood. kept and cpu: shares; delays in µs; sent: packets of the flood."""
 
     kind: str
     kept: float
@@ -159,7 +159,7 @@ class Harm:
 
 
 class _Clients(Process):
-    """The ten clients, which begin to ask when they are ready."""
+    """Start the ten clients; they begin when all are connected."""
 
     def __init__(self, target: Target, authority: str, seconds: float) -> None:
         where = f"{target.host}:{target.port}"
@@ -171,10 +171,10 @@ class _Clients(Process):
             raise RuntimeError("the clients did not start")
 
     def found(self) -> tuple[float, float, float]:
-        """Part of the requests that were answered; median and 99th percentile of the delays, in µs."""
+        """The share of answered requests; median and 99th percentile of the delays, µs."""
         kept, median, p99 = json.loads(self.line())
         assert self.process is not None
-        # It closes its connections first.
+        # The process closes its connections before it ends.
         self.process.wait(timeout=10)
         return kept, median, p99
 
@@ -191,14 +191,14 @@ def _ask(target: Target, authority: str, seconds: float) -> None:
 
 
 def _initials(count: int) -> list[bytes]:
-    """The first of each sender begins a handshake that it does not go on with."""
+    """The first packet of each sender starts a handshake, which it does not continue."""
     senders = [Stranger(os.urandom(8)) for _ in range(_SENDERS)]
     return [senders[n % _SENDERS].initial(crypto(9, b"x") if n < _SENDERS else PING) for n in range(count)]
 
 
 @contextmanager
 def _flood(kind: str, server: TsqServer, authority: str, count: int) -> Iterator[tuple[UdpSocket, list[bytes]]]:
-    """A socket and what is to be sent on it."""
+    """A socket and the packets to send on it."""
     if kind in KINDS:
         with Fleet(server.target, authority, 1) as fleet:
             fleet.run(40, seconds=3.0)
@@ -210,7 +210,7 @@ def _flood(kind: str, server: TsqServer, authority: str, count: int) -> Iterator
 
 
 def _send(udp: UdpSocket, packets: Sequence[bytes], seconds: float) -> int:
-    """Spread them over so many seconds; how many went out. Answers are read and forgotten."""
+    """Send the packets evenly over this time; the number of sent ones. Answers are read and dropped."""
     started = time.monotonic()
     sent = taken = 0
     while (now := time.monotonic() - started) < seconds:
@@ -226,7 +226,7 @@ def _send(udp: UdpSocket, packets: Sequence[bytes], seconds: float) -> int:
 
 
 def measure(kind: str, files: CertificateFiles, seconds: float, rate: int) -> Harm:
-    """One line of the table, with a fresh server."""
+    """Measure one line of the table, with a fresh server."""
     authority = str(files.authority)
     with ExitStack() as stack:
         server = stack.enter_context(TsqServer(files.certificate, files.key))
@@ -240,13 +240,13 @@ def measure(kind: str, files: CertificateFiles, seconds: float, rate: int) -> Ha
 
 
 def _resident(pid: int, line: str) -> int:
-    """A line of the process's status, bytes: VmRSS is what it has now, VmHWM what it had at most."""
+    """A value of the process's status, bytes: VmRSS is the present resident memory, VmHWM the largest."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return next(int(found.split()[1]) for found in text.splitlines() if found.startswith(f"{line}:")) * 1024
 
 
 def measure_strangers(kind: str, files: CertificateFiles, seconds: float) -> Memory:
-    """One line of the other table, with a fresh server."""
+    """Measure one line of the other table, with a fresh server."""
     make, options = STRANGERS[kind]
     packets = make(round(_STRANGERS_RATE * seconds))
     with (
@@ -263,11 +263,11 @@ def measure_strangers(kind: str, files: CertificateFiles, seconds: float) -> Mem
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser("python -m benchmarks.flood", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for so long, each (default: %(default)g)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of each flood (default: %(default)g)")
     parser.add_argument("--rate", type=int, default=10_000, help="datagrams a second of one client (default: %(default)s)")
     parser.add_argument("--kind", choices=NAMES, action="append", help="only this one; can be repeated (default: all)")
-    parser.add_argument("--strangers", action="store_true", help="what Initials of strangers leave in the server's memory")
-    # How this program starts the process of the ten clients.
+    parser.add_argument("--strangers", action="store_true", help="measure the server's memory with Initials from strangers")
+    # Internal: this program starts the process of the ten clients with it.
     parser.add_argument("--ask", type=parse_target, help=argparse.SUPPRESS)
     parser.add_argument("--ca", help=argparse.SUPPRESS)
     values = parser.parse_args(arguments)

@@ -47,7 +47,7 @@ class LoadResult:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, all its threads, from the scheduler's own accounting."""
+    """CPU time of all threads of a process, from the scheduler's accounting."""
     tasks = Path(f"/proc/{pid}/task")
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
 
@@ -55,7 +55,7 @@ def cpu_seconds(pid: int) -> float:
 def measure(
     fleet: Fleet, *, connections: int, total: int, window: int, rate: float, seconds: float, exact: bool, pid: int | None
 ) -> LoadResult:
-    """One run of a load on connections that are there."""
+    """Run a load on existing connections."""
     server = cpu_seconds(pid) if pid else 0.0
     client, started = time.process_time(), time.monotonic()
     delays = fleet.run(total, window=window, rate=rate, seconds=seconds, exact=exact)
@@ -89,12 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("server", nargs="?", type=parse_target, metavar="ADDRESS:PORT", help="a server on this machine")
     parser.add_argument("--serve", action="store_true", help="start a server of this checkout")
     parser.add_argument("--ca", help="its CA file")
-    parser.add_argument("--pid", type=int, help="its process, for CPU time")
+    parser.add_argument("--pid", type=int, help="the server's process, for its CPU time")
     parser.add_argument("--connections", type=int, default=100)
     parser.add_argument("--window", type=int, default=4, help="requests under way on each connection (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second over all (default: as fast as can be)")
-    parser.add_argument("--requests", type=int, default=300_000, help="at most so many (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for so long at most (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=300_000, help="number of requests at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds at most (default: %(default)s)")
     parser.add_argument("--exact", action="store_true", help="ask for exact T3 in every request")
     parser.add_argument("--json", action="store_true")
     values = parser.parse_args(arguments)
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe(result: LoadResult) -> str:
-    """One run as a person reads it."""
+    """One run as text."""
     lines = [
         f"{result.connections} connections, window {result.window}" + (", exact T3" if result.exact else ""),
         f"{result.answered} answers in {result.seconds:.2f} s: {result.per_second:,.0f}/s; lost {result.lost}"

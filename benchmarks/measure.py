@@ -1,4 +1,4 @@
-"""How the benchmarks measure: each round measures every side once, so that what else the machine does falls on all alike.
+"""Measuring in interleaved rounds: each round measures every side once, so that other load on the machine affects all alike.
 
 Comes in: for each side a function that measures one round and gives seconds by quantity. Goes out: a Comparison, its table, a line
 on the machine. A ratio is ours over plain (below 1: ours is quicker, or nearer to the truth): of the medians, and beside it the
@@ -24,7 +24,7 @@ PLAIN = "plain"
 TSQ = "tsq"
 SIDES = (TSQ, PLAIN)
 
-# One side's round: quantity ("CPU", "wall", ...) -> seconds.
+# A round of one side: quantity ("CPU", "wall", ...) -> seconds.
 Round = Mapping[str, float]
 Side = Callable[[], Round]
 
@@ -51,7 +51,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """rounds: side -> its rounds, in order; round n of all sides was measured together. The first quantity counts most."""
+    """rounds: side -> its rounds, in order; round n of all sides was measured together. The first quantity is the main one."""
 
     rounds: Mapping[str, Sequence[Round]]
 
@@ -60,7 +60,7 @@ class Comparison:
         return list(dict.fromkeys(name for rounds in self.rounds.values() for name in rounds[0]))
 
     def values(self, side: str, quantity: str) -> list[float]:
-        """A quantity's values of one side; empty where the side does not have it."""
+        """The values of a quantity of one side; empty where the side does not have it."""
         return [one[quantity] for one in self.rounds[side] if quantity in one]
 
     def ratio(self, side: str, quantity: str, base: str = PLAIN) -> Spread | None:
@@ -73,7 +73,7 @@ class Comparison:
 
 
 def alternate(sides: Mapping[str, Side], rounds: int, warmup: int = 1) -> Comparison:
-    """Measure all sides, round by round, in an order that turns with each round."""
+    """Measure all sides, round by round, in an order that rotates with each round."""
     names = list(sides)
     kept: dict[str, list[Round]] = {name: [] for name in names}
     for number in range(-warmup, rounds):
@@ -85,7 +85,7 @@ def alternate(sides: Mapping[str, Side], rounds: int, warmup: int = 1) -> Compar
 
 
 def calls(**sides: tuple[object, ...]) -> Callable[[int], Comparison]:
-    """A comparison of function calls by CPU time: side=(function, argument, ...). The loop around is in both figures."""
+    """A comparison of function calls by CPU time: side=(function, argument, ...). Both figures include the loop."""
 
     def compare(rounds: int) -> Comparison:
         return alternate({name: _caller(*call) for name, call in sides.items()}, rounds)
@@ -122,13 +122,13 @@ def cpu_of(pid: int) -> float:
 
 
 def cpu_of_family(pid: int) -> float:
-    """The same of a process and its children."""
+    """CPU seconds of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return cpu_of(pid) + sum(cpu_of_family(int(child)) for child in children)
 
 
 def machine() -> str:
-    """One line on what the figures were measured on."""
+    """One line about the machine and the versions."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     model = names[0] if names else "unknown CPU"
     return (

@@ -1,4 +1,4 @@
-"""What a connection costs a server in memory: growth of its resident set over many connections, data plane on and off.
+"""The memory of a server for each connection: growth of its resident set over many connections, data plane on and off.
 
     python -m benchmarks.memory [--connections 1000]
 
@@ -22,12 +22,12 @@ _GOAL = 4.0
 _GOAL_OF_ALL = 48.0
 _REQUESTS = 10
 _BOUND = 30.0
-# Connections before the first look: what a server allocates once is then there.
+# Connections before the first reading, for what a server allocates once.
 _FIRST = 50
 
 
 def resident(pid: int) -> int:
-    """KiB of a process that are its own: proportional set size."""
+    """The proportional set size of a process, KiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 

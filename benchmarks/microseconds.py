@@ -1,4 +1,4 @@
-"""Where each microsecond goes: one exchange from T1 to T4, and what an answer costs the server; a picture and its figures.
+"""The parts of one exchange from T1 to T4, and the server's cost of an answer: a picture and its figures.
 
     python -m benchmarks.microseconds [docs/explanation/microseconds.png]
 
@@ -65,7 +65,7 @@ Bars = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the picture shows; medians, but for the CPU time, which is an average."""
+    """The figures of the picture: medians; the CPU time is an average."""
 
     exchange: Bars
     alone: Bars
@@ -95,7 +95,7 @@ def timeline(client: BlockingClient, session: Channel, exchanges: int, rest: flo
 
 
 def exchanges(server: TsqServer, options: ClientOptions, counts: Mapping[str, int]) -> Bars:
-    """The spans of exchanges of either shape."""
+    """The time spans of the exchanges, back to back and rested."""
     found = {}
     for shape, count in counts.items():
         client = BlockingClient(server.target.port, options)
@@ -222,7 +222,7 @@ def draw(figures: Figures, file: str) -> None:
 
 
 def _legend(panel: int) -> tuple[str, ...]:
-    """What is explained below this panel."""
+    """The legend below this panel."""
     return {1: ("T1 to T2", "T2 to T3", "T3 to left", "left to T4"), 2: ("T3 to T4",), 3: ("user", "kernel")}.get(panel, ())
 
 

@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a veth pair, for benchmarks: they have no names, and are gone with the processes that hold them.
+"""Two network namespaces joined by a veth pair, for benchmarks. They have no names, and end with the processes in them.
 
 Comes in: nothing. Goes out: for each end an address and the command prefix that runs a program there. It must never touch the
 network outside the two.
@@ -17,7 +17,7 @@ _ADDRESSES = ("10.213.0.1", "10.213.0.2")
 
 
 class Namespaces:
-    """Two ends of a cable, until the end of the `with`."""
+    """The two namespaces, until the end of the `with`."""
 
     addresses = _ADDRESSES
 
@@ -25,7 +25,7 @@ class Namespaces:
         self._holders = [Process(["unshare", "--net", "sleep", str(_SECONDS)]) for _ in _ADDRESSES]
 
     def prefix(self, end: int) -> tuple[str, ...]:
-        """What runs a command at this end."""
+        """The prefix of a command that runs at this end."""
         return ("nsenter", "--net", "--target", str(self._holders[end].pid), "--")
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Namespaces:
             holder.stop()
 
     def _wait(self, pid: int) -> None:
-        """Until the process is in a namespace of its own."""
+        """Wait until the process is in its own namespace."""
         end = time.monotonic() + 5
         while os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
             if time.monotonic() > end:

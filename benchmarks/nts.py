@@ -1,7 +1,7 @@
 """NTS-protected NTP requests (RFC 8915), for loads: key establishment with a server, then the requests' bytes.
 
-Comes in: the key establishment port on loopback. Goes out: requests that the server answers as often as they are sent, for NTS
-servers keep no state of their clients. A certificate is checked where a CA is given; nothing is to be believed of the answers.
+Comes in: the key establishment port on loopback. Goes out: requests that may be sent repeatedly, because NTS servers keep no state
+of their clients. With a CA file the certificate is verified; the answers are not.
 """
 
 import os
@@ -25,12 +25,12 @@ def ntp_request() -> bytes:
 
 
 def nts_request(port: int) -> bytes:
-    """An NTP request under a cookie of the server whose key establishment is at this port."""
+    """An NTP request with a cookie of the server whose key establishment is at this port."""
     return nts_requests(port, 1)[0]
 
 
 def nts_requests(port: int, count: int) -> list[bytes]:
-    """So many requests, each under a cookie of its own."""
+    """This number of requests, each with its own cookie."""
     requests: list[bytes] = []
     while len(requests) < count:
         key, cookies = establish(port)
@@ -39,7 +39,7 @@ def nts_requests(port: int, count: int) -> list[bytes]:
 
 
 def protected(key: bytes, cookie: bytes) -> bytes:
-    """An NTP request under this key and cookie."""
+    """An NTP request with this key and cookie."""
     packet = ntp_request() + _field(_UNIQUE_ID, os.urandom(32)) + _field(_COOKIE_FIELD, cookie)
     nonce = os.urandom(16)
     sealed = AESSIV(key).encrypt(b"", [packet, nonce])
@@ -56,7 +56,7 @@ def establish(port: int, ca: str | None = None) -> tuple[bytes, list[bytes]]:
         context.set_verify(SSL.VERIFY_PEER)
     with socket.create_connection((HOST, port), timeout=5) as plain:
         plain.settimeout(None)
-        # Else the request waits for the acknowledgment of the handshake's end.
+        # Otherwise Nagle's algorithm delays the request until the handshake's last packet is acknowledged.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@qq", 5, 0))
         connection = SSL.Connection(context, plain)
@@ -73,7 +73,7 @@ def establish(port: int, ca: str | None = None) -> tuple[bytes, list[bytes]]:
 
 
 def key_request() -> bytes:
-    """What a client asks for in key establishment (RFC 8915 §4)."""
+    """The request of key establishment (RFC 8915 §4)."""
     wanted = _record(_NEXT_PROTOCOL | _CRITICAL, b"\0\0") + _record(_AEAD | _CRITICAL, struct.pack("!H", _AES_SIV_CMAC_256))
     return wanted + _record(_END | _CRITICAL, b"")
 

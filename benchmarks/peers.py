@@ -1,4 +1,4 @@
-"""The servers that benchmarks ask: TSQ's and the plain one, each a process on a free loopback port, and a client to drive.
+"""The servers of the benchmarks, TSQ's and the plain one, each a process on a free loopback port, and a blocking client.
 
 Comes in: a directory for certificates. Goes out: running servers, ended by their process ids. It must never leave a process behind.
 """
@@ -88,9 +88,9 @@ class Peers:
 
 
 class BlockingClient:
-    """One connection without an event loop, as tsq-client has it: `exchange` asks and waits for the answer.
+    """One connection without an event loop, as in tsq-client: `exchange` sends a request and waits for the answer.
 
-    at_once: ask with what ends the handshake, as tsq-client does, and have the answer when all is made.
+    at_once: send the first request with the end of the handshake, as tsq-client does, and wait for its answer.
     """
 
     def __init__(self, port: int, options: ClientOptions, rules: Rules | None = None, *, at_once: bool = False) -> None:
@@ -99,20 +99,20 @@ class BlockingClient:
         self._link: Attempt = open_attempt(Target(HOST, port), options, rules, [], None, address, count())
         self._poll = select.epoll()
         self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
-        session = self._link.session
+        session = self._link.channel
         session.start(time.monotonic())
         self._to_ask = at_once
         self._until(lambda: bool(session.samples) if at_once else session.established)
         if not at_once:
-            # The server's last handshake packets and tickets, so that an exchange is nothing but an exchange.
+            # Receive the server's last handshake packets and tickets here, so that no exchange includes them.
             self.rest(0.05)
 
     @property
     def session(self) -> Channel:
-        return self._link.session
+        return self._link.channel
 
     def exchange(self) -> Sample:
-        session = self._link.session
+        session = self._link.channel
         session.take()
         session.ask(time.monotonic())
         self._until(lambda: bool(session.samples))
@@ -122,7 +122,7 @@ class BlockingClient:
         return sample
 
     def rest(self, seconds: float) -> None:
-        """Look after the connection, and let time pass."""
+        """Serve the connection for this time."""
         end = time.monotonic() + seconds
         self._until(lambda: time.monotonic() >= end, end)
 
@@ -132,7 +132,7 @@ class BlockingClient:
 
     def _until(self, done: object, end: float = float("inf")) -> None:
         assert callable(done)
-        session = self._link.session
+        session = self._link.channel
         while True:
             now = time.monotonic()
             if session.deadline is not None and session.deadline <= now:

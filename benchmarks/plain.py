@@ -1,7 +1,7 @@
-"""The codec and the timestamp arithmetic in plain Python: what somebody writes who has `struct` and the protocol, and no compiler.
+"""The codec and the timestamp conversions in plain Python with `struct`, for comparison with the compiled ones.
 
-Comes in: bytes or numbers. Goes out: the same results as TSQ's codec gives, under the same rules (docs/reference/protocol.md R4,
-R9), so that the comparison is of the way and not of the work. It must use nothing of TSQ.
+Comes in: bytes or numbers. Goes out: the same results as from TSQ's codec, by the same rules (docs/reference/protocol.md R4, R9),
+so that both do the same work. Must use nothing of TSQ.
 """
 
 import struct

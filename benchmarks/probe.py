@@ -1,9 +1,9 @@
-"""Exchanges with one server at a fixed rate, each with all that is known of its times: the client's half of `benchmarks.accuracy`.
+"""Exchanges with one server at a fixed rate, with all their timestamps: the client of `benchmarks.accuracy`.
 
     python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm] [--stream]
 
-Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 that a later answer told (null where none did), who
-took T1 and T4. It asks through `tsq.client.attempt`'s own socket and session, so with its stamps; but it writes its requests
+Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 from a later answer (null if none), the sources of T1
+and T4. It asks through `tsq.client.attempt`'s own socket and session, so with its stamps; but it writes its requests
 itself, and reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
 """
 
@@ -33,7 +33,7 @@ _ANSWER_WAIT = 0.05
 
 @dataclass(slots=True)
 class Times:
-    """One exchange's."""
+    """The times of one exchange."""
 
     t1_ns: int
     t1_source: str
@@ -68,11 +68,11 @@ class RecordingExchange(Exchange):
             self._earlier((response.metadata or {}).get(_WISH), t4_ns)
         return super().answer(data, t4_ns, source, *more)
 
-    def _earlier(self, told: str | None, pivot_ns: int) -> None:
-        """16 hex digits of an earlier nonce, 16 of the time at which its answer left."""
-        if not told:
+    def _earlier(self, reported: str | None, pivot_ns: int) -> None:
+        """Store a reported transmit timestamp: 16 hex digits of an earlier nonce, 16 of the time."""
+        if not reported:
             return
-        prefix, left = bytes.fromhex(told[: 2 * _PREFIX]), int(told[2 * _PREFIX :], 16)
+        prefix, left = bytes.fromhex(reported[: 2 * _PREFIX]), int(reported[2 * _PREFIX :], 16)
         for nonce in reversed(self.times):
             if nonce[:_PREFIX] == prefix:
                 self.times[nonce].exact_ns = ns_from_ntp(left, pivot_ns)
@@ -87,7 +87,7 @@ class Probe:
         rules = Rules(precision_ns=1, state_interval=None)
         address = (socket.AF_INET, (target.host, target.port))
         self._link: Attempt = open_attempt(target, options, rules, [], None, address, count())
-        self._session = self._link.session
+        self._session = self._link.channel
         self.exchange = self._session.exchange = RecordingExchange(rules, exact)
         self._session.start(time.monotonic())
         end = time.monotonic() + 10
@@ -102,7 +102,7 @@ class Probe:
         self._link.pump(time.monotonic())
 
     def ask_and_wait(self) -> bytes:
-        """Ask, and wait for the answer; the nonce."""
+        """Send a request, and wait for the answer; the nonce."""
         self.ask()
         nonce = next(reversed(self.exchange.times))
         end = time.monotonic() + _ANSWER_WAIT
@@ -111,7 +111,7 @@ class Probe:
         return nonce
 
     def rest(self, until: float) -> None:
-        """Look after the connection."""
+        """Serve the connection."""
         while time.monotonic() < until:
             self._turn(until)
 
@@ -127,13 +127,13 @@ class Probe:
             raise session.error
         self._link.pump(now)
         due = until if session.deadline is None else min(until, session.deadline)
-        # select waits to the microsecond, epoll only to the millisecond.
+        # select has a resolution of microseconds, epoll only of milliseconds.
         if select.select([self._link.udp.fileno()], [], [], max(0.0, due - time.monotonic()))[0]:
             self._link.readable(time.monotonic(), stamps=True)
 
 
 def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, warm: bool, stream: bool = False) -> list[Times]:
-    """warm: ask once just before each exchange that counts, so that its path has not rested."""
+    """warm: one exchange just before each measured one, so that the transmit path is not idle."""
     probe = Probe(target, ca, exact, stream)
     warmed = set()
     start = due = time.monotonic()
@@ -142,11 +142,11 @@ def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, wa
         if warm:
             warmed.add(probe.ask_and_wait())
         probe.ask()
-        # A client that comes too late leaves polls out.
+        # A client that is late skips polls.
         due = max(due + 1 / rate, time.monotonic())
     probe.rest(time.monotonic() + _ANSWER_WAIT)
     if exact:
-        # The last answer's time comes with one more, which does not count.
+        # One more exchange reports the transmit timestamp of the last answer; it does not count.
         warmed.add(probe.ask_and_wait())
     probe.close()
     return [times for nonce, times in probe.exchange.times.items() if nonce not in warmed and times.t4_ns]

@@ -23,7 +23,7 @@ from tsq.options import Target, parse_target
 HERE = Path(__file__).parent
 QUICHE = HERE.parent / "tests" / "integration" / "quiche"
 HOST = "127.0.0.1"
-# The kernel ends it when its parent is gone, however that ended.
+# The kernel ends the process when its parent ends, for any reason.
 WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 
 
@@ -41,7 +41,7 @@ class Process:
         return self.process.pid
 
     def line(self) -> str:
-        """The next line that it prints."""
+        """The next line of its output."""
         assert self.process is not None
         assert self.process.stdout is not None
         return self.process.stdout.readline()
@@ -58,7 +58,7 @@ class Process:
     def __enter__(self) -> Self:
         errors = self._errors.open("a") if self._errors is not None else None
         try:
-            # A group of its own: Ctrl-C is for the program that started it, which then ends it.
+            # A process group of its own: Ctrl-C goes to the parent alone, which then ends this process.
             self.process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent,
                 process_group=0,
@@ -77,7 +77,7 @@ class Process:
         self.stop()
 
     def ready(self) -> None:
-        """Wait until it serves."""
+        """Wait until the server is ready."""
 
 
 class TsqServer(Process):
@@ -132,7 +132,7 @@ class Echo(Process):
 
 @dataclass(frozen=True, slots=True)
 class Volley:
-    """What one run of the C load brought. delays in seconds, where one datagram was under way at a time."""
+    """The results of one run of the C load. delays: seconds, only with one datagram in flight."""
 
     sent: int
     answered: int
@@ -145,7 +145,7 @@ class Volley:
 def volley(
     programs: Programs, port: int, flight: int, seconds: float, datagram: bytes | Sequence[bytes], clients: int = 1
 ) -> Volley:
-    """Run the C load: always so many datagrams under way, of these in turn, from so many addresses in turn."""
+    """Run the C load: a fixed number of datagrams in flight, these in turn, from this number of addresses in turn."""
     command = [*WITH_PARENT, programs.volley, str(port), str(flight), str(seconds), str(clients)]
     lines = "\n".join(one.hex() for one in ([datagram] if isinstance(datagram, bytes) else datagram))
     done = subprocess.run(
@@ -197,7 +197,7 @@ class NtsServer(Chronyd):
 
 
 def chronyd_once(directory: Path, *directives: str) -> list[str]:
-    """The command that asks once, prints the offset, and never sets a clock."""
+    """The chronyd command that measures once, prints the offset, and never sets a clock."""
     own = ["user root", f"pidfile {directory}/once.pid", "cmdport 0", "bindcmdaddress /"]
     return ["chronyd", "-x", "-Q", "-t", "10", "-f", "/dev/null", *own, *directives]
 
@@ -235,7 +235,7 @@ def quiche(certificate: Path, key: Path, *, host: str = HOST, prefix: Sequence[s
 
 
 def why_no_quiche() -> str | None:
-    """What is missing for `quiche`; None where it runs."""
+    """What is missing for `quiche`; None: nothing."""
     if not have("node"):
         return "node is not installed"
     if not (QUICHE / "node_modules").is_dir():
@@ -246,18 +246,18 @@ def why_no_quiche() -> str | None:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """One for Python programs in which modules are compiled once, as in an installed package, whatever this one says."""
+    """An environment in which Python caches byte code, as for an installed package."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(directory / "byte code")}
 
 
 def have(*programs: str) -> bool:
-    """Whether all these can be run."""
+    """Whether all these programs are installed."""
     return all(shutil.which(program) for program in programs)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
-    """A loopback port that nobody has now."""
+    """A free port on loopback."""
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -1,12 +1,11 @@
-"""Whether benchmarks became slower: a run of `pytest --benchmark-only` beside a stored one, as ratios.
+"""Regressions of the benchmarks: a run of `pytest --benchmark-only`, compared with a stored one, as ratios.
 
     python -m pytest --benchmark-only --benchmark-json=build/bench.json benchmarks
     python -m benchmarks.regressions build/bench.json
     python -m benchmarks.regressions build/bench.json --store
 
-What is compared is each figure's ratio to the plain way of the same run, then and now: a machine that is slower or busy slows
-both. A change of a quarter and more is named; nothing fails by it, for a ratio has its noise too. The stored run is in the
-repository (benchmarks/stored.json); `--store` replaces it.
+It compares each figure's ratio to plain in its own run, because a slower or busy machine slows both. A change of a quarter or more
+is reported; it is no failure, because ratios are noisy, too. The stored run is benchmarks/stored.json; `--store` replaces it.
 """
 
 import argparse
@@ -70,7 +69,7 @@ def of_stored(file: Path) -> Medians:
 
 
 def store(medians: Medians, file: Path) -> None:
-    """Write a run, five digits, without a word about the machine's name."""
+    """Write a run with five digits, and without the machine's name."""
     groups = {group: {side: float(f"{value:.5g}") for side, value in sides.items()} for group, sides in medians.items()}
     file.write_text(json.dumps({"schema": _SCHEMA, "groups": groups}, indent=1, sort_keys=True) + "\n")
 
@@ -91,7 +90,7 @@ def _ratio(sides: Mapping[str, float], side: str) -> float | None:
 
 
 def table(found: Sequence[Change]) -> list[str]:
-    """A line for each figure, and one on all."""
+    """A line for each figure, and a summary."""
     rows = [("ratio to plain", "", "then", "now", "now/then", "")]
     for one in found:
         numbers = ["-" if value is None else f"{value:.3g}" for value in (one.then, one.now, one.factor)]
@@ -118,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.regressions", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="FILE", help="JSON of pytest-benchmark")
     parser.add_argument("--stored", type=Path, default=STORED, metavar="FILE", help="what to compare with (default: %(default)s)")
-    parser.add_argument("--store", action="store_true", help="store this run in place of comparing it")
+    parser.add_argument("--store", action="store_true", help="store this run instead")
     values = parser.parse_args(arguments)
     try:
         now = of_pytest(values.run)

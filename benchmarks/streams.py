@@ -1,4 +1,4 @@
-"""Many client connections to one server that ask in Stream Mode, through qh3, whose core is compiled: a load for streams.
+"""A load for Stream Mode: many client connections to one server, through qh3, whose core is compiled.
 
 Comes in: a server's address and CA. Goes out: answers, delays. Each request is a stream of its own, closed with it (or a DATAGRAM
 frame, where that is wanted); each connection has a socket of its own. Without qh3 there is no load of streams: `why_not` says so.
@@ -19,14 +19,14 @@ from tsq.options import Target
 
 _TIMEOUT = 20.0
 _LOST = 0.5
-# How often timers and losses are looked for.
+# The interval at which timers and losses are checked.
 _LOOK = 0.05
 _AT_ONCE = 6
 _TLV_NONCE = bytes([1, 16])
 
 
 def why_not() -> str | None:
-    """What is missing; None where it runs."""
+    """What is missing; None: nothing."""
     return None if importlib.util.find_spec("qh3") else "qh3 is not installed (pip install --group test)"
 
 
@@ -71,7 +71,7 @@ class StreamFleet:
         self._poll.close()
 
     def grow(self, count: int) -> None:
-        """Connect until there are so many."""
+        """Connect up to this number."""
         pending: list[_Member] = []
         end = time.monotonic() + _TIMEOUT + count * 0.01
         while pending or len(self._members) < count:
@@ -85,12 +85,12 @@ class StreamFleet:
                 raise TimeoutError("the handshake did not finish")
 
     def run(self, seconds: float, at_once: int) -> list[float]:
-        """Ask on all connections in turn, at most so many at once, for so long; the delays in seconds."""
+        """Send requests on all connections in turn, with a limit in flight, for this time; the delays in seconds."""
         end = time.monotonic() + seconds
         return self._ask_until(lambda _: time.monotonic() >= end, at_once)
 
     def touch(self, at_once: int) -> None:
-        """Ask once on each connection."""
+        """Send one request on each connection."""
         self._ask_until(lambda asked: asked >= len(self._members), at_once)
 
     def _ask_until(self, over: Callable[[int], bool], at_once: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""The worst packet of each kind, and what it costs a server: `python -m benchmarks.worst`.
+"""The cost of the worst packet of each kind for a server: `python -m benchmarks.worst`.
 
 Each kind is sent until the costs settle, in a world without sockets: what is measured is the server's own work, from a datagram to
 its answers. CPU: of this process, for each datagram of 1,200 bytes or less. Memory: what all datagrams of the kind together leave
@@ -23,7 +23,7 @@ from tsq.quic.reassembly import Kept
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.udp import NetworkPath
 
-# Wide enough that each packet is worked on: what is measured is the packet, not the budget that keeps such packets away.
+# Large enough that every packet is processed: the measurement is of the packets, not of the budget that rejects them.
 _UNLIMITED = Limits(
     peer=PeerLimits(control_rate=1e9, control_burst=1e9, excessive_packets=1 << 30, handshake_packets=1 << 30),
     **dict.fromkeys(("newcomers", "strangers", "all_control", "most_control"), 1e9),
@@ -32,7 +32,7 @@ _UNLIMITED = Limits(
 
 @dataclass(frozen=True)
 class Cost:
-    """What one datagram of a kind costs."""
+    """The cost of one datagram of a kind."""
 
     kind: str
     size: int
@@ -58,7 +58,7 @@ def _strangers(make: Callable[[int], bytes]) -> Callable[[World, int], Iterator[
 
 
 def _established(make: Callable[[int], bytes], each: int = 1 << 30) -> Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]:
-    """each: so many packets of a kind one connection survives; then there is another one."""
+    """each: the number of packets of the kind that one connection survives; then a new one is used."""
 
     def datagrams(world: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
         for number in range(count):
@@ -91,7 +91,7 @@ def _new_id(number: int) -> bytes:
 
 
 def _coalesced(kind: int, count: int) -> Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]:
-    """So many packets with long headers in each datagram, which do not open."""
+    """Datagrams of this number of packets with long headers, which do not open."""
 
     def datagrams(world: World, datagrams: int) -> Iterator[tuple[bytes, NetworkPath]]:
         client = ForeignClient(world)
@@ -105,7 +105,7 @@ def _coalesced(kind: int, count: int) -> Callable[[World, int], Iterator[tuple[b
 
 
 def _moved(world: World, count: int) -> Iterator[tuple[bytes, NetworkPath]]:
-    """One client that comes from another address with each packet."""
+    """One client that uses another address for each packet."""
     client = ForeignClient(world)
     for _ in range(3):
         client.ask(REQUEST)
@@ -158,7 +158,7 @@ KINDS: dict[str, Callable[[World, int], Iterator[tuple[bytes, NetworkPath]]]] = 
 
 
 def measure(kind: str, certificates: CertificateFiles, count: int, limits: Limits = _UNLIMITED) -> Cost:
-    """What a datagram of this kind costs, over so many."""
+    """Measure the cost of a datagram of this kind, over this number of them."""
     world = World(certificates, data_plane=True, limits=limits)
     datagrams = list(KINDS[kind](world, count))
     world.to_client = lambda data, number: []

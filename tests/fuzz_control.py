@@ -1,13 +1,13 @@
 """Fuzzing of the control plane with frames of any kind: `python -m tests.fuzz_control --seconds 60 --seed 1`.
 
-Clients that have a ticket, a handshake under way, or a connection send packets of frames that no client of good will would send:
+Clients that have a ticket, a handshake under way, or a connection send packets with frames that no correct client would send:
 streams that are cut, stopped and reset, CRYPTO out of order, acknowledgments, connection IDs, in 0-RTT and 1-RTT packets and in
 Initials. What must hold after each packet:
 
 - a connection is in no table, or it has a deadline no later than its handshake's or the idle time-out;
 - it keeps no more than the limits say: streams, bytes out of order, packets that were sent;
 - the server's tables agree with each other;
-- a client of good will, whose request comes in the same batch, is answered.
+- a correct client, whose request comes in the same batch, is answered.
 
 Anything else ends it with exit status 1 and that input.
 """

@@ -230,14 +230,14 @@ class Fuzzer:
         return None if what is None else Difference(frames, number, next_number, what)
 
     def _check(self, frames: bytes, number: int, reserved: int, next_number: int) -> str | None:
-        peer, datapath = self.peer, self.peer.datapath
-        before, counts = peer.state, (datapath.received, datapath.taken, self._counted())
+        peer, data_plane = self.peer, self.peer.data_plane
+        before, counts = peer.state, (data_plane.received, data_plane.taken, self._counted())
         duplicate = _received(before[0], number)
         expected = None if reserved else requests_of(frames, next_number, defer_acks=self._defer)
         dropped = peer.session.counts["excessive"]
         packets = peer.deliver(peer.seal(frames, number, reserved=reserved))
         dropped = peer.session.counts["excessive"] - dropped
-        after = (datapath.received, datapath.taken, self._counted())
+        after = (data_plane.received, data_plane.taken, self._counted())
         grown = tuple(a - b for a, b in zip(after, counts, strict=True))
         if duplicate and not reserved:
             return None if peer.taken and not packets and peer.state == before else "a duplicate that is not dropped"
@@ -273,8 +273,8 @@ class Fuzzer:
 
     def _counted(self) -> int:
         """Requests that the data plane dealt with."""
-        datapath = self.peer.datapath
-        return datapath.answered + datapath.held_back + datapath.malformed
+        data_plane = self.peer.data_plane
+        return data_plane.answered + data_plane.held_back + data_plane.malformed
 
     def _check_answer(self, expected: list[bytes], packets: list[Any], next_number: int, eliciting: bool) -> str | None:
         expected = list(filter(_plain, expected))

@@ -192,7 +192,7 @@ def test_the_tables_of_internals_name_what_internals_touches_and_nothing_else():
 
 def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
     tree = TREES["tsq.quic.aioquic.offload"]
-    plane = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Plane")
+    plane = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "HandOver")
     shared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SharedConnection")
     used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own_private_names(plane)
     used |= {node.name for node in shared.body if isinstance(node, ast.FunctionDef) and is_private(node.name)}

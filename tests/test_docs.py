@@ -29,6 +29,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ from tsq.cli import common
 from tsq.cli import server as server_command
 from tsq.client import polling
 from tsq.client.exchange import STATE_INTERVAL, Exchange, Rules
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.options import parse_listen
 from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
@@ -73,6 +74,7 @@ API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
 FLOW = DOCS / "explanation" / "request-flow.md"
+COMPATIBILITY = DOCS / "reference" / "compatibility.md"
 PLANES = DOCS / "explanation" / "two-planes.md"
 WORST = DOCS / "explanation" / "worst-packets.md"
 BOUNDS = DOCS / "explanation" / "error-bounds.md"
@@ -359,8 +361,9 @@ def test_every_error_has_the_exit_status_that_is_documented() -> None:
 
 def test_documented_columns_are_those_of_the_table() -> None:
     documented = [code(row[0])[0] for row in rows(section(CLI, "### Output"))]
-    assert documented == list(report._HEADER)
-    assert [code(row[0])[0] for row in rows((DOCS / "tutorial" / "first-exchange.md").read_text())] == list(report._HEADER)
+    short = report._SHORT_HEADER
+    assert documented == [*short, *(column for column in report._HEADER if column not in short)]
+    assert [code(row[0])[0] for row in rows((DOCS / "tutorial" / "first-exchange.md").read_text())] == documented
 
 
 def test_documented_marks_and_reasons_are_those_of_the_selection() -> None:
@@ -423,7 +426,7 @@ def test_json_has_the_documented_keys_and_types(server_process: ServerProcess, c
 
 
 def test_json_of_a_sample_without_an_answer_has_the_documented_types() -> None:
-    lost = report._sample_json(tsq.Sample(1, reason=Reason.NO_ANSWER))
+    lost = tsq.Sample(1, reason=Reason.NO_ANSWER).to_dict()
     check_json("Each sample", lost)
     nullable = {key for key, kinds in json_table("Each sample").items() if "null" in kinds}
     assert {key for key, value in lost.items() if value is None} == nullable - {"reason"}
@@ -640,8 +643,8 @@ def exchanged(last: bytes) -> tuple[Exchange, tsq.Sample, tsq.Sample]:
 
 
 def test_the_report_in_r12_s_example_is_accepted_and_is_that_of_the_text() -> None:
-    (told,) = r12_messages()["hex response reported"]
-    exchange, first, second = exchanged(told)
+    (reported,) = r12_messages()["hex response reported"]
+    exchange, first, second = exchanged(reported)
     assert exchange.revised is not None
     early, late = exchange.revised
     assert early is first
@@ -649,16 +652,16 @@ def test_the_report_in_r12_s_example_is_accepted_and_is_that_of_the_text() -> No
     assert (early.t3_ns, late.t3_ns) == (NEAR_NS + 123_706_789, NEAR_NS + 123_708_989)
     text = section(PROTOCOL, "### R12: no new TLV types; exact T3")
     assert "02:00:00.123708989, 2.2 µs after" in text
-    response = decode_response(told)
+    response = decode_response(reported)
     assert f"`{response.metadata[EXACT_T3][16:]}`" in text
     assert response.metadata[EXACT_T3][:16] == "0001020304050607"
 
 
 def test_the_report_in_r12_s_other_example_is_rejected() -> None:
-    (told,) = r12_messages()["hex response reported too early"]
-    exchange, first, _ = exchanged(told)
+    (reported,) = r12_messages()["hex response reported too early"]
+    exchange, first, _ = exchanged(reported)
     assert exchange.revised is None
-    left = tsq._fast.ns_from_ntp(int(decode_response(told).metadata[EXACT_T3][16:], 16), NEAR_NS)
+    left = tsq._fast.ns_from_ntp(int(decode_response(reported).metadata[EXACT_T3][16:], 16), NEAR_NS)
     assert first.t3_ns - left == 1000
 
 
@@ -771,9 +774,9 @@ def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
     assert table["work of a packet for the control plane"].startswith(constants["MOST_WORK"])
     batches = f"{constants['SERVED_AT_ONCE']}; {constants['BATCHES']}."
     assert table["datagrams in a batch; batches before timers get their turn"].startswith(batches)
-    datapath = Datapath()
-    assert (datapath.key_update_after, datapath.failed_open_limit) == (1 << 22, 1 << 36)
-    assert table["packets of a connection that are too much work"].startswith(str(datapath.excessive_limit))
+    data_plane = DataPlane()
+    assert (data_plane.key_update_after, data_plane.failed_open_limit) == (1 << 22, 1 << 36)
+    assert table["packets of a connection that are too much work"].startswith(str(data_plane.excessive_limit))
     names = sum(map(len, offload.PRIVATE_NAMES.values()))
     assert f"needs {names} private names" in PLANES.read_text()
 
@@ -784,6 +787,38 @@ def test_the_layout_names_every_module() -> None:
     # A .pxd without a .pyx.
     modules |= {name(path) for path in (ROOT / "tsq").rglob("*.pxd") if not path.with_suffix(".pyx").exists()}
     assert documented == modules
+
+
+def test_the_compatibility_page_has_the_build_switches_and_versions_of_the_package() -> None:
+    switches = {code(row[0])[0].partition("=")[0] for row in rows(section(COMPATIBILITY, "## Build switches"))}
+    assert switches == set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", (ROOT / "setup.py").read_text()))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = {row[0]: row[2] for row in rows(section(COMPATIBILITY, "## What is tested"))}
+    assert project["requires-python"] == f">={allowed['Python'].split()[0]}"
+    series = re.match(r"1\.(\d+)\.x", allowed["aioquic"])[1]
+    assert f"aioquic>=1.{series},<1.{int(series) + 1}" in project["dependencies"]
+
+
+def identifiers() -> set[str]:
+    """All words in the source that can be names of Python or of the protocol."""
+    return {word for path in SOURCES for word in re.findall(r"\w+(?:\.\w+)?", path.read_text())}
+
+
+def test_the_names_of_the_table_are_in_the_source() -> None:
+    table = rows(section(ARCHITECTURE, "## Names"))
+    found = identifiers()
+    found |= {part for word in found for part in word.split(".")}
+    names = [span.rpartition(".")[2] if span[0].isupper() else span for row in table for span in code(row[1])]
+    assert len(names) > 40
+    assert [name for name in names if name not in found] == []
+
+
+def test_reserved_words_name_nothing_yet() -> None:
+    text = section(ARCHITECTURE, "## Names").rpartition("\n\n")[2]
+    reserved = [word.lower() for word in re.findall(r"\b(?:Reach|wander)\b", text)]
+    assert len(reserved) == 2
+    classes, names = defined()
+    assert not {*names, *(member for members in classes.values() for member in members)} & set(reserved)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -855,7 +890,7 @@ def test_every_name_in_the_flow_exists_in_the_source() -> None:
     assert not unknown
     assert set(in_diagram) <= {span for row in rows(prose(FLOW)) for span in code(row[2])} | set(spans)
     inventions = [
-        "Datapath.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
+        "DataPlane.nothing", "Session.nothing", "nothing_at_all", "ClientConnection.route",
         "aioquic.quic.connection.QuicConnection.nothing",
     ]
     assert not any(exists(invention, classes, names) for invention in inventions)

@@ -59,6 +59,17 @@ def test_an_error_says_found_expected_section_and_advice_in_this_order(parts, te
     assert (error.expected, error.advice, error.section) == tuple(parts.get(key, "") for key in ("expected", "advice", "section"))
 
 
+def test_the_text_of_an_error_for_a_developer_has_all_its_parts():
+    assert repr(errors.NoAnswer("no\nthing")) == r"NoAnswer('no\nthing')"
+    error = errors.WrongName("a thing", expected="another", advice="do this", section="R4")
+    assert repr(error) == "WrongName('a thing', expected='another', advice='do this', section='R4')"
+
+
+def test_an_error_as_a_dictionary_has_its_sentence_and_its_kind():
+    error = errors.WrongName("a thing", advice="do this")
+    assert error.to_dict() == {"error": "a thing: do this", "error_kind": "WrongName"}
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_errors_travel_between_processes_whole(name):
     error = KINDS[name]("a thing", expected="another", advice="do this", section="R4")

@@ -235,7 +235,7 @@ def test_the_first_datagram_that_cannot_go_is_an_error_and_a_later_one_ends_the_
 
 
 def departures(sock: socket.socket, count: int) -> list[tuple[int, int]]:
-    """So many departure times, waited for at the error queue."""
+    """Wait at the error queue for so many transmit timestamps."""
     found: list[tuple[int, int]] = []
     poller = select.poll()
     poller.register(sock, 0)

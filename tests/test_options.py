@@ -1,9 +1,23 @@
 """Options, hosts and ports as users write them: what is taken, what is refused and in which words."""
 
+from pathlib import Path
+
 import pytest
 
 from tsq.errors import ConfigError
-from tsq.options import ClientOptions, Target, Trust, parse_listen, parse_port, parse_target
+from tsq.options import (
+    ClientOptions,
+    LocalClock,
+    Target,
+    Trust,
+    as_options,
+    as_target,
+    as_targets,
+    parse_listen,
+    parse_pin,
+    parse_port,
+    parse_target,
+)
 
 
 @pytest.mark.parametrize(
@@ -148,3 +162,79 @@ def test_a_ca_file_and_insecure_exclude_each_other():
 def test_options_cannot_be_changed_afterwards():
     with pytest.raises(AttributeError):
         ClientOptions().count = 5
+
+
+PIN = "sha256//" + "A" * 43 + "="
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ClientOptions(trust="ca.pem"), "trust 'ca.pem' (expected a tsq.Trust): write Trust(ca_file='ca.pem')"),
+        (lambda: ClientOptions(trust=None), "trust None (expected a tsq.Trust)"),
+        (lambda: ClientOptions(count="3"), "count '3' (expected a whole number)"),
+        (lambda: ClientOptions(count=3.0), "count 3.0 (expected a whole number)"),
+        (lambda: ClientOptions(count=True), "count True (expected a whole number)"),
+        (lambda: ClientOptions(interval="0.1"), "interval '0.1' (expected a number)"),
+        (lambda: ClientOptions(timeout=None), "timeout None (expected a number)"),
+        (lambda: ClientOptions(timeout=True), "timeout True (expected a number)"),
+        (lambda: ClientOptions(server_error=float("nan")), "server error nan (expected 0 to 1 second)"),
+        (lambda: ClientOptions(server_error="1"), "server error '1' (expected a number)"),
+        (lambda: ClientOptions(family="4"), "address family '4' (expected a whole number)"),
+        (lambda: ClientOptions(server_name=b"host"), "server name b'host' (expected text)"),
+        (lambda: ClientOptions(stream="yes"), "stream 'yes' (expected True or False)"),
+        (lambda: ClientOptions(accept_unknown=1), "accept_unknown 1 (expected True or False)"),
+        (lambda: ClientOptions(session_file=3), "session file 3 (expected a file's name)"),
+        (lambda: ClientOptions(session_file=""), "session file '' (expected a file's name)"),
+        (lambda: Trust(ca_file=b"ca.pem"), "CA file b'ca.pem' (expected a file's name)"),
+        (lambda: Trust(insecure="no"), "insecure 'no' (expected True or False)"),
+        (lambda: Trust(pins=PIN), f"pins {PIN!r} (expected a tuple of texts"),
+        (lambda: Trust(pins=("sha256//short",)), "pinned key 'sha256//short'"),
+        (lambda: Trust(pins=(3,)), "pinned key 3 (expected text)"),
+        (lambda: Trust(pins=None), "pins None"),
+        (lambda: Trust(valid_at="2026-01-01"), "valid_at '2026-01-01' (expected a number)"),
+        (lambda: Trust(valid_at=float("inf")), "valid_at inf (expected seconds since 1970)"),
+        (lambda: Target("h", 70000), "port 70000 (expected a number from 1 to 65535)"),
+        (lambda: Target("h", -1), "port -1 (expected"),
+        (lambda: Target("h", "443"), "port '443' (expected a whole number)"),
+        (lambda: Target("h", 443.0), "port 443.0 (expected a whole number)"),
+        (lambda: Target(""), "host '' (expected a name or an address, without a port)"),
+        (lambda: Target("two words"), "host 'two words' (expected"),
+        (lambda: Target("[::1]"), "host '[::1]' (expected"),
+        (lambda: Target(None), "host None (expected"),
+        (lambda: LocalClock("1"), "local stratum '1' (expected a whole number)"),
+        (lambda: LocalClock(1, error="1"), "local error '1' (expected a number)"),
+        (lambda: LocalClock(1, error=float("nan")), "local error nan (expected above 0, at most 16 seconds)"),
+        (lambda: parse_target(443), "host 443 (expected text)"),
+        (lambda: parse_pin(b"sha256//"), "pinned key b'sha256//' (expected text)"),
+        (lambda: as_target(("h", 443)), "host ('h', 443) (expected text such as 'time.example'"),
+        (lambda: as_target(Target("h", 0)), "port 0 (expected a number from 1 to 65535)"),
+        (lambda: as_targets("time.example"), "hosts 'time.example' (expected a list of hosts)"),
+        (lambda: as_targets(Target("h")), "(expected a list of hosts)"),
+        (lambda: as_targets(None), "hosts None (expected a list of hosts)"),
+        (lambda: as_targets(["h", 3]), "host 3 (expected text"),
+        (lambda: as_options(Trust()), "(expected a tsq.ClientOptions)"),
+        (lambda: as_options({"count": 3}), "options {'count': 3} (expected a tsq.ClientOptions)"),
+    ],
+)
+def test_a_wrong_type_or_value_is_refused_where_it_is_given(make, words):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(words) or str(caught.value).endswith(words)
+
+
+def test_files_may_be_paths_and_pins_a_list():
+    assert Trust(ca_file=Path("lab/ca.pem")) == Trust(ca_file="lab/ca.pem")
+    assert ClientOptions(session_file=Path("sessions")).session_file == "sessions"
+    assert Trust(pins=[PIN]).pins == (PIN,)
+
+
+def test_hosts_are_text_or_targets():
+    assert as_target("h:1") == as_target(Target("h", 1)) == Target("h", 1)
+    assert as_targets(["h:1", Target("h", 1)]) == as_targets(host for host in ("h:1", "h:1")) == [Target("h", 1)] * 2
+
+
+def test_options_are_the_default_ones_where_none_are_given():
+    chosen = ClientOptions(count=5)
+    assert as_options(chosen) is chosen
+    assert as_options(None) == ClientOptions()

@@ -126,6 +126,13 @@ def test_the_wheel_holds_each_compiled_part_for_this_python_and_nothing_outside_
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"tsq", "tsq_time"}
 
 
+def test_both_hold_manual_pages_and_completions(tree, sdist, wheel):
+    wanted = {str(path.relative_to(tree)) for path in (tree / "share").rglob("*") if path.is_file()}
+    assert {"share/man/man1/tsq-client.1", "share/man/man8/tsq-server.8", "share/zsh/site-functions/_tsq-adjtime"} <= wanted
+    assert wanted <= sdist_names(sdist)
+    assert wanted == {name.partition(".data/data/")[2] for name in wheel_names(wheel) if ".data/data/" in name}
+
+
 def test_both_carry_licence_and_readme(sdist, wheel):
     assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py"} <= sdist_names(sdist)
     assert [name for name in wheel_names(wheel) if name.endswith("/LICENSE")]
@@ -150,6 +157,6 @@ def test_installed_programs_exchange_time(installed, tmp_path):
             shown = run(installed / "tsq-client", address, "--ca", tmp_path / "lab" / "ca.pem", "--interval", "0", cwd=tmp_path)
         finally:
             server.terminate()
-    assert " 3/3 " in shown
+    assert " 3/3\n" in shown
     assert "System clock wrong by" in shown
     assert server.returncode == 0

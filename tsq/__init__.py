@@ -2,10 +2,11 @@
 
     import tsq
     result = tsq.query("time.example.com")          # one call, blocking
+    result = await tsq.aquery("time.example.com")   # the same in an asyncio program
     async with tsq.connect("time.example.com") as client: ...
     async with tsq.Server(["0.0.0.0:443"], "cert.pem", "key.pem") as server: ...
 
-Names are loaded when they are first used: a program that asks once does not pay for the server. See docs/reference/api.md.
+Names are loaded when they are first used, so that a client does not load the server. See docs/reference/api.md.
 """
 
 from importlib import import_module
@@ -21,10 +22,11 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from tsq.client.async_query import aquery, aquery_all
     from tsq.client.asynchronous import Client, connect
     from tsq.client.blocking import query, query_all
     from tsq.client.exchange import Rules
-    from tsq.client.result import HostResult, selection
+    from tsq.client.result import HostResult, QueryResult, selection
     from tsq.errors import TSQError
     from tsq.host.clock import clock_reading
     from tsq.host.keepers.sync_state import HostClock, Keeper
@@ -38,25 +40,29 @@ if TYPE_CHECKING:
     from tsq.timing.selection import Agreed, Criteria, Selection, Verdict
     from tsq.timing.server_state import ServerState
 
+# Where each name is defined; the imports above and `__all__` list the same names (tests/client/test_library.py).
 _HOMES = {
+    "aquery": "tsq.client.async_query",
+    "aquery_all": "tsq.client.async_query",
     "Client": "tsq.client.asynchronous",
     "connect": "tsq.client.asynchronous",
     "query": "tsq.client.blocking",
     "query_all": "tsq.client.blocking",
+    "Rules": "tsq.client.exchange",
+    "HostResult": "tsq.client.result",
+    "QueryResult": "tsq.client.result",
+    "selection": "tsq.client.result",
+    "TSQError": "tsq.errors",
+    "clock_reading": "tsq.host.clock",
+    "HostClock": "tsq.host.keepers.sync_state",
+    "Keeper": "tsq.host.keepers.sync_state",
     "ClientOptions": "tsq.options",
     "LocalClock": "tsq.options",
     "Target": "tsq.options",
     "Trust": "tsq.options",
     "parse_target": "tsq.options",
-    "TSQError": "tsq.errors",
-    "Rules": "tsq.client.exchange",
-    "clock_reading": "tsq.host.clock",
-    "HostClock": "tsq.host.keepers.sync_state",
-    "Keeper": "tsq.host.keepers.sync_state",
     "Limits": "tsq.quic.limits",
     "RetryPolicy": "tsq.quic.limits",
-    "HostResult": "tsq.client.result",
-    "selection": "tsq.client.result",
     "Server": "tsq.server.driver",
     "Drift": "tsq.timing.ageing",
     "Estimate": "tsq.timing.filter",
@@ -67,9 +73,9 @@ _HOMES = {
     "StampSource": "tsq.timing.sample",
     "Agreed": "tsq.timing.selection",
     "Criteria": "tsq.timing.selection",
-    "ServerState": "tsq.timing.server_state",
-    "Verdict": "tsq.timing.selection",
     "Selection": "tsq.timing.selection",
+    "Verdict": "tsq.timing.selection",
+    "ServerState": "tsq.timing.server_state",
 }
 
 __all__ = [
@@ -86,6 +92,7 @@ __all__ = [
     "Limits",
     "LocalClock",
     "Movement",
+    "QueryResult",
     "Reason",
     "RetryPolicy",
     "Rules",
@@ -99,6 +106,8 @@ __all__ = [
     "Trust",
     "Verdict",
     "__version__",
+    "aquery",
+    "aquery_all",
     "clock_reading",
     "connect",
     "parse_target",
@@ -118,7 +127,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
         try:
-            return version("tsq")
+            return version("tsq-time")
         except PackageNotFoundError:
             return "0+unknown"
     if name not in _HOMES:

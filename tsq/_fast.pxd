@@ -85,7 +85,7 @@ cdef struct BatchIO:
     uint8_t reply_control[C_BATCH][CONTROL_CAPACITY]
 
 
-cdef struct Departed:
+cdef struct TransmitStamp:
     uint32_t id
     int64_t at_ns
 
@@ -97,11 +97,11 @@ cdef bint io_view(BatchIO* io, int i, View* view) noexcept nogil
 cdef object io_item(BatchIO* io, int i)
 cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil
-cdef void go_in_vain(int sink) noexcept nogil
-cdef bint refuses_segments(int sink) noexcept nogil
-cdef int io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil
+cdef void warm_transmit_path(int discard_fd) noexcept nogil
+cdef bint refuses_segments(int discard_fd) noexcept nogil
+cdef int warm_route(BatchIO* io, int fd, int message) noexcept nogil
 cdef int restart_stamps(int fd) noexcept nogil
-cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil
+cdef int read_transmit_stamps(int fd, TransmitStamp* out, int most) noexcept nogil
 
 
 cdef struct Cursor:
@@ -115,6 +115,26 @@ cdef struct Tlv:
     const uint8_t* value
 
 
+# Sizes of plain messages and of their parts, bytes (docs/reference/protocol.md R4, R12).
+cdef enum:
+    TLV_HEADER_SIZE = 2
+    NONCE_SIZE = 16
+    TIMESTAMP_SIZE = 8
+    # A request: a Nonce, and maybe a Metadata TLV that asks for exact T3.
+    PLAIN_REQUEST_SIZE = TLV_HEADER_SIZE + NONCE_SIZE
+    EXACT_QUERY_SIZE = 10
+    EXACT_REQUEST_SIZE = PLAIN_REQUEST_SIZE + EXACT_QUERY_SIZE
+    # A response: Nonce, T2, T3, and maybe a Metadata TLV with an earlier response's exact T3 (its value is hexadecimal).
+    PLAIN_RESPONSE_SIZE = PLAIN_REQUEST_SIZE + 2 * (TLV_HEADER_SIZE + TIMESTAMP_SIZE)
+    EXACT_HEADER_SIZE = 10
+    EXACT_VALUE_SIZE = 32
+    EXACT_SIZE = EXACT_HEADER_SIZE + EXACT_VALUE_SIZE
+
+
+cdef int read_plain_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil
+cdef int put_plain_request(uint8_t* out, const uint8_t* nonce, bint exact) noexcept nogil
+cdef int put_plain_response(uint8_t* out, const uint8_t* nonce, int64_t receive_ns, int64_t send_ns) noexcept nogil
+cdef uint8_t* put_exact_header(uint8_t* out) noexcept nogil
 cdef int next_tlv(Cursor* cursor, Tlv* tlv) noexcept nogil
 cdef int check_message(const uint8_t* data, Py_ssize_t size, Py_ssize_t* offset) noexcept nogil
 cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil

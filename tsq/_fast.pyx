@@ -1,15 +1,15 @@
-"""Compiled leaves: NTP timestamps, TLVs, and socket calls that know when a datagram came and went.
+"""Compiled basics: NTP timestamps, TLVs, plain messages, and socket calls with kernel timestamps.
 
-Comes in: bytes, integers, file descriptors. Goes out: bytes, integers, tuples. It knows the TLV layout (docs/reference/protocol.md
-R4), the timestamp format (R9) and Linux's socket timestamps; it must never know QUIC, keep a connection's state, or read past the
-bytes it was given. System calls run without the interpreter lock.
+Comes in: bytes, integers, file descriptors. Goes out: bytes, integers, tuples. It knows messages (docs/reference/protocol.md R4,
+R12), the timestamp format (R9) and Linux's socket timestamps. It must never know QUIC, keep a connection's state, or read past the
+bytes that it was given. System calls run without the interpreter lock.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from tsq.errors import ConfigError, MalformedMessage
 
@@ -75,6 +75,9 @@ cdef extern from *:
     /* UDP_SEGMENT of <linux/udp.h>, which <netinet/udp.h> lacks before glibc 2.33. */
     #define TSQ_UDP_SEGMENT 103
     static const unsigned char tsq_nothing[1200];
+    /* A Metadata TLV (type 253) with the key "tsq.t3". An empty value asks for exact T3. A response has a value of 32 bytes. */
+    static const unsigned char TSQ_EXACT_QUERY[10] = {253, 8, 6, 't', 's', 'q', '.', 't', '3', 0};
+    static const unsigned char TSQ_EXACT_HEADER[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
     """
     const int64_t C_NS_PER_S "TSQ_NS_PER_S"
     const int64_t C_NTP_UNIX "TSQ_NTP_UNIX"
@@ -83,17 +86,19 @@ cdef extern from *:
     const int C_RX_FILTER "TSQ_RX_FILTER"
     const int UDP_SEGMENT "TSQ_UDP_SEGMENT"
     const uint8_t* NOTHING "tsq_nothing"
+    const uint8_t* EXACT_QUERY "TSQ_EXACT_QUERY"
+    const uint8_t* EXACT_HEADER "TSQ_EXACT_HEADER"
 
 
-# A datagram larger than this is not one that a QUIC peer sends over Ethernet; it is cut by the kernel and dropped here.
+# A QUIC peer sends no larger datagrams over Ethernet. The kernel truncates a larger one, and it is dropped here.
 DATAGRAM_CAPACITY = 2048
 BATCH = 64
 
 cdef enum:
-    # As an answer.
+    # The size of an answer.
     WARM_SIZE = 80
-    # As large as a QUIC packet may be on any path: many times the segments that are allowed.
-    VAIN_SIZE = 1200
+    # The size of a QUIC packet that fits any path: many times the number of segments that the kernel allows.
+    REFUSED_SIZE = 1200
     TYPE_NONCE = 1
     TYPE_RECEIVE = 2
     TYPE_SEND = 3
@@ -101,11 +106,8 @@ cdef enum:
     TYPE_PRECISION = 250
     TYPE_SIGNATURE_REQUEST = 252
     TYPE_SIGNATURE = 255
-    NONCE_SIZE = 16
-    TIMESTAMP_SIZE = 8
-    RESPONSE_SIZE = 38
 
-# What check_message answers; each is a sentence in _MALFORMED.
+# Results of check_message; _MALFORMED has a sentence for each.
 cdef enum:
     MESSAGE_OK = 0
     MESSAGE_TRUNCATED = 1
@@ -139,10 +141,10 @@ cdef int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
 
 cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil:
     cdef int64_t seconds = floor_div(unix_ns, C_NS_PER_S)
-    # From the remainder, not from seconds * 10^9: that product overflows at the lower end of the range.
+    # Use the remainder, not seconds * 10^9: that product overflows at the lower end of the range.
     cdef int64_t remainder = unix_ns % C_NS_PER_S
     cdef uint64_t rest = <uint64_t> (remainder + C_NS_PER_S if remainder < 0 else remainder)
-    # Rounded up: with the floor on the way back, ns -> NTP -> ns is exact. rest < 10^9, so the fraction fits in 32 bits.
+    # Round up: ns_of_ntp rounds down, so ns -> NTP -> ns is exact. rest < 10^9, so the fraction fits in 32 bits.
     cdef uint64_t fraction = ((rest << 32) + <uint64_t> (C_NS_PER_S - 1)) / <uint64_t> C_NS_PER_S
     return (<uint64_t> (seconds + C_NTP_UNIX) << 32) | fraction
 
@@ -188,7 +190,7 @@ def ntp_from_ns(unix_ns):
 
 
 cdef object whole(object number):
-    """An int as it is: a float would lose 240 ns of the time, and C would not say so."""
+    """The number, which must be an int: a float would lose 240 ns of a time without an error in C."""
     if not isinstance(number, int):
         raise TypeError(f"{type(number).__name__} found, int expected")
     return number
@@ -216,7 +218,7 @@ cdef void put_u64(uint8_t* out, uint64_t value) noexcept nogil:
 
 
 cdef int next_tlv(Cursor* cursor, Tlv* tlv) noexcept nogil:
-    """The one place that steps over TLVs: 1 a TLV, 0 the end, negative what is wrong. The cursor never passes its end."""
+    """Step over one TLV: 1 a TLV, 0 the end, negative: what is wrong. The cursor never passes its end."""
     cdef Py_ssize_t left = cursor.end - cursor.at
     if left == 0:
         return 0
@@ -232,7 +234,7 @@ cdef int next_tlv(Cursor* cursor, Tlv* tlv) noexcept nogil:
 
 
 cdef int check_message(const uint8_t* data, Py_ssize_t size, Py_ssize_t* offset) noexcept nogil:
-    """Every rule of R4; on an error offset[0] is where the offending TLV begins."""
+    """Check every rule of R4; on an error offset[0] is where the offending TLV begins."""
     cdef Cursor cursor
     cdef Tlv tlv
     cdef uint8_t seen[256]
@@ -325,28 +327,71 @@ def pack_tlvs(tlvs):
     return out
 
 
+# ------------------------------------------------------------------------------------------- plain messages (R4, R12)
+
+REQUEST_SIZE = PLAIN_REQUEST_SIZE
+RESPONSE_SIZE = PLAIN_RESPONSE_SIZE
+
+
+cdef uint8_t* put_header(uint8_t* out, uint8_t kind, uint8_t length) noexcept nogil:
+    """Write a TLV's type and length; where its value begins."""
+    out[0] = kind
+    out[1] = length
+    return out + TLV_HEADER_SIZE
+
+
+cdef int read_plain_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil:
+    """Read a request that is a nonce alone, or a nonce and a request for exact T3; 0, or -1 for any other message."""
+    if size != PLAIN_REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
+        return -1
+    if data[0] != TYPE_NONCE or data[1] != NONCE_SIZE:
+        return -1
+    exact[0] = size == EXACT_REQUEST_SIZE
+    if exact[0] and memcmp(data + PLAIN_REQUEST_SIZE, EXACT_QUERY, EXACT_QUERY_SIZE) != 0:
+        return -1
+    memcpy(nonce, data + TLV_HEADER_SIZE, NONCE_SIZE)
+    return 0
+
+
+cdef int put_plain_request(uint8_t* out, const uint8_t* nonce, bint exact) noexcept nogil:
+    """Write a request; its size."""
+    memcpy(put_header(out, TYPE_NONCE, NONCE_SIZE), nonce, NONCE_SIZE)
+    if not exact:
+        return PLAIN_REQUEST_SIZE
+    memcpy(out + PLAIN_REQUEST_SIZE, EXACT_QUERY, EXACT_QUERY_SIZE)
+    return EXACT_REQUEST_SIZE
+
+
+cdef int put_plain_response(uint8_t* out, const uint8_t* nonce, int64_t receive_ns, int64_t send_ns) noexcept nogil:
+    """Write nonce, T2 and T3; their size."""
+    cdef uint8_t* at = put_header(out, TYPE_NONCE, NONCE_SIZE)
+    memcpy(at, nonce, NONCE_SIZE)
+    at = put_header(at + NONCE_SIZE, TYPE_RECEIVE, TIMESTAMP_SIZE)
+    put_u64(at, ntp_of_ns(receive_ns))
+    at = put_header(at + TIMESTAMP_SIZE, TYPE_SEND, TIMESTAMP_SIZE)
+    put_u64(at, ntp_of_ns(send_ns))
+    return PLAIN_RESPONSE_SIZE
+
+
+cdef uint8_t* put_exact_header(uint8_t* out) noexcept nogil:
+    """Write the TLV for an exact T3 up to its value; where the value begins, which has EXACT_VALUE_SIZE bytes."""
+    memcpy(out, EXACT_HEADER, EXACT_HEADER_SIZE)
+    return out + EXACT_HEADER_SIZE
+
+
 def pack_response(bytes nonce not None, int64_t receive_ns, int64_t send_ns):
-    """The 38 bytes of a plain response: nonce (16 bytes), T2, T3 as Unix ns. Raises MalformedMessage for another nonce size."""
+    """A plain response: nonce (16 bytes), T2, T3 as Unix ns. Raises MalformedMessage for another nonce size."""
     if PyBytes_GET_SIZE(nonce) != NONCE_SIZE:
         raise malformed(MESSAGE_NONCE_SIZE, 0)
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, RESPONSE_SIZE)
-    cdef uint8_t* at = <uint8_t*> PyBytes_AS_STRING(out)
-    at[0] = TYPE_NONCE
-    at[1] = NONCE_SIZE
-    memcpy(at + 2, PyBytes_AS_STRING(nonce), NONCE_SIZE)
-    at[18] = TYPE_RECEIVE
-    at[19] = TIMESTAMP_SIZE
-    put_u64(at + 20, ntp_of_ns(receive_ns))
-    at[28] = TYPE_SEND
-    at[29] = TIMESTAMP_SIZE
-    put_u64(at + 30, ntp_of_ns(send_ns))
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, PLAIN_RESPONSE_SIZE)
+    put_plain_response(<uint8_t*> PyBytes_AS_STRING(out), <const uint8_t*> PyBytes_AS_STRING(nonce), receive_ns, send_ns)
     return out
 
 
 # ------------------------------------------------------------------------------------------------------- addresses
 
 def pack_address(str host not None, int port, uint32_t scope_id=0):
-    """A numeric IPv4 or IPv6 address and a port as the bytes of a sockaddr, the form that the socket calls here take and give."""
+    """A numeric IPv4 or IPv6 address and a port as the bytes of a sockaddr, as all socket calls here have them."""
     cdef sockaddr_in v4
     cdef sockaddr_in6 v6
     cdef bytes text = host.encode("ascii", "replace")
@@ -393,9 +438,9 @@ cdef int set_option(int fd, int level, int name, int value) except -1:
 
 
 def enable_receive_timestamps(int fd, int family, bint destinations=True):
-    """Have the kernel stamp each received datagram (SO_TIMESTAMPNS), and tell the address that it was sent to (IP_PKTINFO).
+    """Have the kernel timestamp each received datagram (SO_TIMESTAMPNS) and report its destination address (IP_PKTINFO).
 
-    destinations: False for a socket with one address of its own, which need not be told.
+    destinations: False for a socket that is bound to one address.
     """
     set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1)
     if not destinations:
@@ -407,12 +452,12 @@ def enable_receive_timestamps(int fd, int family, bint destinations=True):
 
 
 cdef int restart_stamps(int fd) noexcept nogil:
-    """Let single datagrams ask for the time at which they left, and have the kernel count them from 0; 0, or -1."""
+    """Allow transmit timestamp requests for single datagrams, and have the kernel count them from 0; 0, or -1."""
     cdef int off = 0
     cdef int on = SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_OPT_ID | SOF_TIMESTAMPING_OPT_TSONLY
-    # Else the kernel tells each receive time twice, as SO_TIMESTAMPNS does already. Linux 6.12 and newer know it.
+    # Without this, the kernel reports each receive time a second time, beside SO_TIMESTAMPNS. It needs Linux 6.12.
     cdef int once = on | C_RX_FILTER
-    # The kernel's counter starts anew when the option comes on.
+    # The kernel's counter starts again when the option is switched on.
     if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &off, sizeof(off)) != 0:
         return -1
     if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &once, sizeof(once)) == 0:
@@ -421,16 +466,16 @@ cdef int restart_stamps(int fd) noexcept nogil:
 
 
 def enable_transmit_timestamps(int fd):
-    """Let single datagrams ask for the time at which they left (SO_TIMESTAMPING); see `send` and `transmit_times`.
+    """Allow transmit timestamp requests for single datagrams (SO_TIMESTAMPING); see `send` and `transmit_times`.
 
-    Called again, it has the kernel count from 0 again: a send that failed may or may not have been counted.
+    A second call makes the kernel count from 0 again: it may or may not have counted a send that failed.
     """
     if restart_stamps(fd) != 0:
         raise OSError(errno, "setsockopt(SO_TIMESTAMPING) failed")
 
 
 cdef BatchIO* io_new() noexcept:
-    """Buffers for batches of up to 64 datagrams, in and out, made once and used again; NULL where there is no memory."""
+    """Buffers for batches of up to 64 datagrams, in and out; NULL where there is no memory."""
     cdef BatchIO* io = <BatchIO*> calloc(1, sizeof(BatchIO))
     cdef int i
     if io == NULL:
@@ -461,9 +506,9 @@ cdef void io_free(BatchIO* io) noexcept:
 
 
 cdef int io_receive(BatchIO* io, int fd, int most, int* error) noexcept nogil:
-    """One recvmmsg of at most `most` datagrams, without blocking, and what its control messages tell.
+    """Receive at most `most` datagrams with one recvmmsg, without blocking, and read their control messages.
 
-    How many datagrams came, or -1 with the error's number.
+    Returns how many datagrams came, or -1 with the error's number.
     """
     cdef int count, i
     cdef int64_t now
@@ -488,7 +533,7 @@ cdef int io_receive(BatchIO* io, int fd, int most, int* error) noexcept nogil:
 
 
 cdef void read_control(msghdr* message, int64_t now, View* view) noexcept nogil:
-    """Receive time and destination address of one datagram; `now` stands in where the kernel gives no time."""
+    """Read receive time and destination address of one datagram; the time is `now` where the kernel gives none."""
     cdef cmsghdr* header = CMSG_FIRSTHDR(message)
     cdef timespec stamp
     view.received_ns = now
@@ -513,13 +558,13 @@ cdef void read_control(msghdr* message, int64_t now, View* view) noexcept nogil:
 
 
 cdef bint io_view(BatchIO* io, int i, View* view) noexcept nogil:
-    """Datagram i as it lies in the buffers; false for one that was cut."""
+    """View datagram i in the buffers; false for one that was truncated."""
     view[0] = io.views[i]
     return not io.messages[i].msg_hdr.msg_flags & MSG_TRUNC
 
 
 cdef object io_item(BatchIO* io, int i):
-    """Datagram i as Python has it (see ReceiveBatch.receive); None for one that was cut."""
+    """Datagram i as ReceiveBatch.receive returns it; None for one that was truncated."""
     cdef View view
     if not io_view(io, i, &view):
         return None
@@ -532,11 +577,11 @@ cdef object io_item(BatchIO* io, int i):
 
 
 cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t size, bint stamp) noexcept nogil:
-    """Reply `slot` of the next `io_send`: to where datagram `message` came from, from the address that it was sent to."""
+    """Set reply `slot` of the next `io_send`: to the source of datagram `message`, from its destination address."""
     cdef msghdr* out = &io.replies[slot].msg_hdr
     cdef size_t used = put_source(io.reply_control[slot], io.views[message].local, io.views[message].local_size)
     if stamp:
-        used += put_stamp_wish(io.reply_control[slot] + used)
+        used += put_stamp_request(io.reply_control[slot] + used)
     io.reply_vectors[slot].iov_base = data
     io.reply_vectors[slot].iov_len = size
     out.msg_name = &io.names[message]
@@ -546,9 +591,9 @@ cdef void io_reply(BatchIO* io, int slot, int message, uint8_t* data, Py_ssize_t
 
 
 cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil:
-    """Send the first `count` replies without blocking; how many went. What does not go at once is lost.
+    """Send the first `count` replies without blocking; how many were sent. A reply that cannot be sent at once is lost.
 
-    One call, unless a reply cannot be sent at all (a firewall, a lost route): it is stepped over, so that those behind it go.
+    It is one call, unless a reply cannot be sent at all (a firewall, a lost route): it is skipped, and the rest is sent.
     """
     cdef int at = 0
     cdef int went = 0
@@ -565,64 +610,64 @@ cdef int io_send(BatchIO* io, int fd, int count) noexcept nogil:
     return went
 
 
-cdef void go_in_vain(int sink) noexcept nogil:
-    """Go a datagram's way out by `sink`, a socket that may be sent to at will: it is in the processor's caches then."""
+cdef void warm_transmit_path(int discard_fd) noexcept nogil:
+    """Warm the kernel's transmit path with a throw-away send: its code and data are in the processor's caches then."""
     cdef uint8_t nothing[WARM_SIZE]
     memset(nothing, 0, WARM_SIZE)
-    # Full or not, it has gone the way.
-    send_bytes(sink, nothing, WARM_SIZE, MSG_DONTWAIT)
+    # Ignore a full buffer: the path is warm all the same.
+    send_bytes(discard_fd, nothing, WARM_SIZE, MSG_DONTWAIT)
 
 
 cdef int send_refused(int fd, void* name, size_t name_size, uint8_t* control, size_t used) noexcept nogil:
-    """Try to send more segments of one byte than the kernel allows: it looks up the route, builds the packet, and refuses it.
+    """Ask for more segments of one byte than the kernel allows: it looks up the route, builds the packet, and refuses to send it.
 
-    control: room for the wish behind what is there. 1 where that was the kernel's reason (udp(7), UDP_SEGMENT); 0 where it had
-    another, such as no route; -1 where it was sent.
+    control: control messages of `used` bytes, with room for one more. Returns 1 where the kernel refused the segments (udp(7),
+    UDP_SEGMENT), 0 where it had another reason, such as no route, and -1 where it sent them.
     """
     cdef cmsghdr* header = <cmsghdr*> (control + used)
     cdef uint16_t segment = 1
-    cdef msghdr vain
+    cdef msghdr refused
     cdef iovec vector
     header.cmsg_level = IPPROTO_UDP
     header.cmsg_type = UDP_SEGMENT
     header.cmsg_len = CMSG_LEN(sizeof(segment))
     memcpy(CMSG_DATA(header), &segment, sizeof(segment))
-    memset(&vain, 0, sizeof(vain))
+    memset(&refused, 0, sizeof(refused))
     vector.iov_base = <void*> NOTHING
-    vector.iov_len = VAIN_SIZE
-    vain.msg_name = name
-    vain.msg_namelen = <socklen_t> name_size
-    vain.msg_iov = &vector
-    vain.msg_iovlen = 1
-    vain.msg_control = control
-    vain.msg_controllen = used + CMSG_SPACE(sizeof(segment))
-    if sendmsg(fd, &vain, MSG_DONTWAIT) >= 0:
+    vector.iov_len = REFUSED_SIZE
+    refused.msg_name = name
+    refused.msg_namelen = <socklen_t> name_size
+    refused.msg_iov = &vector
+    refused.msg_iovlen = 1
+    refused.msg_control = control
+    refused.msg_controllen = used + CMSG_SPACE(sizeof(segment))
+    if sendmsg(fd, &refused, MSG_DONTWAIT) >= 0:
         return -1
     return errno == EINVAL
 
 
-cdef bint refuses_segments(int sink) noexcept nogil:
-    """Whether this kernel refuses what `io_go_in_vain` must not send."""
+cdef bint refuses_segments(int discard_fd) noexcept nogil:
+    """Whether this kernel refuses too many segments, which `warm_route` relies on."""
     cdef uint8_t control[CONTROL_CAPACITY]
-    return send_refused(sink, NULL, 0, control, 0) == 1
+    return send_refused(discard_fd, NULL, 0, control, 0) == 1
 
 
-cdef int io_go_in_vain(BatchIO* io, int fd, int message) noexcept nogil:
-    """Go the way of a reply to datagram `message` up to the route, and send none: `send_refused`. Where `refuses_segments` only."""
+cdef int warm_route(BatchIO* io, int fd, int message) noexcept nogil:
+    """Warm the route of a reply to datagram `message`, without sending: as `send_refused`. Only where `refuses_segments`."""
     cdef uint8_t control[CONTROL_CAPACITY]
     cdef size_t used = put_source(control, io.views[message].local, io.views[message].local_size)
     return send_refused(fd, &io.names[message], io.views[message].remote_size, control, used)
 
 
-def warm(int sink):
-    """Go a datagram's way out by `sink`, before one that counts."""
+def warm(int discard_fd):
+    """Warm the kernel's transmit path before a send that counts. discard_fd: a socket whose datagrams nobody reads."""
     with nogil:
-        go_in_vain(sink)
+        warm_transmit_path(discard_fd)
 
 
 @cython.final
 cdef class ReceiveBatch:
-    """Receives batches of up to 64 datagrams; its buffers are made once and used again."""
+    """Receives batches of up to 64 datagrams, always into the same buffers."""
 
     cdef BatchIO* io
     cdef readonly unsigned long long truncated
@@ -636,12 +681,12 @@ cdef class ReceiveBatch:
         io_free(self.io)
 
     def receive(self, int fd):
-        """All datagrams that wait at the socket, at most 64, without blocking.
+        """The datagrams that wait at the socket, at most 64, without blocking.
 
         A list of (data, remote, local, received_ns, kernel): remote a packed socket address (empty when the socket is connected
         and the kernel gives none), local the packed address that the datagram was sent to (empty where unknown), received_ns Unix
-        time in ns, kernel whether the kernel took it (else it was read here, after the call). Raises OSError, an ICMP error of a
-        connected socket included; nothing waiting is an empty list.
+        time in ns, kernel whether the kernel took that time (else it was read after the call). Raises OSError, also for an ICMP
+        error of a connected socket. An empty list: nothing waits.
         """
         cdef int count, i
         cdef int error = 0
@@ -662,7 +707,7 @@ cdef class ReceiveBatch:
 
 
 cdef size_t put_source(uint8_t* control, const uint8_t* local, size_t size) noexcept nogil:
-    """Write the address to send from; what it takes up. A size that is neither of the two forms of `receive` is left out."""
+    """Write the source address as a control message; its size, 0 for an address of another size than an IPv4 or IPv6 one."""
     cdef cmsghdr* header = <cmsghdr*> control
     cdef in_pktinfo v4
     if size == sizeof(in_addr):
@@ -682,7 +727,7 @@ cdef size_t put_source(uint8_t* control, const uint8_t* local, size_t size) noex
     return 0
 
 
-cdef size_t put_stamp_wish(uint8_t* control) noexcept nogil:
+cdef size_t put_stamp_request(uint8_t* control) noexcept nogil:
     cdef cmsghdr* header = <cmsghdr*> control
     cdef uint32_t flags = SOF_TIMESTAMPING_TX_SOFTWARE
     header.cmsg_level = SOL_SOCKET
@@ -693,12 +738,11 @@ cdef size_t put_stamp_wish(uint8_t* control) noexcept nogil:
 
 
 def send(int fd, list datagrams not None, bint stamp=False):
-    """Send (data, remote, local) in order with one sendmmsg; (how many went, clock just before the call in Unix ns).
+    """Send (data, remote, local) in order with one sendmmsg; (how many were sent, clock just before the call in Unix ns).
 
-    remote: packed socket address, or b"" on a connected socket. local: packed address to send from, or b"". At most 64 a call.
-    With `stamp`, each datagram asks the kernel for the time at which it leaves (`transmit_times`); the socket must have had
-    `enable_transmit_timestamps`. A full send buffer is no error: fewer go. Raises OSError when the first cannot go for another
-    reason.
+    remote: packed socket address, or b"" on a connected socket. local: packed address to send from, or b"". At most 64 in a call.
+    stamp: request a transmit timestamp for each datagram (`transmit_times`), after `enable_transmit_timestamps`. A full send buffer
+    is no error: fewer are sent. Raises OSError when the first cannot be sent for another reason.
     """
     cdef mmsghdr messages[C_BATCH]
     cdef iovec vectors[C_BATCH]
@@ -725,7 +769,7 @@ def send(int fd, list datagrams not None, bint stamp=False):
             messages[count].msg_hdr.msg_namelen = <socklen_t> PyBytes_GET_SIZE(remote)
         used = put_source(control[count], <const uint8_t*> PyBytes_AS_STRING(local), PyBytes_GET_SIZE(local))
         if stamp:
-            used += put_stamp_wish(control[count] + used)
+            used += put_stamp_request(control[count] + used)
         if used:
             messages[count].msg_hdr.msg_control = control[count]
             messages[count].msg_hdr.msg_controllen = used
@@ -740,8 +784,8 @@ def send(int fd, list datagrams not None, bint stamp=False):
     return sent, before
 
 
-cdef bint read_departure(msghdr* message, Departed* out) noexcept nogil:
-    """What one entry of the error queue tells; false for one that is no departure time."""
+cdef bint read_transmit_stamp(msghdr* message, TransmitStamp* out) noexcept nogil:
+    """Read one entry of the error queue; false for one that is no transmit timestamp."""
     cdef cmsghdr* header = CMSG_FIRSTHDR(message)
     cdef timespec stamp
     cdef sock_extended_err extended
@@ -765,8 +809,8 @@ cdef bint read_departure(msghdr* message, Departed* out) noexcept nogil:
     return False
 
 
-cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil:
-    """Read the error queue once, at most 64 entries, without blocking; how many departure times it had, or -1 for an error."""
+cdef int read_transmit_stamps(int fd, TransmitStamp* out, int most) noexcept nogil:
+    """Read at most 64 entries of the error queue, without blocking; how many transmit timestamps it had, or -1 for an error."""
     cdef mmsghdr messages[C_BATCH]
     cdef uint8_t control[C_BATCH][CONTROL_CAPACITY]
     cdef int count, i
@@ -779,25 +823,25 @@ cdef int drain_departures(int fd, Departed* out, int most) noexcept nogil:
     if count < 0:
         return 0 if errno == EAGAIN or errno == EINTR else -1
     for i in range(count):
-        found += read_departure(&messages[i].msg_hdr, &out[found])
+        found += read_transmit_stamp(&messages[i].msg_hdr, &out[found])
     return found
 
 
 def transmit_times(int fd):
-    """What the error queue tells of sent datagrams: a list of (id, left_ns), emptied without blocking.
+    """Empty the error queue without blocking; its transmit timestamps as a list of (id, at_ns).
 
-    id counts, from 0 and modulo 2^32, the datagrams that were sent with `stamp` on this socket. left_ns is the kernel's software
-    stamp, Unix time in ns.
+    id counts the datagrams that were sent with `stamp` on this socket, from 0 and modulo 2^32. at_ns: the kernel's software
+    timestamp, Unix time in ns.
     """
-    cdef Departed departed[C_BATCH]
+    cdef TransmitStamp stamps[C_BATCH]
     cdef int count, i
     out = []
     while True:
         with nogil:
-            count = drain_departures(fd, departed, C_BATCH)
+            count = read_transmit_stamps(fd, stamps, C_BATCH)
         if count < 0:
             raise OSError(errno, "recvmmsg of the error queue failed")
         for i in range(count):
-            out.append((departed[i].id, departed[i].at_ns))
+            out.append((stamps[i].id, stamps[i].at_ns))
         if count < C_BATCH:
             return out

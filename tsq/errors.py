@@ -4,34 +4,34 @@
     ├── MessageError            bytes that are not the message they should be
     │   ├── MalformedMessage        docs/reference/protocol.md R4
     │   └── SignatureError          docs/reference/protocol.md R5, R6
-    ├── ExchangeError           a question that got no usable answer
+    ├── ExchangeError           a request without a usable answer
     │   ├── NoAnswer                nothing came in time
     │   └── RejectedSamples         answers came, none passed the checks (R8)
     ├── TransportError          no connection, or a lost one
     │   ├── NameNotFound            the host name has no address
-    │   ├── NothingListens          ICMP says that the port is closed
-    │   ├── Unreachable             ICMP or the routing table says no way
-    │   ├── HandshakeTimeout        silence
+    │   ├── NothingListens          ICMP reports that the port is closed
+    │   ├── Unreachable             ICMP or the routing table reports that there is no route
+    │   ├── HandshakeTimeout        nothing was received
     │   ├── AlpnRefused             the peer speaks QUIC, but not TSQ
-    │   ├── CertificateError        the server is not who it should be
+    │   ├── CertificateError        the server did not prove its identity
     │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid, NotPinned, WrongPurpose, TooWeak
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
     └── ClockError              the local clock cannot be read or set
         ├── NotPermitted            this process may not set it
-        ├── NotMoved                it did not move as it was to
+        ├── NotMoved                it did not move as it was set
         └── AlreadyRunning          another tsq-adjtime sets it
 
-Comes in: what was found, what was expected, what to do about it, and the rule that says so. Goes out: one sentence for a
-person in `str(error)`. Nothing here may log, print or import another part of TSQ.
+Comes in: what was found, what was expected, advice, and the rule. Goes out: one sentence for a person in `str(error)`. It must
+never log, print or import another part of TSQ.
 """
 
 
 class TSQError(Exception):
     """Base of all errors that TSQ raises.
 
-    found: what was there. expected: what should have been. advice: what a user can do. section: the rule, as an RFC section or
-    a ruling of docs/reference/protocol.md.
+    found: what is wrong. expected: what would be right. advice: what a user can do. section: the rule, as an RFC section or a
+    ruling of docs/reference/protocol.md.
     """
 
     def __init__(self, found: str, *, expected: str = "", advice: str = "", section: str = "") -> None:
@@ -40,6 +40,15 @@ class TSQError(Exception):
         self.advice = advice
         self.section = section
         super().__init__(found)
+
+    def __repr__(self) -> str:
+        parts = {"expected": self.expected, "advice": self.advice, "section": self.section}
+        given = [f"{name}={text!r}" for name, text in parts.items() if text]
+        return f"{type(self).__name__}({', '.join([repr(self.found), *given])})"
+
+    def to_dict(self) -> dict[str, str]:
+        """The error with the keys that it has in a host of `tsq-client --json` (docs/reference/cli.md)."""
+        return {"error": str(self), "error_kind": type(self).__name__}
 
     def __str__(self) -> str:
         text = self.found
@@ -61,11 +70,11 @@ class MalformedMessage(MessageError):
 
 
 class SignatureError(MessageError):
-    """A signature that was asked for is absent, by an unknown key, or wrong (docs/reference/protocol.md R5, R6)."""
+    """A requested signature is absent, by an unknown key, or wrong (docs/reference/protocol.md R5, R6)."""
 
 
 class ExchangeError(TSQError):
-    """A question that got no usable answer."""
+    """A request without a usable answer."""
 
 
 class NoAnswer(ExchangeError):
@@ -89,7 +98,7 @@ class NothingListens(TransportError):
 
 
 class Unreachable(TransportError):
-    """There is no way to the host (ICMP unreachable, or no route)."""
+    """The host cannot be reached (ICMP unreachable, or no route)."""
 
 
 class HandshakeTimeout(TransportError):
@@ -144,7 +153,7 @@ class ConfigError(TSQError):
     """An option, a file or a key that cannot be used."""
 
 
-# From the error that says most about a server to the one that says least; what is not named stands before HandshakeTimeout.
+# From the error that says most about a server to the one that says least. Errors that are not listed rank as TSQError.
 _BY_WHAT_THEY_SAY: tuple[type[TSQError], ...] = (
     ConfigError,
     CertificateError,
@@ -162,7 +171,7 @@ _KINDS = tuple(kind for kind in _BY_WHAT_THEY_SAY if kind is not TSQError)
 
 
 def rank(error: TSQError) -> int:
-    """How little an error says: where several attempts to reach a host failed, the one with the least rank is reported."""
+    """How little an error says. If several attempts to reach a host failed, the error with the least rank is reported."""
     kind = next((kind for kind in _KINDS if isinstance(error, kind)), TSQError)
     return _BY_WHAT_THEY_SAY.index(kind)
 
@@ -176,7 +185,7 @@ class NotPermitted(ClockError):
 
 
 class NotMoved(ClockError):
-    """The clock did not move by what it was to be set by, or another program moved it as well."""
+    """The clock did not move by the amount that was set, or another program moved it as well."""
 
 
 class AlreadyRunning(ClockError):

@@ -1,13 +1,16 @@
-"""What a user may choose, checked: options of the client and the server, and how hosts and ports are written.
+"""Options of the client and the server, and how hosts and ports are written.
 
-Comes in: values from a command line or a program. Goes out: frozen options, or ConfigError that says what was found and expected.
-It must never open a socket or read a clock.
+Comes in: values from a command line or a program, of any type. Goes out: frozen options that are right, or a ConfigError that says
+what was found and what was expected. It must never open a socket or read a clock.
 """
 
+import os
 import re
 from base64 import b64decode
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
+from math import isfinite
 from typing import Any
 
 from tsq.errors import ConfigError
@@ -23,10 +26,10 @@ SOURCES = ("gps", "ptp", "ntp", "manual", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom a client believes: the system's store, one CA file, holders of certain keys (pins), or anybody (insecure).
+    """Whom a client trusts: the system's authorities, one CA file, holders of certain keys (pins), or anybody (insecure).
 
-    valid_at: check certificates for this time (Unix seconds) in place of what the clock says, which may be wrong. read: what was
-    read of the authorities' file, once for all that this trust is used for; `tsq.quic.certificates.trust` keeps it.
+    valid_at: check certificates for this time (Unix seconds) instead of the clock's time, which may be wrong. read: the content of
+    the authorities' file, read once for all that this trust is used for; `tsq.quic.certificates.trust` keeps it.
     """
 
     ca_file: str | None = None
@@ -36,16 +39,24 @@ class Trust:
     read: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ca_file", _path("CA file", self.ca_file))
+        check_type("insecure", self.insecure, bool)
+        if isinstance(self.pins, str) or not isinstance(self.pins, Iterable):
+            raise ConfigError(f"pins {self.pins!r}", expected="a tuple of texts, each sha256// and the Base64 of 32 bytes")
+        if self.valid_at is not None and not isfinite(check_number("valid_at", self.valid_at)):
+            raise ConfigError(f"valid_at {self.valid_at}", expected="seconds since 1970")
         if self.insecure and self.ca_file is not None:
             raise ConfigError("a CA file together with 'insecure'", expected="one of them")
         if self.pins and (self.insecure or self.ca_file is not None or self.valid_at is not None):
             raise ConfigError("pinned keys together with another trust", expected="one of them")
         if self.insecure and self.valid_at is not None:
             raise ConfigError("a time to check certificates for together with 'insecure'", expected="one of them")
+        object.__setattr__(self, "pins", tuple(parse_pin(pin) for pin in self.pins))
 
 
 def parse_pin(text: str) -> str:
     """A pinned key as curl writes it: sha256// and the Base64 of the SHA-256 of the key's SubjectPublicKeyInfo."""
+    check_type("pinned key", text, str)
     try:
         digest = b64decode(text.removeprefix(_PIN), validate=True)
     except ValueError:
@@ -57,10 +68,17 @@ def parse_pin(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to ask: name or address, and UDP port."""
+    """A server: name or address, and UDP port. Port 0 is for a server's own address only: any free port."""
 
     host: str
     port: int = DEFAULT_PORT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not _is_host(self.host):
+            raise ConfigError(f"host {self.host!r}", expected="a name or an address, without a port")
+        check_type("port", self.port, int)
+        if not 0 <= self.port <= MAX_PORT:
+            raise ConfigError(f"port {self.port}", expected=f"a number from 1 to {MAX_PORT}")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -68,18 +86,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class LocalClock:
-    """What a server's operator declares of a clock that nothing synchronizes. error in seconds."""
+    """What a server's operator declares about a clock that nothing synchronizes. error in seconds."""
 
     stratum: int
     source: str = "manual"
     error: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_type("local stratum", self.stratum, int)
         if not 1 <= self.stratum <= 15:
             raise ConfigError(f"local stratum {self.stratum}", expected="1 to 15")
         if self.source not in SOURCES:
             raise ConfigError(f"local source {self.source!r}", expected=", ".join(SOURCES))
-        if not 0 < self.error <= 16:
+        if not 0 < check_number("local error", self.error) <= 16:
             raise ConfigError(f"local error {self.error}", expected="above 0, at most 16 seconds")
 
 
@@ -103,23 +122,61 @@ class ClientOptions:
     accept_unknown: bool = False
 
     def __post_init__(self) -> None:
+        check_type("count", self.count, int)
         if not 1 <= self.count <= 1_000_000:
             raise ConfigError(f"count {self.count}", expected="1 to 1000000")
-        if not 0 <= self.interval <= 86400:
+        if not 0 <= check_number("interval", self.interval) <= 86400:
             raise ConfigError(f"interval {self.interval}", expected="0 to 86400 seconds")
-        if not 0 < self.timeout <= 3600:
+        if not 0 < check_number("timeout", self.timeout) <= 3600:
             raise ConfigError(f"timeout {self.timeout}", expected="above 0, at most 3600 seconds")
+        check_type("address family", self.family, int)
         if self.family not in (0, 4, 6):
             raise ConfigError(f"address family {self.family}", expected="0, 4 or 6")
-        if not 0 <= self.server_error <= 1:
+        if not isinstance(self.trust, Trust):
+            advice = f"write Trust(ca_file={self.trust!r})" if isinstance(self.trust, str) else ""
+            raise ConfigError(f"trust {self.trust!r}", expected="a tsq.Trust", advice=advice)
+        if self.server_name is not None:
+            check_type("server name", self.server_name, str)
+        check_type("stream", self.stream, bool)
+        check_type("accept_unknown", self.accept_unknown, bool)
+        object.__setattr__(self, "session_file", _path("session file", self.session_file))
+        if not 0 <= check_number("server error", self.server_error) <= 1:
             raise ConfigError(f"server error {self.server_error}", expected="0 to 1 second")
         if self.server_name is not None and not self.server_name.strip("."):
             # The host's own name would be checked in its place.
             raise ConfigError(f"server name {self.server_name!r}", expected="the name or address that the certificate must have")
 
 
+def as_target(host: str | Target) -> Target:
+    """A server to ask, from text as in `parse_target` or from a Target."""
+    if isinstance(host, str):
+        return parse_target(host)
+    if not isinstance(host, Target):
+        raise ConfigError(f"host {host!r}", expected="text such as 'time.example' or 'time.example:443', or a tsq.Target")
+    if host.port == 0:
+        raise ConfigError("port 0", expected=f"a number from 1 to {MAX_PORT}", advice=f"{host.host} cannot be asked at it")
+    return host
+
+
+def as_targets(hosts: Iterable[str | Target]) -> list[Target]:
+    """Servers to ask, each as in `as_target`."""
+    if isinstance(hosts, str | Target) or not isinstance(hosts, Iterable):
+        raise ConfigError(f"hosts {hosts!r}", expected="a list of hosts")
+    return [as_target(host) for host in hosts]
+
+
+def as_options(options: "ClientOptions | None") -> "ClientOptions":
+    """These options; the default ones for None."""
+    if options is None:
+        return ClientOptions()
+    if not isinstance(options, ClientOptions):
+        raise ConfigError(f"options {options!r}", expected="a tsq.ClientOptions")
+    return options
+
+
 def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
     """HOST, HOST:PORT, IPv6 address, [IPv6] or [IPv6]:PORT."""
+    check_type("host", text, str)
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
     if bracketed:
         host, port = bracketed[1], bracketed[2]
@@ -132,7 +189,7 @@ def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
-    if not host or any(c.isspace() or not c.isprintable() for c in host) or len(host) > 253 or ":" in (port or ""):
+    if not _is_host(host) or ":" in (port or ""):
         raise ConfigError(f"host {text!r}", expected="HOST, HOST:PORT, IPv6 or [IPv6]:PORT")
     return Target(host, default_port if port is None else parse_port(port))
 
@@ -162,6 +219,34 @@ def parse_port(text: str, least: int = 1) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not least <= int(text) <= MAX_PORT:
         raise ConfigError(f"port {text!r}", expected=f"a number from {least} to {MAX_PORT}")
     return int(text)
+
+
+def _is_host(text: str) -> bool:
+    """Whether a text may be a host: no name is longer than 253 characters, and brackets are a matter of how hosts are written."""
+    return 0 < len(text) <= 253 and text[0] != "[" and not any(c.isspace() or not c.isprintable() for c in text)
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Refuse a value of another type; True and False are no numbers."""
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", str: "text", bool: "True or False"}
+        raise ConfigError(f"{name} {value!r}", expected=words[kind])
+
+
+def check_number(name: str, value: float) -> float:
+    """A number of any kind; refuses everything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{name} {value!r}", expected="a number")
+    return value
+
+
+def _path(name: str, value: object) -> str | None:
+    """A file's name as text, from text or a pathlib.Path; None stays None."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(f"{name} {value!r}", expected="a file's name")
+    return value
 
 
 def _canonical_ipv6(text: str) -> str | None:

@@ -82,10 +82,10 @@ CLAIMS = (
         "for the AES.",
     ),
     Claim(
-        "server CPU for a request, against the floor",
+        "server CPU for a request, against the C echo",
         serving(DATAGRAM),
         serving(ECHO),
-        "What is above the floor is opening, checking and sealing a packet, and the memory that each connection touches.",
+        "The difference is opening, checking and sealing a packet, and the memory that each connection touches.",
     ),
     Claim(
         "Stream Mode's server CPU for a request, against NTS",
@@ -213,7 +213,7 @@ CLAIMS = (
 )
 
 AIMS = (
-    Aim("server CPU for a request: at most 1.3 times the floor's", serving(DATAGRAM), 1.3, serving(ECHO)),
+    Aim("server CPU for a request: at most 1.3 times the C echo's", serving(DATAGRAM), 1.3, serving(ECHO)),
     Aim("server CPU for a request: at most plain NTP's", serving(DATAGRAM), 1.0, serving(NTP)),
     Aim("server CPU for a request: at most 0.6 times NTS's", serving(DATAGRAM), 0.6, serving(NTS)),
     Aim("handshake: server CPU at most twice NTS-KE's (ECDSA P-256)", _handshake(DATAGRAM), 2.0, _handshake(NTS)),

@@ -144,7 +144,7 @@ def _serving(run: Run, drawn: Sequence[str]) -> list[str]:
     lines = [
         "## Serving",
         "",
-        *_picture(drawn, pictures.CPU, "Bars: server CPU time for one request, by clients; the floor as a line"),
+        *_picture(drawn, pictures.CPU, "Bars: server CPU time for one request, by clients; the C echo as a line"),
         *_say(
             "CPU time of the server's process for each answer, user and kernel, while a load on the other core keeps "
             "requests under "
@@ -178,7 +178,8 @@ def _served(run: Run, load: str) -> list[str]:
         cells = [run.find("serving", row, load, name) for name in ("server CPU", "answers", "busy", "load CPU")]
         ratios = [table.times(table.ratio(run, "serving", row, load, "server CPU", base)) for base in (ECHO, NTS)]
         rows.append([row, table.cell(cells[0]), *ratios, *map(table.median, cells[1:])])
-    return table.markdown(["", "server CPU for a request", "to the floor", "to chronyd NTS", "answers", "busy", "load's CPU"], rows)
+    heads = ["", "server CPU for a request", "to the C echo", "to chronyd NTS", "answers", "busy", "load's CPU"]
+    return table.markdown(heads, rows)
 
 
 def _delay(run: Run, drawn: Sequence[str]) -> list[str]:
@@ -349,6 +350,6 @@ def _method() -> list[str]:
         "**Never**: an address that is neither loopback nor the run's own namespaces'; the system clock.",
         "At one poll a second all rows ask at the same time. The largest number of clients is measured for one row at a "
         "time, Datagram "
-        "Mode beside the floor.",
+        "Mode beside the C echo.",
     )
     return ["## How it is measured", "", *map(_item, items)]

@@ -86,7 +86,7 @@ class TsqClient:
 
     @staticmethod
     def _until(link: Attempt, done: Callable[[], bool]) -> None:
-        session, end = link.session, time.monotonic() + _BOUND
+        session, end = link.channel, time.monotonic() + _BOUND
         while True:
             now = time.monotonic()
             if session.deadline is not None and session.deadline <= now:

@@ -113,7 +113,7 @@ def _offsets(run: Run, pyplot: Any) -> Any:
 
 
 def _cpu(run: Run, pyplot: Any) -> Any:
-    """Bars of CPU time for a request, by clients; the floor as a line."""
+    """Bars of CPU time for a request, by clients; the C echo as a line."""
     loads = [load for load in ("1 client", "100 clients", "1,000 clients") if load in run.loads("serving")]
     rows = [row for row in ROWS if any(run.find("serving", row, load, "server CPU") for load in loads)]
     if not loads or not rows:
@@ -131,10 +131,10 @@ def _cpu(run: Run, pyplot: Any) -> Any:
             axis.barh(place, value, height=height * 0.92, color=_COLOURS[row], alpha=shades[number])
             axis.plot([low, high], [place, place], color="black", linewidth=1.2)
             axis.text(max(value, high) * 1.04, place, f"{amount(one.median, 's')}   {load}", va="center", fontsize=8)
-    floor = run.median("serving", ECHO, loads[-1 if len(loads) == 1 else 1], "server CPU")
-    if floor is not None:
-        axis.axvline(floor * 1e6, color="black", linestyle="--", linewidth=1)
-        axis.text(floor * 1.05e6, -0.5, "the floor", ha="left", va="bottom", fontsize=8.5)
+    echo = run.median("serving", ECHO, loads[-1 if len(loads) == 1 else 1], "server CPU")
+    if echo is not None:
+        axis.axvline(echo * 1e6, color="black", linestyle="--", linewidth=1)
+        axis.text(echo * 1.05e6, -0.5, "C echo", ha="left", va="bottom", fontsize=8.5)
     axis.set_xscale("log")
     axis.set_xlim(1, max(_largest(run, rows, loads) * 3.2, 10))
     _plain(axis, "x")

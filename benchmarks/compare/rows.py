@@ -33,7 +33,7 @@ ALONE, NEWCOMER = "TSQ through aioquic alone", "plain aioquic program"
 QUICHE, NODE_ECHO = "Cloudflare quiche under node", "UDP echo under node"
 
 WHAT = {
-    ECHO: "the floor: receives and sends datagrams of 72 bytes in batches of 32, does nothing else",
+    ECHO: "the least work: receives and sends datagrams of 72 bytes in batches of 32, does nothing else",
     NTP: "48 bytes, in clear, not authenticated",
     NTS: "228 bytes, authenticated; keys from an NTS-KE server in the same process",
     STREAM: "tsq-server, each request a QUIC stream; served by aioquic in Python",

@@ -2,7 +2,7 @@
 
 Comes in: the running servers of rows, each with its load. Goes out: CPU time for each answer (the process's own, user and kernel,
 from schedstat), answers a second, memory. Servers share one core, loads the other; all rows take turns, round by round. The last
-step, of the most clients, is for one row at a time, one of them beside the floor: thousands of connections cannot wait for others.
+step, of the most clients, is for one row at a time, one of them beside the C echo: thousands of connections cannot wait for others.
 """
 
 import contextlib
@@ -268,11 +268,11 @@ class Bench:
         self._cells({row: self._round(*side) for row, side in sides.items()}, clients, sides)
 
     def _most(self, row: str) -> None:
-        """The largest step, for one row and the floor."""
+        """The largest step, for one row and the C echo."""
         clients = self._plan.most_clients
         self._say(f"{clients} clients: {row}")
         with contextlib.ExitStack() as stack:
-            side, floor = self._side(row, stack), self._side(ECHO, stack) if row == DATAGRAM else None
+            side, echo = self._side(row, stack), self._side(ECHO, stack) if row == DATAGRAM else None
             if side is None:
                 return
             server, load = side
@@ -293,9 +293,9 @@ class Bench:
             load.run(0.5)
             self._memory(row, server, clients)
             sides = {row: side}
-            if floor is not None:
-                floor[1].grow(clients)
-                sides[ECHO] = floor
+            if echo is not None:
+                echo[1].grow(clients)
+                sides[ECHO] = echo
             self._cells({name: self._round(*one) for name, one in sides.items()}, clients, sides)
 
     def _round(self, server: Server, load: Load) -> Callable[[], Round]:

@@ -1,4 +1,4 @@
-"""A run's figures as Markdown tables: medians with their spreads, ratios to the floor and to chronyd NTS.
+"""A run's figures as Markdown tables: medians with their spreads, ratios to the C echo and to chronyd NTS.
 
 Comes in: a Run. Goes out: lines. It must never compare figures of different runs, nor show a figure that is not in the run.
 """
@@ -105,7 +105,7 @@ def glance(run: Run) -> list[str]:
         ("handshake, server CPU", ("handshake", f"{ECDSA}, {FULL}", "server CPU"), ()),
         (f"memory for each of {memory or 'the clients'}", ("memory", memory, "memory for each client"), ()),
     ]
-    names = {ECHO: "to the floor", NTS: "to chronyd NTS"}
+    names = {ECHO: "to the C echo", NTS: "to chronyd NTS"}
     heads = ["", *(head for title, _, bases in cells for head in (title, *(names[base] for base in bases)))]
     rows = []
     for row in ROWS:

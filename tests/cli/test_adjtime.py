@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.peers import NOW, Authority, Peer, closed_port, deaf_port, silent
 from tests.cli.test_client import Run
-from tests.support import denied, kernel
+from tests.support import denied, kernel, shown
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
 from tsq._fast import clock_ns, pack_response
@@ -101,8 +101,8 @@ def test_an_offset_over_half_a_second_is_stepped(bench, offset):
     assert run.status == OK, run.err
     assert abs(it.twin.error) < 0.02
     assert it.twin.synchronized
-    (stepped,) = re.findall(r"^stepped by ([+-]\d+\.\d{6}) s$", run.out, re.MULTILINE)
-    assert float(stepped) == pytest.approx(offset, abs=0.02)
+    (stepped,) = shown.spans(run.out, "^stepped by ")
+    assert stepped == pytest.approx(offset, abs=0.02)
     assert run.err == ""
 
 
@@ -123,18 +123,18 @@ def test_a_smaller_one_is_slewed_by_the_kernel(bench, offset):
 def test_before_and_after_are_told_with_offset_bound_and_the_kernels_state(bench):
     it = bench(2.0)
     run = it.run()
-    assert re.search(r"^System clock wrong by \+[12]\.\d{6} ± 0\.01\d{4} seconds$", run.out, re.MULTILINE)
+    assert re.search(r"^System clock wrong by \+[12]\.\d{6} ± 0\.01\d{4} s$", run.out, re.MULTILINE)
     before, after = re.findall(r"^(?:before|after): +kernel: (.*)$", run.out, re.MULTILINE)
-    assert before.startswith("unsynchronized, maxerror 16.000000 s")
-    told = r"synchronized, maxerror 0\.01\d{4} s, esterror 0\.00\d{4} s, frequency \+0\.000 ppm, slewing \+0\.0{6} s"
+    assert before.startswith("unsynchronized, maxerror 16.000 s")
+    told = r"synchronized, maxerror 1\d\.\d{3} ms, esterror \d+\.\d{3} [mµ]s, frequency \+0\.000 ppm, slewing \+0\.0{3} µs"
     assert re.fullmatch(told, after)
 
 
 def test_maxerror_is_the_root_distance_and_esterror_the_jitter_in_microseconds(bench):
     it = bench(2.0)
     run = it.run("--server-error", "0.005")
-    (bound,) = re.findall(r"± (0\.\d{6}) seconds", run.out)
-    assert it.twin.maxerror_us == pytest.approx(float(bound) * 1e6, abs=1)
+    _, bound = shown.wrong_by(run.out)
+    assert it.twin.maxerror_us == pytest.approx(bound * 1e6, abs=1)
     assert 1 <= it.twin.esterror_us < 5000
 
 
@@ -402,7 +402,7 @@ def test_a_terminal_without_the_signs_leaves_no_clock_half_set(bench, monkeypatc
     out.seek(0)
     text = out.read()
     assert "System clock wrong by +2.0" in text
-    assert "\\xb1" in text
+    assert " +/- 0.0" in text
     assert "after:  kernel: " in text
 
 
@@ -425,7 +425,7 @@ def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files)
 # -------------------------------------------------------------------------------------------------------- dry runs
 
 
-@pytest.mark.parametrize(("offset", "words"), [(2.0, "would step by +"), (-0.1, "would slew by -0."), (0.4, "would slew by +0.")])
+@pytest.mark.parametrize(("offset", "words"), [(2.0, "would step by +"), (-0.1, "would slew by -"), (0.4, "would slew by +")])
 def test_a_dry_run_says_what_it_would_do_and_changes_nothing(bench, offset, words):
     it = bench(offset)
     run = it.run("--dry-run")
@@ -474,7 +474,7 @@ def test_a_kernel_that_cannot_even_be_read_forbids_no_measurement(bench, offset)
     it = bench(offset, unreadable=True)
     run = it.run("--dry-run")
     assert run.status == OK, run.err
-    assert f"System clock wrong by +{offset}"[:24] in run.out
+    assert shown.wrong_by(run.out)[0] == pytest.approx(offset, abs=0.05)
     assert "before: kernel: cannot be read" in run.out
     assert f"would {'step' if offset > 1 else 'slew'} by +" in run.out
     (line,) = run.err.splitlines()

@@ -1,6 +1,7 @@
 """Options have one spelling each: a part of a name is not taken for the whole one."""
 
 import ast
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -29,7 +30,35 @@ def test_no_parser_of_the_project_takes_abbreviations():
             found += 1
             said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             assert said.get("allow_abbrev") == "False", f"{path.relative_to(ROOT)}:{call.lineno}"
-    assert found >= 3
+    assert found
+    assert all(command._parser().allow_abbrev is False for command in COMMANDS.values())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_examples_that_parse(name, capsys):
+    command = COMMANDS[name]
+    examples = command._parser().examples
+    assert len(examples) >= 3
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert program == name
+        values = command._parser().parse_args(arguments)
+        assert getattr(values, "host", None) != []
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {example}\n" in shown for example in examples)
+    assert shown.index("exit status") < shown.index("\nexamples:\n") < shown.index(examples[0])
+    assert shown.splitlines()[-1].startswith("      ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_error_of_usage_is_one_line(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        COMMANDS[name].main(["--hepl"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"{name}: error: unknown option --hepl: did you mean --help?\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,7 +74,7 @@ def test_no_part_of_an_options_name_means_the_option(name, capsys):
             with pytest.raises(SystemExit) as caught:
                 command.main([short, "1", *REST[name]])
             assert caught.value.code == 2
-            assert f"unrecognized arguments: {short}" in capsys.readouterr().err
+            assert f"unknown option {short}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "short"), [("tsq-client", "--ins"), ("tsq-adjtime", "--fo"), ("tsq-adjtime", "--boot")])
@@ -53,4 +82,4 @@ def test_a_dangerous_option_is_written_out(name, short, capsys):
     with pytest.raises(SystemExit) as caught:
         COMMANDS[name].main([short, *REST[name]])
     assert caught.value.code == 2
-    assert f"unrecognized arguments: {short}" in capsys.readouterr().err
+    assert f"unknown option {short}" in capsys.readouterr().err

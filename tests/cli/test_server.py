@@ -93,6 +93,9 @@ def logged(server: ServerProcess, words: str) -> None:
         (["--self-signed", "lab", "--local-stratum", "16"], "local stratum 16 (expected 1 to 15)"),
         (["--self-signed", "lab", "--retry", "sometimes"], "invalid choice: 'sometimes'"),
         (["--self-signed", "lab", "--log-level", "loud"], "invalid choice: 'loud'"),
+        (["--hepl"], "unknown option --hepl: did you mean --help?"),
+        (["--self-signed", "lab", *["--listen", "127.0.0.1:443"] * 2], "argument --listen: 127.0.0.1:443 is given twice"),
+        (["--self-signed", "lab", "--listen", "[::1]:443", "--listen", "[0::1]:443"], "[::1]:443 is given twice"),
         (["--self-signed", "lab", "127.0.0.1:443"], "unrecognized arguments: 127.0.0.1:443"),
     ],
 )
@@ -100,8 +103,9 @@ def test_usage_errors_exit_2_and_say_what_is_wrong(serve, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     run = serve(*arguments)
     assert (run.status, run.out) == (USAGE, "")
-    assert run.err.startswith("usage: tsq-server ")
-    assert words in run.err.splitlines()[-1]
+    assert run.err.startswith("tsq-server: error: ")
+    (line,) = run.err.splitlines()
+    assert words in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -246,7 +246,7 @@ def test_where_the_kernel_gives_no_timestamps_a_client_takes_its_own_and_says_so
 def test_where_the_kernel_gives_no_timestamps_a_server_serves_without(serving, certificates, which):
     options = ["--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key, "--local-stratum", 1]
     with serving(denied.command(*STAMPS[which][0]), options) as (target, log):
-        run = run_client(target, "--ca", certificates.authority, "--interval", "0", "--count", "20")
+        run = run_client(target, "--ca", certificates.authority, "--interval", "0", "--count", "20", "-v")
     assert (run.returncode, run.stderr) == (0, "")
     assert ("exact T3" in run.stdout) == (which == "receive")
     assert log.read_text().count(f"the kernel gives no {which} times for datagrams here") == 1

@@ -28,7 +28,7 @@ FAILED = {Reason.NO_ANSWER, Reason.NOT_SENT, Reason.CONNECTION_LOST}
 
 
 def assert_true(sample) -> None:
-    """Both ends read one clock, and the way is the same in both directions."""
+    """Both ends read one clock, and the path is the same in both directions."""
     assert abs(sample.offset) <= sample.root_distance
     assert sample.delay < 0.5
 
@@ -87,79 +87,79 @@ def test_a_run_that_may_end_early_has_an_outcome_for_all_that_it_asked(certifica
             assert_true(sample)
 
 
-def test_a_request_that_could_not_be_sent_never_gets_a_later_departure_as_its_t1(certificates):
+def test_a_request_that_could_not_be_sent_never_gets_a_later_transmit_timestamp_as_its_t1(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    first = session.ask(world.now, at_ns=123)
-    assert session.datagrams(world.now)
-    session.not_departed("Network is down")
-    assert not session.has_leaving
-    [outcome] = session.take()
+    first = channel.ask(world.now, at_ns=123)
+    assert channel.datagrams(world.now)
+    channel.not_sent("Network is down")
+    assert not channel.has_leaving
+    [outcome] = channel.take()
     assert (outcome.number, outcome.sample.t1_ns, outcome.sample.reason) == (first, 123, Reason.NOT_SENT)
     assert outcome.sample.detail == "Network is down"
     world.run(0.3)
-    second = session.ask(world.now)
-    world.pump(session)
+    second = channel.ask(world.now)
+    world.pump(channel)
     sent_ns = world.now_ns
     world.run(1)
-    [outcome] = session.take()
+    [outcome] = channel.take()
     assert (outcome.number, outcome.sample.t1_ns, outcome.sample.valid) == (second, sent_ns, True)
 
 
 def test_a_step_between_the_failed_and_the_repeated_sending_of_a_stream_widens_its_sample(certificates):
     world = World(certificates)
-    session = world.session(stream=True)
+    channel = world.session(stream=True)
     world.run(0.5)
-    session.ask(world.now, at_ns=world.now_ns)
-    assert session.datagrams(world.now)
-    session.not_departed("Network is down", ClockReading(world.now_ns, 0, synchronized=True))
-    world.pump(session)
-    receive = session.receive
+    channel.ask(world.now, at_ns=world.now_ns)
+    assert channel.datagrams(world.now)
+    channel.not_sent("Network is down", ClockReading(world.now_ns, 0, synchronized=True))
+    world.pump(channel)
+    receive = channel.receive
     # The clock was set back by 50 ms before the answer came.
     stepped = ClockReading(world.now_ns, -50_000_000, synchronized=True)
-    session.receive = lambda datagram, now: receive(datagram, now, stepped)
+    channel.receive = lambda datagram, now: receive(datagram, now, stepped)
     world.run(2)
-    [outcome] = session.take()
+    [outcome] = channel.take()
     assert outcome.sample.valid
     assert outcome.sample.dispersion > 0.05
 
 
 def test_a_batch_that_left_in_part_counts_as_sent(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    session.ask(world.now)
-    session.datagrams(world.now)
-    session.departed(Transmission(1, world.now_ns, kernel=False))
+    channel.ask(world.now)
+    channel.datagrams(world.now)
+    channel.sent(Transmission(1, world.now_ns, kernel=False))
     world.run(4)
-    assert [outcome.sample.reason for outcome in session.take()] == []
-    session.handle_timer(world.now)
-    assert [outcome.sample.reason for outcome in session.take()] == [Reason.NO_ANSWER]
+    assert [outcome.sample.reason for outcome in channel.take()] == []
+    channel.handle_timer(world.now)
+    assert [outcome.sample.reason for outcome in channel.take()] == [Reason.NO_ANSWER]
 
 
 def test_what_is_held_back_ends_at_its_time_even_if_it_never_left(certificates):
     world = World(certificates)
-    session = world.session(timeout=1.0)
+    channel = world.session(timeout=1.0)
     world.run(0.5)
     world.to_server = lambda data, number: []
     for _ in range(300):
-        session.ask(world.now, at_ns=world.now_ns, patience=0.003)
-    world.pump(session)
+        channel.ask(world.now, at_ns=world.now_ns, patience=0.003)
+    world.pump(channel)
     world.run(1.1)
-    assert session.waiting == 0
-    reasons = [outcome.sample.reason for outcome in session.take()]
+    assert channel.waiting == 0
+    reasons = [outcome.sample.reason for outcome in channel.take()]
     assert len(reasons) == 300
     assert set(reasons) == {Reason.NO_ANSWER, Reason.NOT_SENT}
 
 
 def test_a_session_that_is_over_ends_a_request_at_once(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    session.fail(ConnectionLost("gone"))
-    number = session.ask(world.now, at_ns=5)
-    [outcome] = session.take()
+    channel.fail(ConnectionLost("gone"))
+    number = channel.ask(world.now, at_ns=5)
+    [outcome] = channel.take()
     assert (outcome.number, outcome.sample.reason, outcome.sample.detail) == (number, Reason.CONNECTION_LOST, "gone")
 
 
@@ -275,7 +275,7 @@ def test_a_plain_run_goes_on_after_a_restart_and_gives_up_after_the_time_out(cer
     assert len(lost(poller, 0)) <= 1
 
     network, poller = running(certificates, persistent=False, count=10)
-    network.association.session.fail(ConnectionLost("it went away"))
+    network.association.channel.fail(ConnectionLost("it went away"))
     network.world.to_server = lambda data, number: []
     start = network.world.now
     assert not network.run(poller, until=start + 60)
@@ -292,8 +292,8 @@ def test_a_server_that_closes_every_connection_is_not_asked_without_end(certific
     wait = network.turn
 
     def turn(deadline) -> None:
-        if network.association.session is not None:
-            network.association.session.fail(ConnectionLost("closed by the server"))
+        if network.association.channel is not None:
+            network.association.channel.fail(ConnectionLost("closed by the server"))
         wait(deadline)
 
     network.turn = turn
@@ -305,7 +305,7 @@ def test_a_server_that_closes_every_connection_is_not_asked_without_end(certific
 
 def test_addresses_are_looked_up_again_for_each_round_and_old_ones_serve_where_names_cannot_be_looked_up(certificates):
     network, poller = running(certificates)
-    network.association.session.fail(ConnectionLost("gone"))
+    network.association.channel.fail(ConnectionLost("gone"))
     looked_up = []
 
     def look_up() -> None:
@@ -338,7 +338,7 @@ def test_of_several_addresses_the_error_that_says_most_is_reported_in_whatever_o
         for error in order:
             while not network.association._candidates():
                 network.run(poller, until=network.world.now + 0.001)
-            network.association._candidates()[0].session.fail(error)
+            network.association._candidates()[0].channel.fail(error)
             network.run(poller, until=network.world.now + 0.001)
         assert not network.run(poller, until=network.world.now + 5)
         assert network.result(poller).error is ERRORS[0]
@@ -367,7 +367,7 @@ def test_a_flood_does_not_keep_the_deadlines_waiting(certificates):
     for _ in range(64):
         attempt.readable(clock[0], clock=slow)
     assert not attempt.backlog
-    assert attempt.session.error is None
+    assert attempt.channel.error is None
 
 
 def _junk(network):
@@ -414,7 +414,7 @@ def test_a_long_lived_client_holds_no_more_after_20000_exchanges(certificates):
         while taken < wanted:
             network.look_up()
             association.advance(network.world.now)
-            if association.session is not None and not association.waiting:
+            if association.channel is not None and not association.waiting:
                 association.ask(network.world.now)
                 association.pump(network.world.now)
             for outcome in association.take():

@@ -1,4 +1,4 @@
-"""A session against a real service in virtual time: bad links, 0-RTT, Retry, and the end of patience."""
+"""A channel against a real service in virtual time: bad links, 0-RTT, Retry, and the end of patience."""
 
 import random
 
@@ -43,12 +43,12 @@ def assert_true(sample):
 
 
 def ticket_from(world):
-    """A ticket of a session that is over."""
+    """A ticket of a channel that is over."""
     tickets = []
-    session = world.session(on_ticket=tickets.append)
+    channel = world.session(on_ticket=tickets.append)
     world.run(0.5)
-    session.close()
-    world.pump(session)
+    channel.close()
+    world.pump(channel)
     world.run(10)
     assert world.router.connections == []
     return tickets[0]
@@ -66,21 +66,21 @@ def ticket_from(world):
 )
 def test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reason(certificates, stream, seed, link):
     world = bad_world(certificates, seed, **link)
-    session = world.session(stream=stream, timeout=10.0)
+    channel = world.session(stream=stream, timeout=10.0)
     world.run(10)
-    assert session.established
+    assert channel.established
     for _ in range(20):
-        world.ask(session)
+        world.ask(channel)
         world.run(0.02)
     world.run(12)
-    assert len(session.samples) == 20
-    assert session.waiting == 0
-    for sample in session.samples:
+    assert len(channel.samples) == 20
+    assert channel.waiting == 0
+    for sample in channel.samples:
         if sample.valid:
             assert_true(sample)
         else:
             assert sample.reason is Reason.NO_ANSWER
-    valid = sum(sample.valid for sample in session.samples)
+    valid = sum(sample.valid for sample in channel.samples)
     # QUIC repeats what is lost on streams, and nothing of what is lost in DATAGRAM frames.
     assert valid == 20 if stream or "lost" not in link else valid >= 8
 
@@ -89,17 +89,17 @@ def test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reaso
 @STREAM
 def test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out(certificates, stream, seed):
     world = bad_world(certificates, seed, lost=0.5)
-    session = world.session(stream=stream)
+    channel = world.session(stream=stream)
     world.run(4)
-    if not session.established:
-        assert isinstance(session.error, HandshakeTimeout)
-        assert session.deadline is None
+    if not channel.established:
+        assert isinstance(channel.error, HandshakeTimeout)
+        assert channel.deadline is None
         return
     for _ in range(5):
-        world.exchange(session, 4)
-    assert session.waiting == 0
-    assert len(session.samples) == 5
-    for sample in session.samples:
+        world.exchange(channel, 4)
+    assert channel.waiting == 0
+    assert len(channel.samples) == 5
+    for sample in channel.samples:
         if sample.valid:
             assert_true(sample)
         else:
@@ -108,25 +108,25 @@ def test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out(certif
 
 def test_requests_sent_together_are_answered_each(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    world.ask(session, 8)
+    world.ask(channel, 8)
     world.run(1)
-    assert len(session.samples) == 8
-    assert all(sample.valid for sample in session.samples)
-    assert {round(sample.delay, 9) for sample in session.samples} == {0.002}
+    assert len(channel.samples) == 8
+    assert all(sample.valid for sample in channel.samples)
+    assert {round(sample.delay, 9) for sample in channel.samples} == {0.002}
 
 
 @pytest.mark.parametrize("count", [200, 400])
 def test_more_requests_than_the_window_takes_never_wait_in_a_queue(certificates, count):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    world.ask(session, count)
+    world.ask(channel, count)
     world.run(4)
-    assert len(session.samples) == count
-    assert session.waiting == 0
-    valid = [sample for sample in session.samples if sample.valid]
+    assert len(channel.samples) == count
+    assert channel.waiting == 0
+    valid = [sample for sample in channel.samples if sample.valid]
     # The client asks anew what its window held back; the server drops the answers that its own does not admit.
     assert count - len(valid) == world.counters.get("unanswered", "congestion window or amplification limit")
     assert len(valid) > count / 2
@@ -139,23 +139,23 @@ def test_more_requests_than_the_window_takes_never_wait_in_a_queue(certificates,
 def test_zero_rtt_gets_its_answer_with_the_first_flight(certificates):
     world = World(certificates)
     ticket = ticket_from(world)
-    session = world.session(ticket=ticket)
+    channel = world.session(ticket=ticket)
     world.run(0.0025)
-    (sample,) = session.samples
+    (sample,) = channel.samples
     assert sample.valid
     assert sample.delay == 0.002
     world.run(1)
-    assert session.zero_rtt
-    assert len(session.samples) == 1
+    assert channel.zero_rtt
+    assert len(channel.samples) == 1
     assert world.counters.get("handshakes", "resumed") == 1
 
 
 def test_no_request_goes_early_without_a_ticket(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(1)
-    assert session.early is None
-    assert session.samples == []
+    assert channel.early is None
+    assert channel.samples == []
     assert world.counters.get("requests") == 0
 
 
@@ -166,22 +166,22 @@ def test_zero_rtt_that_is_refused_is_asked_again_by_itself(certificates):
     assert world.session(ticket=ticket)
     world.run(60)
     requests = world.counters.get("requests")
-    session = world.session(ticket=ticket)
+    channel = world.session(ticket=ticket)
     world.run(2)
-    assert session.established
-    assert not session.zero_rtt
-    assert [sample.valid for sample in session.samples] == [True]
-    assert session.samples[0].delay == 0.002
+    assert channel.established
+    assert not channel.zero_rtt
+    assert [sample.valid for sample in channel.samples] == [True]
+    assert channel.samples[0].delay == 0.002
     assert world.counters.get("requests") == requests + 1
 
 
 def test_zero_rtt_to_a_server_that_started_anew_is_asked_again(certificates):
     ticket = ticket_from(World(certificates))
     session_world = World(certificates)
-    session = session_world.session(ticket=ticket)
+    channel = session_world.session(ticket=ticket)
     session_world.run(2)
-    assert not session.zero_rtt
-    assert [sample.valid for sample in session.samples] == [True]
+    assert not channel.zero_rtt
+    assert [sample.valid for sample in channel.samples] == [True]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -197,21 +197,21 @@ def test_zero_rtt_survives_the_loss_of_any_one_of_the_first_datagrams(certificat
             return [] if len(lost) == number + 1 else [MS]
 
         setattr(world, side, link)
-        session = world.session(ticket=ticket)
+        channel = world.session(ticket=ticket)
         world.run(3.5)
-        assert session.established
-        assert [sample.valid for sample in session.samples] == [True], side
-        assert session.samples[0].delay < 0.003
+        assert channel.established
+        assert [sample.valid for sample in channel.samples] == [True], side
+        assert channel.samples[0].delay < 0.003
 
 
 def test_stream_mode_sends_nothing_early(certificates):
     world = World(certificates)
     ticket = ticket_from(world)
-    session = world.session(ticket=ticket, stream=True)
+    channel = world.session(ticket=ticket, stream=True)
     world.run(1)
-    assert session.early is None
-    world.exchange(session)
-    assert session.samples[0].valid
+    assert channel.early is None
+    world.exchange(channel)
+    assert channel.samples[0].valid
 
 
 # ------------------------------------------------------------------------------------------------------------- Retry
@@ -220,10 +220,10 @@ def test_stream_mode_sends_nothing_early(certificates):
 @STREAM
 def test_retry_without_a_ticket(certificates, stream):
     world = World(certificates, limits=RETRY)
-    session = world.session(stream=stream)
+    channel = world.session(stream=stream)
     world.run(1)
-    world.exchange(session)
-    assert session.samples[0].valid
+    world.exchange(channel)
+    assert channel.samples[0].valid
     assert world.counters.get("retries") == 1
 
 
@@ -231,19 +231,19 @@ def test_retry_with_a_ticket(certificates):
     world = World(certificates, limits=RETRY)
     ticket = ticket_from(world)
     assert world.counters.get("retries") == 1
-    session = world.session(ticket=ticket)
+    channel = world.session(ticket=ticket)
     world.run(2)
     assert world.counters.get("retries") == 2
-    assert session.established
-    assert [sample.valid for sample in session.samples] == [True]
-    assert session.samples[0].delay == 0.002
+    assert channel.established
+    assert [sample.valid for sample in channel.samples] == [True]
+    assert channel.samples[0].delay == 0.002
 
 
 def test_retry_begins_where_too_many_handshakes_are_open(certificates):
     world = World(certificates, limits=Limits(half_open=0))
-    session = world.session()
+    channel = world.session()
     world.run(1)
-    assert session.established
+    assert channel.established
     assert world.counters.get("retries") == 1
 
 
@@ -254,85 +254,85 @@ def test_retry_begins_where_too_many_handshakes_are_open(certificates):
 def test_silence_in_the_handshake_is_a_handshake_time_out(certificates, stream):
     world = World(certificates)
     world.to_server = lambda data, number: []
-    session = world.session(stream=stream, timeout=2.0)
+    channel = world.session(stream=stream, timeout=2.0)
     world.run(1.9)
-    assert session.error is None
+    assert channel.error is None
     world.run(0.2)
-    assert isinstance(session.error, HandshakeTimeout)
-    assert session.deadline is None
+    assert isinstance(channel.error, HandshakeTimeout)
+    assert channel.deadline is None
 
 
 @STREAM
 def test_a_request_without_an_answer_ends_at_its_time(certificates, stream):
     world = World(certificates)
-    session = world.session(stream=stream, timeout=2.0)
+    channel = world.session(stream=stream, timeout=2.0)
     world.run(0.5)
     world.to_server = lambda data, number: []
-    world.ask(session)
+    world.ask(channel)
     world.run(1.9)
-    assert session.samples == []
-    assert session.waiting == 1
+    assert channel.samples == []
+    assert channel.waiting == 1
     world.run(0.2)
-    assert [sample.reason for sample in session.samples] == [Reason.NO_ANSWER]
-    assert session.waiting == 0
-    assert session.error is None
+    assert [sample.reason for sample in channel.samples] == [Reason.NO_ANSWER]
+    assert channel.waiting == 0
+    assert channel.error is None
 
 
 def test_an_answer_after_its_time_is_ignored_and_the_next_is_taken(certificates):
     world = World(certificates)
-    session = world.session(timeout=0.5)
+    channel = world.session(timeout=0.5)
     world.run(0.4)
     world.to_client = lambda data, number: [700 * MS]
-    world.exchange(session, 0.6)
+    world.exchange(channel, 0.6)
     world.to_client = lambda data, number: [MS]
-    world.exchange(session, 0.6)
-    assert [sample.reason for sample in session.samples] == [Reason.NO_ANSWER, None]
+    world.exchange(channel, 0.6)
+    assert [sample.reason for sample in channel.samples] == [Reason.NO_ANSWER, None]
 
 
 @STREAM
 def test_a_session_that_waits_goes_on_after_a_break(certificates, stream):
     world = World(certificates)
-    session = world.session(stream=stream, timeout=1.0)
+    channel = world.session(stream=stream, timeout=1.0)
     world.run(0.5)
     world.to_server, good = (lambda data, number: []), world.to_server
-    world.exchange(session, 2)
+    world.exchange(channel, 2)
     world.to_server = good
-    world.exchange(session, 2)
-    assert [sample.reason for sample in session.samples] == [Reason.NO_ANSWER, None]
+    world.exchange(channel, 2)
+    assert [sample.reason for sample in channel.samples] == [Reason.NO_ANSWER, None]
 
 
 @STREAM
 def test_a_server_that_goes_away_ends_the_session(certificates, stream):
     world = World(certificates)
-    session = world.session(stream=stream)
+    channel = world.session(stream=stream)
     world.run(0.5)
     world.to_server = lambda data, number: []
-    world.ask(session)
+    world.ask(channel)
     (connection,) = world.router.connections
     for data, path in world.service.goodbye(connection, "going down", world.now):
         world._deliver_to_client(data, path)
     world.run(2.9)
-    assert isinstance(session.error, ConnectionLost)
-    assert "going down" in str(session.error)
-    assert [sample.reason for sample in session.samples] == [Reason.CONNECTION_LOST]
-    assert session.deadline is None
+    assert isinstance(channel.error, ConnectionLost)
+    assert "going down" in str(channel.error)
+    assert [sample.reason for sample in channel.samples] == [Reason.CONNECTION_LOST]
+    assert channel.deadline is None
 
 
 def test_a_server_that_refuses_is_told_from_one_that_is_silent_even_with_little_patience(certificates):
     world = World(certificates)
     world.router.configuration.alpn_protocols = ["h3"]
-    session = world.session(timeout=0.5)
+    channel = world.session(timeout=0.5)
     world.run(1)
-    assert isinstance(session.error, AlpnRefused)
+    assert isinstance(channel.error, AlpnRefused)
 
 
 def test_a_connection_closed_by_the_client_leaves_nothing_at_the_server(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
     assert len(world.router.connections) == 1
-    session.close()
-    world.pump(session)
+    channel.close()
+    world.pump(channel)
     world.run(5)
     assert world.router.connections == []
 
@@ -340,8 +340,8 @@ def test_a_connection_closed_by_the_client_leaves_nothing_at_the_server(certific
 @pytest.mark.parametrize(("stream", "mode"), [(False, Mode.DATAGRAM), (True, Mode.STREAM)])
 def test_the_mode_is_the_one_that_was_chosen(certificates, stream, mode):
     world = World(certificates)
-    session = world.session(stream=stream)
+    channel = world.session(stream=stream)
     world.run(0.5)
-    world.exchange(session)
-    assert session.mode is mode
+    world.exchange(channel)
+    assert channel.mode is mode
     assert world.counters.get("requests", mode) == world.counters.get("requests") == 1

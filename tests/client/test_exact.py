@@ -15,10 +15,10 @@ T1 = 1_800_000_000_000_000_000
 US = 1000
 
 
-def response(nonce: bytes, t2_ns: int, t3_ns: int, told: str | None = None) -> bytes:
+def response(nonce: bytes, t2_ns: int, t3_ns: int, reported: str | None = None) -> bytes:
     tlvs = [(1, nonce), (2, ntp_from_ns(t2_ns).to_bytes(8, "big")), (3, ntp_from_ns(t3_ns).to_bytes(8, "big"))]
-    if told is not None:
-        tlvs.append(metadata_tlv({"tsq.t3": told}))
+    if reported is not None:
+        tlvs.append(metadata_tlv({"tsq.t3": reported}))
     return pack_tlvs(tlvs)
 
 
@@ -28,25 +28,25 @@ def asked(exchange: Exchange, at_ns: int) -> bytes:
     return nonce
 
 
-def told(nonce: bytes, left_ns: int) -> str:
+def report(nonce: bytes, left_ns: int) -> str:
     return nonce[:8].hex() + f"{ntp_from_ns(left_ns):016x}"
 
 
-def two_answers(word) -> tuple[Exchange, object, object]:
-    """T2 10 µs after T1, T3 20 µs after that, really left 15 µs later, T4 10 µs after that; then what the second answer tells."""
+def two_answers(reported) -> tuple[Exchange, object, object]:
+    """T2 10 µs after T1, T3 20 µs later, sent 15 µs later, T4 10 µs later; then a second answer with this report."""
     exchange = Exchange(Rules(precision_ns=1))
     first_nonce = asked(exchange, T1)
     first = exchange.answer(response(first_nonce, T1 + 10 * US, T1 + 30 * US), T1 + 55 * US, StampSource.KERNEL)
     second_nonce = asked(exchange, T1 + 1000 * US)
     later = T1 + 1000 * US
     exchange.answer(
-        response(second_nonce, later + 10 * US, later + 30 * US, word(first_nonce)), later + 55 * US, StampSource.KERNEL
+        response(second_nonce, later + 10 * US, later + 30 * US, reported(first_nonce)), later + 55 * US, StampSource.KERNEL
     )
     return exchange, first, exchange.revised
 
 
-def test_a_told_departure_makes_the_earlier_sample_exact():
-    _, first, revised = two_answers(lambda nonce: told(nonce, T1 + 45 * US))
+def test_a_reported_transmit_timestamp_makes_the_earlier_sample_exact():
+    _, first, revised = two_answers(lambda nonce: report(nonce, T1 + 45 * US))
     early, late = revised
     assert early is first
     assert (early.exact, late.exact) == (False, True)
@@ -58,33 +58,33 @@ def test_a_told_departure_makes_the_earlier_sample_exact():
 
 
 @pytest.mark.parametrize(
-    "word",
+    "reported",
     [
-        lambda nonce: told(nonce, T1 + 29 * US),
-        lambda nonce: told(nonce, T1 + 100 * US),
-        lambda nonce: told(bytes(16), T1 + 45 * US),
+        lambda nonce: report(nonce, T1 + 29 * US),
+        lambda nonce: report(nonce, T1 + 100 * US),
+        lambda nonce: report(bytes(16), T1 + 45 * US),
         lambda nonce: "z" * 32,
-        lambda nonce: told(nonce, T1 + 45 * US)[:-1],
-        lambda nonce: told(nonce, T1 + 45 * US) + "00",
+        lambda nonce: report(nonce, T1 + 45 * US)[:-1],
+        lambda nonce: report(nonce, T1 + 45 * US) + "00",
         lambda nonce: "",
     ],
     ids=["before it was stamped", "after it came", "of another nonce", "no hex", "too short", "too long", "empty"],
 )
-def test_a_word_that_makes_no_sense_changes_nothing(word):
-    _, first, revised = two_answers(word)
+def test_an_implausible_report_is_ignored(reported):
+    _, first, revised = two_answers(reported)
     assert first.valid
     assert revised is None
 
 
-def test_what_is_told_twice_counts_once():
-    exchange, _, _ = two_answers(lambda nonce: told(nonce, T1 + 45 * US))
+def test_a_report_that_comes_twice_counts_once():
+    exchange, _, _ = two_answers(lambda nonce: report(nonce, T1 + 45 * US))
     nonce = asked(exchange, T1 + 2000 * US)
-    word = exchange.last_response.metadata["tsq.t3"]
-    exchange.answer(response(nonce, T1 + 2010 * US, T1 + 2030 * US, word), T1 + 2055 * US, StampSource.KERNEL)
+    again = exchange.last_response.metadata["tsq.t3"]
+    exchange.answer(response(nonce, T1 + 2010 * US, T1 + 2030 * US, again), T1 + 2055 * US, StampSource.KERNEL)
     assert exchange.revised is None
 
 
-def test_without_the_wish_nothing_is_asked_or_believed():
+def test_without_the_rule_for_exact_t3_nothing_is_asked_or_believed():
     exchange = Exchange(Rules(exact=False, state_interval=None))
     nonce, message = exchange.request()
     assert len(message) == 18
@@ -92,7 +92,7 @@ def test_without_the_wish_nothing_is_asked_or_believed():
     exchange.answer(response(nonce, T1 + 10, T1 + 20), T1 + 50, StampSource.KERNEL)
     later, _ = exchange.request()
     exchange.sent(later, T1, StampSource.KERNEL)
-    exchange.answer(response(later, T1 + 10, T1 + 20, told(nonce, T1 + 30)), T1 + 60, StampSource.KERNEL)
+    exchange.answer(response(later, T1 + 10, T1 + 20, report(nonce, T1 + 30)), T1 + 60, StampSource.KERNEL)
     assert exchange.revised is None
 
 
@@ -107,8 +107,8 @@ def test_every_sample_of_a_run_is_exact_where_the_server_has_a_data_plane(certif
         for sample in result.samples:
             assert sample.valid
             assert sample.t2_ns <= sample.t3_ns <= sample.t4_ns
-        # One request makes no sample, or more where samples were asked for together, which happens on a busy machine; a server
-        # that tells nothing with the second answer is not asked in vain.
+        # One request makes no sample; more where requests were sent together, which happens on a busy machine. Without a report in
+        # the second answer, no further request is sent.
         more = server.server.counters.get("answered") - count
         assert 1 <= more <= 4 if data_plane else more == (count == 1)
 
@@ -149,26 +149,26 @@ def test_a_long_run_on_a_short_path_warms_it_before_each_sample(certificates):
 
 
 @pytest.mark.parametrize(("delay_ns", "gains"), [(900_000, True), (1_100_000, False)])
-def test_only_a_short_path_gains_by_warmth(certificates, delay_ns, gains):
+def test_only_a_short_path_gains_by_warming(certificates, delay_ns, gains):
     world = World(certificates)
     world.to_server = world.to_client = lambda data, number: [delay_ns // 2]
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    assert not session.gains_by_warmth
-    world.exchange(session)
-    assert session.gains_by_warmth is gains
+    assert not channel.gains_by_warming
+    world.exchange(channel)
+    assert channel.gains_by_warming is gains
 
 
 def test_a_wrong_answer_to_a_request_that_makes_no_sample_is_still_seen(certificates):
     world = World(certificates)
-    session = world.session()
+    channel = world.session()
     world.run(0.5)
-    session.ask(world.now, counted=False)
-    world.pump(session)
+    channel.ask(world.now, counted=False)
+    world.pump(channel)
     world.run(0.1)
-    assert session.samples == []
-    session.ask(world.now, counted=False)
-    [nonce] = session._leaving
-    world.pump(session)
-    session._keep(session.exchange.answer(b"\x01\x10" + nonce, world.now_ns + 1000, StampSource.KERNEL))
-    assert [sample.reason for sample in session.samples] == [Reason.MALFORMED]
+    assert channel.samples == []
+    channel.ask(world.now, counted=False)
+    [nonce] = channel._leaving
+    world.pump(channel)
+    channel._keep(channel.exchange.answer(b"\x01\x10" + nonce, world.now_ns + 1000, StampSource.KERNEL))
+    assert [sample.reason for sample in channel.samples] == [Reason.MALFORMED]

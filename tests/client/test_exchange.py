@@ -9,6 +9,7 @@ from tests.support.messages import PLAIN_RESPONSE
 from tests.support.world import START_NS
 from tsq._fast import pack_response
 from tsq.client.exchange import Exchange, Rules
+from tsq.errors import ConfigError
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, StampSource
 from tsq.wire.message import encode_error
@@ -250,3 +251,27 @@ def test_an_exchange_may_go_over_the_end_of_an_era_with_a_clock_that_is_wrong():
     nonce = asked(exchange, MS)
     sample = exchange.answer(pack_response(nonce, edge_ns - 100, edge_ns + 100), 3 * MS, KERNEL)
     assert (sample.t2_ns, sample.t3_ns) == (edge_ns - 100, edge_ns + 100)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"verifier": b"a secret"}, "verifier b'a secret' (expected a tsq.wire.signature.Verifier)"),
+        ({"metadata_query": "yes"}, "metadata_query 'yes' (expected True or False)"),
+        ({"exact": None}, "exact None (expected True or False)"),
+        ({"metadata": "a=b"}, "metadata 'a=b' (expected a mapping from text to text)"),
+        ({"metadata": {"a": 1}}, "metadata 1 (expected text)"),
+        ({"precision_size": 0}, "precision_size 0 (expected 1 or more)"),
+        ({"precision_ns": -1}, "precision_ns -1 (expected 0 or more)"),
+        ({"precision_ns": 1.0}, "precision_ns 1.0 (expected a whole number)"),
+        ({"era_pivot_ns": "2026"}, "era_pivot_ns '2026' (expected a whole number)"),
+        ({"offset_limit": float("nan")}, "offset_limit nan (expected a number of seconds above 0)"),
+        ({"offset_limit": -1.0}, "offset_limit -1.0 (expected a number of seconds above 0)"),
+        ({"state_interval": float("nan")}, "state_interval nan (expected 0 seconds or more, or None)"),
+        ({"state_interval": "32"}, "state_interval '32' (expected a number)"),
+    ],
+)
+def test_rules_of_a_wrong_type_or_value_are_refused(wrong, words):
+    with pytest.raises(ConfigError) as caught:
+        Rules(**wrong)
+    assert str(caught.value) == words

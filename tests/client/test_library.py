@@ -1,5 +1,6 @@
 """The library: tsq.query, tsq.query_all, tsq.connect and tsq.Server inside a program, and the package's own attributes."""
 
+import ast
 import asyncio
 import shutil
 import socket
@@ -88,6 +89,34 @@ def test_query_raises_the_error_that_says_why(host, error):
         tsq.query(host)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: tsq.query(3),
+        lambda: tsq.query(tsq.Target("h", 0)),
+        lambda: tsq.query("h", tsq.Trust()),
+        lambda: tsq.query("h", rules={"exact": False}),
+        lambda: tsq.query_all("time.example"),
+        lambda: tsq.query_all(["h", None]),
+        lambda: tsq.query_all(["h"], {"count": 3}),
+        lambda: tsq.connect(("h", 443)),
+        lambda: tsq.connect("h", rules=True),
+        lambda: run(tsq.aquery("h", "ca.pem")),
+        lambda: run(tsq.aquery_all("h")),
+    ],
+)
+def test_wrong_types_are_refused_before_anybody_is_asked(monkeypatch, call):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments: pytest.fail("asked"))
+    with pytest.raises(errors.ConfigError, match="expected"):
+        call()
+
+
+def test_query_all_takes_text_and_targets_and_needs_no_options(server):
+    results = tsq.query_all([str(server.target), server.target])
+    assert [result.target for result in results] == [server.target] * 2
+    assert [type(result.error) for result in results] == [errors.UnknownAuthority] * 2
+
+
 def test_query_raises_for_nothing_listens_and_for_silence():
     with closed_port() as target, pytest.raises(errors.NothingListens):
         tsq.query(target)
@@ -132,7 +161,7 @@ def test_query_works_in_many_threads_at_once(server):
 def test_a_host_whose_first_address_is_closed_is_reached_at_the_next(monkeypatch, server):
     with closed_port() as closed:
         addresses = [(socket.AF_INET, (target.host, target.port)) for target in (closed, server.target)]
-        monkeypatch.setattr("tsq.client.blocking.resolve", lambda target, family: list(addresses))
+        monkeypatch.setattr("tsq.client.resolving.resolve", lambda target, family: list(addresses))
         result = tsq.query(tsq.Target("localhost"), verified(server.ca))
     assert result.good == 3
 
@@ -140,7 +169,7 @@ def test_a_host_whose_first_address_is_closed_is_reached_at_the_next(monkeypatch
 def test_a_host_whose_first_address_is_silent_is_reached_at_the_next(monkeypatch, server):
     with deaf_port() as (deaf, _):
         addresses = [(socket.AF_INET, (target.host, target.port)) for target in (deaf, server.target)]
-        monkeypatch.setattr("tsq.client.blocking.resolve", lambda target, family: list(addresses))
+        monkeypatch.setattr("tsq.client.resolving.resolve", lambda target, family: list(addresses))
         result = tsq.query(tsq.Target("localhost"), verified(server.ca, timeout=20.0))
     assert result.good == 3
 
@@ -323,10 +352,10 @@ def test_connect_tries_every_address_and_raises_the_error_that_says_most(monkeyp
     with closed_port() as closed, deaf_port() as (deaf, _):
         found = [closed, deaf, server.target]
 
-        def resolved(target: tsq.Target, family: int) -> list[tuple[int, tuple[str, int]]]:
+        def look_up(target: tsq.Target, family: int) -> list[tuple[int, tuple[str, int]]]:
             return [(socket.AF_INET, (item.host, item.port)) for item in found]
 
-        monkeypatch.setattr("tsq.client.asynchronous.resolve", resolved)
+        monkeypatch.setattr("tsq.client.asynchronous.resolve", look_up)
         assert run(use(verified(server.ca, timeout=1.0))).valid
         found.pop()
         with pytest.raises(errors.HandshakeTimeout):
@@ -485,7 +514,7 @@ def test_close_tells_every_client_at_once(certificates):
         ):
             await one.sample()
             await server.close()
-            # Without the server's word the samples would wait for 600 s.
+            # Without the server's CONNECTION_CLOSE the samples would wait for 600 s.
             for client in (one, other):
                 assert await ending_of(client) == "lost"
 
@@ -545,6 +574,15 @@ def test_every_public_name_is_there_and_listed():
     for name in tsq.__all__:
         assert getattr(tsq, name) is not None
     assert len(set(tsq.__all__)) == len(tsq.__all__)
+
+
+def test_the_three_lists_of_public_names_agree():
+    tree = ast.parse(Path(tsq.__file__).read_text(encoding="utf-8"))
+    [for_types] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imported = {alias.name: statement.module for statement in for_types.body for alias in statement.names}
+    assert imported == tsq._HOMES
+    assert {*imported, "__version__"} == set(tsq.__all__)
+    assert list(tsq._HOMES) == list(imported), "in the same order"
 
 
 def test_dir_lists_names_that_were_not_used_yet():

@@ -1,4 +1,4 @@
-"""python -m benchmarks.compare, for real: its smallest run, its messages, its end when it is interrupted."""
+"""`python -m benchmarks.compare` as a process: its smallest run, its messages, an interruption."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @needs_chronyd
 @needs_namespaces
-def test_the_smallest_run_has_every_cell_that_was_asked_for(run):
+def test_the_smallest_run_has_every_requested_cell(run):
     assert run.mode == "smallest"
     assert not run.notes
     assert QUICHE in run.skipped
@@ -62,7 +62,7 @@ def test_the_smallest_run_has_every_cell_that_was_asked_for(run):
 
 @needs_chronyd
 @needs_namespaces
-def test_packets_until_the_answer_are_those_of_the_protocols(run):
+def test_packets_and_bytes_of_one_exchange_match_the_protocols(run):
     # One NTP packet each way, with its IP and UDP headers.
     assert run.find("oneshot", NTP, COLD, PACKETS).values() == [2]
     assert run.find("oneshot", NTP, COLD, BYTES).values() == [2 * 76]
@@ -80,7 +80,7 @@ def test_accuracy_is_read_from_chronyd_s_log(tmp_path):
     for kind, stamps in ((BASIC, "KKUK"), (EXACT, "KKKK")):
         offsets = run.find("accuracy", NTP, load_name(64, "idle"), f"|offset|, {kind}").values()
         assert len(offsets) > 3
-        # One clock: whatever the machine does, not a tenth of a second.
+        # Both sides use the same clock, so the offset is small even on a loaded machine.
         assert max(offsets) < 0.1
         assert run.shapes[f"stamps of {NTP}, {kind}"] == stamps
 
@@ -104,7 +104,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie that waits for init."""
+    """Whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def test_figures_that_cannot_be_read_are_refused_with_the_reason(tmp_path):
     assert "schema 99 found, 1 expected" in done.stderr
 
 
-def test_the_help_says_what_is_needed():
+def test_the_help_lists_the_requirements():
     done = subprocess.run([*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert "root (for network namespaces)" in done.stdout
     assert "--quick" in done.stdout

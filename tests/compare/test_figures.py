@@ -1,4 +1,4 @@
-"""Figures of the comparison: statistics, and JSON there and back."""
+"""Figures of the comparison: statistics, and JSON."""
 
 import json
 import random
@@ -48,7 +48,7 @@ def test_a_cell_without_values_is_not_kept():
     assert run.figures[-1].rounds == ((1.0,),)
 
 
-def test_a_run_comes_back_from_its_json_as_it_was(tmp_path):
+def test_a_run_survives_writing_and_reading_its_json(tmp_path):
     run = small_run()
     for name in ("run.json", "run.json.gz"):
         record.write(run, tmp_path / name)
@@ -61,7 +61,7 @@ def written(tmp_path, **changes) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"schema": 2}, "schema 2 found, 1 expected"),
         ({"weather": "fair"}, "weather"),
@@ -76,14 +76,14 @@ def written(tmp_path, **changes) -> dict:
         ),
     ],
 )  # fmt: skip
-def test_json_of_another_shape_is_refused_with_what_was_found(tmp_path, changes, said):
+def test_json_of_another_shape_is_refused_with_what_was_found(tmp_path, changes, message):
     file = tmp_path / "run.json"
     file.write_text(json.dumps(written(tmp_path, **changes)))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         record.read(file)
 
 
-def test_what_is_no_json_is_refused(tmp_path):
+def test_a_file_without_json_is_refused(tmp_path):
     (tmp_path / "run.json").write_text("nothing")
     (tmp_path / "run.json.gz").write_bytes(b"\x1f\x8bnothing")
     for name in ("run.json", "run.json.gz"):

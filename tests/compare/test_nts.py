@@ -1,4 +1,4 @@
-"""NTS requests of the loads: what a server checks of them holds."""
+"""The loads' NTS requests pass the checks of a server."""
 
 import struct
 

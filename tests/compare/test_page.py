@@ -1,4 +1,4 @@
-"""Tables and the page of the comparison: they say what the figures say, and nothing else."""
+"""The tables and the page of the comparison agree with the figures."""
 
 from pathlib import Path
 
@@ -30,14 +30,14 @@ def cells(lines: list[str], row: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
-def test_the_glance_has_medians_and_ratios_to_the_floor_and_to_nts():
+def test_the_overview_has_medians_and_ratios_to_the_echo_and_to_nts():
     lines = table.glance(small_run(3.0, 6.0))
     assert cells(lines, DATAGRAM)[:3] == ["3.00 µs", "×1.50", "×0.50"]
     assert cells(lines, ECHO)[:3] == ["2.00 µs", "×1.00", "×0.33"]
     assert cells(lines, DATAGRAM)[-1] == "40.0 KiB"
 
 
-def test_a_row_that_cannot_run_says_so():
+def test_a_row_that_cannot_run_shows_the_reason():
     assert cells(table.glance(small_run()), QUICHE)[0] == "skipped: node is not installed"
 
 
@@ -61,20 +61,20 @@ def section(page: str, heading: str) -> str:
 @pytest.mark.parametrize(
     ("ours", "theirs", "where"), [(3.0, 6.0, "What is won"), (6.0, 6.1, "What is even"), (9.0, 6.0, "What is lost")]
 )
-def test_a_claim_stands_where_its_figures_put_it(ours, theirs, where):
+def test_a_claim_is_in_the_section_that_its_figures_require(ours, theirs, where):
     page = document.page(small_run(ours, theirs), [])
     said = f"**Server CPU for a request, against NTS: ×{ours / theirs:.2f}** ({ours:.2f} µs to {theirs:.2f} µs)."
     assert " ".join(said.split()) in " ".join(section(page, where).split())
     assert page.count("Server CPU for a request, against NTS:") == 1
 
 
-def test_aims_are_met_or_missed_as_the_figures_say():
+def test_aims_are_met_or_missed_according_to_the_figures():
     assert "at most 0.6 times NTS's | ×0.50 | met |" in section(document.page(small_run(3.0, 6.0), []), "Aims")
     assert "at most 0.6 times NTS's | ×0.83 | missed |" in section(document.page(small_run(5.0, 6.0), []), "Aims")
     assert "1,000 connected clients | 40.0 KiB | met |" in section(document.page(small_run(), []), "Aims")
 
 
-def test_the_page_names_what_was_skipped_and_noted_and_draws_what_was_drawn():
+def test_the_page_lists_skipped_rows_notes_and_only_existing_pictures():
     page = document.page(small_run(), [pictures.CPU])
     assert f"- {QUICHE}: skipped, node is not installed." in page
     assert "- a note on the run." in page
@@ -82,7 +82,7 @@ def test_the_page_names_what_was_skipped_and_noted_and_draws_what_was_drawn():
     assert pictures.GROWTH not in page
 
 
-def test_the_page_does_not_speak_of_what_was_not_measured():
+def test_the_page_has_no_section_without_figures():
     page = document.page(small_run(), [])
     assert "## Serving" in page
     assert "## Accuracy" in page
@@ -103,7 +103,7 @@ def test_lines_of_the_page_break_nowhere_in_code():
         assert line.count("`") % 2 == 0, line
 
 
-def test_the_page_in_the_documentation_is_that_of_its_figures():
+def test_the_page_in_the_documentation_matches_its_figures():
     run = record.read(EXPLANATION / "performance" / "run.json.gz")
     names = (pictures.OFFSETS, pictures.CPU, pictures.GROWTH, pictures.EXCHANGE)
     drawn = [name for name in names if f"performance/{name}" in PAGE.read_text()]
@@ -118,7 +118,7 @@ def test_every_row_is_measured_or_skipped_in_the_documentation_s_run():
 
 
 @pytest.mark.parametrize("name", [pictures.OFFSETS, pictures.CPU, pictures.GROWTH, pictures.EXCHANGE])
-def test_pictures_of_the_documentation_are_there(name):
+def test_pictures_of_the_documentation_exist(name):
     data = (EXPLANATION / "performance" / name).read_bytes()
     assert data.startswith(b"\x89PNG\r\n")
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))

@@ -1,4 +1,4 @@
-"""A run of the benchmarks beside a stored one."""
+"""A run of the benchmarks, compared with a stored one."""
 
 import json
 
@@ -14,20 +14,20 @@ def verdicts(now) -> dict[tuple[str, str], str]:
     return {(one.group, one.side): one.verdict for one in changes(THEN, now)}
 
 
-def test_a_machine_that_is_slower_all_over_changes_nothing():
+def test_a_machine_that_is_slower_in_everything_is_no_regression():
     now = {group: {side: 3 * value for side, value in sides.items()} for group, sides in THEN.items()}
     found = changes(THEN, now)
     assert [one.factor for one in found] == pytest.approx([1.0, 1.0, 1.0])
     assert set(verdicts(now).values()) == {""}
 
 
-def test_a_figure_that_changed_beside_plain_is_named():
+def test_a_figure_that_changed_relative_to_plain_is_reported():
     now = {"codec": {"tsq": 1.3, "plain": 4.0}, "start-up": {"tsq": 0.7, "0-RTT": 0.9, "plain": 1.0}}
     assert verdicts(now) == {("codec", "tsq"): "slower", ("start-up", "tsq"): "quicker", ("start-up", "0-RTT"): ""}
     assert table(changes(THEN, now))[-1].startswith("1 of 3 slower by a quarter or more")
 
 
-def test_figures_that_came_and_went_are_named():
+def test_new_and_missing_figures_are_reported():
     now = {"codec": THEN["codec"], "new": {"tsq": 1.0, "plain": 1.0}}
     assert verdicts(now) == {
         ("codec", "tsq"): "", ("new", "tsq"): "new", ("start-up", "tsq"): "gone", ("start-up", "0-RTT"): "gone",
@@ -57,7 +57,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path, text, capsys):
     assert "bench.json" in capsys.readouterr().err
 
 
-def test_the_stored_run_can_be_compared_with():
+def test_the_stored_run_can_be_compared():
     stored = of_stored(STORED)
     assert all("plain" in sides for sides in stored.values())
     assert len(changes(stored, stored)) > 20

@@ -1,4 +1,4 @@
-"""Runs made up for tests, with figures that are easy to reckon with."""
+"""Invented runs for tests, with simple figures."""
 
 from benchmarks.compare.accuracy import BASIC, EXACT, load_name
 from benchmarks.compare.record import Run

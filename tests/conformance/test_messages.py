@@ -60,7 +60,7 @@ MALFORMED_REQUESTS = {
     "metadata_key_without_value": oracle.pack([HEAD, (oracle.METADATA, SITE[:5])]),
 }
 
-# What a wrong server may make of its right answer.
+# Wrong answers, made from the right one.
 MALFORMED_RESPONSES = {
     "empty": lambda right: b"",
     "cut": lambda right: right[:-1],
@@ -129,7 +129,7 @@ def test_R4_error_tlv_is_alone(world):
     value[2:].decode()
 
 
-def test_R4_malformed_beside_a_good_request_costs_only_itself(world):
+def test_R4_a_malformed_request_does_not_affect_others_in_the_same_packet(world):
     client = ForeignClient(world)
     assert len(client.ask(b"\x01", PLAIN_REQUEST, PLAIN_REQUEST + b"\x00")) == 1
     assert world.counters.get("unanswered", NoResponse.MALFORMED) == 2
@@ -244,7 +244,7 @@ def test_plain_messages_have_18_and_38_bytes(world):
     assert answer[28:30] == b"\x03\x08"
 
 
-def test_nonces_are_16_bytes_and_never_twice(world):
+def test_nonces_are_16_bytes_and_never_repeat(world):
     session = world.session()
     world.run(0.5)
     seen = set()
@@ -255,7 +255,7 @@ def test_nonces_are_16_bytes_and_never_twice(world):
     assert len(seen) == 50
 
 
-def test_the_protocols_numbers():
+def test_type_and_code_numbers_are_those_of_the_protocol():
     assert {kind.name: kind.value for kind in TlvType} == {
         "NONCE": 1, "RECEIVE_TIMESTAMP": 2, "SEND_TIMESTAMP": 3, "METADATA_QUERY": 247, "CLOCK_QUALITY": 248, "ERROR": 249,
         "PRECISION_MODE": 250, "TIME_SOURCE": 251, "SIGNATURE_REQUEST": 252, "METADATA": 253, "PADDING": 254, "SIGNATURE": 255,
@@ -273,7 +273,7 @@ def test_metadata_is_encoded_as_in_the_example():
     assert decode_metadata(SITE) == {"site": "us-east"}
 
 
-def test_metadata_keys_stand_in_byte_order():
+def test_metadata_keys_are_in_byte_order():
     pairs = {"é": "5", "b": "3", "B": "1", "a": "2", "ba": "4", "": "0"}
     _, value = metadata_tlv(pairs)
     assert list(decode_metadata(value)) == ["", "B", "a", "b", "ba", "é"]
@@ -286,14 +286,14 @@ def test_metadata_that_does_not_fit_is_refused(pairs):
         metadata_tlv(pairs)
 
 
-def test_metadata_fills_a_whole_value():
+def test_metadata_may_fill_a_value_of_255_bytes():
     kind, value = metadata_tlv({"k": "v" * 252})
     assert len(value) == 255
     assert unpack_tlvs(pack_tlvs([(kind, value)])) == [(kind, value)]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_metadata_query_is_answered_with_what_the_server_says_of_itself(certificates, stream):
+def test_metadata_query_is_answered_with_the_servers_clock_info(certificates, stream):
     quality, source = ClockQuality(ClockClass.GNSS, 1, 20, "u-blox"), TimeSource(1, SourceType.GPS, "roof")
     world = World(certificates, clock_info=(quality.tlv(), source.tlv(), metadata_tlv({"site": "us-east"})))
     session = world.session(stream=stream, rules=Rules(metadata_query=True))
@@ -307,7 +307,7 @@ def test_metadata_query_is_answered_with_what_the_server_says_of_itself(certific
 
 
 @pytest.mark.parametrize("request_metadata", [None, {}, {"hello": "there"}])
-def test_R12_nothing_is_said_that_was_not_asked_for(certificates, request_metadata):
+def test_R12_a_response_has_no_metadata_that_was_not_requested(certificates, request_metadata):
     world = World(certificates, clock_info=(TimeSource(1, 1).tlv(),), signer=HmacSigner(1, bytes(16)))
     request = encode_request(NONCE, metadata=request_metadata)
     assert [kind for kind, _ in oracle.unpack(ForeignClient(world).ask(request)[0])] == [1, 2, 3]
@@ -338,6 +338,6 @@ def test_time_source_is_stratum_type_text():
     assert (response.time_source.stratum, response.time_source.source_type) == (16, 99)
 
 
-def test_reserved_byte_of_clock_quality_is_ignored_by_the_reader():
+def test_the_reserved_byte_of_clock_quality_is_ignored():
     response = decode_response(PLAIN_RESPONSE + pack_tlvs([(248, b"\x01\xff\x00\x05\x00\x09")]))
     assert response.clock_quality == ClockQuality(1, 5, 9, "")

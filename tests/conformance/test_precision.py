@@ -1,4 +1,4 @@
-"""Precision Mode: request and response of the same length (R7), on the responder and through both modes."""
+"""Precision Mode: request and response of the same length (R7), by the responder alone and in both modes."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,7 +21,7 @@ QUALITY, SOURCE = ClockQuality(1, 2, 3, "a-good-clock--").tlv(), TimeSource(1, 1
 
 
 def padded_request(size: int, *, query: bool = False, signature: bool = False) -> bytes:
-    """A Precision Mode request of exactly this size, made without the code under test; any unknown TLV may fill it."""
+    """A Precision Mode request of exactly this size, made without the code under test."""
     tlvs = [(1, NONCE), (250, b"")] + query * [(247, b"")] + signature * [(252, b"")]
     gap = size - len(oracle.pack(tlvs))
     assert gap == 0 or gap >= 2
@@ -64,21 +64,21 @@ def test_R7_response_is_as_long_as_its_request(gap, signer):
 
 
 @pytest.mark.parametrize("signer", [None, ED25519, HMAC], ids=["plain", "ed25519", "hmac"])
-def test_R7_gap_of_one_byte_leaves_250_out(signer):
+def test_R7_gap_of_one_byte_omits_250(signer):
     size = MANDATORY + 1 + (signer.block_size if signer else 0)
     answer = answer_to(padded_request(size, signature=signer is not None), signer=signer)
     assert kinds_of(answer) == [1, 2, 3] + ([255] if signer else [])
 
 
 @pytest.mark.parametrize("size", [20, 22, 30, 38, 39])
-def test_R7_mandatory_tlvs_that_do_not_fit_leave_250_out(size):
+def test_R7_mandatory_tlvs_that_do_not_fit_omit_250(size):
     answer = answer_to(padded_request(size))
     assert kinds_of(answer) == [1, 2, 3]
     assert len(answer) == 38
 
 
-def test_R7_signature_that_does_not_fit_leaves_250_out_and_is_still_there():
-    # The client has asked for it: authenticity is no option to be left out.
+def test_R7_signature_that_does_not_fit_omits_250_and_is_kept():
+    # The client requested the signature, so it is mandatory.
     size = MANDATORY + HMAC.block_size - 1
     assert kinds_of(answer_to(padded_request(size, signature=True), signer=HMAC)) == [1, 2, 3, 255]
 
@@ -94,7 +94,7 @@ def test_R7_signature_that_does_not_fit_leaves_250_out_and_is_still_there():
         (MANDATORY, [1, 2, 3, 250]),
     ],
 )
-def test_R7_optional_tlvs_are_left_out_to_fit(size, kinds):
+def test_R7_optional_tlvs_are_omitted_to_fit(size, kinds):
     answer = answer_to(padded_request(size, query=True), clock_info=(QUALITY, SOURCE))
     assert kinds_of(answer) == kinds
     assert len(answer) == size
@@ -102,7 +102,7 @@ def test_R7_optional_tlvs_are_left_out_to_fit(size, kinds):
 
 @pytest.mark.parametrize("size", range(MANDATORY, MANDATORY + 80))
 @pytest.mark.parametrize("signer", [None, HMAC], ids=["plain", "hmac"])
-def test_R7_with_250_the_length_is_equal_whatever_the_size(size, signer):
+def test_R7_with_250_the_length_is_equal_for_every_size(size, signer):
     size += signer.block_size if signer else 0
     answer = answer_to(padded_request(size, query=True, signature=signer is not None), clock_info=(QUALITY, SOURCE), signer=signer)
     kinds = kinds_of(answer)
@@ -137,7 +137,7 @@ def test_R7_client_pads_its_request_to_the_response_it_expects(size):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stream"])
 @pytest.mark.parametrize("size", [40, 41, 42, 298, 555, 1000])
-def test_R7_through_both_modes(certificates, stream, size):
+def test_R7_precision_mode_works_in_both_modes(certificates, stream, size):
     client = ForeignClient(World(certificates))
     request = padded_request(size)
     answer = client.ask_stream(request) if stream else client.ask(request)[0]
@@ -148,7 +148,7 @@ def test_R7_through_both_modes(certificates, stream, size):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stream"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_R7_our_client_and_server(certificates, stream, signed):
+def test_R7_precision_mode_works_between_our_client_and_server(certificates, stream, signed):
     world = World(certificates, signer=HMAC, clock_info=(QUALITY, SOURCE))
     size = 200
     rules = Rules(precision_size=size, metadata_query=True, verifier=Verifier({1: bytes(16)}) if signed else None)

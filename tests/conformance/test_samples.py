@@ -1,4 +1,4 @@
-"""What a client believes (R8), across the era's edge (R9), and what it keeps to itself (R11)."""
+"""Samples: the checks (R8), the edge of the era (R9), and the sign of the offset; T1 and T4 stay private (R11)."""
 
 import datetime
 
@@ -20,7 +20,7 @@ STREAM = pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stre
 
 
 def connected(certificates, *, stream, answer=None, **options):
-    """A world and an established session; `answer` makes the server's answers from the right ones."""
+    """A world and an established client; `answer` makes the server's answers from the right ones."""
     world = World(certificates)
     if answer is not None:
         world.service.responder = WrongServer(answer)
@@ -36,7 +36,7 @@ def one_sample(world, session, seconds=1.0):
 
 
 def with_times(receive_step_ns: int, send_step_ns: int):
-    """The right answer with T2 and T3 moved."""
+    """The right answer with T2 and T3 shifted."""
 
     def answer(right: bytes) -> bytes:
         response = decode_response(right)
@@ -66,7 +66,7 @@ def test_R8_implausible_answers_are_discarded_with_their_reason(certificates, st
 
 
 @STREAM
-def test_R8_offset_just_under_the_limit_is_believed(certificates, stream):
+def test_R8_offset_just_under_the_limit_is_valid(certificates, stream):
     step = 86400 * NS - 1
     world, session = connected(certificates, stream=stream, answer=with_times(step, step))
     assert one_sample(world, session).valid
@@ -74,14 +74,14 @@ def test_R8_offset_just_under_the_limit_is_believed(certificates, stream):
 
 @STREAM
 @pytest.mark.parametrize(("limit", "valid"), [(0.5, False), (2.0, True)])
-def test_R8_the_offset_limit_is_the_users(certificates, stream, limit, valid):
+def test_R8_the_offset_limit_is_an_option(certificates, stream, limit, valid):
     world, session = connected(certificates, stream=stream, answer=with_times(NS, NS), rules=Rules(offset_limit=limit))
     assert one_sample(world, session).valid is valid
 
 
 @STREAM
 def test_R8_answer_before_the_request_is_discarded(certificates, stream):
-    # The local clock is stepped back while the exchange is under way.
+    # The local clock is stepped back during the exchange.
     world, session = connected(certificates, stream=stream)
     world.ask(session)
     nonce = session.exchange.under_way[0]
@@ -98,7 +98,7 @@ def test_R8_delay_within_the_precision_is_clamped_to_it(delay_ns, delay, valid):
     exchange = Exchange(Rules(precision_ns=100))
     nonce, _ = exchange.request()
     exchange.sent(nonce, START_NS, StampSource.USER)
-    # The server's processing takes 1 ms; T4 is then as the delay wants it.
+    # The server's processing takes 1 ms; T4 follows from the wanted delay.
     answer = pack_response(nonce, START_NS, START_NS + MS)
     sample = exchange.answer(answer, START_NS + MS + delay_ns, StampSource.USER)
     assert sample.valid is valid
@@ -128,7 +128,7 @@ def test_R8_server_whose_clock_is_stepped_back_gives_no_answer(certificates, str
 
 @STREAM
 @pytest.mark.parametrize("server_offset_ns", [0, 5 * NS, -5 * NS, 3600 * NS, -3600 * NS])
-def test_R9_the_era_edge_is_uneventful(certificates, stream, server_offset_ns):
+def test_R9_samples_are_right_on_both_sides_of_the_era_edge(certificates, stream, server_offset_ns):
     world = World(certificates)
     world.now_ns = ERA_EDGE_NS - 3 * NS
     world.server_offset_ns = server_offset_ns
@@ -142,7 +142,7 @@ def test_R9_the_era_edge_is_uneventful(certificates, stream, server_offset_ns):
 
 
 @STREAM
-def test_R9_an_exchange_that_spans_the_era_edge(certificates, stream):
+def test_R9_an_exchange_across_the_era_edge_is_right(certificates, stream):
     world = World(certificates)
     world.now_ns = ERA_EDGE_NS - NS
     session = world.session(stream=stream)
@@ -156,7 +156,7 @@ def test_R9_an_exchange_that_spans_the_era_edge(certificates, stream):
 
 
 @pytest.mark.parametrize("year", [1970, 2026, 2037, 2060, 2104, 2105, 2172, 2240])
-def test_R9_the_pivot_is_the_local_clock_whatever_the_era(year):
+def test_R9_the_pivot_is_the_local_clock_in_every_era(year):
     now_ns = int(datetime.datetime(year, 6, 1, tzinfo=datetime.UTC).timestamp()) * NS
     exchange = Exchange()
     nonce, _ = exchange.request()
@@ -185,7 +185,7 @@ def test_R11_offset_is_positive_when_the_local_clock_is_behind(certificates, str
 
 
 @STREAM
-def test_R11_a_one_sided_delay_moves_the_offset_by_half_of_it(certificates, stream):
+def test_R11_a_delay_in_one_direction_shifts_the_offset_by_half_of_it(certificates, stream):
     world, session = connected(certificates, stream=stream)
     world.to_server = lambda data, number: [9 * MS]
     sample = one_sample(world, session)
@@ -199,7 +199,7 @@ def test_R11_a_one_sided_delay_moves_the_offset_by_half_of_it(certificates, stre
 def test_R11_T1_and_T4_never_leave_the_client(certificates, stream, rules):
     world = World(certificates)
     world.service.responder = recorder = Recorder()
-    # A clock far from the server's, so that none of the client's times is one that the server said.
+    # A clock far from the server's, so that no time of the client equals one of the server.
     world.server_offset_ns = 77_777_777_777
     session = world.session(stream=stream, rules=rules)
     world.run(0.5)
@@ -217,8 +217,8 @@ def test_R11_T1_and_T4_never_leave_the_client(certificates, stream, rules):
 
 
 @STREAM
-def test_R11_two_requests_differ_in_nothing_but_their_nonce(certificates, stream):
-    # The stronger way to say that no time is in them.
+def test_R11_two_requests_differ_only_in_their_nonce(certificates, stream):
+    # The stronger proof that a request has no time in it.
     world = World(certificates)
     world.service.responder = recorder = Recorder()
     session = world.session(stream=stream, rules=Rules(metadata_query=True, metadata={"a": "b"}, precision_size=100))

@@ -1,4 +1,4 @@
-"""What an attacker on the path can do with packets (R10): nothing but lose them."""
+"""An attacker on the path can drop packets, and nothing else (R10)."""
 
 import pytest
 
@@ -10,7 +10,7 @@ OTHER = path(1)
 
 
 class Tap:
-    """An attacker on the way to the server: takes datagrams, and decides whether they arrive."""
+    """An attacker on the path to the server, who records datagrams. lose: they do not arrive."""
 
     def __init__(self, world: World, *, lose: bool) -> None:
         self.taken: list[bytes] = []
@@ -49,13 +49,13 @@ def test_R10_a_flipped_bit_anywhere_in_a_datagram_yields_no_answer(world):
     for bit in range(8 * len(packet)):
         flipped = bytearray(packet)
         flipped[bit // 8] ^= 1 << bit % 8
-        # In the connection ID it makes a packet of nobody's, which gets a stateless reset that the client does not know.
+        # With a changed connection ID, the server sends a stateless reset, whose token is not that of this connection.
         answers = world.deliver_to_server(bytes(flipped))
         assert len(answers) == (8 <= bit < 72)
         assert all(len(answer) < len(packet) for answer in answers)
     assert world.counters.get("requests") == 0
     assert client.end is None
-    # And the packet as it was is still good: the attempts have changed nothing.
+    # The original packet is still valid: the attempts changed nothing.
     assert len(world.deliver_to_server(packet)) == 1
     assert world.counters.get("answered") == 1
 
@@ -106,7 +106,7 @@ def test_R10_messages_are_not_on_the_wire_in_clear(world):
     assert not any(nonce in wire for nonce in past)
 
 
-def test_R10_zero_rtt_first_flight_replayed_after_the_exchange_yields_no_second_time(world):
+def test_R10_zero_rtt_first_flight_replayed_after_the_exchange_gets_no_second_answer(world):
     tickets = tickets_of(world)
     tap = Tap(world, lose=False)
     session = world.session(ticket=tickets[0])
@@ -118,7 +118,7 @@ def test_R10_zero_rtt_first_flight_replayed_after_the_exchange_yields_no_second_
     world.pump(session)
     world.run(10)
     assert world.router.connections == []
-    # A ticket is good once: the server goes on with a full handshake, which the replayer cannot finish.
+    # A ticket is valid once: the server falls back to a full handshake, which the attacker cannot finish.
     for data in flight:
         world.deliver_to_server(data, OTHER)
     world.run(10)
@@ -128,7 +128,7 @@ def test_R10_zero_rtt_first_flight_replayed_after_the_exchange_yields_no_second_
     assert len(fresh.ask(PLAIN_REQUEST)) == 1
 
 
-def test_R10_zero_rtt_first_flight_that_the_attacker_delivers_first_gives_it_nothing_to_read(world):
+def test_R10_zero_rtt_first_flight_delivered_first_by_an_attacker_gives_only_sealed_answers(world):
     tickets = tickets_of(world)
     answered = world.counters.get("answered")
     tap = Tap(world, lose=True)
@@ -136,19 +136,19 @@ def test_R10_zero_rtt_first_flight_that_the_attacker_delivers_first_gives_it_not
     nonce = session.exchange.under_way[0]
     flight = list(tap.taken)
     replies = [reply for data in flight for reply in world.deliver_to_server(data, OTHER)]
-    # The server has answered; what it sent is sealed with a key that only the ticket's owner has.
+    # The server answered, but only the owner of the ticket has the keys.
     assert world.counters.get("answered") == answered + 1
     assert replies
     assert nonce not in b"".join(replies)
     assert sum(map(len, replies)) <= 3 * sum(map(len, flight))
-    # The rightful client asks anew, in the end, and all is well.
+    # In the end the real client asks again, and another client still gets answers.
     tap._delays.append(1_000_000)
     world.run(10)
     late = ForeignClient(world, where=path(2))
     assert len(late.ask(PLAIN_REQUEST)) == 1
 
 
-def test_R10_zero_rtt_first_flight_cut_and_flipped_costs_nothing(world):
+def test_R10_zero_rtt_first_flight_with_flipped_bits_leaves_no_connection(world):
     tickets = tickets_of(world)
     tap = Tap(world, lose=True)
     world.session(ticket=tickets[0])
@@ -159,6 +159,6 @@ def test_R10_zero_rtt_first_flight_cut_and_flipped_costs_nothing(world):
         flipped[at] ^= 0x20
         world.deliver_to_server(bytes(flipped), path(100 + at))
     world.run(60)
-    # Each flipped datagram breaks one of its two packets: at most the Initial stays whole, whose ticket is then used up.
+    # Each changed datagram has one broken packet of two: at most an intact Initial uses up the ticket.
     assert world.counters.get("requests") <= before + 1
     assert world.router.connections == []

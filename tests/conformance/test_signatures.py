@@ -1,4 +1,4 @@
-"""Signatures: what they cover (R5), and what happens without a right one (R6), for both algorithms and both modes."""
+"""Signatures: the covered bytes (R5), and missing or invalid signatures (R6), for both algorithms and both modes."""
 
 import hashlib
 import hmac
@@ -25,7 +25,7 @@ STREAM = pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stre
 
 
 class Keys(NamedTuple):
-    """A signer, who verifies it, and the wire's numbers for it."""
+    """A signer, its verifier, and its algorithm and signature size on the wire."""
 
     signer: object
     verifier: Verifier
@@ -39,7 +39,7 @@ KEYS = pytest.mark.parametrize("keys", [ED25519, HMAC], ids=["ed25519", "hmac"])
 
 
 def verify(algorithm: int, covered: bytes, signature: bytes) -> None:
-    """Checked without TSQ's own code."""
+    """Check a signature without TSQ's own code."""
     if algorithm == 1:
         PRIVATE.public_key().verify(signature, covered)
     else:
@@ -47,7 +47,7 @@ def verify(algorithm: int, covered: bytes, signature: bytes) -> None:
 
 
 def asked(certificates, keys, answer=None, *, stream):
-    """The sample of one exchange by a client that wants a signature; `answer` makes the server's answer from the right one."""
+    """The sample of one exchange with a requested signature; `answer` makes the server's answer from the right one."""
     world = World(certificates, signer=keys.signer)
     if answer is not None:
         world.service.responder = wrong = WrongServer(answer)
@@ -165,8 +165,8 @@ def test_R5_every_bit_of_the_message_is_covered(keys):
 
 
 @KEYS
-def test_R5_the_covered_bytes_are_those_of_the_wire(keys):
-    # A reader that packs again what it has read would lose unknown types, and the padding's length.
+def test_R5_the_covered_bytes_are_those_on_the_wire(keys):
+    # Decoding and encoding again would lose unknown types and the length of the padding.
     covered = oracle.pack([(1, NONCE), (77, b"?"), (2, bytes(8)), (254, b""), (3, bytes(8)), (254, bytes(3))])
     block = decode_response(covered + oracle.pack([keys.signer.sign(covered)])).signature
     assert block.covered == covered
@@ -176,7 +176,7 @@ def test_R5_the_covered_bytes_are_those_of_the_wire(keys):
 @KEYS
 @STREAM
 @pytest.mark.parametrize("bad", BAD)
-def test_R6_client_rejects_a_response_without_a_right_signature(certificates, keys, stream, bad):
+def test_R6_client_rejects_a_response_without_a_valid_signature(certificates, keys, stream, bad):
     sample = asked(certificates, keys, bad, stream=stream)
     assert sample.reason is Reason.SIGNATURE
     assert sample.offset is None
@@ -187,8 +187,8 @@ def test_R6_key_of_one_algorithm_never_verifies_the_other(certificates, signer, 
     assert asked(certificates, Keys(signer, verifier, 0, 0), stream=False).reason is Reason.SIGNATURE
 
 
-def test_R6_public_key_is_no_hmac_secret(certificates):
-    # The classic confusion: an attacker knows the public key, and signs with it as if it were a shared secret.
+def test_R6_a_public_key_is_never_used_as_an_hmac_secret(certificates):
+    # Algorithm confusion: an attacker uses the public key as the secret of an HMAC.
     public = PRIVATE.public_key().public_bytes_raw()
     assert asked(certificates, Keys(HmacSigner(KEY_ID, public), ED25519.verifier, 0, 0), stream=False).reason is Reason.SIGNATURE
 
@@ -213,7 +213,7 @@ def test_R6_server_without_a_key_is_silent_in_datagram_mode(certificates):
 
 
 @STREAM
-def test_R6_client_that_asks_a_server_without_a_key_learns_why(certificates, stream):
+def test_R6_client_of_a_server_without_a_key_gets_the_reason(certificates, stream):
     sample = asked(certificates, Keys(None, HMAC.verifier, 0, 0), stream=stream)
     assert sample.reason is (Reason.ERROR_REPLY if stream else Reason.NO_ANSWER)
     assert not stream or "code 3" in sample.detail
@@ -221,7 +221,7 @@ def test_R6_client_that_asks_a_server_without_a_key_learns_why(certificates, str
 
 @KEYS
 @STREAM
-def test_R6_nothing_is_signed_unasked(certificates, keys, stream):
+def test_R6_a_response_is_signed_only_on_request(certificates, keys, stream):
     client = ForeignClient(World(certificates, signer=keys.signer))
     answer = client.ask_stream(PLAIN_REQUEST) if stream else client.ask(PLAIN_REQUEST)[0]
     assert len(answer) == 38
@@ -229,7 +229,7 @@ def test_R6_nothing_is_signed_unasked(certificates, keys, stream):
 
 @KEYS
 @STREAM
-def test_R6_client_that_asked_for_no_signature_takes_one(certificates, keys, stream):
+def test_R6_client_accepts_a_signature_that_it_did_not_request(certificates, keys, stream):
     world = World(certificates)
     world.service.responder = WrongServer(lambda right: right + oracle.pack([keys.signer.sign(right)]))
     session = world.session(stream=stream)

@@ -1,4 +1,4 @@
-"""How messages travel: ALPN (R1), Datagram Mode, Stream Mode (R2), and the way from the one to the other."""
+"""Transport: ALPN (R1), Datagram Mode, Stream Mode (R2), and the fallback to Stream Mode."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_R1_server_accepts_either_and_prefers_tsq_1(world, offered, chosen):
 @pytest.mark.parametrize("offered", [["h3"], ["tsq/2", "TSQ", "tsq/1 "], None])
 def test_R1_server_refuses_any_other_alpn_and_none(world, offered):
     client = ForeignClient(world, alpn_protocols=offered)
-    # aioquic tells of a close by the peer at the end of its draining period (RFC 9000 §10.2.2).
+    # aioquic reports a close by the peer at the end of the draining period (RFC 9000 §10.2.2).
     world.run(2)
     assert not client.established
     assert client.end is not None
@@ -64,7 +64,7 @@ def test_R1_server_refuses_any_other_alpn_and_none(world, offered):
 
 @pytest.mark.parametrize(("spoken", "chosen"), [(["tsq/1"], "tsq/1"), (["tsq"], "tsq"), (["tsq", "tsq/1"], "tsq")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_R1_client_takes_either_from_a_server(world, spoken, chosen, stream):
+def test_R1_client_accepts_either_from_a_server(world, spoken, chosen, stream):
     world.router.configuration.alpn_protocols = spoken
     session = world.session(stream=stream)
     world.run(0.5)
@@ -118,18 +118,18 @@ def test_R2_request_in_single_bytes_gets_one_answer(world):
     assert_answered(client.write(stream, PLAIN_REQUEST[-1:], fin=False))
 
 
-def test_R2_fin_after_the_answer_changes_nothing(world):
+def test_R2_fin_after_the_answer_is_ignored(world):
     client = ForeignClient(world)
     stream = client.open()
-    # Sent before the server's answer, and its STOP_SENDING, can be there: a datagram of its own.
+    # The client sends a second datagram before the server's answer and STOP_SENDING can arrive.
     client.write(stream, PLAIN_REQUEST, fin=False, seconds=0)
     assert_answered(client.write(stream, b"", fin=True))
     assert world.counters.get("requests") == 1
     assert_answered(client.ask_stream(PLAIN_REQUEST))
 
 
-def test_R2_more_streams_without_fin_than_may_be_open_at_once(world):
-    # Each one that is answered is stopped, or the limit of 16 would be the end of it.
+def test_R2_answered_streams_without_fin_do_not_use_up_the_stream_limit(world):
+    # The server stops each answered stream; without that, the limit of 16 would block the client.
     client = ForeignClient(world)
     for _ in range(40):
         assert_answered(client.ask_stream(PLAIN_REQUEST, fin=False))
@@ -147,7 +147,7 @@ def test_R2_two_requests_in_one_read_are_malformed_at_fin(world):
 def test_R2_second_request_after_the_answer_is_ignored(world, fin):
     client = ForeignClient(world)
     stream = client.open()
-    # Sent before the server's answer, and its STOP_SENDING, can be there: a datagram of its own.
+    # The client sends a second datagram before the server's answer and STOP_SENDING can arrive.
     client.write(stream, PLAIN_REQUEST, fin=False, seconds=0)
     assert_answered(client.write(stream, PLAIN_REQUEST, fin=fin))
     assert world.counters.get("requests") == 1
@@ -155,7 +155,7 @@ def test_R2_second_request_after_the_answer_is_ignored(world, fin):
 
 
 @pytest.mark.parametrize("tail", [b"\x00", b"\x64", b"\x64\x05abc", b"GET / HTTP/1.1"])
-def test_R2_garbage_behind_the_request_is_malformed_at_fin(world, tail):
+def test_R2_garbage_after_the_request_is_malformed_at_fin(world, tail):
     client = ForeignClient(world)
     stream = client.open()
     assert client.write(stream, PLAIN_REQUEST + tail, fin=False) == b""
@@ -164,7 +164,7 @@ def test_R2_garbage_behind_the_request_is_malformed_at_fin(world, tail):
     assert_answered(client.ask_stream(PLAIN_REQUEST))
 
 
-def test_R2_rest_that_completes_a_tlv_is_waited_for(world):
+def test_R2_server_waits_for_the_rest_of_an_incomplete_tlv(world):
     client = ForeignClient(world)
     stream = client.open()
     assert client.write(stream, PLAIN_REQUEST + b"\x64\x05abc", fin=False) == b""
@@ -178,7 +178,7 @@ def test_R2_stream_without_a_message_gets_an_error_at_fin(world):
     assert stream in client.finished
 
 
-def test_R2_request_without_end_is_stopped(world):
+def test_R2_an_endless_request_is_stopped(world):
     client = ForeignClient(world)
     stream = client.open()
     for _ in range(4):
@@ -221,7 +221,7 @@ def test_both_modes_work_on_one_connection(world):
 
 
 @pytest.mark.parametrize("limit", [None, 40])
-def test_client_uses_stream_mode_where_the_server_takes_no_datagrams_and_says_so(world, limit):
+def test_client_uses_stream_mode_and_gives_a_notice_if_the_server_accepts_no_datagrams(world, limit):
     world.router.configuration.max_datagram_frame_size = limit
     session = world.session()
     world.run(0.5)
@@ -233,14 +233,14 @@ def test_client_uses_stream_mode_where_the_server_takes_no_datagrams_and_says_so
     assert world.counters.get("requests", Mode.STREAM) == 1
 
 
-def test_client_says_nothing_where_the_server_takes_datagrams(world):
+def test_client_gives_no_notice_if_the_server_accepts_datagrams(world):
     session = world.session()
     world.run(0.5)
     assert session.mode is Mode.DATAGRAM
     assert session.notices == []
 
 
-def test_server_sends_no_datagram_larger_than_the_client_takes(world):
+def test_server_sends_no_datagram_larger_than_the_client_accepts(world):
     # RFC 9221 §3: 38 bytes of response, 3 bytes of frame.
     client = ForeignClient(world, max_datagram_frame_size=38)
     assert client.ask(PLAIN_REQUEST) == []
@@ -249,7 +249,7 @@ def test_server_sends_no_datagram_larger_than_the_client_takes(world):
     assert_answered(client.ask_stream(PLAIN_REQUEST))
 
 
-def test_session_without_answer_fails_by_its_reason(world):
+def test_a_request_without_an_answer_gives_a_sample_with_its_reason(world):
     session = world.session(timeout=1.0)
     world.run(0.5)
     world.to_server = lambda data, number: []

@@ -17,7 +17,7 @@ from aioquic.tls import CipherSuite, Epoch
 
 from tsq._fast import pack_address
 from tsq.counters import Counters
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.quic import tls
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
@@ -47,11 +47,11 @@ class Arena:
         self.lossy = lossy
         self.now = 1000.0
         self.counters = Counters()
-        self.datapath = Datapath() if data_plane else None
+        self.data_plane = DataPlane() if data_plane else None
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         configuration.cipher_suites = [suite]
         self.router = Router(configuration, self.counters, Limits())
-        self.service = ServerCore(self.router, Responder(), self.counters, self._clock, self.datapath)
+        self.service = ServerCore(self.router, Responder(), self.counters, self._clock, self.data_plane)
         client = QuicConfiguration(is_client=True, alpn_protocols=["tsq/1"], max_datagram_frame_size=65535, server_name="localhost")
         client.load_verify_locations(cafile=str(certificates.authority))
         self.client = QuicConnection(configuration=client)
@@ -153,15 +153,15 @@ class Arena:
     def _server_takes(self, data: bytes, path: NetworkPath) -> list[tuple[bytes, Any]]:
         out: list[tuple[bytes, Any]] = []
         rest = [(data, path.remote, path.local, self._clock(), True)]
-        if self.datapath is not None:
-            answers, rest = self.datapath.process(rest, self.now, self._clock())
+        if self.data_plane is not None:
+            answers, rest = self.data_plane.process(rest, self.now, self._clock())
             out += [(answer, path) for answer, _, _ in answers]
         for item, remote, local, received_ns, kernel in rest:
             out += self.service.received(Datagram(item, NetworkPath(remote, local), received_ns, kernel), self.now).datagrams
         if self.connection is not None:
             # The client may use a connection ID as soon as it has it.
-            told = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
-            assert told <= self.connection.ids
+            sent = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
+            assert sent <= self.connection.ids
         return out
 
     def _from_server(self, out: list[tuple[bytes, Any]]) -> None:

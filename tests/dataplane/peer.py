@@ -12,7 +12,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic.packet import pull_ack_frame
 
 from tsq._fast import pack_address
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.packet import PacketKeys
 from tsq.dataplane.session import Session
 
@@ -87,7 +87,7 @@ class Peer:
 
     def __init__(
         self, suite: int = 0x1301, *, seed: int = 1, window: int = 1 << 20, loss_delay: float = 0.1, probe_timeout: float = 0.3,
-        datapath: Datapath | None = None, connection_id: bytes = ID, remote: bytes = REMOTE, local: bytes = LOCAL,
+        data_plane: DataPlane | None = None, connection_id: bytes = ID, remote: bytes = REMOTE, local: bytes = LOCAL,
         peer_id: bytes = PEER_ID,
     ) -> None:
         self.random = random.Random(seed)
@@ -97,7 +97,7 @@ class Peer:
         self.number = 0
         self.id = connection_id
         self.remote, self.local, self.peer_id = remote, local, peer_id
-        self.datapath = Datapath() if datapath is None else datapath
+        self.data_plane = DataPlane() if data_plane is None else data_plane
         size = KEY_SIZES[suite]
         self._in_protection, self._out_protection = (self.random.randbytes(size) for _ in range(2))
         self._phase_keys = [self._material() for _ in range(2)]
@@ -110,7 +110,7 @@ class Peer:
         self.session.set_received(-1, 0.0, 0, -1)
         self.recover(window, loss_delay, probe_timeout)
         self.session.active = True
-        self.datapath.add(connection_id, self.session)
+        self.data_plane.add(connection_id, self.session)
         self.taken = False
         self.packets: list[Packet] = []
 
@@ -184,7 +184,7 @@ class Peer:
         remote = self.remote if remote is None else remote
         local = self.local if local is None else local
         item = (data, remote, local, received_ns or self.clock_ns, True)
-        answers, rest = self.datapath.process([item], self.now, self.clock_ns)
+        answers, rest = self.data_plane.process([item], self.now, self.clock_ns)
         assert rest in ([], [item]), "what is not taken is handed up as it came"
         assert not (answers and rest)
         assert all(answer[1:] == (remote, local) for answer in answers)

@@ -29,9 +29,9 @@ class HostileArena(Arena):
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        assert self.datapath is not None
+        assert self.data_plane is not None
         # What is too much work is dropped, and the connection goes on.
-        self.datapath.excessive_limit = 1 << 60
+        self.data_plane.excessive_limit = 1 << 60
         self.delivered = 0
         self._seen: list[bytes] = []
 
@@ -72,10 +72,10 @@ def test_no_packet_number_is_used_twice_and_nothing_is_answered_twice_under_atta
     while arena.delivered < 2000:
         arena.step()
     arena.settle()
-    datapath = arena.datapath
+    data_plane = arena.data_plane
     # The arena has checked the numbers and the answers at each step. All of this was there:
-    assert min(datapath.forged, datapath.duplicates, datapath.excessive, datapath.malformed, datapath.answered) > 50
-    assert datapath.taken < datapath.received
+    assert min(data_plane.forged, data_plane.duplicates, data_plane.excessive, data_plane.malformed, data_plane.answered) > 50
+    assert data_plane.taken < data_plane.received
 
 
 # ----------------------------------------------------------------------------------------------------------- 0-RTT replays
@@ -163,14 +163,14 @@ REPLAYS = [
 @pytest.mark.parametrize("replay", REPLAYS)
 def test_a_0rtt_first_flight_that_is_replayed_yields_no_second_answer(world: World, replay: Callable):
     session, flight = resumed(world)
-    requests = world.counters.get("requests") + world.datapath.answered
+    requests = world.counters.get("requests") + world.data_plane.answered
     copies = replay(world, session, flight)
     assert copies
     sent = sum(len(data) for data, _ in copies)
     replies = sum(len(reply) for data, where in copies for reply in world.deliver_to_server(data, where))
     assert replies <= 3 * sent
     world.run(10)
-    assert world.counters.get("requests") + world.datapath.answered == requests
+    assert world.counters.get("requests") + world.data_plane.answered == requests
     fresh = ForeignClient(world, where=path(9))
     assert len(fresh.ask(request(1))) == 1
 
@@ -191,7 +191,7 @@ def test_a_storm_of_connection_id_changes_leaves_one_session_in_the_table(world)
         assert len(client.ask(request(n))) == 1
     world.run(1.0)
     [connection] = world.router.connections
-    assert len(world.datapath) == 1
+    assert len(world.data_plane) == 1
     assert len(connection.ids) < 6
     assert connection.plane.active
 
@@ -206,7 +206,7 @@ def test_a_storm_of_address_changes_leaves_one_session_and_few_paths(world):
     world.run(1.0)
     assert len(client.ask(request(200))) == 1
     [connection] = world.router.connections
-    assert len(world.datapath) == 1
+    assert len(world.data_plane) == 1
     assert connection.plane.active
 
 
@@ -216,15 +216,15 @@ def test_packets_that_are_too_much_work_are_counted_and_end_their_connection_alo
     client = connected(world)
     keys = client.quic._cryptos[Epoch.ONE_RTT].send
     quic = client.quic
-    for n in range(world.datapath.excessive_limit + 20):
+    for n in range(world.data_plane.excessive_limit + 20):
         number = quic._packet_number
         quic._packet_number += 1
         header = bytes([0x43 | keys.key_phase << 2]) + quic._peer_cid.cid + number.to_bytes(4, "big")
         assert world.deliver_to_server(keys.encrypt_packet(header, datagram(b"") * 500, number)) == []
-        if n == world.datapath.excessive_limit // 2:
+        if n == world.data_plane.excessive_limit // 2:
             world.run(2.0)
             assert len(client.ask(request(n))) == 1
-    assert world.datapath.excessive == world.datapath.excessive_limit + 20
+    assert world.data_plane.excessive == world.data_plane.excessive_limit + 20
     world.run(3.0)
     assert client.end is not None
     assert client.end.error_code == QuicErrorCode.PROTOCOL_VIOLATION
@@ -343,9 +343,9 @@ def test_a_stranger_learns_nothing_from_forged_packets_wherever_they_come_from(w
     client = connected(world)
     identity = client.quic._peer_cid.cid
     source = random.Random(2)
-    before = world.datapath.forged
+    before = world.data_plane.forged
     for n in range(5000):
         where = NetworkPath(pack_address("198.51.100.9", 1024 + n % 60000), CLIENT.local) if n % 2 else CLIENT
         assert world.deliver_to_server(b"\x43" + identity + source.randbytes(source.choice((10, 30, 60, 1180))), where) == []
-    assert world.datapath.forged == before + 5000
+    assert world.data_plane.forged == before + 5000
     assert len(client.ask(request(7))) == 1

@@ -15,7 +15,7 @@ def served(certificates, **options) -> tuple[World, object]:
     for _ in range(3):
         world.exchange(session)
     assert session._connection.plane.active
-    assert world.datapath.taken
+    assert world.data_plane.taken
     return world, session
 
 

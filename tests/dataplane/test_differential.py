@@ -40,8 +40,8 @@ def test_every_request_is_answered_where_nothing_is_lost(certificates, seed, sui
 
 def test_the_data_plane_answers_most_of_it(certificates):
     arena = run(Arena(1, certificates, lossy=False), 400)
-    assert arena.datapath is not None
-    assert arena.datapath.answered > len(arena.asked) / 2
+    assert arena.data_plane is not None
+    assert arena.data_plane.answered > len(arena.asked) / 2
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -1,4 +1,4 @@
-"""The loop that serves where it waits: answers go out, and nobody else is kept waiting."""
+"""The loop that serves while it waits: answers are sent, and timers and other sockets are not delayed."""
 
 import contextlib
 import selectors
@@ -25,7 +25,7 @@ def wire() -> Iterator[Wire]:
 def selector(wire) -> Iterator[ServingSelector]:
     with contextlib.closing(ServingSelector()) as selector:
         selector.register(wire.server, selectors.EVENT_READ, "server")
-        selector.serve(wire.server.fileno(), wire.peer.datapath)
+        selector.serve(wire.server.fileno(), wire.peer.data_plane)
         yield selector
 
 
@@ -40,7 +40,7 @@ def test_requests_are_answered_by_waiting(wire, selector):
     answered = [nonce for _ in range(2) for packet, _ in wire.read() for nonce in packet.nonces]
     # As many as may be in flight.
     assert answered == list(range(32))
-    assert wire.peer.datapath.taken == 40
+    assert wire.peer.data_plane.taken == 40
 
 
 def test_what_is_not_taken_is_left_for_the_reader_as_it_came(wire, selector):
@@ -75,7 +75,7 @@ def test_a_socket_that_is_left_is_its_readers(wire, selector):
     selector.leave(wire.server.fileno())
     wire.send(datagram(request(1)))
     assert names(selector.select(PATIENCE)) == [("server", selectors.EVENT_READ)]
-    assert wire.peer.datapath.received == 0
+    assert wire.peer.data_plane.received == 0
     selector.unregister(wire.server)
     assert selector.select(0) == []
 
@@ -100,8 +100,8 @@ def test_a_load_without_end_holds_up_neither_timers_nor_threads(wire):
             loop.stop()
 
     with contextlib.closing(loop):
-        loop.add_reader(fd, lambda: wire.peer.datapath.receive(fd))
-        loop.serving.serve(fd, wire.peer.datapath)
+        loop.add_reader(fd, lambda: wire.peer.data_plane.receive(fd))
+        loop.serving.serve(fd, wire.peer.data_plane)
         thread = threading.Thread(target=flood, daemon=True)
         thread.start()
         loop.call_later(0.02, arrived, "timer")
@@ -113,4 +113,4 @@ def test_a_load_without_end_holds_up_neither_timers_nor_threads(wire):
         watchdog.cancel()
         thread.join(PATIENCE)
     assert sorted(came) == ["thread", "timer"]
-    assert wire.peer.datapath.received > 0
+    assert wire.peer.data_plane.received > 0

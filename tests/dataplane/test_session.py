@@ -22,7 +22,7 @@ from tests.dataplane.peer import (
 from tests.support.foreign import ForeignClient
 from tests.support.world import CLIENT, World
 from tsq._fast import ns_from_ntp, pack_address
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.session import STATE_SIZE, Session
 from tsq.errors import ConfigError
 
@@ -45,7 +45,7 @@ def excessive(peer: Peer, frames: bytes) -> None:
     before, dropped = peer.state, peer.session.counts["excessive"]
     assert peer.give(frames) == []
     assert peer.taken
-    assert peer.session.counts["excessive"] == peer.datapath.excessive == dropped + 1
+    assert peer.session.counts["excessive"] == peer.data_plane.excessive == dropped + 1
     assert [new for new, old in zip(peer.state, before, strict=True) if new != old] == [tuple(peer.session.counts.items())]
 
 
@@ -70,7 +70,7 @@ def test_a_request_is_answered_with_nonce_t2_and_t3(suite):
 def test_every_request_of_a_packet_is_answered_in_order(peer, count):
     [packet] = peer.ask(*range(count))
     assert packet.nonces == list(range(count))
-    assert peer.datapath.answered == count
+    assert peer.data_plane.answered == count
 
 
 @pytest.mark.parametrize("count", [17, 32, 33, 50, 58])
@@ -80,7 +80,7 @@ def test_more_than_16_requests_of_a_packet_are_answered_in_several_packets(peer,
     assert [len(packet.messages) for packet in packets[:-1]] == [16] * ((count - 1) // 16)
     assert [packet.number for packet in packets] == list(range(len(packets)))
     assert all(packet.acked == [0] for packet in packets)
-    assert peer.datapath.answered == peer.session.counts["answered"] == count
+    assert peer.data_plane.answered == peer.session.counts["answered"] == count
     assert peer.session.in_flight[0] == len(packets)
 
 
@@ -88,7 +88,7 @@ def test_of_many_requests_those_that_the_window_does_not_admit_get_one_acknowled
     peer = Peer(window=2000)
     packets = peer.ask(*range(50))
     assert [len(packet.messages) for packet in packets] == [16, 0]
-    assert (peer.datapath.answered, peer.datapath.held_back) == (16, 34)
+    assert (peer.data_plane.answered, peer.data_plane.held_back) == (16, 34)
     assert peer.session.in_flight[0] == 1
 
 
@@ -105,7 +105,7 @@ def test_a_request_without_length_that_fills_the_packet_is_answered(peer):
 def test_a_request_without_length_swallows_what_follows_and_is_malformed(peer):
     [packet] = peer.give(b"\x30" + request(3) + PADDING)
     assert packet.messages == []
-    assert peer.datapath.malformed == 1
+    assert peer.data_plane.malformed == 1
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -138,7 +138,7 @@ def test_a_ping_is_acknowledged_at_once_by_a_packet_that_asks_for_no_acknowledgm
     assert (packet.acked, packet.messages, packet.delay) == ([3, 5], [], 0)
     assert peer.session.in_flight == (0, 0)
     assert peer.session.probe_at is None
-    assert (peer.datapath.answered, peer.datapath.held_back) == (0, 0)
+    assert (peer.data_plane.answered, peer.data_plane.held_back) == (0, 0)
     # A copy of it gets nothing.
     assert peer.give(frames, 5) == []
 
@@ -154,7 +154,7 @@ def test_a_ping_is_acknowledged_though_the_window_is_full():
     peer = Peer(window=0)
     [packet] = peer.give(PING)
     assert packet.acked == [0]
-    assert peer.datapath.held_back == 0
+    assert peer.data_plane.held_back == 0
 
 
 @pytest.mark.parametrize("frames", [PADDING * 20, b""])
@@ -185,7 +185,7 @@ MALFORMED = {
 def test_a_malformed_message_is_counted_acknowledged_and_not_answered(peer, message):
     [packet] = peer.give(datagram(message))
     assert (packet.acked, packet.messages) == ([0], [])
-    assert (peer.datapath.taken, peer.datapath.malformed, peer.datapath.answered) == (1, 1, 0)
+    assert (peer.data_plane.taken, peer.data_plane.malformed, peer.data_plane.answered) == (1, 1, 0)
     assert peer.session.in_flight == (0, 0)
 
 
@@ -193,7 +193,7 @@ def test_a_malformed_message_is_counted_acknowledged_and_not_answered(peer, mess
 def test_a_malformed_message_beside_requests_costs_them_nothing(peer, message):
     [packet] = peer.give(datagram(request(5)) + datagram(message) + datagram(request(6)) + datagram(message))
     assert packet.nonces == [5, 6]
-    assert (peer.datapath.malformed, peer.datapath.answered) == (2, 2)
+    assert (peer.data_plane.malformed, peer.data_plane.answered) == (2, 2)
 
 
 def test_a_malformed_message_is_counted_for_its_own_packet_only(peer):
@@ -201,7 +201,7 @@ def test_a_malformed_message_is_counted_for_its_own_packet_only(peer):
     peer.give(datagram(request(1)))
     peer.give(PADDING)
     peer.give(datagram(request(1)), 0)
-    assert peer.datapath.malformed == 1
+    assert peer.data_plane.malformed == 1
 
 
 OTHER_REQUESTS = {
@@ -290,10 +290,10 @@ def test_an_ack_of_too_many_ranges_is_dropped_while_acks_are_the_control_planes(
 
 
 def test_packets_that_are_too_much_work_end_the_connection_in_the_end(peer):
-    for _ in range(peer.datapath.excessive_limit):
-        assert peer.datapath.due(peer.now) == []
+    for _ in range(peer.data_plane.excessive_limit):
+        assert peer.data_plane.due(peer.now) == []
         excessive(peer, PING * 33 + b"\x1e")
-    assert peer.datapath.due(peer.now) == [peer.session]
+    assert peer.data_plane.due(peer.now) == [peer.session]
 
 
 def test_a_forged_packet_that_would_be_too_much_work_is_counted_as_forged_only(peer):
@@ -302,7 +302,7 @@ def test_a_forged_packet_that_would_be_too_much_work_is_counted_as_forged_only(p
     peer.deliver(bytes(data))
     counts = peer.session.counts
     assert (counts["excessive"], counts["failed_opens"]) == (0, 1)
-    assert (peer.datapath.forged, peer.datapath.excessive, peer.datapath.taken) == (1, 0, 0)
+    assert (peer.data_plane.forged, peer.data_plane.excessive, peer.data_plane.taken) == (1, 0, 0)
 
 
 # ------------------------------------------------------------------------------------------------- received packet numbers
@@ -314,7 +314,7 @@ def test_a_duplicate_is_dropped(peer):
     assert peer.deliver(data) == []
     assert peer.taken
     assert peer.state == before
-    assert (peer.datapath.taken, peer.datapath.duplicates, peer.datapath.forged) == (1, 1, 0)
+    assert (peer.data_plane.taken, peer.data_plane.duplicates, peer.data_plane.forged) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -668,8 +668,8 @@ def test_a_client_that_never_acknowledges_is_held_to_the_window():
         assert peer.session.in_flight[1] <= window
         peer.now += 0.1
     assert peer.session.in_flight[0] <= 32
-    assert peer.datapath.answered + peer.datapath.held_back == 500
-    assert peer.datapath.held_back == 500 - peer.session.counts["answered"]
+    assert peer.data_plane.answered + peer.data_plane.held_back == 500
+    assert peer.data_plane.held_back == 500 - peer.session.counts["answered"]
 
 
 @pytest.mark.parametrize("defer", [False, True])
@@ -677,9 +677,9 @@ def test_answers_that_are_not_acknowledged_are_looked_after_unless_aioquic_waits
     peer = answered(3)
     peer.recover(1 << 20, 0.1, 0.3, defer=defer)
     peer.now += 0.29
-    assert peer.datapath.due(peer.now) == []
+    assert peer.data_plane.due(peer.now) == []
     peer.now += 0.02
-    assert peer.datapath.due(peer.now) == ([] if defer else [peer.session])
+    assert peer.data_plane.due(peer.now) == ([] if defer else [peer.session])
     assert (peer.session.probe_at is None) == defer
 
 
@@ -688,11 +688,11 @@ def test_an_acknowledgment_ends_the_waiting_between_probes():
     for _ in range(4):
         peer.now += 0.31
         assert peer.session.probe(peer.now)
-    assert peer.datapath.due(peer.now + 1) == []
+    assert peer.data_plane.due(peer.now + 1) == []
     peer.give(ack(0))
     assert peer.ask(2)[0].nonces == [2]
     assert peer.session.probe_at < peer.now + 3
-    assert peer.datapath.due(peer.session.probe_at) == [peer.session]
+    assert peer.data_plane.due(peer.session.probe_at) == [peer.session]
 
 
 def test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as_held_back():
@@ -700,7 +700,7 @@ def test_with_32_packets_in_flight_there_is_an_ack_only_and_the_answer_counts_as
     [packet] = peer.ask(40, 41)
     assert packet.messages == []
     assert max(packet.acked) == 32
-    assert peer.datapath.held_back == 2
+    assert peer.data_plane.held_back == 2
     assert peer.session.in_flight[0] == 32
     peer.give(ack(10, 10))
     [packet] = peer.ask(42)
@@ -1041,8 +1041,8 @@ def test_a_forged_packet_from_anywhere_is_dropped_and_counted(peer):
     for count, remote in enumerate((peer.remote, pack_address("192.0.2.9", 9)), 1):
         assert peer.deliver(bytes(data), remote=remote) == []
         assert peer.taken
-        assert peer.session.counts["failed_opens"] == peer.datapath.forged == count
-    assert (peer.datapath.taken, peer.datapath.duplicates) == (0, 0)
+        assert peer.session.counts["failed_opens"] == peer.data_plane.forged == count
+    assert (peer.data_plane.taken, peer.data_plane.duplicates) == (0, 0)
 
 
 def test_a_copy_of_an_old_packet_from_elsewhere_proves_nothing(peer):
@@ -1099,7 +1099,7 @@ def test_a_packet_without_the_fixed_bit_is_dropped_even_if_it_opens(peer):
     header = bytes([0x03]) + peer.id + bytes(4)
     assert peer.deliver(peer.sealer.protect(header, 0, datagram(request(1)))) == []
     assert peer.taken
-    assert peer.datapath.forged == 1
+    assert peer.data_plane.forged == 1
     assert peer.session.received[0] == -1
 
 
@@ -1209,7 +1209,7 @@ def test_no_answer_where_the_clock_went_back_before_t2(peer):
     assert packet.messages == []
     assert packet.acked == [0]
     assert peer.session.in_flight == (0, 0)
-    assert (peer.datapath.answered, peer.datapath.held_back, peer.datapath.stepped_back) == (0, 0, 1)
+    assert (peer.data_plane.answered, peer.data_plane.held_back, peer.data_plane.stepped_back) == (0, 0, 1)
     [packet] = peer.deliver(peer.seal(datagram(request(2))), received_ns=peer.clock_ns)
     assert packet.nonces == [2]
 
@@ -1279,14 +1279,14 @@ def client(world) -> ForeignClient:
     client = ForeignClient(world)
     world.run(2.0)
     assert len(client.ask(request(999))) == 1
-    assert world.datapath.taken > 0
+    assert world.data_plane.taken > 0
     return client
 
 
 def inject(world: World, client: ForeignClient, frames: bytes, *, reserved: int = 0, seconds: float = 0.2) -> int:
     """A packet of the client's with these frames; how many of them the data plane took."""
     quic = client.quic
-    taken = world.datapath.taken
+    taken = world.data_plane.taken
     keys = next(crypto for epoch, crypto in quic._cryptos.items() if epoch.name == "ONE_RTT")
     number = quic._packet_number
     quic._packet_number += 1
@@ -1294,7 +1294,7 @@ def inject(world: World, client: ForeignClient, frames: bytes, *, reserved: int 
     header = bytes([first]) + quic._peer_cid.cid + number.to_bytes(4, "big")
     data = keys.encrypt_packet(header, frames, number)
     world.deliver_to_server(data)
-    taken = world.datapath.taken - taken
+    taken = world.data_plane.taken - taken
     world.run(seconds)
     return taken
 
@@ -1334,7 +1334,7 @@ def test_a_stream_beside_a_request_is_answered_by_the_control_plane(world, clien
 @pytest.mark.parametrize("message", [request(1)[:-1], request(1) + b"\x09\x01x"])
 def test_a_malformed_request_does_not_end_the_connection(world, client, message):
     assert inject(world, client, datagram(request(1)[:-1])) == 1
-    assert world.datapath.malformed == 1
+    assert world.data_plane.malformed == 1
     assert len(client.ask(request(5))) == 1
 
 
@@ -1364,7 +1364,7 @@ def test_a_protocol_error_ends_the_connection_as_without_a_data_plane(certificat
     client = ForeignClient(world)
     world.run(2.0)
     if not data_plane:
-        world.datapath = Datapath()  # an empty table, so that there is a count to read
+        world.data_plane = DataPlane()  # an empty table, so that there is a count to read
     assert inject(world, client, frames, reserved=reserved, seconds=2.0) == 0
     assert client.end is not None
     assert client.end.error_code == code

@@ -24,7 +24,7 @@ from tsq import _fast
 from tsq._fast import ns_from_ntp, pack_address
 from tsq.client.blocking import query
 from tsq.client.channel import Channel
-from tsq.dataplane.batches import BATCH, Datapath
+from tsq.dataplane.batches import BATCH, DataPlane
 from tsq.errors import ConfigError
 from tsq.options import ClientOptions, Target, Trust
 from tsq.quic import tls
@@ -57,7 +57,7 @@ class Wire:
         self.client.connect((host, self.server.getsockname()[1]))
         local = b""
         if bind is not None:
-            # As the kernel tells it of a wildcard socket: the address, and for IPv6 the interface.
+            # As the kernel reports it for a wildcard socket: the address, and for IPv6 the interface.
             local = socket.inet_pton(family, host)
             local += socket.if_nametoindex("lo").to_bytes(4, "little") if family == socket.AF_INET6 else b""
         self.peer = Peer(remote=pack_address(host, self.client.getsockname()[1]), local=local)
@@ -67,7 +67,7 @@ class Wire:
         self.client.send(self.peer.seal(frames, number))
 
     def serve(self) -> tuple[int, list[tuple[bytes, bytes, bytes, int, bool]]]:
-        return self.peer.datapath.receive(self.server.fileno())
+        return self.peer.data_plane.receive(self.server.fileno())
 
     def read(self) -> list[tuple[Packet, int]]:
         """The packets that have come, and when."""
@@ -136,9 +136,9 @@ def test_more_than_a_batch_is_served_by_one_call(wire):
     # 32 answers are in flight at most; the rest is acknowledged only.
     packets = [packet for _ in range(3) for packet, _ in wire.read()]
     assert [packet.number for packet in packets] == list(range(total))
-    assert sum(len(packet.messages) for packet in packets) == wire.peer.datapath.answered == 32
-    assert wire.peer.datapath.held_back == total - 32
-    assert wire.peer.datapath.received == wire.peer.datapath.taken == total
+    assert sum(len(packet.messages) for packet in packets) == wire.peer.data_plane.answered == 32
+    assert wire.peer.data_plane.held_back == total - 32
+    assert wire.peer.data_plane.received == wire.peer.data_plane.taken == total
 
 
 def test_nothing_is_lost_of_a_full_batch_that_holds_something_for_the_control_plane(wire):
@@ -155,7 +155,7 @@ def test_nothing_is_lost_of_a_full_batch_that_holds_something_for_the_control_pl
 
 def test_a_batch_whose_answers_do_not_fit_a_batch_is_answered_whole(wire):
     other = Peer(
-        datapath=wire.peer.datapath, connection_id=b"server02", remote=wire.peer.remote, local=wire.peer.local, seed=2,
+        data_plane=wire.peer.data_plane, connection_id=b"server02", remote=wire.peer.remote, local=wire.peer.local, seed=2,
         peer_id=b"other-one",
     )
     requests = b"".join(datagram(request(n)) for n in range(50))
@@ -169,7 +169,7 @@ def test_a_batch_whose_answers_do_not_fit_a_batch_is_answered_whole(wire):
     for found in packets.values():
         assert [packet.number for packet in found] == list(range(40))
         assert [len(packet.messages) for packet in found] == [16, 16, 16, 2] * 8 + [0] * 8
-    assert wire.peer.datapath.answered == 2 * 8 * 50
+    assert wire.peer.data_plane.answered == 2 * 8 * 50
 
 
 def test_of_a_batch_only_what_is_not_taken_comes_up_in_order(wire):
@@ -195,13 +195,13 @@ def test_a_datagram_over_2048_bytes_is_counted_and_gone(wire):
     count, rest = wire.serve()
     assert count == 3
     assert [item[0] for item in rest] == [bytes(2048)]
-    assert wire.peer.datapath.truncated == 1
+    assert wire.peer.data_plane.truncated == 1
     assert [packet.nonces for packet, _ in wire.read()] == [[1]]
 
 
 def test_a_bad_socket_is_an_error(wire):
     with pytest.raises(OSError, match="recvmmsg"):
-        wire.peer.datapath.receive(1 << 20)
+        wire.peer.data_plane.receive(1 << 20)
 
 
 @pytest.mark.foreign
@@ -254,7 +254,7 @@ def test_the_next_answer_reports_when_the_last_one_left(wire):
     assert second[48:64] == b"0123456789abcdef"
     assert nonce == 0x0123456789ABCDEF
     assert t3_of(first) <= left <= t4
-    assert wire.peer.datapath.exact == 2
+    assert wire.peer.data_plane.exact == 2
 
 
 def test_each_transmit_timestamp_is_reported_once(wire):
@@ -272,14 +272,14 @@ def test_transmit_timestamps_are_reported_only_to_clients_that_ask(wire):
     [last], _ = ask_exact(wire, 2)
     assert reported(last)[0] == 1
     # Plain requests between them asked for no transmit timestamp.
-    assert wire.peer.datapath.exact == 2
+    assert wire.peer.data_plane.exact == 2
 
 
 def test_plain_requests_cost_no_transmit_timestamps(wire):
     for n in range(5):
         packet, _ = wire.ask(n)
         assert [len(message) for message in packet.messages] == [38]
-    assert wire.peer.datapath.exact == 0
+    assert wire.peer.data_plane.exact == 0
     assert _fast.transmit_times(wire.server.fileno()) == []
 
 
@@ -316,11 +316,11 @@ def test_transmit_timestamps_of_a_session_that_left_the_table_are_not_reported(w
         wire.send(datagram(exact_request(n)))
     wire.serve()
     peer = wire.peer
-    peer.datapath.discard(peer.id)
+    peer.data_plane.discard(peer.id)
     wire.send(datagram(exact_request(5)))
     count, rest = wire.serve()
     assert (count, len(rest)) == (1, 1)
-    peer.datapath.add(peer.id, peer.session)
+    peer.data_plane.add(peer.id, peer.session)
     wire.read()
     [message], _ = ask_exact(wire, 6)
     assert reported(message)[0] == 1
@@ -349,16 +349,16 @@ def stamp_other_packets(wire: Wire, count: int) -> None:
 
 def test_a_transmit_timestamp_that_comes_when_its_session_is_gone_is_dropped():
     with contextlib.closing(Wire("127.0.0.1", transmit_timestamps=False)) as wire:
-        datapath, fd = wire.peer.datapath, wire.server.fileno()
+        data_plane, fd = wire.peer.data_plane, wire.server.fileno()
         ask_exact(wire, 1)
-        datapath.discard(wire.peer.id)
+        data_plane.discard(wire.peer.id)
         # Only now is there a stamp, and it has the number of that answer.
         _fast.enable_transmit_timestamps(fd)
         _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
         assert wire.serve() == (0, [])
         assert _fast.transmit_times(fd) == []
-        assert datapath.exact == 0
-        assert wire.peer.session.tell() == ""
+        assert data_plane.exact == 0
+        assert wire.peer.session.report() == ""
 
 
 def test_a_transmit_timestamp_belongs_to_the_answer_with_its_number_and_not_to_one_a_whole_round_away(wire):
@@ -366,18 +366,18 @@ def test_a_transmit_timestamp_belongs_to_the_answer_with_its_number_and_not_to_o
     ask_exact(wire, 1)
     [message], _ = ask_exact(wire, 2)
     assert len(message) == 38
-    assert wire.peer.datapath.exact == 0
+    assert wire.peer.data_plane.exact == 0
 
 
 def test_a_transmit_timestamp_is_used_once(wire):
     fd = wire.server.fileno()
     ask_exact(wire, 1)
-    assert wire.peer.datapath.exact == 1
+    assert wire.peer.data_plane.exact == 1
     # The kernel counts from 0 again: the next packet has the same number.
     _fast.enable_transmit_timestamps(fd)
     _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
     assert wire.serve() == (0, [])
-    assert wire.peer.datapath.exact == 1
+    assert wire.peer.data_plane.exact == 1
 
 
 def test_of_several_answering_packets_each_has_the_transmit_timestamp_of_its_own_requests(wire):
@@ -386,12 +386,12 @@ def test_of_several_answering_packets_each_has_the_transmit_timestamp_of_its_own
     assert wire.serve() == (1, [])
     first, second = (packet for packet, _ in wire.read())
     assert (len(first.messages), len(second.messages)) == (16, 1)
-    assert wire.peer.datapath.exact == 1
+    assert wire.peer.data_plane.exact == 1
     wire.send(datagram(exact_request(8)) + plain[20:] + datagram(request(5)) * 5)
     assert wire.serve() == (1, [])
     first, second = (packet for packet, _ in wire.read())
     assert reported(first.messages[0])[0] == 7
-    assert wire.peer.datapath.exact == 2
+    assert wire.peer.data_plane.exact == 2
     [message], _ = ask_exact(wire, 9)
     assert reported(message)[0] == 8
 
@@ -402,7 +402,7 @@ def test_no_transmit_timestamp_is_asked_for_where_nothing_is_answered():
         wire.peer.recover(10)
         messages, _ = ask_exact(wire, 2)
         assert messages == []
-        assert wire.peer.datapath.exact == 1
+        assert wire.peer.data_plane.exact == 1
         wire.peer.recover(1 << 20)
         [message], _ = ask_exact(wire, 3)
         assert reported(message)[0] == 1
@@ -411,9 +411,9 @@ def test_no_transmit_timestamp_is_asked_for_where_nothing_is_answered():
 
 
 def test_transmit_timestamps_go_on_after_a_packet_that_could_not_be_sent(wire):
-    datapath, peer = wire.peer.datapath, wire.peer
+    data_plane, peer = wire.peer.data_plane, wire.peer
     nowhere = pack_address("::1" if wire.server.family == socket.AF_INET6 else "127.0.0.1", 0)
-    assert datapath.send_stamped(wire.server.fileno(), bytes(40), nowhere, b"", peer.session, bytes(16), time.time_ns()) == 0
+    assert data_plane.send_stamped(wire.server.fileno(), bytes(40), nowhere, b"", peer.session, bytes(16), time.time_ns()) == 0
     ask_exact(wire, 1)
     [message], _ = ask_exact(wire, 2)
     assert reported(message)[0] == 1
@@ -422,24 +422,24 @@ def test_transmit_timestamps_go_on_after_a_packet_that_could_not_be_sent(wire):
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_session_that_has_left_the_table_asks_for_no_transmit_timestamp(replaced):
     with contextlib.closing(Wire("127.0.0.1")) as wire:
-        datapath, peer = wire.peer.datapath, wire.peer
+        data_plane, peer = wire.peer.data_plane, wire.peer
         if replaced:
-            datapath.add(peer.id, Peer(seed=2).session)
-        datapath.discard(peer.id)
-        datapath.send_stamped(wire.server.fileno(), bytes(40), peer.remote, b"", peer.session, bytes(16), time.time_ns())
+            data_plane.add(peer.id, Peer(seed=2).session)
+        data_plane.discard(peer.id)
+        data_plane.send_stamped(wire.server.fileno(), bytes(40), peer.remote, b"", peer.session, bytes(16), time.time_ns())
         wire.serve()
-        assert datapath.exact == 0
+        assert data_plane.exact == 0
 
 
 @pytest.mark.parametrize(("ahead_ns", "believed"), [(-100_000_000, 1), (60_000_000_000, 0), (-60_000_000_000, 0)])
 def test_a_transmit_timestamp_is_believed_from_t3_until_a_second_after_it(wire, ahead_ns, believed):
-    datapath = wire.peer.datapath
-    assert datapath.send_stamped(
+    data_plane = wire.peer.data_plane
+    assert data_plane.send_stamped(
         wire.server.fileno(), bytes(40), wire.peer.remote, b"", wire.peer.session, bytes(16), time.time_ns() + ahead_ns
     )
     wire.serve()
-    assert datapath.exact == believed
-    assert bool(wire.peer.session.tell()) == bool(believed)
+    assert data_plane.exact == believed
+    assert bool(wire.peer.session.report()) == bool(believed)
 
 
 # ------------------------------------------------------------------------------------------------------------- a server
@@ -651,19 +651,19 @@ def serving(world: World) -> bool:
 
 def served(world: World, client: ForeignClient, count: int = 5) -> int:
     """How many of so many requests the data plane answers; all must be answered."""
-    before = world.datapath.answered
+    before = world.data_plane.answered
     for n in range(count):
         assert [nonce_of(message) for message in client.ask(request(n))] == [n]
-    return world.datapath.answered - before
+    return world.data_plane.answered - before
 
 
 def test_traffic_of_the_data_plane_alone_keeps_a_connection(world):
     client = connected(world, idle_timeout=60.0)
-    before = world.datapath.taken
+    before = world.data_plane.taken
     for n in range(30):
         assert len(client.ask(request(n), seconds=1.0)) == 1
     assert len(world.router.connections) == 1
-    assert world.datapath.taken - before >= 30
+    assert world.data_plane.taken - before >= 30
 
 
 def test_a_silent_connection_is_ended_after_the_idle_timeout(world):
@@ -675,7 +675,7 @@ def test_a_silent_connection_is_ended_after_the_idle_timeout(world):
     assert len(world.router.connections) == 1
     world.run(8.0)
     assert world.router.connections == []
-    assert len(world.datapath) == 0
+    assert len(world.data_plane) == 0
 
 
 def test_forged_packets_do_not_keep_a_connection(world):
@@ -704,7 +704,7 @@ def test_a_client_that_falls_silent_is_probed_ever_more_rarely(world):
     world.run(4.0)
     # Each time after twice as long.
     assert pings == [1, 1]
-    assert world.datapath.due(world.now) == []
+    assert world.data_plane.due(world.now) == []
     # The client is heard again: what it acknowledges ends the probing.
     world.to_server = back
     world.run(1.0)
@@ -803,13 +803,13 @@ def test_what_the_data_plane_measures_becomes_known_to_aioquic(world):
 
 def test_used_up_keys_are_updated_and_the_data_plane_serves_on(world):
     client = connected(world, idle_timeout=60.0)
-    world.datapath.key_update_after = 10
+    world.data_plane.key_update_after = 10
     phases = set()
     for n in range(120):
         assert len(client.ask(request(n))) == 1
         phases.add(client.quic._cryptos[Epoch.ONE_RTT].recv.key_phase)
     assert phases == {0, 1}
-    world.datapath.key_update_after = 1 << 22
+    world.data_plane.key_update_after = 1 << 22
     world.run(1.0)
     assert client.ask(request(1))
     assert served(world, client) == 5
@@ -818,7 +818,7 @@ def test_used_up_keys_are_updated_and_the_data_plane_serves_on(world):
 
 def test_too_many_forged_packets_end_the_connection(world):
     client = connected(world, idle_timeout=60.0)
-    world.datapath.failed_open_limit = 20
+    world.data_plane.failed_open_limit = 20
     identity = world.router.connections[0].quic.host_cid
     for n in range(25):
         world.deliver_to_server(b"\x40" + identity + bytes([n]) * 60)
@@ -848,7 +848,7 @@ def test_a_client_at_an_address_that_is_not_validated_is_not_the_data_planes(wor
     assert served(world, client) == 5
     elsewhere = path(4)
     [connection] = world.router.connections
-    answered, to_elsewhere, from_elsewhere = world.datapath.answered, 0, 0
+    answered, to_elsewhere, from_elsewhere = world.data_plane.answered, 0, 0
     for n in range(30):
         client.quic.send_datagram_frame(request(n))
         for data in client.datagrams(world.now):
@@ -858,7 +858,7 @@ def test_a_client_at_an_address_that_is_not_validated_is_not_the_data_planes(wor
         assert not connection.plane.active
         assert connection.quic._network_paths[0].addr[:2] == elsewhere[:2]
         world.run(0.02)
-    assert world.datapath.answered == answered
+    assert world.data_plane.answered == answered
     assert to_elsewhere <= 3 * from_elsewhere
 
 
@@ -869,7 +869,7 @@ def test_a_change_of_connection_ids_is_followed(world):
         assert len(client.ask(request(1))) == 1
         world.run(0.3)
         assert served(world, client) == 5
-        assert len(world.datapath) == 1
+        assert len(world.data_plane) == 1
 
 
 def test_a_server_close_reaches_a_client_of_the_data_plane(world):
@@ -880,7 +880,7 @@ def test_a_server_close_reaches_a_client_of_the_data_plane(world):
     world.run(2.0)
     assert client.end is not None
     assert (client.end.error_code, client.end.reason_phrase) == (0, "bye")
-    assert len(world.datapath) == 0
+    assert len(world.data_plane) == 0
 
 
 def test_a_client_close_takes_the_session_out_of_the_table(world):
@@ -889,7 +889,7 @@ def test_a_client_close_takes_the_session_out_of_the_table(world):
     world.pump(client)
     world.run(2.0)
     assert world.router.connections == []
-    assert len(world.datapath) == 0
+    assert len(world.data_plane) == 0
 
 
 def test_the_control_plane_follows_packet_numbers_that_the_data_plane_has_seen(world):
@@ -923,7 +923,7 @@ def test_a_client_that_takes_only_small_datagram_frames_is_the_control_planes(wo
     for n in range(3):
         assert len(client.ask(request(n))) == 1
     assert serving(world) == fit
-    assert bool(world.datapath.answered) == fit
+    assert bool(world.data_plane.answered) == fit
 
 
 def test_a_client_of_quic_version_2_is_the_control_planes(world):
@@ -933,7 +933,7 @@ def test_a_client_of_quic_version_2_is_the_control_planes(world):
     for n in range(3):
         assert len(client.ask(request(n))) == 1
     assert not serving(world)
-    assert world.datapath.answered == 0
+    assert world.data_plane.answered == 0
 
 
 @pytest.mark.parametrize("what", ["close", "request_key_update"])
@@ -1015,12 +1015,12 @@ def test_many_clients_share_a_table(world):
     world.run(1.0)
     for client in clients:
         client.ask(request(1))
-    before = world.datapath.answered
+    before = world.data_plane.answered
     for n in range(5):
         for client in clients:
             assert [nonce_of(message) for message in client.ask(request(n), seconds=0.01)] == [n]
-    assert world.datapath.answered - before == 60
-    assert len(world.datapath) == 12
+    assert world.data_plane.answered - before == 60
+    assert len(world.data_plane) == 12
 
 
 
@@ -1028,15 +1028,15 @@ def test_many_clients_share_a_table(world):
 def test_transmit_timestamps_are_asked_for_only_in_the_sessions_own_table(own):
     """Only that one forgets them with the session; another socket's table would write to memory that was freed."""
     with contextlib.closing(Wire("127.0.0.1")) as wire:
-        other = Datapath()
-        table = wire.peer.datapath if own else other
+        other = DataPlane()
+        table = wire.peer.data_plane if own else other
         sent = table.send_stamped(
             wire.server.fileno(), bytes(40), wire.peer.remote, b"", wire.peer.session, bytes(16), time.time_ns()
         )
         assert sent == 1
         table.receive(wire.server.fileno())
         assert table.exact == own
-        assert wire.peer.session.tell() == "" or own
+        assert wire.peer.session.report() == "" or own
 
 
 def heard_of(world: World, client: ForeignClient, *, on_a_stream: bool) -> None:
@@ -1088,9 +1088,9 @@ def test_one_outage_reduces_the_window_once_whoever_lost_what(world, datagrams):
 
 def test_batches_right_after_each_other_warm_the_path_once_or_seldom():
     with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
-        warmed = Datapath(spare.fileno())
+        warmed = DataPlane(spare.fileno())
         warmed.add(wire.peer.id, wire.peer.session)
-        wire.peer.datapath = warmed
+        wire.peer.data_plane = warmed
         for n in range(8 * BATCH):
             wire.send(datagram(request(n)))
         assert wire.serve() == (8 * BATCH, [])
@@ -1101,9 +1101,9 @@ def test_batches_right_after_each_other_warm_the_path_once_or_seldom():
 @pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", None), ("127.0.0.1", "0.0.0.0"), ("::1", None), ("::1", "::")])
 def test_after_a_rest_the_transmit_path_is_warmed_and_nothing_more_arrives(host, bind):
     with contextlib.closing(Wire(host, bind)) as wire, contextlib.closing(sink()) as spare:
-        warmed = Datapath(spare.fileno())
+        warmed = DataPlane(spare.fileno())
         warmed.add(wire.peer.id, wire.peer.session)
-        wire.peer.datapath = warmed
+        wire.peer.data_plane = warmed
         # Its transmit timestamp is the socket's first: what warmed the path is not counted among them.
         ask_exact(wire, 1)
         assert warmed.warmed == 1
@@ -1116,9 +1116,9 @@ def test_after_a_rest_the_transmit_path_is_warmed_and_nothing_more_arrives(host,
 def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_the_sink():
     with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
         spare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        warmed = Datapath(spare.fileno())
+        warmed = DataPlane(spare.fileno())
         warmed.add(wire.peer.id, wire.peer.session)
-        wire.peer.datapath = warmed
+        wire.peer.data_plane = warmed
         assert wire.ask(1)[0].nonces == [1]
         assert len(spare.recv(1 << 12)) == 80
         # Several requests of one batch, and one that follows at once, are one burst.
@@ -1130,7 +1130,7 @@ def test_the_first_answer_after_a_rest_is_preceded_by_a_datagram_to_the_sink():
 
 def test_what_is_not_answered_warms_nothing():
     with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
-        wire.peer.datapath = Datapath(spare.fileno())
+        wire.peer.data_plane = DataPlane(spare.fileno())
         wire.send(datagram(request(1)))
         count, rest = wire.serve()
         assert (count, len(rest)) == (1, 1)
@@ -1143,7 +1143,7 @@ def test_a_full_sink_stops_nothing():
         with contextlib.suppress(BlockingIOError):
             for _ in range(10_000):
                 spare.send(bytes(80))
-        warmed = Datapath(spare.fileno())
+        warmed = DataPlane(spare.fileno())
         warmed.add(wire.peer.id, wire.peer.session)
-        wire.peer.datapath = warmed
+        wire.peer.data_plane = warmed
         assert wire.ask(1)[0].nonces == [1]

@@ -160,7 +160,7 @@ def test_fault_63_with_it_a_majority_of_three_sets_the_clock_and_is_checked_agai
 
 def test_before_is_what_the_kernel_said_before_the_step(machine):
     it = machine(AWAY, AWAY, AWAY, status=0, maxerror_us=1234)
-    assert it.run("--bootstrap").out.startswith("before: kernel: synchronized, maxerror 0.001234 s")
+    assert it.run("--bootstrap").out.startswith("before: kernel: synchronized, maxerror 1.234 ms")
 
 
 def test_a_step_limit_of_nothing_is_met_by_a_second_step(machine):
@@ -168,7 +168,7 @@ def test_a_step_limit_of_nothing_is_met_by_a_second_step(machine):
     it = machine(AWAY, AWAY, AWAY)
     run = it.run("--bootstrap", "--step", "0")
     assert run.status == OK, run.err
-    assert re.search(r"^stepped by [+-]0\.\d{6} s$", run.out, re.MULTILINE)
+    assert re.search(r"^stepped by [+-]\d+\.\d{3} [mµ]s$", run.out, re.MULTILINE)
     assert abs(it.away) < 0.1
 
 
@@ -191,7 +191,7 @@ def test_a_clock_that_is_right_already_is_slewed_as_ever(machine, authority, tmp
     it = machine((0.1, today), (0.1, today), (0.1, today), truth_ns=clock_ns() + 100_000_000, error_ns=-1e8)
     run = it.run("--bootstrap")
     assert run.status == OK, run.err
-    assert "slewing by +0." in run.out
+    assert "slewing by +" in run.out
     assert it.rounds == [1, 2]
 
 

@@ -88,7 +88,7 @@ def test_requests_that_cannot_be_sent_are_samples_with_the_reason(network, certi
     assert None in reasons
     details = {sample["detail"] for sample in host["samples"] if sample["reason"] == "could not be sent"}
     assert details <= {"Network is unreachable", "Network is down", "Invalid argument", "No route to host"}
-    # None has the departure time of another one.
+    # None has the transmit timestamp of another one.
     assert len({sample["t1_ns"] for sample in host["samples"]}) == 12
 
 
@@ -134,7 +134,7 @@ def test_watch_goes_on_when_the_server_was_started_again(network, certificates):
 
 def samples_of(output: str) -> tuple[int, int]:
     """How many samples are valid, and how many there are, by the final table."""
-    [row] = [line for line in output.splitlines() if line.startswith("*") and "datagram" in line]
+    [row] = [line for line in output.splitlines() if line.startswith("*") and "/" in line.split()[-1]]
     good, _, taken = next(word for word in row.split() if "/" in word and word[0].isdigit() and "±" not in word).partition("/")
     return int(good), int(taken)
 

@@ -79,7 +79,7 @@ def test_whichever_datagram_is_lost_the_question_is_answered_and_only_an_early_r
 def test_a_server_that_is_not_synchronized_is_refused_with_and_without_a_ticket(certificates, tmp_path, retry):
     nobody = HostClock(Keeper.NTPD_RS, ntpd_rs="/nonexistent")
     with ServerThread(["127.0.0.1:0"], certificates, host_clock=nobody, limits=Limits(retry=retry)) as server:
-        arguments = (server.target, "--ca", server.ca, "--count", 1, "--session-file", tmp_path / "sessions")
+        arguments = (server.target, "--ca", server.ca, "--count", 1, "--session-file", tmp_path / "sessions", "-v")
         for early in (False, retry is RetryPolicy.NEVER):
             done = run_client(*arguments)
             assert done.returncode == 8, done.stderr

@@ -178,7 +178,7 @@ def test_a_long_lived_asynchronous_client_holds_no_more_after_20000_exchanges(se
                     "attempts": len(association.attempts),
                     **{
                         f"{name}.{key}": len(value)
-                        for name, part in (("session", association.session), ("exchange", association.session.exchange))
+                        for name, part in (("channel", association.channel), ("exchange", association.channel.exchange))
                         for key in (*getattr(part, "__dict__", ()), *getattr(part, "__slots__", ()))
                         if hasattr(value := getattr(part, key), "__len__")
                     },
@@ -187,7 +187,7 @@ def test_a_long_lived_asynchronous_client_holds_no_more_after_20000_exchanges(se
             for _ in range(500):
                 await client.sample()
             early = held()
-            assert any(name.startswith("session.") for name in early)
+            assert any(name.startswith("channel.") for name in early)
             for _ in range(20_000):
                 assert (await client.sample()).t1_ns
             late = held()

@@ -48,8 +48,8 @@ AT_ONCE = {
     "a firewall on the way rejects it, IPv6": ("2001:db8:3::2", "Unreachable", "Permission denied: check routes and firewalls"),
     "a firewall here drops it": ("203.0.113.132", "Unreachable", "Operation not permitted: check routes and firewalls"),
     "a firewall here drops it, IPv6": ("2001:db8:3::132", "Unreachable", "Operation not permitted: check routes and firewalls"),
-    "a blackhole route": ("203.0.113.129", "Unreachable", "this machine has no way out for it: is there a blackhole route to it"),
-    "a blackhole route, IPv6": ("2001:db8:3::129", "Unreachable", "this machine has no way out for it: is there a blackhole route"),
+    "a blackhole route": ("203.0.113.129", "Unreachable", "this machine has no route to it: is there a blackhole route to it"),
+    "a blackhole route, IPv6": ("2001:db8:3::129", "Unreachable", "this machine has no route to it: is there a blackhole route"),
     "a prohibit route": ("203.0.113.130", "Unreachable", "Permission denied: check routes and firewalls"),
     "a prohibit route, IPv6": ("2001:db8:3::130", "Unreachable", "Permission denied: check routes and firewalls"),
     "an unreachable route": ("203.0.113.131", "Unreachable", "No route to host: check routes and firewalls"),
@@ -173,7 +173,7 @@ def test_51_where_nothing_comes_back_the_library_says_the_same(library, address,
 
 
 @pytest.mark.parametrize(("address", "kind", "words"), AT_ONCE.values(), ids=AT_ONCE)
-def test_51_what_the_network_says_is_told_at_once(network, server, certificates, address, kind, words):
+def test_51_what_the_network_says_is_reported_at_once(network, server, certificates, address, kind, words):
     # The time-out is longer than this process may take.
     status, host, _ = client(network, certificates, address, "--timeout", HOURS)
     assert (status, host["error_kind"], host["samples"]) == (3, kind, [])
@@ -182,7 +182,7 @@ def test_51_what_the_network_says_is_told_at_once(network, server, certificates,
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize(("address", "kind", "words"), AT_ONCE.values(), ids=AT_ONCE)
-def test_51_what_the_network_says_is_told_at_once_by_the_library_too(library, server, address, kind, words, how):
+def test_51_what_the_network_says_is_reported_at_once_by_the_library_too(library, server, address, kind, words, how):
     told = library(how, address)
     assert told["kind"] == kind
     assert words in told["error"]

@@ -130,7 +130,7 @@ def test_14_acknowledging_what_never_arrived_makes_a_server_send_nothing_more(wo
     [connection] = world.router.connections
     packets = 0
     for _ in range(50):
-        newest = (connection.plane.session.next_packet_number if world.datapath else connection.quic._packet_number) - 1
+        newest = (connection.plane.session.next_packet_number if world.data_plane else connection.quic._packet_number) - 1
         packets += len(world.deliver_to_server(one_rtt(client, ack(newest) + datagram(PLAIN_REQUEST)), CONNECTED))
     assert packets <= 50
     sent = len([side for side, _ in world.sent if side == "server"])

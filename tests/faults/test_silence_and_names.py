@@ -18,8 +18,8 @@ from tests.support.kernel import VirtualKernel
 from tests.support.threads import ServerThread
 from tests.support.world import World
 from tsq.cli.adjtime import main as adjtime
-from tsq.client import attempt
 from tsq.client import blocking as client
+from tsq.client import resolving
 from tsq.errors import ConnectionLost, HandshakeTimeout, NameNotFound
 from tsq.host.clock import SystemClock
 from tsq.timing.sample import Reason
@@ -91,7 +91,7 @@ def names(monkeypatch) -> Names:
     def say(*addresses: str) -> None:
         now[:] = addresses
 
-    monkeypatch.setattr(attempt.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(resolving.socket, "getaddrinfo", look_up)
     return say
 
 

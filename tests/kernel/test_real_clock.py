@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.support import shown
 from tests.support.processes import BIN
 from tests.support.uml import HOST, Done, Guest, Offset, Running, guest, missing
 
@@ -196,8 +197,8 @@ def found(tmp_path_factory) -> Iterator[Callable]:
 
 def bound(line: str, text: str) -> float:
     """|offset| + bound of the last line that begins so."""
-    offset, distance = re.findall(rf"^{line}System clock wrong by ([+-]\d+\.\d+) ± (\d+\.\d+) seconds$", text, re.MULTILINE)[-1]
-    return abs(float(offset)) + float(distance)
+    offset, distance = shown.within(text, rf"^{line}System clock wrong by ")[-1]
+    return abs(offset) + distance
 
 
 def within(it: Outcome, limit: float, seconds: float = 5.0) -> bool:
@@ -210,8 +211,8 @@ def test_a_step_of_a_real_clock_is_exact(found):
         assert it.done.status == OK, it.done.err
         assert "stepped by" in it.done.out
         assert it.done.err == "", "nobody else moves this clock"
-        (limit,) = re.findall(r"System clock wrong by .* ± (\d+\.\d+) seconds", it.done.out)
-        assert within(it, float(limit)), it
+        ((_, limit),) = shown.within(it.done.out, "System clock wrong by ")
+        assert within(it, limit), it
         assert it.state.synchronized
         assert "drift:  not measured; no program keeps this clock" in it.done.out
 
@@ -273,7 +274,7 @@ def test_a_clock_that_runs_80_ppm_fast_is_said_to(found):
 def test_a_slew_that_is_not_waited_for_is_covered_by_maxerror_and_stopped_by_the_next_run(found):
     first, second = found("one", 1)
     assert first.done.status == OK, first.done.err
-    assert "slewing by +0." in first.done.out
+    assert "slewing by +" in first.done.out
     assert first.state.max_error >= abs(first.offset.offset)
     assert second.done.status == OK, second.done.err
     assert "an earlier slew was still pending and was cancelled" in second.done.err

@@ -1,4 +1,4 @@
-"""The look through a packet before aioquic handles it: it sees what aioquic sees, and stops at the limits."""
+"""Counting frames before aioquic handles them: the count agrees with aioquic, and stops at the limits."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A fixed number of the control plane fuzzer's inputs (tests/fuzz_control.py), and that it would find what is wrong."""
+"""A fixed number of the control plane fuzzer's inputs (tests/fuzz_control.py), and proof that the fuzzer finds faults."""
 
 import pytest
 

@@ -6,7 +6,7 @@ import pytest
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode
 
-from tests.foreign import ForeignClient, path
+from tests.support.foreign import ForeignClient, path
 from tests.support.world import World
 from tsq._fast import pack_address
 from tsq.errors import CertificateError

@@ -1,4 +1,4 @@
-"""Packets that are made to hurt: what they cost, what they leave behind, and that nobody else notices.
+"""Hostile packets: what they cost, what they leave behind, and that other clients are not affected.
 
 Costs are counted in operations, not in time: how often something is done for each packet.
 """
@@ -86,7 +86,7 @@ def test_initials_with_many_pieces_of_crypto_are_dropped_and_leave_no_connection
     assert kept() == 0
 
 
-def test_pieces_of_crypto_beyond_the_limit_are_dropped_without_a_word(world, kept):
+def test_pieces_of_crypto_beyond_the_limit_are_dropped_without_a_reply(world, kept):
     stranger = Stranger()
     for number in range(200):
         world.deliver_to_server(stranger.initial(b"".join(crypto(60 * number + 2 * i + 1, b"x") for i in range(30))), ATTACKER)
@@ -103,7 +103,7 @@ def test_pieces_of_crypto_beyond_the_limit_are_dropped_without_a_word(world, kep
 
 
 def test_a_million_bytes_of_such_initials_cost_the_server_little_time(world):
-    """Nine seconds, before there were limits; a hundredth of it now. The bound is wide: machines differ."""
+    """Without limits it took nine seconds. The bound is wide: machines differ."""
     stranger = Stranger()
     packets = [stranger.initial(b"".join(crypto(300 * n + 2 * i + 1, b"x") for i in range(150))) for n in range(200)]
     started = time.process_time()
@@ -172,7 +172,7 @@ def test_packets_of_a_server_that_hold_too_much_end_the_clients_connection(certi
     for _ in range(200):
         connection.receive(server.initial(frames), world.now)
         connection.flush(world.now)
-    assert len(connection.quic.refused) <= 17
+    assert len(connection.quic.dropped) <= 17
     assert connection.failure() is not None
 
 
@@ -250,7 +250,7 @@ def test_a_stream_in_too_many_pieces_ends_the_connection(world):
 
 
 class BrokenError(RuntimeError):
-    """What nobody foresaw."""
+    """An unexpected failure."""
 
 
 def broken(*_, **__):
@@ -318,7 +318,7 @@ EXPENSIVE = {
 
 def dropped(world, reason) -> int:
     """How many packets either plane has dropped because they hold too much; the data plane has one reason for all."""
-    return world.counters.get("dropped", reason) + (0 if world.datapath is None else world.datapath.excessive)
+    return world.counters.get("dropped", reason) + (0 if world.data_plane is None else world.data_plane.excessive)
 
 
 @pytest.mark.parametrize(("frames", "reason"), EXPENSIVE.values(), ids=EXPENSIVE)
@@ -336,12 +336,12 @@ def test_a_packet_that_holds_too_much_is_dropped_as_if_it_had_not_come(world, fr
 def test_who_goes_on_with_such_packets_is_closed(world, frames, reason):
     client = connected(world)
     # The data plane drops them at little cost, and the control plane looks from time to time at who sends them.
-    most = world.router.limits.peer.excessive_packets if world.datapath is None else world.datapath.excessive_limit
+    most = world.router.limits.peer.excessive_packets if world.data_plane is None else world.data_plane.excessive_limit
     for _ in range(most + 1):
         world.deliver_to_server(one_rtt(client, frames), ATTACKER)
-    world.run(0.1 if world.datapath is None else 2.0)
+    world.run(0.1 if world.data_plane is None else 2.0)
     assert client.end.error_code == QuicErrorCode.PROTOCOL_VIOLATION
-    assert dropped(world, reason) == (most if world.datapath is None else most + 1)
+    assert dropped(world, reason) == (most if world.data_plane is None else most + 1)
 
 
 def test_a_peer_that_sends_without_end_is_held_to_its_budget_and_then_closed(certificates):
@@ -376,7 +376,7 @@ def test_what_is_beyond_the_budget_is_dropped_before_it_is_opened(certificates):
     world = World(certificates, data_plane=True, limits=Limits(peer=peer))
     client = connected(world)
     connection = connection_of(world, client)
-    # Forged: nothing can be said of whoever sent them.
+    # Forged packets say nothing about their sender.
     for _ in range(30):
         world.deliver_to_server(b"\xe3\x00\x00\x00\x01\x08" + client.quic._peer_cid.cid + bytes(100), ATTACKER)
     assert world.counters.get("dropped", Drop.OVER_BUDGET) >= 10
@@ -417,7 +417,7 @@ def test_numbers_of_connection_ids_are_not_remembered_for_ever(world):
     assert len(connection.quic._peer_cid_sequence_numbers) <= 64
 
 
-# ------------------------------------------------------------------------------------------------------- strangers in numbers
+# ------------------------------------------------------------------------------------------------------- floods of strangers
 
 
 def undecryptable(number: int) -> bytes:
@@ -437,7 +437,7 @@ def test_initials_that_do_not_open_make_no_connection_and_turn_retry_on(world, m
     monkeypatch.undo()
     for _ in range(40):
         world.router._failed.add(world.now)
-    # A client of good will comes through all the same, with one more round trip.
+    # A correct client still connects, with one more round trip.
     assert is_served(world)
     assert world.counters.get("retries") == 21
 
@@ -511,7 +511,7 @@ def test_every_reason_for_a_refused_packet_is_a_counted_drop():
 
 
 def coalesced(client, kind: int, count: int) -> bytes:
-    """So many long-header packets of a type that open for nobody, with this client's connection ID."""
+    """So many long-header packets of a type that do not open, with this client's connection ID."""
     destination = client.quic._peer_cid.cid
     token = b"\0" if kind == 0xC3 else b""
     one = bytes([kind]) + b"\0\0\0\x01" + bytes([len(destination)]) + destination + b"\0" + token + varint(20) + bytes(20)
@@ -556,7 +556,7 @@ def test_a_client_drops_a_datagram_of_many_packets(certificates):
     connection = world.session()._connection
     name = connection.quic.host_cid
     connection.receive((b"\xe3\0\0\0\x01" + bytes([len(name)]) + name + b"\0" + varint(20) + bytes(20)) * 9, world.now)
-    assert connection.quic.refused == ("datagram with too many packets",)
+    assert connection.quic.dropped == ("datagram with too many packets",)
 
 
 @pytest.mark.parametrize("strangers", [1, 50])

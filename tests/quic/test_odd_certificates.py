@@ -63,7 +63,7 @@ def dns(*entries: str) -> list[x509.GeneralName]:
 
 
 def raw(*entries: tuple[int, bytes]) -> bytes:
-    """A subjectAltName of these entries, which nobody looked at."""
+    """A subjectAltName of these entries, which nothing has checked."""
     return der(0x30, b"".join(der(tag, content) for tag, content in entries))
 
 
@@ -314,7 +314,7 @@ def test_a_chain_that_ends_nowhere_says_who_is_trusted_and_asks_for_the_rest():
     for refusal in (alone, both):
         assert type(refusal) is UnknownAuthority
         assert "trusted: the test's" in str(refusal)
-        assert "--ca FILE" in str(refusal)
+        assert "Trust(ca_file=...)" in str(refusal)
     assert "signed by CN=middle, which is not trusted here" in str(alone)
     assert "the server sent one certificate: does it serve the full chain?" in str(alone)
     assert "signed by CN=root, which is not trusted here" in str(both)

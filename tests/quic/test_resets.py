@@ -1,4 +1,4 @@
-"""Stateless resets (RFC 9000 §10.3): a server that was restarted ends what it knew before; nobody else can, and nothing loops."""
+"""Stateless resets (RFC 9000 §10.3): a restarted server ends its earlier connections; nobody else can, and nothing loops."""
 
 import random
 import socket
@@ -91,7 +91,7 @@ def test_fault_a_reset_tells_nothing_of_connections_that_live(certificates, faul
     token = world.router._resets.token(connection.quic.host_cid)
     rng = random.Random(28)
     for known in [cid.cid for cid in connection.quic._host_cids]:
-        # A stranger who knows the ID of a connection sends whatever he likes: no reset of that ID comes back.
+        # An attacker who knows a connection ID sends any packet: no reset for that ID comes back.
         for _ in range(50):
             replies = world.deliver_to_server(b"\x40" + known + rng.randbytes(rng.randint(0, 60)), STRANGER)
             assert not any(token in reply for reply in replies)
@@ -137,7 +137,7 @@ def test_tokens_follow_from_private_key_instance_and_id_alone():
 
 
 def token_of(server: ServerThread) -> bytes:
-    """What a stranger is told of a connection ID that this server does not know."""
+    """The token that a stranger gets for a connection ID that this server does not know."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.settimeout(10)
         stranger.connect(("127.0.0.1", server.target.port))

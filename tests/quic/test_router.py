@@ -1,4 +1,4 @@
-"""The router and the service before it: what strangers cost, which replies they get, when packets leave (RFC 9000 §5, §8, §14)."""
+"""The router and the server's core: what strangers cost, which replies they get, when packets are sent (RFC 9000 §5, §8, §14)."""
 
 import random
 from itertools import pairwise

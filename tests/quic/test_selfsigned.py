@@ -1,4 +1,4 @@
-"""The throw-away authority: names, modes, what is used again, what is renewed, and what is never written over."""
+"""The throw-away authority: names, modes, what is used again, renewed, and never overwritten."""
 
 import contextlib
 import datetime

@@ -1,4 +1,4 @@
-"""Session tickets: each is used once, in a private file that never lends one to another trust and survives what others wrote."""
+"""Session tickets: each is used once; the file is private, keeps trusts apart and survives what others wrote."""
 
 import dataclasses
 import datetime
@@ -188,7 +188,7 @@ def test_an_entry_with_a_field_that_cannot_be_is_reported_and_dropped(file, warn
     Path(file.path).write_text(json.dumps(content))
     assert file.take("host name", CA) == (None, None)
     assert len(warnings) == 1
-    assert warnings[0].startswith(f"{file.path}: the session for host name is unreadable (")
+    assert warnings[0].startswith(f"{file.path}: the ticket for host name is unreadable (")
     assert file.take("host name", CA) == (None, None)
     assert len(warnings) == 1
 

@@ -107,7 +107,8 @@ def test_a_directory_in_place_of_a_file_is_named(tmp_path, certificates):
 def test_a_client_verifies_unless_it_is_told_not_to(certificates):
     shown = [leaf(certificates)]
     for trust, kind in (
-        (Trust(ca_file=str(certificates.authority)), None), (Trust(pins=("sha256//x",)), NotPinned), (Trust(), UnknownAuthority),
+        (Trust(ca_file=str(certificates.authority)), None), (Trust(pins=("sha256//" + "A" * 43 + "=",)), NotPinned),
+        (Trust(), UnknownAuthority),
         (Trust(valid_at=1.0), NotYetValid),
     ):
         accept = tls.client_configuration("localhost", trust).accept
@@ -200,7 +201,7 @@ def test_a_ca_file_that_changed_is_another_trust(tmp_path, authority):
     tls.check_trust(trust)
     assert tls.trust_identity(trust) == before
     files.authority.write_bytes(files.authority.read_bytes() + Authority("Another").issue(tmp_path / "x").authority.read_bytes())
-    # The next time that somebody asks.
+    # At the next query.
     tls.check_trust(trust)
     assert tls.trust_identity(trust) != before
 

@@ -1,4 +1,4 @@
-"""The UDP socket that knows when datagrams came and went, and on which of our addresses."""
+"""The UDP socket: receive and transmit times, and the local address of received datagrams."""
 
 import contextlib
 import select
@@ -39,7 +39,7 @@ def open_files() -> int:
 
 def test_a_datagram_and_its_answer_go_there_and_back_by_the_path_alone(ends):
     server, client = ends
-    departure = client.send_stamped([b"time?"])
+    sent = client.send_stamped([b"time?"])
     until_readable(server)
     (question,) = server.receive()
     assert question.data == b"time?"
@@ -50,18 +50,18 @@ def test_a_datagram_and_its_answer_go_there_and_back_by_the_path_alone(ends):
     assert answer.data == b"now"
     assert question.kernel
     assert answer.kernel
-    assert departure.at_ns <= question.received_ns <= answer.received_ns
+    assert sent.at_ns <= question.received_ns <= answer.received_ns
 
 
-def test_departures_are_the_kernels_and_of_the_first_datagram_of_each_batch(ends):
+def test_transmit_times_are_the_kernels_and_of_the_first_datagram_of_each_batch(ends):
     _, client = ends
     last = 0
     for count in (1, 2, 64, 5):
         before = _fast.clock_ns()
-        departure = client.send_stamped([b"x"] * count)
-        assert (departure.sent, departure.kernel) == (count, True)
-        assert last < before <= departure.at_ns <= _fast.clock_ns()
-        last = departure.at_ns
+        sent = client.send_stamped([b"x"] * count)
+        assert (sent.sent, sent.kernel) == (count, True)
+        assert last < before <= sent.at_ns <= _fast.clock_ns()
+        last = sent.at_ns
 
 
 def test_stamps_that_nobody_waited_for_do_not_become_anothers(ends):
@@ -69,9 +69,9 @@ def test_stamps_that_nobody_waited_for_do_not_become_anothers(ends):
     client.send_stamped([b"x"] * 10)
     client.discard_transmit_times()
     before = _fast.clock_ns()
-    departure = client.send_stamped([b"y"])
-    assert departure.kernel
-    assert departure.at_ns >= before
+    sent = client.send_stamped([b"y"])
+    assert sent.kernel
+    assert sent.at_ns >= before
 
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 200])

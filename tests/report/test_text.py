@@ -7,10 +7,12 @@ from fractions import Fraction
 
 import pytest
 
+from tests.support.shown import wrong_by
 from tsq.client.result import HostResult, selection
 from tsq.errors import NoAnswer
 from tsq.options import Target
 from tsq.report import text as report
+from tsq.report.plain import in_ascii
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource, make_sample
 from tsq.timing.selection import Mark, NoTime, Unused
@@ -31,7 +33,11 @@ def host(*samples: Sample, name: str = "time.example", **more) -> HostResult:
 
 
 def table(results) -> str:
-    return report.table(results, selection(results))
+    return report.table(results, selection(results), full=True)
+
+
+def short(results, columns: int = 80) -> list[str]:
+    return report.table(results, selection(results), columns).splitlines()
 
 
 def verdict(results) -> str:
@@ -115,6 +121,66 @@ def test_a_table_shows_each_host_with_its_bound_and_dashes_for_what_is_not_known
     assert cells[7:] == ["-", "kernel", "1/1", "datagram tsq/1 0-RTT"]
 
 
+def test_the_short_table_has_one_bound_and_fits_80_columns():
+    header, first, failed = short([
+        host(sample(250_000_000), sample(250_000_000)),
+        HostResult(Target("dead.example"), error=NoAnswer("nothing")),
+    ])
+    assert header.split() == ["M", "host", "stratum", "offset", "±", "delay", "samples"]
+    assert first.split() == ["?" if first[0] == "?" else "*", "time.example:443", "-", "+250.000", "ms", *first.split()[5:7],
+                             "2.000", "ms", "2/2"]
+    # Half of 2 ms, and the 10 ms that are assumed for the server.
+    assert re.search(r" 11\.00\d ms ", first)
+    assert failed.split() == ["?", "dead.example:443", *"-" * 5]
+    assert max(len(header), len(first)) <= 80
+
+
+def test_a_long_name_is_shortened_until_the_line_fits_and_keeps_its_port():
+    name = "a-very-long-name-of-a-time-server.in-a-deep.zone.of-a-large.organization.example"
+    results = [host(sample(-90_000_000_000, 300_000_000), name=name, zero_rtt=True), host(sample(1), name="b")]
+    for columns in (76, 80, 100):
+        lines = short(results, columns)
+        assert max(map(len, lines)) == columns
+        assert lines[1].split()[1].startswith("a-ver")
+        assert lines[1].split()[1].endswith(":443")
+        assert ".." in lines[1]
+    assert name in table(results)
+
+
+def test_all_columns_stand_where_they_fit():
+    results = [host(sample(1))]
+    width = max(map(len, table(results).splitlines()))
+    assert report.is_full("\n".join(short(results, width)))
+    assert not report.is_full("\n".join(short(results, width - 1)))
+
+
+def test_a_plain_table_is_ascii_and_aligned():
+    results = [host(sample(1)), host(sample(2), name="b")]
+    for full in (False, True):
+        shown = report.table(results, selection(results), full=full, plain=True)
+        assert shown.isascii()
+        assert "+/-" in shown
+        assert " us" in shown
+        assert shown == in_ascii(shown)
+    assert len(set(map(len, report.table(results, selection(results), plain=True).splitlines()))) == 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "low", "high", "text"),
+    [
+        (0.0, -3e-6, 3e-6, "+0.000 ± 3.000 µs"),
+        (2.4e-9, -3.0001e-6, 3e-6, "+0.002 ± 3.003 µs"),
+        (-1e-10, -3e-6, 3e-6, "+0.000 ± 3.000 µs"),
+        (12e-6, -0.0101, 0.0101, "+0.012 ± 10.112 ms"),
+        (0.1, 0.096, 0.104001, "+100.000 ± 4.001 ms"),
+        (-182.4, -182.400003, -182.399999, "-182.400000 ± 0.000003 s"),
+        (0.0009999999, 0.0009999, 0.001, "+1.000 ± 0.001 ms"),
+    ],
+)
+def test_an_offset_and_its_bound_have_one_unit(offset, low, high, text):
+    assert report.within(offset, low, high) == text
+
+
 def test_columns_of_a_table_are_aligned():
     lines = table([host(sample(1)), host(sample(-90_000_000_000), name="a-much-longer-name.example")]).splitlines()
     mode = {line.index("mode" if line is lines[0] else "datagram") for line in lines}
@@ -159,22 +225,22 @@ def test_no_estimate_gives_no_table_and_no_verdict():
 def test_the_verdict_is_the_agreed_offset_and_its_bound():
     (result,) = [host(sample(100_000_000, 2_000_000, server=told(0.003)))]
     # 1 ms, 3 ms, and some nanoseconds: rounded up.
-    assert verdict([result]) == "System clock wrong by +0.100000 ± 0.004001 seconds (ignored)"
+    assert verdict([result]) == "System clock wrong by +100.000 ± 4.001 ms (ignored)"
 
 
 def test_the_verdict_is_never_of_a_rejected_sample():
     rejected = make_sample(T, T + 1000, T, T + 10)
-    assert verdict([host(rejected, sample(100_000_000))]).startswith("System clock wrong by +0.100000 ±")
+    assert verdict([host(rejected, sample(100_000_000))]).startswith("System clock wrong by +100.000 ±")
 
 
 @pytest.mark.parametrize("offset_ns", [0, 499, 500, 501, -499, -501, 1_234_567, 999_999_999])
 def test_the_bound_holds_for_the_offset_as_it_is_printed(offset_ns):
     result = host(sample(offset_ns, 3_000), assumed_error=0.0)
-    shown = re.fullmatch(r"System clock wrong by (\S+) ± (\S+) seconds \(ignored\)", verdict([result]))
+    offset, bound = wrong_by(verdict([result]))
     found = result.estimate
-    assert float(shown[1]) - float(shown[2]) <= found.offset - found.root_distance + 1e-12
-    assert float(shown[1]) + float(shown[2]) >= found.offset + found.root_distance - 1e-12
-    assert float(shown[2]) < found.root_distance + 2e-6
+    assert offset - bound <= found.offset - found.root_distance + 2e-12
+    assert offset + bound >= found.offset + found.root_distance - 2e-12
+    assert bound < found.root_distance + 2e-6
 
 
 @pytest.mark.parametrize(
@@ -208,7 +274,7 @@ def test_a_liar_is_marked_named_and_left_out():
     assert [line[0] for line in lines[1:]] == ["*", "+", "+", "x"]
     assert report.unused(chosen) == ["x liar.example:443: its interval does not overlap what the majority agrees on"]
     assert report.redundancy(chosen, 0.01) == "3 of 4 sources agree; ± holds with up to 1 liar among them"
-    assert report.verdict(chosen).startswith("System clock wrong by +0.000000 ± 0.00")
+    assert report.verdict(chosen).startswith("System clock wrong by +0.000 ± ")
     shown = as_json(results)
     assert [each["mark"] for each in shown["hosts"]] == ["*", "+", "+", "x"]
     assert shown["hosts"][3]["unused"] == Unused.FALSETICKER.name
@@ -241,7 +307,7 @@ def test_what_is_assumed_or_told_besides_is_said():
 def test_the_line_of_a_watch_has_time_offset_bound_and_marks():
     chosen = selection(three_and_a_liar())
     assert re.fullmatch(
-        r"2027-01-15 08:00:00  \+0\.000000 ± 0\.00\d{4} s  \*a:443 \+b:443 \+c:443 xliar\.example:443", report.line(chosen)
+        r"2027-01-15 08:00:00  \+0\.000 ± \d\.\d{3} ms  \*a:443 \+b:443 \+c:443 xliar\.example:443", report.line(chosen)
     )
 
 
@@ -351,8 +417,10 @@ def test_json_of_a_rejected_sample_tells_the_detail_that_text_tells():
 
 
 def test_the_legend_explains_sign_and_bound():
-    assert "positive when this machine's clock is behind" in report.LEGEND
-    assert "±" in report.LEGEND
+    for legend in (report.LEGEND, report.FULL_LEGEND):
+        assert "positive when this clock is behind" in legend
+        assert "±" in legend
+    assert len(report.LEGEND) <= 80
 
 
 # -------------------------------------------------------------------------------------------- the time, and this clock
@@ -361,9 +429,9 @@ def test_the_legend_explains_sign_and_bound():
 def test_what_is_printed_says_the_time_that_it_holds_for():
     results = three_and_a_liar()
     shown = report.legend(selection(results, now=read(61.25)))
-    assert shown == f"{report.LEGEND}; holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"
+    assert shown == [report.LEGEND, "holds at 2027-01-15 08:01:01.250000 UTC by this machine's clock"]
     assert report.line(selection(results, now=read(61.25))).startswith("2027-01-15 08:01:01  ")
-    assert report.legend(selection([failing("nothing")])) == report.LEGEND
+    assert report.legend(selection([failing("nothing")])) == [report.LEGEND]
     shown = as_json(results, now=read(61.25))
     assert {entry["at_ns"] for entry in (*shown["hosts"], shown["selection"])} == {T + 61_250_000_000}
 
@@ -463,8 +531,9 @@ def test_bounds_hold_for_offsets_of_decades_as_they_are_printed(seconds):
         make_sample(T, T + 100 + offset_ns, T + 100 + offset_ns, T + 200, server=told(1e-9), offset_limit=float("inf"))
     )
     chosen = selection([result])
-    number, _, reach = re.search(r"wrong by (\S+) (±) (\S+) s", report.verdict(chosen)).groups()
-    assert abs(Fraction(number) * 10**9 - offset_ns) <= Fraction(reach) * 10**9
+    number, reach, unit = re.search(r"wrong by (\S+) ± (\S+) (\S+) ", report.verdict(chosen)).groups()
+    scale = {"s": 10**9, "ms": 10**6, "µs": 10**3}[unit]
+    assert abs(Fraction(number) * scale - offset_ns) <= Fraction(reach) * scale
     found = result.estimate
     assert abs(Fraction(found.offset) * 10**9 - offset_ns) <= Fraction(found.root_distance) * 10**9
     assert Fraction(found.interval.low) * 10**9 <= offset_ns <= Fraction(found.interval.high) * 10**9

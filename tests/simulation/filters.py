@@ -65,7 +65,7 @@ def best_of_all(samples: list[Sample], at_ns: int) -> Answer:
     found = estimate(samples, at_ns=at_ns)
     assert found is not None
     offset = found.interval.clamp(found.best.offset or 0.0)
-    return offset, found.interval.reach(offset)
+    return offset, found.interval.distance_from(offset)
 
 
 def middle_of_all(samples: list[Sample], at_ns: int) -> Answer:

@@ -17,7 +17,8 @@ from random import Random
 
 from tests.simulation.network import SECOND, START_NS, Client, Clock
 from tests.simulation.scenario import Scenario, scenario
-from tsq.report.text import agreed_in_microseconds
+from tests.support.shown import within
+from tsq.report.text import agreed_within
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.intersection import Interval
 from tsq.timing.sample import Sample
@@ -111,7 +112,7 @@ def _judge_selection(
         tally.violation("silent", seed)
         return
     truth = clock.offset_at(chosen.at_ns)
-    offset, root_distance = agreed_in_microseconds(found)
+    ((offset, root_distance),) = within(agreed_within(found))
     inside = found.interval.low <= truth <= found.interval.high
     if not inside or abs(found.offset - truth) > found.root_distance or abs(offset - truth) > root_distance:
         tally.violation("bound", seed)

@@ -1,7 +1,7 @@
-"""tsq-adjtime on a virtual clock: `python -m tests.support.adjtime ARGUMENTS` is the command on a machine whose clock is wrong.
+"""tsq-adjtime on a virtual clock: `python -m tests.support.adjtime ARGUMENTS` is the command on a machine with a wrong clock.
 
-The clock is kept between runs in the file that TSQ_VIRTUAL_CLOCK names (JSON; where there is none yet, the clock is 182.4 s behind,
-and drifts as little as this machine's). Nobody else keeps it.
+The file TSQ_VIRTUAL_CLOCK (JSON) holds the clock between runs. Without that file, the clock is 182.4 s behind and drifts like this
+machine's. No other program controls it.
 """
 
 import json
@@ -23,7 +23,7 @@ _BEHIND_NS = -182_400_000_000
 
 
 def shifted(result: HostResult, shift_ns: int) -> HostResult:
-    """The same result with T1 and T4 by another clock, which is ahead of this machine's by so much."""
+    """The same result with T1 and T4 by another clock, which is ahead of this machine's by this much."""
     samples = tuple(
         replace(
             sample,
@@ -38,7 +38,7 @@ def shifted(result: HostResult, shift_ns: int) -> HostResult:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; its exit status."""
+    """Run the command; its exit status."""
     give_up_the_clock()
     file = Path(os.environ["TSQ_VIRTUAL_CLOCK"])
     kept = json.loads(file.read_text()) if file.exists() else {"error_ns": _BEHIND_NS}

@@ -1,7 +1,7 @@
-"""A program that asks servers by the library, as often as it is told to: `python -m tests.support.asker`.
+"""A program that queries servers with the library: `python -m tests.support.asker`.
 
-Each line of its input is a question as JSON: {"how": "query", "query_all" or "connect", "host": ..., "ca": ..., "timeout": ...}.
-Each line of its output says what came of it.
+Each line of its input is a query as JSON: {"how": "query", "query_all" or "connect", "host": ..., "ca": ..., "timeout": ...}. Each
+line of its output is the result as JSON.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ import tsq
 
 
 async def connect(host: str, options: tsq.ClientOptions) -> tsq.HostResult:
-    """By the asynchronous client."""
+    """Query with the asynchronous client."""
     async with tsq.connect(host, options) as client:
         return await client.measure(options.count, options.interval)
 
 
 def asked(question: dict) -> tsq.HostResult:
-    """The result; raises TSQError."""
+    """The result of one query; raises TSQError."""
     options = tsq.ClientOptions(
         interval=0.01,
         timeout=question["timeout"],
@@ -36,14 +36,14 @@ def asked(question: dict) -> tsq.HostResult:
 
 
 def main() -> None:
-    """Answer each question."""
+    """Answer each line."""
     for line in sys.stdin:
         try:
             result = asked(json.loads(line))
-            told = {"address": result.address, "good": result.good, "zero_rtt": result.zero_rtt, "kind": None, "error": None}
+            found = {"address": result.address, "good": result.good, "zero_rtt": result.zero_rtt, "kind": None, "error": None}
         except tsq.TSQError as error:
-            told = {"address": None, "good": 0, "zero_rtt": False, "kind": type(error).__name__, "error": str(error)}
-        sys.stdout.write(json.dumps(told) + "\n")
+            found = {"address": None, "good": 0, "zero_rtt": False, "kind": type(error).__name__, "error": str(error)}
+        sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""A bad network between real processes: a relay of UDP datagrams on loopback that loses, doubles, delays and reorders them."""
+"""A bad network between real processes: a UDP relay on loopback that loses, duplicates, delays and reorders datagrams."""
 
 import heapq
 import select
@@ -13,10 +13,11 @@ _PATIENCE = 20.0
 
 
 class BadLink:
-    """Passes datagrams between one client and a server on this port of 127.0.0.1, until the end of the `with`.
+    """Relays datagrams between one client and a server on this port of 127.0.0.1, until the end of the `with`.
 
-    loss, doubling: chances for each datagram, and each copy. spread: up to so many seconds are added to each copy's delay, so that
-    later ones overtake it. there, back: delays of all datagrams that way. counts: what became of datagrams.
+    loss, doubling: the chances of each copy, and of each datagram. spread: the largest random delay of a copy, seconds, so that
+    later datagrams overtake it. there, back: the fixed delays to the server and to the client. counts: the datagrams by what
+    happened.
     """
 
     def __init__(
@@ -88,5 +89,5 @@ class BadLink:
             elif self._client is not None:
                 self._front.sendto(data, self._client)
         except ConnectionRefusedError:
-            # One of them is gone.
+            # The client or the server has ended.
             pass

@@ -1,4 +1,4 @@
-"""A chronyd of a test: it never touches the clock (-x), has its own configuration, ports and files, and ends by process id."""
+"""A chronyd for tests: it never sets the clock (-x), and has its own configuration, ports and files."""
 
 import getpass
 import shutil
@@ -18,11 +18,11 @@ needs_chronyd = pytest.mark.skipif(PROGRAM is None, reason="chronyd is not insta
 
 
 class Chronyd:
-    """chronyd until the end of the `with`, with these lines of configuration. command: where it answers `tracking`."""
+    """A chronyd until the end of the `with`, with these configuration lines. command: the address where it answers `tracking`."""
 
     def __init__(self, directory: Path, *lines: str, command_port: bool = True, unix_socket: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        # chronyd wants the directory of its socket to be its own.
+        # chronyd requires a directory of its own for its socket.
         directory.chmod(0o750)
         self.socket = directory / "chronyd.sock"
         self.command = ("127.0.0.1", free_port())
@@ -62,16 +62,16 @@ class Chronyd:
 
 
 def free_port() -> int:
-    """A loopback UDP port that nobody has now."""
+    """A free UDP port on loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
         return udp.getsockname()[1]
 
 
 def until(condition, seconds: float = 30.0):
-    """What `condition` gives as soon as that is something; for what a foreign program does in its own time."""
+    """The first true value of `condition`; for programs that TSQ does not control."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, "it did not come about in time"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.05)
     return value

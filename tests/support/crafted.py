@@ -1,6 +1,7 @@
-"""Packets as no client of good will makes them: any frames, under keys that the server can open.
+"""Hostile packets: any frames, protected with keys that the server accepts.
 
-An Initial's keys follow from its connection ID, so anybody can make one, from any address. Later packets take a client's keys.
+The keys of an Initial follow from its connection ID, so any attacker can make one, from any address. Later packets use the keys of
+a client.
 """
 
 from typing import Any
@@ -48,7 +49,7 @@ def _long(epoch: Epoch, destination: bytes, source: bytes, number: int, frames: 
 
 
 class Stranger:
-    """Somebody without an address of his own, who makes Initials under one connection ID."""
+    """An attacker who makes Initials with one connection ID, and needs no address."""
 
     def __init__(self, connection_id: bytes = b"stranger", source: bytes = b"source..") -> None:
         self.id, self.source = connection_id, source
@@ -58,14 +59,14 @@ class Stranger:
 
     @classmethod
     def server_of(cls, client: Any) -> "Stranger":
-        """Somebody who saw a client's first packet, and answers as its server might."""
+        """An attacker who saw a client's first packet, and answers in place of the server."""
         stranger = cls(client.host_cid)
         stranger._keys = CryptoPair()
         stranger._keys.setup_initial(cid=client.original_destination_connection_id, is_client=False, version=V1)
         return stranger
 
     def initial(self, frames: bytes) -> bytes:
-        """One Initial that fills a datagram."""
+        """An Initial of a whole datagram."""
         overhead = 1 + 4 + 2 + len(self.id) + len(self.source) + 1 + 2 + 4 + _TAG
         frames += bytes(max(0, 1200 - overhead - len(frames)))
         data = _long(Epoch.INITIAL, self.id, self.source, self.number, frames, self._keys)
@@ -74,7 +75,7 @@ class Stranger:
 
 
 def one_rtt(client: ForeignClient, frames: bytes) -> bytes:
-    """A 1-RTT packet of this client's."""
+    """A 1-RTT packet with this client's keys."""
     quic: Any = client.quic
     number = quic._packet_number
     quic._packet_number += 1
@@ -84,7 +85,7 @@ def one_rtt(client: ForeignClient, frames: bytes) -> bytes:
 
 
 def zero_rtt(client: ForeignClient, frames: bytes) -> bytes:
-    """A 0-RTT packet of this client's, which has a ticket and has begun to connect."""
+    """A 0-RTT packet with the keys of this client, which has a ticket and has started to connect."""
     quic: Any = client.quic
     number = quic._packet_number
     quic._packet_number += 1

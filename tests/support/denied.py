@@ -2,8 +2,8 @@
 
     python -m tests.support.denied CALL... -- COMMAND...
 
-A CALL is `name`, which is then not permitted; `socket:FAMILY`, an address family that the kernel does not have; or
-`setsockopt:NUMBER`, an option of SOL_SOCKET that the kernel does not know. x86-64 and arm64.
+A CALL is `name`, which then fails with EPERM; `socket:FAMILY`, an unsupported address family; or `setsockopt:NUMBER`, an
+unsupported option of SOL_SOCKET. For x86-64 and arm64.
 """
 
 import ctypes
@@ -23,22 +23,22 @@ _SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 
 
 def possible() -> bool:
-    """Whether this machine's calls are known."""
+    """Whether the system call numbers of this machine are known."""
     return sys.platform == "linux" and platform.machine() in _NUMBERS
 
 
 def command(*calls: str) -> list[str]:
-    """What to put in front of a command, so that it runs without these calls."""
+    """The prefix of a command that runs without these calls."""
     return [sys.executable, "-m", "tests.support.denied", *calls, "--"]
 
 
 def _program(calls: list[str]) -> bytes:
-    """For each call: load its number, and skip what follows if it is another one; then its argument, likewise."""
+    """The filter. For each call: compare its number, then its arguments; return the error if all are equal."""
     code = b""
     for call in calls:
         name, _, argument = call.partition(":")
         checks = [(0, _NUMBERS[platform.machine()][name])]
-        # Where the kernel puts the first and second argument.
+        # Offsets in struct seccomp_data: 16, 24 and 32 are the arguments.
         error = errno.EPERM
         if name == "socket":
             checks.append((16, int(argument)))
@@ -55,7 +55,7 @@ def _program(calls: list[str]) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Set the filter, and become the command."""
+    """Install the filter, and execute the command."""
     at = arguments.index("--")
     code = _program(arguments[:at])
     buffer = ctypes.create_string_buffer(code, len(code))

@@ -1,7 +1,7 @@
-"""Peers that are not TSQ's own: a client on bare aioquic that does what a test tells it, and servers that answer wrongly.
+"""Peers other than TSQ: a client on plain aioquic, controlled by the test, and servers with wrong answers.
 
-A ForeignClient goes through the World's links and timers like a session. It decides nothing by itself: tests open streams, send
-frames and choose ALPN, connection ID lengths and transport parameters.
+A ForeignClient uses the World's links and timers like a TSQ client. The test decides everything: it opens streams, sends frames,
+and chooses ALPN, connection ID lengths and transport parameters.
 """
 
 import ssl
@@ -22,12 +22,12 @@ SERVER = "the server"
 
 
 def path(number: int) -> NetworkPath:
-    """Another client's path."""
+    """The path of another client."""
     return NetworkPath(pack_address("192.0.2.7", 41000 + number), CLIENT.local)
 
 
 class ForeignClient:
-    """A client on aioquic's public interface alone. `datagram_messages` and `streams` hold what came."""
+    """A client on aioquic's public interface alone. `datagram_messages` and `streams` hold what it received."""
 
     # What the World asks of a session: departure times are of no use here.
     has_leaving = False
@@ -48,7 +48,7 @@ class ForeignClient:
         self.established = False
         self.end: events.ConnectionTerminated | None = None
         self._world = world
-        # The World has no public way to take a client that is not a Session.
+        # The World has no public method to add a client that is no Channel.
         world._sessions[where] = self  # type: ignore[assignment]
         if connect:
             self.quic.connect(SERVER, world.now)
@@ -75,7 +75,7 @@ class ForeignClient:
     # What tests call.
 
     def ask(self, *messages: bytes, seconds: float = 0.1) -> list[bytes]:
-        """Send these as DATAGRAM frames of one packet, let time pass; the answers to them."""
+        """Send these messages as DATAGRAM frames of one packet, let time pass; the answers."""
         before = len(self.datagram_messages)
         for message in messages:
             self.quic.send_datagram_frame(message)
@@ -84,22 +84,22 @@ class ForeignClient:
         return self.datagram_messages[before:]
 
     def open(self) -> int:
-        """A new stream."""
+        """Open a stream; its ID."""
         stream_id = self.quic.get_next_available_stream_id()
         self.streams[stream_id] = b""
-        # Nothing is sent yet; aioquic then gives the next stream another number.
+        # This sends nothing, but makes aioquic give the next stream another ID.
         self.quic.send_stream_data(stream_id, b"")
         return stream_id
 
     def write(self, stream_id: int, data: bytes, *, fin: bool, seconds: float = 0.02) -> bytes:
-        """Send bytes on a stream, let time pass; all that came on it so far."""
+        """Send bytes on a stream, let time pass; all bytes received on it so far."""
         self.quic.send_stream_data(stream_id, data, end_stream=fin)
         self._world.pump(self)
         self._world.run(seconds)
         return self.streams[stream_id]
 
     def ask_stream(self, message: bytes, *, fin: bool = True) -> bytes:
-        """One request on a stream of its own; the answer."""
+        """Send one request on its own stream; the answer."""
         return self.write(self.open(), message, fin=fin)
 
     def _drain(self) -> None:
@@ -121,7 +121,7 @@ class ForeignClient:
 
 
 class WrongServer(Responder):
-    """A server whose answers are what a test says: `answer` makes the bytes from the right answer."""
+    """A responder with wrong answers: `answer` makes their bytes from the right answer."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class _WrongDraft(Draft):
 
 
 class Recorder(Responder):
-    """The real responder, that also keeps each request as it came: the plaintext of what a client sends."""
+    """The real responder, which also keeps the bytes of each request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Recorder(Responder):
 
 
 class PacketLog:
-    """The frames of a server's packets, from aioquic's own log; to be made before the first connection."""
+    """The frames of a server's packets, from aioquic's own log. Create it before the first connection."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -166,7 +166,7 @@ class PacketLog:
         world.router.configuration.quic_logger = self._logger
 
     def packets(self, name: str = "packet_sent", packet_type: str = "1RTT") -> list[list[dict[str, Any]]]:
-        """Frames of each packet, in order."""
+        """The frames of each packet, in order."""
         found = []
         for trace in self._logger.to_dict()["traces"]:
             for event in trace["events"]:
@@ -175,5 +175,5 @@ class PacketLog:
         return found
 
     def frames(self, name: str = "packet_sent", packet_type: str = "1RTT") -> list[list[str]]:
-        """Frame types of each packet, in order."""
+        """The frame types of each packet, in order."""
         return [[frame["frame_type"] for frame in packet] for packet in self.packets(name, packet_type)]

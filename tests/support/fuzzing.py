@@ -1,4 +1,4 @@
-"""What the fuzzers share: their command line, and running until a count, a time or a difference."""
+"""The command line of the fuzzers, and their loop: until a number of inputs, a time, or a difference."""
 
 import argparse
 import time
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# How many inputs go by between two looks at the clock.
+# The clock is read once for this many inputs.
 BATCH = 64
 _SECONDS = 10.0
 
@@ -15,7 +15,7 @@ _SECONDS = 10.0
 def first_difference(
     results: Iterator[T | None], count: int | None = None, seconds: float | None = None
 ) -> tuple[int, T | None]:
-    """(how many inputs, the first difference) until `count` inputs or `seconds` have passed."""
+    """(number of inputs, the first difference or None), after at most `count` inputs or `seconds`."""
     stop_at = None if seconds is None else time.monotonic() + seconds
     number = 0
     for number, difference in enumerate(results, 1):
@@ -27,7 +27,7 @@ def first_difference(
 
 
 def options(program: str, description: str, arguments: list[str] | None) -> argparse.Namespace:
-    """seconds, inputs and seed; ten seconds where neither is given."""
+    """The options: seconds, inputs and seed; ten seconds by default."""
     parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--seconds", type=float, help="how long (default: 10, where --inputs is not given)")
     parser.add_argument("--inputs", type=int, help="how many inputs")

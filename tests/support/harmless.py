@@ -1,5 +1,5 @@
-"""Takes CAP_SYS_TIME away from the tests for good, so that the kernel itself refuses whatever tries to set this machine's clock:
-a test, the code under test, or any program that a test starts. Called by conftest.py before anything else is imported.
+"""Drops CAP_SYS_TIME permanently, so that the kernel refuses every attempt to set this machine's clock: by a test, by the code
+under test, or by a program that a test starts. conftest.py calls it before it imports anything else.
 """
 
 import ctypes
@@ -15,14 +15,14 @@ _SETS = struct.Struct("=6I")  # effective, permitted, inheritable: the low halve
 
 
 def give_up_the_clock() -> None:
-    """Drop the capability from this process and from all that it will start. Raises OSError where that fails."""
+    """Drop the capability in this process and all its later children. Raises OSError where that fails."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = ctypes.create_string_buffer(_HEADER.pack(_CAPABILITY_VERSION_3, 0))
     sets = ctypes.create_string_buffer(_SETS.size)
     _check(libc.capget(header, sets))
     left = [value & ~(1 << CAP_SYS_TIME) if at < 3 else value for at, value in enumerate(_SETS.unpack(sets.raw))]
     if libc.prctl(_PR_CAPBSET_READ, CAP_SYS_TIME, 0, 0, 0) == 1 and os.geteuid() == 0:
-        # What is not in the bounding set does not come back with exec, for root neither.
+        # Without it in the bounding set, exec does not bring it back, not even for root.
         _check(libc.prctl(_PR_CAPBSET_DROP, CAP_SYS_TIME, 0, 0, 0))
     _check(libc.capset(header, ctypes.create_string_buffer(_SETS.pack(*left))))
 

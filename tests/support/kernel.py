@@ -1,10 +1,9 @@
-"""The virtual twin of the kernel's clock: what `tsq/host/clock.py` sees behind its door, by the kernel's rules.
+"""A model of the kernel's clock, in place of the real one below `tsq/host/clock.py`, after kernel/time/ntp.c.
 
-Modelled after kernel/time/ntp.c: a step clears what a slew has left and marks the clock unsynchronized, before status and errors
-are written; ADJ_OFFSET counts only with STA_PLL, and is clamped to 0.5 s; each second the loop takes 2^-(2 + time constant) of
-what is left; maxerror grows by 500 µs a second, and at 16 s the clock is unsynchronized; the first adjustment of a loop that was
-just switched on changes no frequency, a later one does, unless STA_FREQHOLD stands. A slew of adjtime(3) takes 500 µs a second. The
-lock of tsq-adjtime is modelled, too.
+A step clears the remaining slew and marks the clock unsynchronized, before status and errors are written. ADJ_OFFSET works only
+with STA_PLL, and is clamped to 0.5 s; each second the loop corrects 2^-(2 + time constant) of the rest. maxerror grows by 500 µs a
+second; at 16 s the clock is unsynchronized. The first adjustment after the loop was switched on changes no frequency; a later one
+does, unless STA_FREQHOLD is set. adjtime(3) slews 500 µs a second. The lock of tsq-adjtime is modelled, too.
 """
 
 import inspect
@@ -29,12 +28,12 @@ _OLD_SLEW_US = 500
 
 @dataclass
 class VirtualKernel:
-    """A kernel clock whose error is known. `error_ns`: clock minus truth; `truth_ns` advances with `run`.
+    """A kernel clock with a known error. `error_ns`: clock minus true time; `truth_ns` advances with `run`.
 
-    drift_ppm: how fast the machine's oscillator runs, which every clock shows. slew_error: the part by which the kernel slews
-    too far. permitted: whether this process has CAP_SYS_TIME; promised: what it seems to have, where that differs. deaf: steps
-    are accepted and not done, as some sandboxes do; unreadable: even reading the state is refused, as by filters of system
-    calls. running: the process that holds the lock. calls: modes and values of each change.
+    drift_ppm: the frequency error of the oscillator, in every clock. slew_error: the fraction by which the kernel slews too far.
+    permitted: this process has CAP_SYS_TIME; promised: what it seems to have, if that differs. deaf: steps are accepted but not
+    done, as in some sandboxes. unreadable: even reading the state is refused, as by system call filters. running: the process that
+    holds the lock. calls: the modes and values of each change.
     """
 
     truth_ns: int = 1_800_000_000 * _SECOND
@@ -57,14 +56,14 @@ class VirtualKernel:
     calls: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     _reference_ns: int = 0
     _boot_ns: int = 1_000 * _SECOND
-    # How far the clocks that nobody steps, and that nobody slews either, are ahead of the truth.
+    # How far CLOCK_MONOTONIC and CLOCK_MONOTONIC_RAW are ahead of true time.
     _monotonic_error_ns: float = 0.0
     _raw_error_ns: float = 0.0
 
     def __post_init__(self) -> None:
         self._started_ns = self.truth_ns
 
-    # What tsq/host/clock.py uses.
+    # The interface for tsq/host/clock.py.
 
     def now_ns(self) -> int:
         return self.truth_ns + round(self.error_ns)
@@ -126,7 +125,7 @@ class VirtualKernel:
             self._change_offset(values["offset"] * (1 if self.status & IN_NS else 1000))
         return self.read()
 
-    # What tests use.
+    # The interface for tests.
 
     @property
     def synchronized(self) -> bool:
@@ -134,7 +133,7 @@ class VirtualKernel:
 
     @property
     def error(self) -> float:
-        """Clock minus truth, in seconds."""
+        """Clock minus true time, in seconds."""
         return self.error_ns / 1e9
 
     def run(self, seconds: int) -> None:
@@ -156,7 +155,7 @@ class VirtualKernel:
                 self.status |= UNSYNC
 
     def step_by_another(self, seconds: float) -> None:
-        """Somebody else sets the clock, as date(1) does."""
+        """Another program sets the clock, as date(1) does."""
         self._clear()
         self.error_ns += seconds * 1e9
 
@@ -172,7 +171,7 @@ class VirtualKernel:
         self._clear()
 
     def _clear(self) -> None:
-        """What every step does."""
+        """The effects of every step."""
         self.rest_ns = self.old_slew_us = 0
         self.status |= UNSYNC
         self.maxerror_us = self.esterror_us = _MAX_ERROR_US

@@ -1,4 +1,4 @@
-"""Valid messages and how to break them, for property tests and fuzzing; made with the oracle, not with the code under test."""
+"""Valid messages and mutations of them, for property tests and fuzzing; made with the oracle, not with the code under test."""
 
 import random
 from collections.abc import Callable
@@ -80,7 +80,7 @@ MUTATIONS: list[Callable[[bytearray, random.Random], None]] = [flip, overwrite, 
 
 
 def mutated(rng: random.Random) -> bytes:
-    """A valid message with up to four things changed; now and then none."""
+    """A valid message with zero to four mutations."""
     data = bytearray(rng.choice(MESSAGES))
     for _ in range(rng.randint(0, 4)):
         rng.choice(MUTATIONS)(data, rng)

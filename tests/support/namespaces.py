@@ -1,7 +1,7 @@
-"""Networks of a test's own: namespaces with their own addresses, routes, firewall and names, on this machine alone.
+"""Networks for tests: network namespaces with their own addresses, routes, firewall and names, on this machine alone.
 
-Made as root, and removed with everything in them at the end of the `with`, whatever happened in it. Where they cannot be made, the
-test that wants one is skipped with the reason.
+They need root, and are removed at the end of the `with` in any case. Where they cannot be made, the test is skipped with the
+reason.
 """
 
 import os
@@ -16,33 +16,33 @@ from pathlib import Path
 import pytest
 
 _PATIENCE = 20.0
-# What `ip netns exec` puts in the place of /etc's own files for programs in the namespace.
+# `ip netns exec` mounts the files of this directory over those of /etc.
 _ETC = Path("/etc/netns")
 
 
 class NotPossibleError(Exception):
-    """This machine does not let us make the network."""
+    """This machine does not permit the network."""
 
 
 def run(*command: str) -> None:
-    """A command that must succeed."""
+    """Run a command that must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     if done.returncode != 0:
         raise NotPossibleError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 def ip(*words: str) -> None:
-    """The command `ip`."""
+    """Run `ip`."""
     run("ip", *words)
 
 
 def inside(namespace: str) -> tuple[str, ...]:
-    """What to put before a command so that it runs in this namespace."""
+    """The prefix of a command that runs in this namespace."""
     return ("ip", "netns", "exec", namespace)
 
 
 def need_root_and(*programs: str) -> None:
-    """Skip where a network cannot be made, or one of these programs is missing."""
+    """Skip the test without root, or where one of these programs is missing."""
     for program in ("ip", *programs):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed: `make peers` installs it where it may")
@@ -51,7 +51,7 @@ def need_root_and(*programs: str) -> None:
 
 
 def add_namespace(name: str, device: str, addresses: list[str], cleanup: ExitStack) -> None:
-    """A namespace with this device and these addresses on it."""
+    """Make a namespace with this device and these addresses."""
     ip("netns", "add", name)
     cleanup.callback(ip, "netns", "delete", name)
     ip("link", "set", device, "netns", name)
@@ -65,7 +65,7 @@ def add_namespace(name: str, device: str, addresses: list[str], cleanup: ExitSta
 
 @dataclass(frozen=True)
 class Pair:
-    """Two namespaces with a link between them, and the device of each."""
+    """Two namespaces with a link between them; devices: one in each."""
 
     one: str
     other: str
@@ -81,7 +81,7 @@ def pair(addresses: list[str], other_addresses: list[str]) -> Iterator[Pair]:
     with ExitStack() as cleanup:
         try:
             ip("link", "add", made.devices[0], "type", "veth", "peer", "name", made.devices[1])
-            # Goes with its namespace once it is there; until then by hand.
+            # Once in its namespace, the device is deleted with it; until then, delete it here.
             cleanup.callback(
                 subprocess.run, ["ip", "link", "delete", made.devices[0]], capture_output=True, timeout=_PATIENCE, check=False
             )
@@ -93,14 +93,14 @@ def pair(addresses: list[str], other_addresses: list[str]) -> Iterator[Pair]:
 
 
 def set_kernel(namespace: str, **values: int) -> None:
-    """Settings of the namespace's own network, named after /proc/sys/net with `__` for a slash."""
+    """Set values below /proc/sys/net in the namespace; `__` in a name stands for a slash."""
     for name, value in values.items():
         run(*inside(namespace), "sh", "-c", f"echo {value} >/proc/sys/net/{name.replace('__', '/')}")
 
 
 @contextmanager
 def etc(namespace: str, **files: str) -> Iterator[None]:
-    """Files of /etc as programs in this namespace see them: `hosts="..."`, `resolv_conf="..."`."""
+    """Replace files of /etc for programs in this namespace: `hosts="..."`, `resolv_conf="..."`."""
     directory = _ETC / namespace
     directory.mkdir(parents=True)
     try:
@@ -109,6 +109,6 @@ def etc(namespace: str, **files: str) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(directory)
-        # Others may have theirs in it.
+        # Other namespaces may have files in it.
         with suppress(OSError):
             _ETC.rmdir()

@@ -1,4 +1,4 @@
-"""Certificates that are odd in one way each, and what Python's own `ssl` makes of them in a real handshake."""
+"""Certificates with one unusual property each, and the verdict of Python's own `ssl` in a real handshake."""
 
 import datetime
 import ipaddress
@@ -27,7 +27,7 @@ GOOD_NAMES = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("12
 
 
 def der(tag: int, content: bytes) -> bytes:
-    """One element, of less than 64 KiB."""
+    """One DER element of less than 64 KiB."""
     length = len(content)
     head = bytes([length]) if length < 128 else bytes([0x82]) + length.to_bytes(2, "big")
     return bytes([tag]) + head + content
@@ -45,7 +45,7 @@ class Made:
     key: Any
 
     def write(self, directory: Path, name: str = "", chain: Sequence["Made"] = ()) -> tuple[str, str]:
-        """Names of the files of the chain and of the key."""
+        """Write the chain and the key; the names of the two files."""
         files = directory / f"{name}chain.pem", directory / f"{name}key.pem"
         files[0].write_bytes(b"".join(one.certificate.public_bytes(Encoding.PEM) for one in (self, *chain)))
         files[1].write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -54,7 +54,7 @@ class Made:
 
 @dataclass
 class Spec:
-    """How a certificate is made. extensions: more of them, as (extension, critical). old_digest: SHA1 or MD5, by an RSA issuer."""
+    """The properties of a certificate. extensions: more, as (extension, critical). old_digest: SHA1 or MD5, by an RSA issuer."""
 
     subject: str = "case"
     names: Sequence[x509.GeneralName] | bytes | None = GOOD_NAMES
@@ -68,7 +68,7 @@ class Spec:
     old_digest: str = ""
 
     def by(self, issuer: Made | None = None) -> Made:
-        """The certificate, by this issuer or by itself."""
+        """The certificate, signed by this issuer or by itself."""
         key = self.key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.subject, _validate=False)])
         builder = (
@@ -94,8 +94,8 @@ class Spec:
 
 
 def signed_as_of_old(certificate: x509.Certificate, key: rsa.RSAPrivateKey, digest: str) -> x509.Certificate:
-    """The same with a signature that `cryptography` does not make any more."""
-    # sha256WithRSAEncryption, sha1WithRSAEncryption, md5WithRSAEncryption differ in their last number.
+    """The same certificate with a signature that `cryptography` does not make any more."""
+    # The OIDs of sha256WithRSAEncryption, sha1WithRSAEncryption, md5WithRSAEncryption differ only in the last number.
     new = {"SHA1": b"\x05", "MD5": b"\x04"}[digest]
     body = certificate.tbs_certificate_bytes.replace(PKCS1 + b"\x0b", PKCS1 + new)
     signature = key.sign(body, padding.PKCS1v15(), getattr(hashes, digest)())
@@ -104,7 +104,7 @@ def signed_as_of_old(certificate: x509.Certificate, key: rsa.RSAPrivateKey, dige
 
 
 def patched(made: Made, issuer: Made | None, old: bytes, new: bytes) -> Made:
-    """The same with other bytes of the same length in it, such as `cryptography` does not write, signed by an issuer with P-256."""
+    """The same certificate with other bytes (as many), such as `cryptography` would not write. The issuer has a P-256 key."""
     assert len(old) == len(new)
     body = made.certificate.tbs_certificate_bytes
     assert old in body
@@ -115,12 +115,12 @@ def patched(made: Made, issuer: Made | None, old: bytes, new: bytes) -> Made:
 
 
 def root(**changes: Any) -> Spec:
-    """An authority as it should be, but for the changes."""
+    """A correct root authority, with these changes."""
     return Spec(**{"subject": "root", "names": None, "authority": True} | changes)
 
 
 def middle(**changes: Any) -> Spec:
-    """An intermediate authority as it should be, but for the changes."""
+    """A correct intermediate authority, with these changes."""
     return Spec(**{"subject": "middle", "names": None, "authority": True} | changes)
 
 
@@ -132,18 +132,18 @@ SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUT
 
 
 def python_accepts(chain: Sequence[Made], trusted: Sequence[x509.Certificate], name: str, directory: Path) -> str:
-    """Why Python's ssl refuses this chain for this name, as a client of a server in the same process; empty where it accepts."""
+    """The reason why Python's ssl refuses this chain for this name, in a handshake within this process; empty: it accepts."""
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Serves what it would not accept.
+    # The server must serve also what a client would not accept.
     server_side.set_ciphers("ALL:@SECLEVEL=0")
     try:
         server_side.load_cert_chain(*chain[0].write(directory, "python-", chain[1:]))
     except ssl.SSLError as error:
-        # It cannot even be served.
+        # Python cannot even load it.
         return error.reason
     client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    assert client_side.security_level == 2, "what tsq.quic.certificates.purposes follows"
-    # Later versions of Python switch more on by default.
+    assert client_side.security_level == 2, "the level that tsq.quic.certificates.purposes assumes"
+    # Later versions of Python set more flags by default.
     client_side.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
     client_side.hostname_checks_common_name = False
     client_side.load_verify_locations(cadata="".join(item.public_bytes(Encoding.PEM).decode() for item in trusted))

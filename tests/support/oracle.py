@@ -1,7 +1,7 @@
-"""What the compiled leaves must answer, said again in plain Python from docs/reference/protocol.md (R4, R9) and nothing else.
+"""The oracle for the compiled leaves: the rules R4 and R9 of docs/reference/protocol.md in plain Python, and nothing else.
 
-Comes in: the same arguments as `tsq._fast` takes. Goes out: the right answer, or None where there is none. It is slow on purpose:
-whole numbers and fractions without a limit, so that nothing can overflow, wrap or lose a bit.
+Comes in: the arguments of the functions in `tsq._fast`. Goes out: the right answer, or None where there is none. It is slow on
+purpose: integers and fractions of any size cannot overflow, wrap or lose a bit.
 """
 
 from fractions import Fraction
@@ -13,7 +13,7 @@ UNITS_PER_SECOND = 1 << 32
 # Seconds from 1900-01-01 to 1970-01-01: 70 years, of which 17 are leap years.
 UNIX_EPOCH = (70 * 365 + 17) * 86400
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
-# Where the compiled code may say "out of range": the last seconds that begin within 64-bit nanoseconds, less one.
+# Beyond this the compiled code may answer "out of range": one second less than the whole seconds within 64-bit nanoseconds.
 SAFE_NS = 9_223_372_035 * NS
 
 Tlv = tuple[int, bytes]
@@ -31,7 +31,7 @@ def ntp_from_ns(unix_ns: int) -> int:
 
 
 def ns_from_ntp(ntp: int, pivot_ns: int) -> int:
-    """R9: rounded down, of the era nearest to the pivot; whole numbers of any size. Of two equally near, the earlier."""
+    """R9: rounded down, in the era nearest to the pivot; of two equally near ones, the earlier."""
     pivot = _units(pivot_ns)
     era = floor(pivot / ERA)
     candidates = [ntp + (era + step) * ERA for step in (-1, 0, 1)]
@@ -40,19 +40,19 @@ def ns_from_ntp(ntp: int, pivot_ns: int) -> int:
 
 
 def fits(unix_ns: int) -> bool | None:
-    """Whether a time can be held in 64-bit nanoseconds; None in the last two seconds, where the code may say no."""
+    """Whether a time fits into 64-bit nanoseconds; None beyond SAFE_NS, where both answers are right."""
     if not INT64_MIN <= unix_ns <= INT64_MAX:
         return False
     return True if -SAFE_NS <= unix_ns <= SAFE_NS else None
 
 
 def pack(tlvs: list[Tlv]) -> bytes:
-    """Type, length, value; one after the other."""
+    """The bytes of these TLVs."""
     return b"".join(bytes([kind, len(value)]) + value for kind, value in tlvs)
 
 
 def unpack(data: bytes) -> list[Tlv] | None:
-    """TLVs that fill the bytes exactly, or None."""
+    """The TLVs that fill these bytes exactly, or None."""
     out = []
     while data:
         if len(data) == 1 or len(data) < 2 + data[1]:
@@ -63,7 +63,7 @@ def unpack(data: bytes) -> list[Tlv] | None:
 
 
 def unpack_message(data: bytes) -> list[Tlv] | None:
-    """The TLVs of a message that R4 does not call malformed, or None."""
+    """The TLVs of a well-formed message (R4), or None."""
     tlvs = unpack(data)
     if not tlvs or tlvs[0][0] != NONCE:
         return None
@@ -76,7 +76,7 @@ def unpack_message(data: bytes) -> list[Tlv] | None:
 
 
 def metadata_good(value: bytes) -> bool:
-    """Whether a Metadata value is keys and values, in pairs, to its end."""
+    """Whether a Metadata value is complete pairs of key and value."""
     parts = 0
     while value:
         if len(value) < 1 + value[0]:
@@ -87,13 +87,13 @@ def metadata_good(value: bytes) -> bool:
 
 
 def request_good(data: bytes) -> bool:
-    """Whether a server takes these bytes for a request."""
+    """Whether these bytes are a valid request."""
     tlvs = unpack_message(data)
     return tlvs is not None and all(metadata_good(value) for kind, value in tlvs if kind == METADATA)
 
 
 def response_good(data: bytes) -> bool:
-    """Whether a client takes these bytes for a response, an error reply included. Where a type repeats, its last TLV counts."""
+    """Whether these bytes are a valid response or error reply. Of a repeated type, the last TLV counts."""
     if data[:1] == bytes([ERROR]):
         tlvs = unpack(data)
         return tlvs is not None and len(tlvs) == 1 and len(tlvs[0][1]) >= 2

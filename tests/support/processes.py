@@ -1,4 +1,4 @@
-"""The commands as real processes."""
+"""TSQ's commands as real processes."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ BIN = Path(sys.executable).parent
 
 
 class ServerProcess:
-    """A tsq-server until the end of the `with`; its output is kept. What nobody says of this machine's clock is claimed."""
+    """A tsq-server until the end of the `with`; its output is kept. It claims to be a reference (--local-stratum 1)."""
 
     def __init__(self, arguments: list[str | Path], **environment: str) -> None:
         self._command = [BIN / "tsq-server", "--local-stratum", "1", *arguments]
@@ -35,7 +35,7 @@ class ServerProcess:
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it; its exit status. `output` and `errors` are whole then."""
+        """End the process; its exit status. `output` and `errors` are complete then."""
         if self.process.returncode is None:
             self.process.send_signal(number)
             output, self.errors = self.process.communicate(timeout=20)
@@ -60,7 +60,7 @@ class ServerProcess:
 
 
 def run_client(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """tsq-client with these arguments, to its end."""
+    """Run tsq-client with these arguments to its end."""
     return subprocess.run(
         [BIN / "tsq-client", *map(str, arguments)],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""The virtual world itself: an exchange in it gives the offset and delay that were put in."""
+"""The virtual world: an exchange in it measures the configured offset and delay."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.support.world import World
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_exchange_in_virtual_time_measures_the_offset_that_was_put_in(certificates, stream):
+def test_an_exchange_in_virtual_time_measures_the_configured_offset(certificates, stream):
     world = World(certificates)
     world.server_offset_ns = 250_000_000
     session = world.session(stream=stream)

@@ -1,4 +1,4 @@
-"""A server in a thread of the test's own process, for tests that look at it from inside."""
+"""A server in a thread of the test's process, for tests that inspect its state."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from tsq.options import LocalClock, Target
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.server.driver import Server
 
-# Whatever this machine's clock is: a reference.
+# The server claims to be a reference, whatever this machine's clock is.
 REFERENCE = HostClock(Keeper.KERNEL, local=LocalClock(1))
 
 

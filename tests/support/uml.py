@@ -1,8 +1,8 @@
-"""Guests with a kernel and a clock of their own: user-mode Linux, which runs as a process and can set nothing but its own clock.
+"""Virtual machines with their own kernel and clock: user-mode Linux, which runs as a process and can set only its own clock.
 
-A guest has this machine's files, read-only, and a network of its own, a namespace with a TAP device: the guest is 10.77.0.2, what
-the test opens in the namespace is 10.77.0.1. Commands are run in the guest by its agent (`python -m tests.support.uml`, the second
-half of this file). It also gives the guest's time, to be compared with this machine's. All that is made goes with the `with`.
+A guest has this machine's files, read-only, and its own network, a namespace with a TAP device: the guest is 10.77.0.2, the test's
+processes in the namespace are 10.77.0.1. The guest's agent (`python -m tests.support.uml`, the second half of this file) runs
+commands and sends the guest's time. Everything is removed at the end of the `with`.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _PACKAGE = "user-mode-linux"
 
 @dataclass(frozen=True)
 class Done:
-    """A command that was run in a guest."""
+    """The result of a command in a guest."""
 
     status: int
     out: str
@@ -42,13 +42,13 @@ class Done:
 
 @dataclass
 class Running:
-    """A command that runs in a guest."""
+    """A running command in a guest."""
 
     socket: socket.socket
     pid: int
 
     def wait(self, seconds: float = 300.0) -> Done:
-        """Its end."""
+        """Wait for its end; the result."""
         self.socket.settimeout(seconds)
         with self.socket:
             return Done(**_receive(self.socket))
@@ -56,7 +56,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Offset:
-    """The guest's clock minus this machine's, and how wrong that can be; seconds."""
+    """The guest's clock minus this machine's, and the bound of the error; seconds."""
 
     offset: float
     error: float
@@ -64,7 +64,7 @@ class Offset:
 
 @dataclass
 class Guest:
-    """A guest that has booted. directory: where the test can put files that the guest reads."""
+    """A booted guest. directory: a place for files that the guest reads."""
 
     namespace: str
     directory: Path
@@ -81,7 +81,7 @@ class Guest:
         return self.start(*command, **environment).wait()
 
     def python(self, code: str) -> str:
-        """Run Python code as the guest's root; what it prints."""
+        """Run Python code as root in the guest; its output."""
         done = self.run(sys.executable, "-c", code)
         assert done.status == 0, done.err
         return done.out
@@ -91,7 +91,7 @@ class Guest:
         self.python(f"import os; os.kill({pid}, {number})")
 
     def offset(self) -> Offset:
-        """How far the guest's clock is ahead of this machine's: of many exchanges the one with the least delay."""
+        """How far the guest's clock is ahead of this machine's, from the exchange with the least delay of many."""
         best: tuple[int, int] | None = None
         with self.connected() as connection:
             reader = connection.makefile("rb")
@@ -114,14 +114,14 @@ class Guest:
         return connection
 
     def process(self, command: Sequence[object], **options) -> subprocess.Popen:
-        """A process of this machine in the guest's network, until the guest ends."""
+        """Start a process of this machine in the guest's network, until the guest ends."""
         process = subprocess.Popen(["ip", "netns", "exec", self.namespace, *map(str, command)], **options)
         self._cleanup.callback(_end, process)
         return process
 
 
 def missing() -> str:
-    """Why there can be no guest here; empty where there can be."""
+    """Why guests are not possible here; empty: they are."""
     if os.geteuid() != 0:
         return "a guest's network needs root"
     for program, package in [("ip", "iproute2"), ("linux.uml", _PACKAGE)]:
@@ -154,18 +154,18 @@ def guest(directory: Path, memory: str = "192M") -> Iterator[Guest]:
                 "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={boot}",
                 "con=null", "con0=fd:0,fd:1", "vec0:transport=tap,ifname=tap0,depth=64", f"uml_dir={directory}/", f"umid={tag}",
             ],
-            # Its threads and children end with its session.
+            # A session of its own: `_end` kills its threads and children, too.
             stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True,
         )
         _wait_for(it, process)
-        # The guest ends with this connection, also where this process is killed.
+        # The guest ends when this connection closes, also if this process is killed.
         life = cleanup.enter_context(it.connected())
         _send(life, {"life": True})
         yield it
 
 
 def in_namespace(namespace: str, make: Callable[[], socket.socket]) -> socket.socket:
-    """A socket that is made in a network namespace; it stays there. A thread of its own enters it."""
+    """Make a socket in a network namespace. Only a new thread enters the namespace; the socket stays in it."""
     made: list[socket.socket | BaseException] = []
 
     def enter() -> None:
@@ -188,7 +188,7 @@ def in_namespace(namespace: str, make: Callable[[], socket.socket]) -> socket.so
 
 
 def _boot() -> str:
-    """The guest's first process. Whatever is written goes to memory."""
+    """The guest's init script. All written files are in memory."""
     return f"""#!/bin/sh
 export HOME=/var/tmp TMPDIR=/var/tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={ROOT}
 mount -t proc proc /proc
@@ -221,7 +221,7 @@ def _ip(*words: str) -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """A process, and what is in its session where it has one of its own: a guest's processes are processes here."""
+    """Kill a process, and its whole session if it leads one: a guest's processes are processes of this machine."""
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
@@ -238,7 +238,7 @@ def _send(connection: socket.socket, message: dict) -> None:
 
 
 def _receive(connection: socket.socket) -> dict:
-    """One line; byte by byte, for another may follow."""
+    """One line, read byte by byte, because another may follow."""
     line = b""
     while not line.endswith(b"\n"):
         more = connection.recv(1)
@@ -252,7 +252,7 @@ def _receive(connection: socket.socket) -> dict:
 
 
 def _agent() -> None:
-    """Runs commands and sends the guest's time, for whoever connects."""
+    """Serve all connections: run commands, and send the guest's time."""
     with socket.create_server(("", PORT), backlog=16) as listener:
         while True:
             connection, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""Servers that know the truth about a virtual clock: what they would give it, without a network."""
+"""Servers with the true time for a virtual clock, without a network."""
 
 from collections.abc import Callable
 from math import inf
@@ -25,10 +25,10 @@ def truthful(
     wrong: Callable[[int], float] = lambda number: 0.0,
     silent_from: int | None = None,
 ) -> Callable[..., list[HostResult]]:
-    """A function in the place of `query_all`.
+    """A replacement of `query_all`.
 
-    error: the servers' own, as they say; seconds: between two samples; before, after: called around the rounds, which are numbered
-    from 1; wrong: by how many seconds the servers are wrong in a round; silent_from: the round from which on none answers.
+    error: the servers' reported own error. seconds: between two samples. before, after: called around each round; rounds count from
+    1. wrong: the servers' error in a round, seconds. silent_from: the round from which no server answers.
     """
     rounds = 0
 

@@ -1,6 +1,6 @@
-"""Sockets in virtual time, for what drives a client: an association and a poller on a world that can lose anything, at any call.
+"""Sockets in virtual time, for the drivers of a client: an association and a poller in a World, where each socket call may fail.
 
-Nothing here sleeps or opens a socket. Every call of a socket may fail as the kernel may let it fail, by a seeded choice.
+Nothing sleeps or opens a real socket. A seeded generator decides which call fails, and with which of the kernel's errors.
 """
 
 import errno
@@ -11,10 +11,11 @@ from typing import Any
 from tests.support.world import World
 from tsq._fast import pack_address
 from tsq.client.association import Association, Driver
-from tsq.client.attempt import Address, Attempt
+from tsq.client.attempt import Attempt
 from tsq.client.channel import Channel
 from tsq.client.exchange import Rules
 from tsq.client.polling import Poller
+from tsq.client.resolving import Address
 from tsq.errors import NoAnswer
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls
@@ -26,7 +27,7 @@ ADDRESS: Address = (2, ("192.0.2.1", 443))
 
 
 class Faults:
-    """How often which call fails. send, receive, connect: chances for each call; partly: a batch of which only a part goes."""
+    """Which calls fail. send, receive, connect: the chance of each call; partly: the chance that only a part of a batch is sent."""
 
     def __init__(self, seed: int, *, send: float = 0, receive: float = 0, connect: float = 0, partly: float = 0) -> None:
         self.random = Random(seed)
@@ -34,7 +35,7 @@ class Faults:
         self.happened: list[str] = []
 
     def may(self, what: str, chance: float) -> None:
-        """Raise an OSError, by this chance."""
+        """Raise an OSError with this chance."""
         if self.random.random() < chance:
             number = self.random.choice(SEND_ERRORS)
             self.happened.append(f"{what}: {errno.errorcode[number]}")
@@ -42,7 +43,7 @@ class Faults:
 
 
 class VirtualSocket:
-    """In place of a UdpSocket that is connected to the world's server."""
+    """A replacement of a UdpSocket that is connected to the world's server."""
 
     def __init__(self, network: "Network", path: NetworkPath, number: int) -> None:
         self.inbox: list[Datagram] = []
@@ -85,7 +86,7 @@ class VirtualSocket:
 
 
 class Sockets(World):
-    """A world whose answers go to virtual sockets."""
+    """A World that delivers answers to virtual sockets."""
 
     sockets: dict[NetworkPath, VirtualSocket]
 
@@ -130,7 +131,7 @@ class Network:
         return Attempt(udp, session, connection, "192.0.2.1")
 
     def turn(self, deadline: float | None) -> None:
-        """Wait, at most until then, and read what has come."""
+        """Let time pass, at most until the deadline, and read received datagrams."""
         world = self.world
         due = world.now + 0.2 if deadline is None else min(deadline, world.now + 0.2)
         while world.now < due and not any(attempt.udp.inbox for attempt in self.open_now):
@@ -145,7 +146,7 @@ class Network:
             self.association.resolved([ADDRESS], self.world.now)
 
     def run(self, poller: Poller, *, until: float = float("inf")) -> bool:
-        """Drive a poller to its end, or to this time; whether it goes on."""
+        """Run a poller to its end, or to this time; whether it is still running."""
         turns = 0
         while self.world.now < until:
             turns += 1

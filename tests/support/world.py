@@ -1,6 +1,6 @@
-"""A client and a server in virtual time: sessions and a service on links that delay, lose and record datagrams.
+"""A server and clients in virtual time, on links that delay, lose and record datagrams.
 
-Nothing here sleeps or opens a socket. Times are ns on one virtual clock; each side reads it with an offset of its own.
+Nothing sleeps or opens a socket. Times are ns of one virtual clock; the server's clock has an offset to it.
 """
 
 import heapq
@@ -12,7 +12,7 @@ from tsq._fast import pack_address
 from tsq.client.channel import Channel
 from tsq.client.exchange import Rules
 from tsq.counters import Counters
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
@@ -34,10 +34,10 @@ class _Event:
 
 
 class World:
-    """One server, and sessions made by `session`. `run` lets virtual time pass.
+    """One server, and clients made by `session`. `run` lets virtual time pass.
 
-    to_server / to_client: functions (data, number of the datagram in that direction) -> list of delays in ns, one for each copy
-    that arrives; an empty list loses it. Both are to be replaced by tests.
+    to_server, to_client: functions (data, number of the datagram in that direction) -> the delays in ns of the copies that arrive;
+    an empty list loses the datagram. Tests replace them.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class World:
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         self.router = Router(configuration, self.counters, limits or Limits())
         self.responder = Responder(**responder)
-        self.datapath = Datapath() if data_plane else None
-        self.service = ServerCore(self.router, self.responder, self.counters, self.server_clock, self.datapath)
+        self.data_plane = DataPlane() if data_plane else None
+        self.service = ServerCore(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}
@@ -73,7 +73,7 @@ class World:
     def session(
         self, *, path: NetworkPath = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any
     ) -> Channel:
-        """A session that verifies the server; started at once."""
+        """A client's channel that verifies the server, already started."""
         configuration = tls.client_configuration(
             "localhost", tls.Trust(ca_file=str(self.certificates.authority)), ticket=ticket
         )
@@ -84,7 +84,7 @@ class World:
         return session
 
     def ask(self, session: Channel, count: int = 1) -> None:
-        """Send requests together."""
+        """Send this number of requests together."""
         for _ in range(count):
             session.ask(self.now)
         self.pump(session)
@@ -95,21 +95,21 @@ class World:
         self.run(seconds)
 
     def pump(self, session: Channel) -> None:
-        """Send what the session wants to send."""
+        """Send the channel's datagrams."""
         path = next(path for path, other in self._sessions.items() if other is session)
         out = session.datagrams(self.now)
         if session.has_leaving and out:
-            session.departed(Transmission(len(out), self.now_ns, kernel=True))
+            session.sent(Transmission(len(out), self.now_ns, kernel=True))
         for data in out:
             self._transmit("client", data, self.to_server, lambda data=data: self.deliver_to_server(data, path))
         self._arm(("session", path), session.deadline, lambda: self._session_timer(session))
 
     def deliver_to_server(self, data: bytes, path: NetworkPath = CLIENT) -> list[bytes]:
-        """Hand a datagram to the server; what it sends at once (which also travels to the client)."""
+        """Hand a datagram to the server; the datagrams that it sends at once (the client receives them, too)."""
         arrived = (data, path.remote, path.local, self.server_clock(), True)
         answers, rest = [], [arrived]
-        if self.datapath is not None:
-            answers, rest = self.datapath.process(rest, self.now, self.server_clock())
+        if self.data_plane is not None:
+            answers, rest = self.data_plane.process(rest, self.now, self.server_clock())
         out = [(answer, NetworkPath(remote, local)) for answer, remote, local in answers]
         self._from_server(out, None)
         for data, remote, local, received_ns, kernel in rest:
@@ -140,7 +140,7 @@ class World:
             self._arm(("connection", id(connection)), deadline, lambda: self._server_timer(connection))
 
     def _deliver_to_client(self, data: bytes, path: NetworkPath) -> None:
-        # A path may carry whose departure time is wanted.
+        # The path may have a tag for the TX timestamp request; compare the addresses alone.
         session = self._sessions.get(NetworkPath(path.remote, path.local))
         if session is not None:
             session.receive(Datagram(data, path, self.now_ns, True), self.now)
@@ -161,7 +161,7 @@ class World:
             self._at(self.now_ns + delay_ns, arrive)
 
     def _arm(self, key: Any, deadline: float | None, action: Callable[[], None]) -> None:
-        """One timer a key: an armed one that is no longer the key's newest does nothing."""
+        """Set the one timer of this key: an earlier timer of the key has no effect any more."""
         self._timers[key] = deadline
         if deadline is None:
             return
@@ -170,7 +170,7 @@ class World:
             if self._timers.get(key) == deadline:
                 action()
 
-        # A step later than the deadline: timers of floats must have passed, not almost.
+        # A little later than the deadline, so that a rounded float cannot be before it.
         self._at(max(self.now_ns, START_NS + round((deadline - 1000.0) * 1e9) + 1000), fire)
 
     def _at(self, at_ns: int, action: Callable[[], None]) -> None:

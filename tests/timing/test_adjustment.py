@@ -1,4 +1,4 @@
-"""What to do about the clock: every refusal by name, steps and slews at their limits."""
+"""The adjustment of the clock: every refusal, steps and slews at their limits."""
 
 import math
 from dataclasses import replace
@@ -62,13 +62,13 @@ def test_limits_that_make_no_sense_are_refused(limits):
 
 
 @pytest.mark.parametrize("problem", NoTime)
-def test_without_an_agreement_nothing_is_done_and_the_reason_is_said(problem):
+def test_without_an_agreement_the_clock_is_left_alone_and_the_reason_is_given(problem):
     heard = Verdict(Source("a", ESTIMATE), Mark.UNUSABLE)
     action = decide(Selection((heard, SILENT), 0, None, problem), ClockLimits(force=True), QUIET)
     assert action == LeaveAlone(Refusal.NO_TIME, problem.value)
 
 
-def test_where_nobody_gave_the_time_there_is_none_to_mistrust():
+def test_no_answer_at_all_has_its_own_reason():
     action = decide(Selection((SILENT, SILENT), 0, None, NoTime.NO_SOURCE), ClockLimits(force=True), QUIET)
     assert action == LeaveAlone(Refusal.NO_ANSWER)
 
@@ -84,7 +84,7 @@ def test_where_nobody_gave_the_time_there_is_none_to_mistrust():
         (Circumstances(interrupted=True), Refusal.INTERRUPTED),
     ],
 )
-def test_circumstances_that_forbid_it_are_named_also_with_force(circumstances, reason):
+def test_force_does_not_override_an_owner_a_missing_permission_or_a_moved_clock(circumstances, reason):
     for offset in (0.1, 3.0):
         assert decide(agreed(offset), ClockLimits(force=True), circumstances).reason is reason
 
@@ -98,7 +98,7 @@ def test_circumstances_that_forbid_it_are_named_also_with_force(circumstances, r
         (Circumstances(may_set=False), [Refusal.NOT_PERMITTED]),
     ],
 )
-def test_a_dry_run_is_told_what_hinders_and_decides_without_that(circumstances, reasons):
+def test_a_dry_run_lists_the_hindrances_and_decides_without_them(circumstances, reasons):
     hindrances = hindrances_of(circumstances)
     assert [refusal.reason for refusal in hindrances] == reasons
     real = decide(agreed(3.0), ClockLimits(), circumstances)
@@ -113,11 +113,11 @@ def test_a_dry_run_is_told_what_hinders_and_decides_without_that(circumstances, 
         (3.0, Circumstances(interrupted=True), Refusal.INTERRUPTED),
     ],
 )
-def test_what_is_wrong_with_the_measurement_a_dry_run_refuses_too(offset, circumstances, reason):
+def test_a_dry_run_also_refuses_a_bad_measurement(offset, circumstances, reason):
     assert decide(agreed(offset), ClockLimits(), replace(circumstances, dry_run=True)).reason is reason
 
 
-def test_a_reading_of_two_clocks_a_little_apart_is_no_step():
+def test_a_small_difference_between_two_clock_readings_is_no_step():
     assert isinstance(decide(agreed(0.1), ClockLimits(), Circumstances(stepped=0.0009)), Slew)
 
 
@@ -129,7 +129,7 @@ def test_actions_carry_the_bounds_for_the_kernel():
 
 
 @given(st.floats(-0.5, 0.5, allow_nan=False))
-def test_no_slew_goes_faster_than_allowed_and_none_slower_than_it_must(offset):
+def test_a_slew_is_as_fast_as_the_rate_limit_permits(offset):
     constant = time_constant(offset)
     assert 0 <= constant <= 10
     assert abs(offset) / 2 ** (2 + constant) <= 5e-3
@@ -137,7 +137,7 @@ def test_no_slew_goes_faster_than_allowed_and_none_slower_than_it_must(offset):
         assert abs(offset) / 2 ** (1 + constant) > 5e-3
 
 
-def test_how_long_a_slew_takes():
+def test_the_duration_of_a_slew_follows_from_its_time_constant():
     assert Slew(0.001, 0, 0.0, 0.0).seconds == 17
     assert Slew(0.5, time_constant(0.5), 0.0, 0.0).seconds == 588
 
@@ -146,18 +146,18 @@ def test_how_long_a_slew_takes():
 
 
 @pytest.mark.parametrize("circumstances", [Circumstances(slewed=40e-6, seconds=0.3), Circumstances(slewed=-1.9e-3, seconds=20.0)])
-def test_a_slow_slew_by_others_forbids_nothing(circumstances):
+def test_a_slow_slew_by_another_program_is_no_refusal(circumstances):
     assert isinstance(decide(agreed(3.0), ClockLimits(), circumstances), Step)
 
 
-def test_a_dry_run_is_refused_for_no_slew_and_the_owner_is_named_before_it():
+def test_a_slew_by_another_program_does_not_stop_a_dry_run_and_the_owner_is_reported_first():
     slewed = Circumstances(slewed=1.0, seconds=1.0, dry_run=True)
     assert isinstance(decide(agreed(3.0), ClockLimits(), slewed), Step)
     owned = replace(slewed, dry_run=False, owner="ntpd")
     assert decide(agreed(3.0), ClockLimits(), owned).reason is Refusal.OWNED
 
 
-def test_a_bound_is_widened_to_both_sides():
+def test_a_bound_is_widened_on_both_sides():
     chosen = widened(agreed(3.0, root_distance=0.01), 0.002)
     assert chosen.agreed.root_distance == pytest.approx(0.012)
     assert (chosen.agreed.interval.low, chosen.agreed.interval.high) == pytest.approx((2.988, 3.012))
@@ -169,7 +169,7 @@ def test_a_bound_is_widened_to_both_sides():
     st.floats(-500, 500), st.floats(-500, 500), st.floats(5, 1000), st.floats(-0.5, 0.5), st.floats(-1, 1), st.floats(-1, 1)
 )
 def test_two_measurements_show_the_drift_within_its_bound(oscillator, frequency, seconds, slewed, wrong, other):
-    """The clock is 0.3 s behind, runs by its oscillator and its frequency, and is slewed in between."""
+    """The clock is 0.3 s behind, drifts by its oscillator and its frequency correction, and is slewed in between."""
     unset, rate, bound = oscillator * 1e-6, frequency * 1e-6, 1e-4
     gained = rate * seconds + slewed
     offset = 0.3 - unset * seconds - gained
@@ -202,10 +202,10 @@ def test_too_few_samples_show_no_drift():
     assert not drift_of([[sample(1, 0), sample(3, 0)]]).useful
 
 
-def test_a_drift_back_is_as_fast_as_one_forward():
+def test_the_largest_drift_counts_in_both_directions():
     assert MeasuredDrift(-80.0, 5.0, 30.0).most_ppm == MeasuredDrift(80.0, 5.0, 30.0).most_ppm == 85.0
 
 
-def test_a_refusal_reads_with_its_detail():
+def test_a_refusal_shows_its_detail():
     assert LeaveAlone(Refusal.OWNED).text == "another program keeps the clock"
     assert LeaveAlone(Refusal.OWNED, "ntpd").text == "another program keeps the clock (ntpd)"

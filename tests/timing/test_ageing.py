@@ -1,4 +1,4 @@
-"""Samples that are carried on to a later time: by the clock's drift, by what programs did to it, and by what the samples show."""
+"""Ageing of samples: by the clock's drift, by movements of the clock, and by what the samples show."""
 
 from dataclasses import replace
 from math import inf
@@ -14,7 +14,7 @@ from tsq.timing.server_state import ServerState
 
 T = 1_800_000_000_000_000_000
 SECOND = 1_000_000_000
-WORD = ServerState(T, stratum=1, error=1e-6, drift=0.0)
+REPORT = ServerState(T, stratum=1, error=1e-6, drift=0.0)
 
 
 def read(seconds=0.0, moved_ns=0, **more):
@@ -22,11 +22,11 @@ def read(seconds=0.0, moved_ns=0, **more):
 
 
 def taken(second, offset_ns=0, delay_ns=100_000, moved_ns=0, during_ns=0, **more):
-    """A sample at this second, when programs had moved the clock by this; during_ns: by so much while it was taken."""
+    """A sample at this second. moved_ns: how far programs had moved the clock by then; during_ns: how far during the exchange."""
     begin, half = T + round(second * SECOND), delay_ns // 2
     at = begin + half + offset_ns
     sent, received = read(second, moved_ns - during_ns, **more), read(second, moved_ns, **more)
-    return make_sample(begin, at, at, begin + 2 * half, server=WORD, sent=sent, received=received)
+    return make_sample(begin, at, at, begin + 2 * half, server=REPORT, sent=sent, received=received)
 
 
 def width(found):
@@ -34,7 +34,7 @@ def width(found):
 
 
 @pytest.mark.parametrize(("synchronized", "ppm"), [(True, 15), (False, 100)])
-def test_a_sample_ages_by_what_the_kernel_says_of_its_clock(synchronized, ppm):
+def test_a_sample_ages_by_the_frequency_tolerance_of_the_kernels_state(synchronized, ppm):
     sample = taken(0, synchronized=synchronized)
     first, later = (estimate([sample], now=read(seconds, synchronized=synchronized)) for seconds in (0.0001, 1000.0001))
     assert width(later) - width(first) == pytest.approx(ppm * 1e-6 * 1000, rel=1e-6)
@@ -64,18 +64,18 @@ def test_a_slew_while_a_sample_is_taken_widens_it():
     assert slewed.root_distance - steady.root_distance == pytest.approx(5e-6)
 
 
-def test_after_a_step_an_earlier_sample_holds_for_both_that_and_a_suspension():
+def test_after_a_step_an_earlier_sample_allows_for_a_suspension_too():
     found = estimate([taken(0)], now=read(4, 3 * SECOND))
     assert found.interval.low < -3.0
     assert found.interval.high > 0.0
-    # A sample after it knows better.
+    # A sample after the step decides it.
     found = estimate([taken(0), taken(4, -3 * SECOND, moved_ns=3 * SECOND)], now=read(5, 3 * SECOND))
     assert found.offset == pytest.approx(-3.0, abs=1e-4)
     assert width(found) < 1e-4
 
 
 def set_by(second, by_ns):
-    """A sample of a clock that was right, and was then set by this much."""
+    """A sample of a clock that was right, and was then set by this amount."""
     begin = T + second * SECOND
     reading = ClockReading(begin + by_ns, by_ns, frequency=0.0, synchronized=True)
     return make_sample(
@@ -84,7 +84,7 @@ def set_by(second, by_ns):
 
 
 @pytest.mark.parametrize("by_s", [-3600, 3600, -2, 0.2])
-def test_without_another_time_an_estimate_holds_for_what_the_clock_says_after_it_was_set(by_s):
+def test_an_estimate_without_a_time_is_for_the_clock_after_it_was_set(by_s):
     by_ns = round(by_s * SECOND)
     samples = [set_by(0, 0), set_by(1, 0), set_by(2, by_ns), set_by(3, by_ns)]
     for found in (estimate(samples), selection([HostResult(Target("a"), address="a", samples=tuple(samples))]).agreed):
@@ -92,14 +92,14 @@ def test_without_another_time_an_estimate_holds_for_what_the_clock_says_after_it
         # The server's own error of 10 ms is assumed.
         assert found.root_distance < 0.0102
     assert estimate(samples).at_ns == samples[-1].t4_ns
-    # The same, where the answers came in another order than they were asked for.
+    # The same, with the answers in another order than the requests.
     assert estimate([samples[3], samples[2], samples[0], samples[1]]).at_ns == samples[-1].t4_ns
 
 
 @pytest.mark.parametrize("slewed_ns", [30_000_000, -30_000_000])
 @pytest.mark.parametrize("at", [None, 61])
 def test_sources_that_were_asked_before_and_after_a_slew_agree(slewed_ns, at):
-    """One after the other, and compared without another reading of the clock."""
+    """Asked one after the other, and compared without another reading of the clock."""
     first, second = taken(0), taken(60, -slewed_ns, moved_ns=slewed_ns)
     results = [HostResult(Target(name), address=name, samples=(one,)) for name, one in (("a", first), ("b", second))]
     chosen = selection(results, None if at is None else T + at * SECOND)
@@ -117,13 +117,13 @@ def test_samples_that_contradict_the_assumed_drift_widen_it(ppm):
     found = estimate(drifting(ppm), now=read(100))
     assert found.drift.contradicted
     assert abs(found.drift.shown - ppm * 1e-6) <= found.drift.shown_error
-    # In 91 s since the last sample it has drifted on.
+    # The clock drifts on in the 91 s after the last sample.
     assert found.interval.low <= -100 * ppm * 1e-6 <= found.interval.high
 
 
 @pytest.mark.parametrize("ppm", [80, -80])
 def test_a_frequency_that_the_samples_show_may_wander_as_that_of_a_disciplined_clock(ppm):
-    # A long run says to a fraction of a ppm how fast the clock was; it says nothing of the time that comes.
+    # A long run shows the past frequency to a fraction of a ppm, but not the future frequency.
     found = estimate([taken(100 * number, -round(100 * number * ppm * 1000)) for number in range(20)], now=read(1900.001))
     assert found.drift.contradicted
     assert found.drift.shown_error < 1e-6
@@ -138,14 +138,14 @@ def test_samples_within_the_assumed_drift_show_none(ppm):
     assert found.drift.most == pytest.approx(15e-6)
 
 
-def test_a_drift_that_is_not_proven_yet_is_allowed_for():
+def test_the_interval_allows_for_a_drift_that_is_not_proven_yet():
     # In two seconds 80 ppm are 160 µs, and each sample may be wrong by 100.
     found = estimate(drifting(80, 3, delay_ns=200_000), now=read(60))
     assert not found.drift.contradicted
     assert found.interval.low <= -0.0048 <= found.interval.high
 
 
-def test_after_a_jump_that_no_drift_explains_a_sample_ages_by_as_much_as_was_seen():
+def test_after_an_unexplained_jump_a_sample_ages_by_the_largest_observed_rate():
     samples = [taken(0), taken(1, 500_000_000), taken(2)]
     found = estimate(samples)
     assert found.drift.set
@@ -156,7 +156,7 @@ def test_after_a_jump_that_no_drift_explains_a_sample_ages_by_as_much_as_was_see
     assert later.interval.high >= 0.49
 
 
-def test_two_samples_of_one_moment_that_contradict_each_other_span_both():
+def test_contradicting_samples_of_the_same_moment_give_their_hull():
     one = taken(0)
     found = estimate([one, replace(one, t2_ns=one.t2_ns + SECOND, t3_ns=one.t3_ns + SECOND)])
     assert found.interval.low <= 0.0

@@ -1,4 +1,4 @@
-"""Clustering keeps three, drops who lies farthest out; combining weighs by root distance (RFC 5905 §11.2.2, §11.2.3)."""
+"""The cluster and combine algorithms (RFC 5905 §11.2.2, §11.2.3)."""
 
 from math import sqrt
 
@@ -13,16 +13,16 @@ def candidates(*offsets, distance=1.0, jitter=1e-3):
     return [Candidate(number, offset, distance, jitter) for number, offset in enumerate(offsets)]
 
 
-def test_who_lies_farthest_out_goes_first_and_three_stay():
+def test_the_farthest_candidate_is_dropped_first_and_three_stay():
     assert {one.offset for one in cluster(candidates(0.0, 0.1, 0.9, 0.2, -0.8))} == {0.0, 0.1, 0.2}
     assert len(cluster(candidates(0.0, 5.0, -5.0))) == MIN_SURVIVORS
 
 
-def test_nobody_goes_while_noise_explains_the_spread():
+def test_no_candidate_is_dropped_while_noise_explains_the_spread():
     assert len(cluster(candidates(0.0, 0.1, 0.2, 0.3, 0.4, jitter=1.0))) == 5
 
 
-def test_the_steadiest_source_says_what_noise_explains():
+def test_the_least_peer_jitter_is_the_limit_for_the_spread():
     steady = Candidate(0, 0.0, 1.0, 1e-6)
     noisy = [Candidate(number, offset, 1.0, 10.0) for number, offset in enumerate((0.1, 0.2, 0.9), 1)]
     # RFC 5905 §11.2.2: the largest selection jitter is compared with the least jitter of a peer.
@@ -34,7 +34,7 @@ def test_the_best_comes_first_by_stratum_then_distance():
     assert [one.number for one in cluster(found)] == [2, 1, 0, 3]
 
 
-def test_near_ones_weigh_more():
+def test_candidates_with_a_small_root_distance_weigh_more():
     offset, jitter = combine([Candidate(0, 0.0, 1.0, 0.0), Candidate(1, 4.0, 3.0, 0.0)])
     assert offset == pytest.approx(1.0)
     assert jitter == pytest.approx(4.0)

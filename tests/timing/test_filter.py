@@ -1,4 +1,4 @@
-"""The clock filter: what all samples of a source say together about one local time, and the jitter (RFC 5905 §10)."""
+"""The clock filter: the estimate from all samples of a source, and the jitter (RFC 5905 §10)."""
 
 from dataclasses import replace
 from math import sqrt
@@ -20,13 +20,13 @@ def measured(offset_us, delay_us, **options):
     return make_sample(T, T + at, T + at, T + 2 * there, **options)
 
 
-def test_nothing_comes_of_nothing():
+def test_no_samples_give_no_estimate():
     assert estimate([]) is None
 
 
-def test_rejected_samples_say_nothing():
+def test_rejected_samples_are_not_used():
     failed = Sample(T, reason=Reason.NO_ANSWER)
-    # Its delay is the least: it would win were it asked.
+    # Its delay is the least: it would be the best sample if it were valid.
     implausible = measured(10**12, 2)
     assert not implausible.valid
     assert estimate([failed, implausible]) is None
@@ -49,7 +49,7 @@ def test_of_equal_samples_the_first_is_the_best():
 
 
 def test_the_offset_is_the_middle_of_where_all_samples_meet():
-    # 1 ± 50 and 21 ± 50 µs meet from -29 to 51 µs.
+    # 1 ± 50 and 21 ± 50 µs have -29 to 51 µs in common.
     found = estimate([measured(1, 100), measured(21, 100)], 0.0)
     assert found.offset == pytest.approx(11e-6)
     assert found.root_distance == pytest.approx(40e-6, rel=1e-3)
@@ -78,7 +78,7 @@ def test_the_order_of_samples_decides_nothing_but_ties(pairs, rng):
     assert one.delay == min(sample.delay for sample in samples)
 
 
-def test_stamps_say_who_took_them():
+def test_an_estimate_shows_the_sources_of_its_stamps():
     kernel, user = StampSource.KERNEL, StampSource.USER
     assert estimate([measured(0, 10, t1_source=kernel, t4_source=kernel)]).stamps == "kernel"
     assert estimate([measured(0, 10, t1_source=user, t4_source=kernel)]).stamps == "kernel/user"
@@ -101,10 +101,10 @@ def test_the_best_sample_is_the_one_with_the_least_aged_root_distance():
 
 
 def test_an_old_sample_counts_as_long_as_it_narrows_the_bound():
-    word = ServerState(T, stratum=1, error=1e-6)
-    old, rest = at_second(0, 0, 2, server=word), [at_second(number, delay_us=200, server=word) for number in range(1, 600)]
+    report = ServerState(T, stratum=1, error=1e-6)
+    old, rest = at_second(0, 0, 2, server=report), [at_second(number, delay_us=200, server=report) for number in range(1, 600)]
     assert estimate([old, rest[0]]).root_distance < estimate([rest[0]]).root_distance / 4
-    # No more than the newest 512 are looked at, but for a run of ten seconds.
+    # The filter considers only the newest 512, unless the last ten seconds have more.
     assert estimate([old, *rest]) == estimate(rest)
     assert estimate([old, *rest[:500]]) != estimate(rest[:500])
 
@@ -114,19 +114,19 @@ def test_all_of_the_last_ten_seconds_are_looked_at():
     assert estimate(samples).best is samples[4000]
 
 
-def test_lost_samples_are_none_of_the_window():
+def test_lost_samples_do_not_count_for_the_window():
     lost = [Sample(T + 10**12 + number, reason=Reason.NO_ANSWER) for number in range(2000)]
     assert estimate([at_second(0, delay_us=2), *lost]).best.t1_ns == T
 
 
 def test_the_server_s_own_error_is_part_of_the_root_distance():
-    word = ServerState(T, stratum=2, error=0.002)
-    found = estimate([at_second(10, server=word)])
+    report = ServerState(T, stratum=2, error=0.002)
+    found = estimate([at_second(10, server=report)])
     # It has grown by 15 ppm of ten seconds.
     assert found.server_error == pytest.approx(0.00215, rel=1e-4)
     assert found.server_error_known
     assert found.root_distance == pytest.approx(found.server_distance + found.server_error)
-    assert found.server is word
+    assert found.server is report
 
 
 def test_an_unknown_error_is_assumed():
@@ -136,20 +136,20 @@ def test_an_unknown_error_is_assumed():
     assert estimate([measured(5, 100)], 0.0).root_distance == pytest.approx(found.server_distance)
 
 
-def test_a_later_word_is_no_praise_of_an_earlier_sample():
-    # +80 ms, before the server was corrected and said so.
-    early, word = at_second(0, 80_000, 2), ServerState(T + 10**9, stratum=1, error=1e-6)
-    late = at_second(1, 0, 100, server=word)
+def test_a_later_report_does_not_improve_an_earlier_sample():
+    # +80 ms, before the server was corrected and reported it.
+    early, report = at_second(0, 80_000, 2), ServerState(T + 10**9, stratum=1, error=1e-6)
+    late = at_second(1, 0, 100, server=report)
     found = estimate([early, late])
     assert found.best is late
     assert found.server_error_known
     assert abs(found.offset) <= found.root_distance < 100e-6
-    # Alone, such a sample rests on what is assumed.
+    # Alone, such a sample has the assumed error.
     alone = estimate([early])
     assert (alone.server_error, alone.server_error_known) == (DEFAULT_SERVER_ERROR, False)
 
 
-def test_a_later_word_that_is_worse_counts_for_earlier_samples_too():
+def test_a_later_report_of_a_larger_error_counts_for_earlier_samples_too():
     early, late = ServerState(T, stratum=2, error=0.001), ServerState(T + 10**9, stratum=2, error=0.05)
     found = estimate([at_second(0, delay_us=10, server=early), at_second(1, server=late)])
     assert found.server is late
@@ -158,22 +158,22 @@ def test_a_later_word_that_is_worse_counts_for_earlier_samples_too():
 
 
 @pytest.mark.parametrize("bad", [{"stratum": 0}, {"leap": 3}, {"stratum": 16}, {"beyond": True, "error": None}])
-def test_samples_up_to_a_word_that_the_clock_is_no_good_are_not_used(bad):
+def test_samples_before_a_report_of_an_unusable_clock_are_not_used(bad):
     first, lost = ServerState(T, stratum=1, error=1e-6), replace(ServerState(T + 10**9, stratum=1, error=1e-6), **bad)
     again = ServerState(T + 2 * 10**9, stratum=1, error=1e-6)
     samples = [at_second(0, 5, 2, server=first), at_second(1, 5, 2, server=lost), at_second(2, 0, 200, server=again)]
     assert estimate(samples).best is samples[2]
     assert estimate(samples).interval == estimate(samples[2:]).interval
-    # As long as that is its newest word, the source cannot be used at all.
+    # While that is the newest report, the source cannot be used at all.
     assert estimate(samples[:2]).server is lost
 
 
-def test_a_newer_word_takes_the_place_of_one_that_has_grown_but_not_for_samples_before_it():
+def test_a_newer_report_replaces_an_aged_one_but_not_for_earlier_samples():
     early, late = ServerState(T, stratum=1, error=1e-6), ServerState(T + 32 * 10**9, stratum=1, error=2e-6)
     before, after = at_second(31, server=early), at_second(33, delay_us=90, server=late)
     assert estimate([before]).server_error == pytest.approx(1e-6 + 15e-6 * 31, rel=1e-3)
     assert estimate([before, after, at_second(34, delay_us=200, server=late)]).server_error == pytest.approx(2e-6 + 15e-6, rel=1e-3)
-    # The one with the least delay came before the newer word, which may be that of a clock corrected since.
+    # The sample with the least delay is older than the newer report, and the clock may have been corrected in between.
     best = at_second(31, delay_us=2, server=early)
     assert estimate([best, after]).best is after
     assert estimate([best]).server_error == pytest.approx(1e-6 + 15e-6 * 31, rel=1e-3)

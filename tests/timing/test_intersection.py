@@ -1,4 +1,4 @@
-"""The agreed interval: nothing outside what a majority covers, and never without the truth while a majority is right."""
+"""The agreed interval: the hull of the points of a majority, with the truth in it while a majority is right."""
 
 from fractions import Fraction
 
@@ -40,22 +40,22 @@ def covered(point, among):
 
 
 @given(intervals())
-def test_it_is_the_hull_of_what_a_majority_covers(found):
-    # All edges are candidates for its ends: coverage changes nowhere else.
+def test_the_agreed_interval_is_the_hull_of_the_points_of_a_majority(found):
+    # All edges are candidates for the ends: the number of intervals changes nowhere else.
     points = [point for each in found for point in (each.low, each.high) if covered(point, found) >= majority(len(found))]
     expected = Interval(min(points), max(points)) if points else None
     assert agreed(found) == expected
 
 
 @given(honest_and_liars())
-def test_a_minority_of_liars_never_keeps_the_truth_out_and_never_reaches_beyond_the_honest(case):
+def test_a_minority_of_liars_neither_excludes_the_truth_nor_extends_the_interval_beyond_the_honest(case):
     truth, found, honest = case
     common = agreed(found)
     assert common is not None
     assert common.low <= truth <= common.high
     assert min(each.low for each in honest) <= common.low
     assert common.high <= max(each.high for each in honest)
-    # None that holds the truth can be called a falseticker.
+    # No interval with the truth in it belongs to a falseticker.
     assert all(each.overlaps(common) for each in honest)
 
 
@@ -70,8 +70,8 @@ def test_two_of_four_liars_leave_no_majority():
     assert agreed([Interval(0, 1), Interval(0, 1), Interval(5, 6), Interval(5, 6)]) is None
 
 
-def test_a_liar_inside_cannot_narrow_it_to_where_the_truth_is_not():
-    # The truth is 9. Were no falseticker granted, the liar would leave [9.5, 10].
+def test_a_liar_inside_cannot_narrow_the_interval_until_it_excludes_the_truth():
+    # The truth is 9. Without an allowed falseticker, the result would be [9.5, 10].
     honest, liar = [Interval(0, 10), Interval(8, 20)], Interval(9.5, 11)
     common = agreed([*honest, liar])
     assert common == Interval(8, 11)
@@ -79,13 +79,13 @@ def test_a_liar_inside_cannot_narrow_it_to_where_the_truth_is_not():
 
 
 def test_midpoints_do_not_count():
-    # Lopsided paths: both are right, and what they have in common is where neither's middle is.
+    # Asymmetric paths: both sources are right, and their common points exclude both midpoints.
     assert agreed([Interval(-10, 1), Interval(0, 11)]) == Interval(0, 1)
 
 
 def test_clamp_and_reach():
     assert [Interval(1, 3).clamp(offset) for offset in (0, 2, 4)] == [1, 2, 3]
-    assert [Interval(1, 3).reach(offset) for offset in (1, 2, 4)] == [2, 1, 3]
+    assert [Interval(1, 3).distance_from(offset) for offset in (1, 2, 4)] == [2, 1, 3]
 
 
 @given(st.integers(-(10**19), 10**19), st.integers(0, 10**6))

@@ -1,4 +1,4 @@
-"""The local clock as its readings show it: movement, steps, and the range of its drift."""
+"""The local clock: movements, steps, and the range of its drift."""
 
 import pytest
 
@@ -32,34 +32,34 @@ def test_a_slew_that_the_kernel_makes_by_its_frequency_is_seen_where_the_frequen
     assert moved.moved_ns == -5_000_000
 
 
-def test_what_the_readings_cannot_tell_apart_is_no_movement():
+def test_a_difference_within_the_error_of_the_readings_is_no_movement():
     assert movement(read(width_ns=100), read(1, 150, width_ns=100)) == Movement(0, 200, SECOND - 150)
     assert movement(read(width_ns=100), read(1, 250, width_ns=100)).moved_ns == 250
     assert not movement(read(width_ns=100), read(1, 250, width_ns=100)).notable
 
 
 @pytest.mark.parametrize(("step_ns", "stepped"), [(3 * SECOND, True), (-3 * SECOND, True), (2_000_000, True), (900_000, False)])
-def test_what_is_faster_than_any_slew_is_a_step(step_ns, stepped):
+def test_a_movement_faster_than_any_slew_is_a_step(step_ns, stepped):
     assert movement(read(), read(0.001 + step_ns / SECOND, step_ns)).stepped is stepped
 
 
-def test_without_two_readings_nothing_is_known():
+def test_without_two_readings_there_is_no_movement():
     assert movement(None, read()) == movement(read(), None) == Movement()
     assert Movement().rate == 0.0
 
 
-def test_the_kernels_state_says_how_far_the_frequency_may_be_off():
+def test_the_frequency_tolerance_follows_from_the_kernels_state():
     assert drift_range([]) == (-TOLERANCE, TOLERANCE)
     assert drift_range([None], 40e-6) == (-40e-6, 40e-6)
     assert drift_range([read(frequency=40e-6)]) == pytest.approx((-TOLERANCE, TOLERANCE))
     assert drift_range([read(synchronized=False)]) == (-UNDISCIPLINED, UNDISCIPLINED)
-    # One moment without is enough.
+    # One unsynchronized reading is enough.
     assert drift_range([read(), read(synchronized=False)]) == (-UNDISCIPLINED, UNDISCIPLINED)
     assert drift_range([read(frequency=None, synchronized=False)]) == (-UNDISCIPLINED, UNDISCIPLINED)
 
 
 def test_a_correction_that_changes_may_be_a_slew():
-    # The clock itself may run as it does with either.
+    # Either correction may be the right one.
     low, high = drift_range([read(frequency=0.0), read(frequency=60e-6)])
     assert (low, high) == pytest.approx((-75e-6, 75e-6))
 
@@ -69,7 +69,7 @@ def test_a_correction_larger_than_any_clock_needs_may_be_a_slew():
     assert (low, high) == pytest.approx((-1100e-6, 15e-6))
 
 
-def test_a_correction_that_nobody_vouches_for_may_be_wrong_altogether():
+def test_the_correction_of_an_unsynchronized_clock_may_be_wrong():
     low, high = drift_range([read(frequency=80e-6, synchronized=False)])
     # The raw clock may be off by 100 ppm, or the corrected one.
     assert (low, high) == pytest.approx((-180e-6, 100e-6))

@@ -41,7 +41,7 @@ def test_the_true_offset_is_within_the_root_distance(there, back, offset_ns, wor
 
 @pytest.mark.parametrize("beyond_ns", range(1, 2000, 7))
 def test_the_bound_holds_for_the_offset_as_a_float_has_it(beyond_ns):
-    # 30 years, which a float holds to 120 ns; the delay is 2 ns, and the bound without the rounding less than that.
+    # A float of 30 years has a resolution of 120 ns; the delay is 2 ns, and the bound without the rounding error even less.
     offset_ns = 946_080_000 * 10**9 + beyond_ns
     found = sample(1 + offset_ns, 1 + offset_ns, 2, offset_limit=float("inf"))
     assert found.valid
@@ -72,7 +72,7 @@ def test_each_check_has_its_reason(times, reason):
 
 
 def test_the_first_check_that_fails_gives_the_reason():
-    # All four at once, then one fewer each time.
+    # All four faults at once, then one fewer each time.
     assert sample(3 * DAY, 3 * DAY - 1, -1).reason is Reason.SEND_BEFORE_RECEIVE
     assert sample(3 * DAY, 3 * DAY, -10).reason is Reason.ANSWER_BEFORE_REQUEST
     assert sample(3 * DAY, 3 * DAY + 10, 5).reason is Reason.NEGATIVE_DELAY
@@ -85,7 +85,7 @@ def test_a_delay_within_the_precision_is_the_precision(delay_ns):
 
 
 @pytest.mark.parametrize(("delay_ns", "valid"), [(-51, False), (51, True)])
-def test_a_delay_beyond_the_precision_is_what_it_is(delay_ns, valid):
+def test_a_delay_beyond_the_precision_is_kept(delay_ns, valid):
     found = sample(10, 110, 100 + delay_ns, precision_ns=50)
     assert found.valid is valid
     assert found.delay == delay_ns / 1e9

@@ -1,4 +1,4 @@
-"""The selection: who is used and how, who is not and why, and what the bound is worth (RFC 5905 §11.2; fault cases 47, 48, 62)."""
+"""The selection: the verdict on each source, the agreed offset and its bound (RFC 5905 §11.2; fault cases 47, 48, 62)."""
 
 from dataclasses import replace
 from math import inf, nan
@@ -19,11 +19,11 @@ T = 1_800_000_000_000_000_000
 US = 1000
 
 
-def source(name, offset_us=0, delay_us=1000, *, error_us=100, at_ns=T, samples=1, identity="", assumed=0.0, **told):
-    """A source whose samples all say the same."""
+def source(name, offset_us=0, delay_us=1000, *, error_us=100, at_ns=T, samples=1, identity="", assumed=0.0, **reported):
+    """A source with equal samples."""
     there = delay_us * US // 2
     at = there + offset_us * US
-    state = ServerState(at_ns, **{"stratum": 2, "error": error_us / 1e6, **told}) if error_us is not None else None
+    state = ServerState(at_ns, **{"stratum": 2, "error": error_us / 1e6, **reported}) if error_us is not None else None
     found = [make_sample(at_ns, at_ns + at, at_ns + at, at_ns + 2 * there, server=state) for _ in range(samples)]
     return Source(name, estimate(found, assumed), identity)
 
@@ -42,7 +42,7 @@ def reasons(chosen):
     return [verdict.unused for verdict in chosen.verdicts]
 
 
-def test_nobody_gives_nothing():
+def test_without_an_estimate_there_is_no_time():
     assert select([]).problem is NoTime.NO_SOURCE
     chosen = select([Source("dead", detail="no answer")])
     assert (chosen.agreed, chosen.problem, chosen.at_ns) == (None, NoTime.NO_SOURCE, None)
@@ -50,7 +50,7 @@ def test_nobody_gives_nothing():
     assert chosen.verdicts[0].detail == "no answer"
 
 
-def test_one_source_is_taken_at_its_word_with_all_its_own_bound():
+def test_a_single_source_is_used_with_its_full_root_distance():
     chosen = select([source("one", 5)])
     found = chosen.agreed
     assert marks(chosen) == "*"
@@ -89,7 +89,7 @@ def test_47_two_liars_of_four_leave_no_majority_and_no_time():
 def test_48_a_liar_inside_the_intervals_is_bounded_by_the_root_distance():
     honest = [source("a", 0), source("b", 0)]
     for shift in range(-1100, 1101, 100):
-        # It claims to be all but exact, and so weighs more than both others together.
+        # It reports a very small error, and so weighs more than both others together.
         found = select([*honest, source("liar", shift, 2, error_us=1)]).agreed
         assert found.interval.low <= 0 <= found.interval.high
         assert abs(found.offset) <= found.root_distance
@@ -100,7 +100,7 @@ def test_a_chatty_liar_counts_once():
     chatty = source("liar", 50_000, samples=1000)
     chosen = select([source("a"), source("b", 100), chatty, source("c", -100)])
     assert marks(chosen) == "*+x+"
-    # The median of all samples would be the liar's word.
+    # The median of all samples would be the liar's offset.
     assert abs(chosen.agreed.offset) < 100e-6
 
 
@@ -135,7 +135,7 @@ def test_a_limit_that_forbids_nothing_or_everything_is_refused(limit):
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("reported", "why"),
     [
         ({"stratum": 0}, Unused.UNSYNCHRONIZED),
         ({"stratum": 16}, Unused.STRATUM),
@@ -144,19 +144,19 @@ def test_a_limit_that_forbids_nothing_or_everything_is_refused(limit):
         ({"error": 2.0}, Unused.DISTANCE),
     ],
 )
-def test_what_says_of_itself_that_it_is_no_good_is_never_used(told, why):
-    alone = select([source("bad", **told)])
+def test_a_source_that_reports_an_unusable_clock_is_never_used(reported, why):
+    alone = select([source("bad", **reported)])
     assert (alone.agreed, alone.problem, marks(alone), reasons(alone)) == (None, NoTime.NO_SOURCE, "?", [why])
-    chosen = select([source("a"), source("bad", **told), source("b")])
+    chosen = select([source("a"), source("bad", **reported), source("b")])
     assert (marks(chosen), reasons(chosen)[1], chosen.agreed.compared) == ("*?+", why, 2)
 
 
 @pytest.mark.parametrize(
-    ("told", "why"), [({"stratum": 2}, None), ({"stratum": 0}, Unused.UNSYNCHRONIZED), ({"leap": 3}, Unused.LEAP_ALARM)]
+    ("reported", "why"), [({"stratum": 2}, None), ({"stratum": 0}, Unused.UNSYNCHRONIZED), ({"leap": 3}, Unused.LEAP_ALARM)]
 )
-def test_one_hosts_result_says_why_it_is_not_to_be_used(told, why):
-    """For a program that asks one server, and compares nothing."""
-    state = ServerState(T, **({"error": 1e-6} | told))
+def test_a_single_hosts_result_has_the_reason_why_it_is_unusable(reported, why):
+    """For a program that asks only one server."""
+    state = ServerState(T, **({"error": 1e-6} | reported))
     result = HostResult(Target("a"), samples=(make_sample(T, T + 500_000, T + 500_000, T + 1_000_000, server=state),))
     assert result.estimate is not None
     assert result.unused is why
@@ -164,7 +164,7 @@ def test_one_hosts_result_says_why_it_is_not_to_be_used(told, why):
     assert replace(result, state_unknown=True).unused is (why or Unused.STATE_UNKNOWN)
 
 
-def test_the_limits_of_root_distance_and_number_are_the_callers():
+def test_the_caller_sets_the_limits_of_root_distance_and_number():
     far = [source("far", 0, 400_000)]
     assert select(far).agreed is not None
     assert reasons(select(far, criteria=Criteria(max_distance=0.1))) == [Unused.DISTANCE]
@@ -184,35 +184,35 @@ def test_62_smeared_and_unsmeared_are_not_mixed():
     assert chosen.agreed.smeared is True
 
 
-def test_62_half_smeared_half_not_is_no_time():
+def test_62_half_smeared_and_half_unsmeared_give_no_time():
     chosen = select([source("a"), source("s", smeared=True)])
     assert (chosen.agreed, chosen.problem, reasons(chosen)) == (None, NoTime.SMEAR, [Unused.SMEAR] * 2)
 
 
-def tight_liars(**words):
-    """Three that are right, and two liars close together inside their intervals, which push them out as outliers."""
+def tight_liars(**reports):
+    """Three right sources, and two liars close together inside their intervals, which make the right ones outliers."""
     honest = [source(name, offset, 1000, stratum=2, leap=0) for name, offset in (("a", -300), ("b", 300), ("c", 0))]
-    return [*honest, *(source(name, 100, 10, error_us=1, **words) for name in ("liar", "liar too"))]
+    return [*honest, *(source(name, 100, 10, error_us=1, **reports) for name in ("liar", "liar too"))]
 
 
-def test_liars_tight_inside_the_others_intervals_announce_no_leap_second_and_claim_no_stratum():
+def test_liars_close_together_inside_the_others_intervals_decide_neither_leap_nor_stratum():
     chosen = select(tight_liars(leap=1, stratum=1))
     found = chosen.agreed
     assert (found.leap, found.stratum, found.compared) == (0, 2, 5)
     assert found.interval.low <= 0 <= found.interval.high
-    # Where the right ones do not say, nobody says.
+    # If the right sources do not report it, it is unknown.
     silent = [replace(one, estimate=replace(one.estimate, server=None)) for one in tight_liars(leap=1, stratum=1)[:3]]
     found = select([*silent, *tight_liars(leap=1, stratum=1)[3:]]).agreed
     assert (found.leap, found.stratum) == (None, None)
 
 
-def test_own_errors_are_known_only_where_those_of_outliers_are_too():
+def test_own_errors_are_known_only_if_those_of_outliers_are_known_too():
     found = [source(str(number), offset, 400) for number, offset in enumerate((0, 1, 2))]
     outlier = source("outlier", 350, 1000, error_us=None, assumed=1e-4)
     chosen = select([*found, outlier])
     assert marks(chosen) == "*++-"
     assert not chosen.agreed.server_errors_known
-    # A falseticker's word has no part in the bound.
+    # A falseticker's error is no part of the bound.
     liar = source("liar", 50_000, 1000, error_us=None, assumed=1e-4)
     assert select([*found, liar]).agreed.server_errors_known
 
@@ -228,18 +228,18 @@ def test_the_stratum_is_the_best_that_a_majority_reaches():
     assert of(1, None, None) is None
 
 
-def test_liars_that_join_the_smaller_group_of_smearing_or_not_do_not_win():
+def test_liars_that_join_a_minority_of_smearing_servers_do_not_win():
     smeared = [source(name, 0, smeared=True) for name in ("a", "b")]
     chosen = select([*smeared, source("c", 0, smeared=False), *(source(name, 200_000, smeared=False) for name in ("x", "y"))])
-    # Three of five do not smear, and two of them agree; three would have to.
+    # Three of five do not smear, but only two of them agree; a majority needs three.
     assert (chosen.agreed, chosen.problem) == (None, NoTime.NO_MAJORITY)
-    # With four of five, the liars are two, and cannot be three.
+    # Four of five do not smear, and three of them agree: the liar is a minority.
     honest = [source(name, 0, smeared=False) for name in ("a", "b", "c")]
     chosen = select([*honest, source("x", 200_000, smeared=False), source("d", 0, smeared=True)])
     assert marks(chosen) == "*++x?"
 
 
-def test_the_number_of_usable_sources_is_there_without_an_agreed_time():
+def test_the_number_of_usable_sources_is_given_without_an_agreed_time_too():
     apart = [source(str(number), 50_000 * number) for number in range(4)]
     assert (select(apart).problem, select(apart).compared) == (NoTime.NO_MAJORITY, 4)
     assert select([*apart[:1], source("s", smeared=True)]).compared == 2
@@ -247,7 +247,7 @@ def test_the_number_of_usable_sources_is_there_without_an_agreed_time():
     assert select([source("bad", stratum=0)]).compared == 0
 
 
-def test_62_leap_is_what_more_than_half_of_the_sources_say():
+def test_62_the_leap_indicator_is_that_of_a_majority():
     def of(*leaps):
         return select([source(str(number), leap=leap) for number, leap in enumerate(leaps)]).agreed.leap
 
@@ -263,22 +263,22 @@ def test_an_outlier_agrees_but_is_not_combined():
     chosen = select([*found, source("outlier", 350, 1000)])
     assert marks(chosen) == "*++-"
     assert reasons(chosen)[3] is Unused.OUTLIER
-    # Its interval counts all the same: it is one of those that vouch for the truth.
+    # Its interval counts for the majority.
     assert chosen.agreed.compared == 4
 
 
-def test_an_unknown_own_error_is_assumed_and_said():
+def test_an_unknown_own_error_is_assumed_and_marked():
     known, unknown = source("a"), source("b", error_us=None, assumed=0.01)
     assert unknown.estimate.root_distance == pytest.approx(0.0105, rel=1e-3)
     assert select([known]).agreed.server_errors_known
     assert not select([known, unknown]).agreed.server_errors_known
 
 
-def test_bounds_are_aged_to_the_time_that_they_are_for():
+def test_bounds_are_aged_to_the_time_of_the_selection():
     one = [source("a")]
     now, later = select(one).agreed.root_distance, select(one, at_ns=T + 100 * 10**9).agreed.root_distance
     assert later - now == pytest.approx(15e-6 * 100, rel=1e-3)
-    # All of one selection hold for the time of the newest.
+    # All intervals of a selection are aged to the time of the newest estimate.
     chosen = select([source("old", at_ns=T), source("new", at_ns=T + 100 * 10**9)])
     old, new = (verdict.interval.high - verdict.interval.low for verdict in chosen.verdicts)
     assert old - new == pytest.approx(2 * 15e-6 * 100, rel=1e-3)
@@ -289,7 +289,7 @@ def test_bounds_are_aged_to_the_time_that_they_are_for():
         st.tuples(st.integers(-(10**7), 10**7), st.integers(2, 10**5), st.integers(0, 10**5), st.booleans()), min_size=1, max_size=9
     )
 )
-def test_whatever_sources_say_the_answer_is_consistent(found):
+def test_every_selection_is_consistent(found):
     sources = [
         source(str(number), offset, delay, error_us=error, smeared=smeared)
         for number, (offset, delay, error, smeared) in enumerate(found)

@@ -1,4 +1,4 @@
-"""Messages as dataclasses: what is written can be read, and text from the network never raises."""
+"""Messages as dataclasses: encoding and decoding match, and text from the network never raises."""
 
 import pytest
 from hypothesis import given
@@ -31,13 +31,13 @@ def test_plain_request():
 
 
 @given(flags, flags, st.none() | st.dictionaries(texts, texts, max_size=1), st.none() | st.integers(18, 900))
-def test_a_request_that_is_written_can_be_read(query, signature, metadata, size):
+def test_an_encoded_request_can_be_decoded(query, signature, metadata, size):
     data = encode_request(NONCE, metadata_query=query, signature=signature, metadata=metadata, precision_size=size)
     assert decode_request(data) == Request(NONCE, query, size is not None, signature, metadata, len(data))
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])
-def test_a_request_with_another_nonce_is_not_written(size):
+def test_a_nonce_of_another_size_is_not_encoded(size):
     with pytest.raises(MalformedMessage):
         encode_request(bytes(size))
 
@@ -69,11 +69,11 @@ def test_full_response():
     )
 
 
-def test_timestamps_may_stand_anywhere_behind_the_nonce():
+def test_timestamps_may_be_anywhere_after_the_nonce():
     assert decode_response(oracle.pack([(1, NONCE), (250, b""), *reversed(TIMESTAMPS)])).receive_ntp == T2_NTP
 
 
-def test_metadata_in_several_tlvs_is_one():
+def test_metadata_of_several_tlvs_is_merged():
     data = oracle.pack([(1, NONCE), metadata_tlv({"a": "1", "b": "2"}), metadata_tlv({"b": "3"})])
     assert decode_request(data).metadata == {"a": "1", "b": "3"}
 
@@ -84,7 +84,7 @@ def test_empty_metadata_is_not_the_same_as_none():
 
 
 @given(st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3))
-def test_metadata_that_is_written_can_be_read(pairs):
+def test_encoded_metadata_can_be_decoded(pairs):
     kind, value = metadata_tlv(pairs)
     assert kind == 253
     assert decode_metadata(value) == pairs
@@ -102,7 +102,7 @@ def test_any_bytes_are_metadata_or_malformed(value):
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_text_that_is_not_utf_8_is_shown_not_refused(tag, text):
+def test_text_that_is_not_utf_8_is_escaped_not_refused(tag, text):
     data = PLAIN_RESPONSE + oracle.pack([(248, bytes(6) + tag), (251, bytes(2) + text), (253, bytes([len(tag)]) + tag + b"\x00")])
     response = decode_response(data)
     assert response.clock_quality.tag == tag.decode("utf-8", "backslashreplace")
@@ -111,12 +111,12 @@ def test_text_that_is_not_utf_8_is_shown_not_refused(tag, text):
 
 
 @pytest.mark.parametrize("size", range(38))
-def test_a_response_is_whole_only_at_its_end(size):
+def test_a_response_is_complete_only_with_its_last_byte(size):
     assert is_response(PLAIN_RESPONSE)
     assert not is_response(PLAIN_RESPONSE[:size])
 
 
-def test_an_error_says_what_was_found_and_where():
+def test_an_error_has_the_position_and_the_rule():
     with pytest.raises(MalformedMessage) as caught:
         decode_request(PLAIN_REQUEST + b"\x64\x05abcd")
     assert "byte 18" in str(caught.value)

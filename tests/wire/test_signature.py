@@ -1,4 +1,4 @@
-"""Signers and verifiers: published vectors, and everything that must not verify (R5, R6)."""
+"""Signers and verifiers: published test vectors, and signatures that must be refused (R5, R6)."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def block_over(signer, covered=PLAIN_RESPONSE):
     return decode_response(covered + oracle.pack([signer.sign(covered)])).signature
 
 
-def test_ed25519_is_that_of_rfc_8032():
+def test_ed25519_gives_the_vector_of_rfc_8032():
     # RFC 8032 §7.1, test 3.
     secret = bytes.fromhex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")
     right = (
@@ -35,7 +35,7 @@ def test_ed25519_is_that_of_rfc_8032():
     assert value == bytes.fromhex("01 00000001 0040") + bytes.fromhex(right)
 
 
-def test_hmac_is_that_of_rfc_4231():
+def test_hmac_gives_the_vector_of_rfc_4231():
     # RFC 4231 §4.4, test case 3.
     right = "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"
     kind, value = HmacSigner(0xFFFFFFFF, b"\xaa" * 20).sign(b"\xdd" * 50)
@@ -44,18 +44,18 @@ def test_hmac_is_that_of_rfc_4231():
 
 
 @BOTH
-def test_the_block_is_as_large_as_the_signer_says(kind):
+def test_the_block_has_the_size_of_the_signers_block_size(kind):
     signer = SIGNERS[kind]
     assert len(oracle.pack([signer.sign(b"x")])) == signer.block_size
 
 
 @BOTH
-def test_a_right_signature_is_taken(kind):
+def test_a_valid_signature_is_accepted(kind):
     VERIFIERS[kind].check(block_over(SIGNERS[kind]))
 
 
 @BOTH
-def test_absent_is_refused(kind):
+def test_a_missing_signature_is_refused(kind):
     with pytest.raises(SignatureError):
         VERIFIERS[kind].check(None)
 
@@ -78,7 +78,7 @@ def test_absent_is_refused(kind):
     ],
     ids=str,
 )
-def test_anything_changed_is_refused(kind, change):
+def test_a_changed_block_is_refused(kind, change):
     with pytest.raises(SignatureError):
         VERIFIERS[kind].check(dataclasses.replace(block_over(SIGNERS[kind]), **change))
 
@@ -102,7 +102,7 @@ def test_the_algorithm_is_that_of_the_key_not_of_the_block():
             both.check(wrong)
 
 
-def test_a_verifier_without_keys_takes_nothing():
+def test_a_verifier_without_keys_refuses_every_signature():
     with pytest.raises(SignatureError):
         Verifier({}).check(block_over(SIGNERS["hmac"]))
 
@@ -116,6 +116,6 @@ def test_a_short_secret_is_refused(size):
 
 
 @BOTH
-def test_secrets_do_not_show(kind):
+def test_secrets_are_not_in_a_repr(kind):
     assert "sixteen" not in repr(SIGNERS[kind]) + repr(VERIFIERS[kind])
     assert "PrivateKey" not in repr(SIGNERS[kind])

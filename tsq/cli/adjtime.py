@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any, TextIO
 
 import tsq
+from tsq.cli import streams
 from tsq.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -19,6 +20,7 @@ from tsq.cli.common import (
     write_no_more,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
+from tsq.cli.parsers import Parser, add_hosts, add_stream, add_trust
 from tsq.client.blocking import query_all
 from tsq.errors import AlreadyRunning, ClockError, ConfigError, NotMoved, NotPermitted
 from tsq.host import saved_time, shortage
@@ -26,8 +28,9 @@ from tsq.host.clock import ClockState, SystemClock, build_time_ns
 from tsq.host.keepers.owner import clock_owner
 from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform, slewing
 from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap
-from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_pin, parse_port, parse_target
+from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
+from tsq.report import plain
 from tsq.report import text as report
 from tsq.settings import for_command_line
 from tsq.timing.adjustment import MAX_SLEW, OSCILLATOR_PPM, ClockLimits, LeaveAlone, Refusal, Slew, Step
@@ -69,6 +72,15 @@ _CONFIRM = "--i-know-this-is-insecure"
 _NUMBERS = ("--step", "--panic", "--min-sources", "--port", "--count", "--interval", "--timeout", "--server-error")
 _BOOTSTRAP_HELP = f"for a clock that is wrong by years: check certificates for the servers' time; at least {LEAST_SERVERS} hosts"
 _CLAIMS = "these are claims: the servers' certificates were not checked, anybody may have answered"
+_EXAMPLES = (
+    ("tsq-adjtime --dry-run time-a.example time-b.example time-c.example", "only look: measure, and say what would be done"),
+    ("tsq-adjtime time-a.example time-b.example time-c.example", "set the clock, as root"),
+    ("tsq-adjtime --wait time-a.example time-b.example time-c.example", "stay until the clock is right, and check it"),
+    (
+        "tsq-adjtime --bootstrap --state-file /var/lib/tsq/time time-a.example time-b.example time-c.example",
+        "at boot, on a machine whose clock may be wrong by years",
+    ),
+)
 _EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
 3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
 the clock; 11 not permitted; 12 somebody else set or slewed the clock meanwhile; 13 --bootstrap failed; 14 the clock did not move by
@@ -149,7 +161,7 @@ class _Run:
             return EXIT_BOOTSTRAP
         if done.stepped:
             _tell(f"before: {_kernel(done.measurement.before)}")
-            _tell(f"stepped by {_signed(done.stepped)} s; the servers' certificates are valid by the new clock:")
+            _tell(f"stepped by {_signed(done.stepped)}; the servers' certificates are valid by the new clock:")
         _print_measurement(done.measurement, self._options)
         return self._act(done.measurement, before_printed=bool(done.stepped))
 
@@ -176,7 +188,7 @@ class _Run:
         _tell(f"after:  {_kernel(change.after)}")
         _tell(f"drift:  {_drift(found, change)}")
         if change.interrupted:
-            _say(f"interrupted: {_signed(change.left)} s of the slew were given up; the clock was not measured again")
+            _say(f"interrupted: {_signed(change.left)} of the slew were given up; the clock was not measured again")
             return EXIT_INTERRUPTED
         return EXIT_OK
 
@@ -190,8 +202,7 @@ def _print_measurement(found: Measurement, options: AdjustOptions) -> None:
 
 def _wrong_by(found: Measurement) -> str:
     assert found.selection.agreed is not None
-    offset, root_distance = report.agreed_in_microseconds(found.selection.agreed)
-    return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds"
+    return f"System clock wrong by {report.agreed_within(found.selection.agreed)}"
 
 
 def _print_table(found: Measurement, note: str = "") -> None:
@@ -205,10 +216,10 @@ def _print_table(found: Measurement, note: str = "") -> None:
             _say(f"{result.target}: {report.escaped(str(result.error))}")
     for line in report.unused(found.selection):
         _say(report.escaped(line))
-    table = report.table(found.results, found.selection)
+    table = report.table(found.results, found.selection, streams.columns(), plain=streams.is_plain(sys.stdout))
     if table:
         _tell(table)
-        _tell(report.LEGEND)
+        _tell(report.FULL_LEGEND if report.is_full(table) else report.LEGEND)
         if note:
             _tell(note)
 
@@ -221,18 +232,18 @@ def _why(refusal: LeaveAlone) -> str:
 
 def _verb(action: Step | Slew) -> str:
     if isinstance(action, Step):
-        return f"step by {_signed(action.offset)} s"
-    return f"slew by {_signed(action.offset)} s, 99 % of it within {action.seconds} s"
+        return f"step by {_signed(action.offset)}"
+    return f"slew by {_signed(action.offset)}, 99 % of it within {action.seconds} s"
 
 
 def _done(action: Step | Slew, change: Change) -> str:
     if isinstance(action, Step):
-        return f"stepped by {_signed(action.offset)} s"
+        return f"stepped by {_signed(action.offset)}"
     if change.moved is not None:
-        return f"slewed by {_signed(change.moved)} s"
+        return f"slewed by {_signed(change.moved)}"
     if change.interrupted:
-        return f"slewed by {_signed(action.offset - change.left)} s"
-    return f"slewing by {_signed(action.offset)} s: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
+        return f"slewed by {_signed(action.offset - change.left)}"
+    return f"slewing by {_signed(action.offset)}: the kernel does it, 99 % within {action.seconds} s, and nobody checks it"
 
 
 def _drift(found: Measurement, change: Change) -> str:
@@ -255,14 +266,15 @@ def _kernel(state: ClockState | None) -> str:
     mark = "synchronized" if state.synchronized else "unsynchronized"
     tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
     return (
-        f"kernel: {mark}, maxerror {state.max_error:.6f} s, esterror {state.estimated_error:.6f} s, "
-        f"frequency {state.frequency_ppm:+.3f} ppm{tick}, slewing {_signed(state.pending)} s"
+        f"kernel: {mark}, maxerror {report.duration(state.max_error)}, "
+        f"esterror {report.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
+        f"slewing {_signed(state.pending)}"
     )
 
 
 def _signed(seconds: float) -> str:
-    """To the microsecond, with a sign, and no negative zero."""
-    return f"{round(seconds, 6) + 0.0:+.6f}"
+    """With a sign, and no negative zero."""
+    return report.duration(round(seconds, 9) + 0.0, signed=True)
 
 
 def _check(values: argparse.Namespace) -> None:
@@ -295,20 +307,16 @@ def _options(values: argparse.Namespace) -> AdjustOptions:
     return AdjustOptions(client, limits, criteria, dry_run=values.dry_run, wait=values.wait)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         PROGRAM,
-        description="Ask servers for the time over QUIC (TSQ), and set this machine's clock once.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
+        ["[options] HOST [HOST ...]"],
+        "Ask servers for the time over QUIC (TSQ), and set this machine's clock once.",
+        _EPILOG,
+        _EXAMPLES,
     )
     add = parser.add_argument
-    add(
-        "host",
-        nargs="+",
-        metavar="HOST",
-        help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; three outvote a liar, four also where one is silent",
-    )
+    add_hosts(parser, "three outvote a liar, four also where one is silent")
     add("--dry-run", action="store_true", help="measure, and say what would be done; needs no privilege")
     seconds, whole = checked(number), checked(whole_number)
     add(
@@ -328,16 +336,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="refuse where fewer servers can be used (default: %(default)s)",
     )
-    add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
     add("--count", type=whole, default=_DEFAULTS.count, metavar="N", help="samples of each host (default: %(default)s)")
     add("--interval", type=seconds, default=_DEFAULTS.interval, metavar="S", help="seconds between samples (default: %(default)s)")
-    add(
-        "--timeout",
-        type=seconds,
-        default=_DEFAULTS.timeout,
-        metavar="S",
-        help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
-    )
     add(
         "--server-error",
         type=seconds,
@@ -346,32 +346,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a server's own error, where it does not tell (default: %(default)s); one that leaves the question about its clock "
         "unanswered is never used",
     )
-    _add_trust(parser)
-    add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
-    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
-    return parser
-
-
-def _add_trust(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    family = parser.add_mutually_exclusive_group()
-    family.add_argument("-4", dest="family", action="store_const", const=4, default=0, help="IPv4 only")
-    family.add_argument("-6", dest="family", action="store_const", const=6, help="IPv6 only")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file, in place of the system's")
-    trust.add_argument(
-        "--pin",
-        action="append",
-        type=checked(parse_pin),
-        default=[],
-        metavar="sha256//BASE64",
-        help="trust servers with this public key, whatever their certificates say; repeats",
-    )
-    trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
+    add_trust(parser, pins=True)
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
-    add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
     add("--bootstrap", action="store_true", help=_BOOTSTRAP_HELP)
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
+    add_stream(parser)
+    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
+    return parser
 
 
 def _tell(text: str) -> None:
@@ -391,7 +372,7 @@ def _write(stream: TextIO, text: str) -> None:
         write_no_more(stream)
     except UnicodeError:
         # Nor is a terminal that has no "±".
-        print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+        print(text.encode("ascii", plain.ERRORS).decode(), file=stream, flush=True)
 
 
 if __name__ == "__main__":

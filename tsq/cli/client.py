@@ -19,6 +19,7 @@ from tsq.cli.common import (
     usable_session_file,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
+from tsq.cli.parsers import Parser, add_hosts, add_stream, add_trust
 from tsq.client.blocking import query_all
 from tsq.client.result import HostResult, selection
 from tsq.errors import (
@@ -36,7 +37,7 @@ from tsq.errors import (
 )
 from tsq.host import shortage
 from tsq.host.clock import clock_reading
-from tsq.options import DEFAULT_PORT, ClientOptions, Target, Trust, parse_port, parse_target
+from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
 from tsq.report import text as report
 from tsq.settings import for_command_line
@@ -67,6 +68,12 @@ _DEFAULTS = ClientOptions()
 # With --watch, where the command line says nothing else.
 _WATCH_COUNT, _WATCH_INTERVAL = 1_000_000, 1.0
 _NUMBERS = ("--port", "--count", "--interval", "--timeout", "--server-error")
+_EXAMPLES = (
+    ("tsq-client time-a.example time-b.example time-c.example", "compare three servers: one that lies is named"),
+    ("tsq-client 127.0.0.1:4433 --ca lab/ca.pem -v", "a server with a certificate of your own; all columns, and each sample"),
+    ("tsq-client --watch time.example", "show the offset until Ctrl-C"),
+    ("tsq-client --json --count 10 time.example", "one JSON object, for programs"),
+)
 _EPILOG = """exit status: 0 every host gave the time; 1 some hosts did, or another failure; 2 usage; 3 no answer; 4 certificate
 refused; 5 name not found; 6 all answers rejected; 7 the server does not speak TSQ; 8 hosts gave the time, but no majority agrees or
 none may be used; 130 interrupted. The clock is never set."""
@@ -113,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             persistent=values.watch,
         )
     except KeyboardInterrupt:
-        # A second one, while the first was being seen to.
+        # A second Ctrl-C, while the first one was handled.
         return EXIT_INTERRUPTED
     finally:
         progress.clear()
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     now = clock_reading()
     chosen = selection(results, now=now)
     if values.json:
-        import json  # noqa: PLC0415 - not on the way of who does not ask for it
+        import json  # noqa: PLC0415 - loaded only where it is used
 
         print(json.dumps(report.as_json(results, chosen, tsq.__version__, now)))
     else:
@@ -149,17 +156,16 @@ def _print(
     for result in results:
         if result.error is not None:
             _say(f"{result.target}: {report.escaped(str(result.error))}")
-    _print_result(results, chosen, options.server_error, now)
+    _print_result(results, chosen, options.server_error, now, full=values.verbose)
 
 
-def _print_result(results: list[HostResult], chosen: Selection, assumed_error: float, now: ClockReading) -> None:
+def _print_result(results: list[HostResult], chosen: Selection, assumed_error: float, now: ClockReading, *, full: bool) -> None:
     for notice in report.clock_notices(chosen, now):
         _say(notice)
-    table = report.table(results, chosen)
+    table = report.table(results, chosen, streams.columns(), full=full, plain=streams.is_plain(sys.stdout))
     if table:
         print(table)
-        print(report.legend(chosen))
-        for line in [*report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
+        for line in [*report.legend(chosen, table), *report.unused(chosen, failed=True), report.redundancy(chosen, assumed_error)]:
             if line:
                 print(line)
         print(report.verdict(chosen))
@@ -208,17 +214,16 @@ def _options(values: argparse.Namespace) -> ClientOptions:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         PROGRAM,
-        description="Ask servers for the time over QUIC (TSQ), and print the clock's offset.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
+        ["[options] HOST [HOST ...]"],
+        "Ask servers for the time over QUIC (TSQ), and print the clock's offset.",
+        _EPILOG,
+        _EXAMPLES,
     )
-    add = parser.add_argument
-    add("host", nargs="+", metavar="HOST", help="HOST, HOST:PORT, IPv6 or [IPv6]:PORT; several are asked in parallel")
-    add("--port", type=checked(parse_port), default=DEFAULT_PORT, help="UDP port where HOST has none (default: %(default)s)")
-    seconds = checked(number)
+    add_hosts(parser, "several are asked in parallel")
+    add, seconds = parser.add_argument, checked(number)
     # None: not given.
     add(
         "--count",
@@ -227,21 +232,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"samples of each host (default: {_DEFAULTS.count}); with --watch all",
     )
     add("--interval", type=seconds, metavar="S", help=f"seconds between samples (default: {_DEFAULTS.interval}); with --watch 1")
-    add(
-        "--timeout",
-        type=seconds,
-        default=_DEFAULTS.timeout,
-        metavar="S",
-        help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
-    )
-    family = parser.add_mutually_exclusive_group()
-    family.add_argument("-4", dest="family", action="store_const", const=4, default=0, help="IPv4 only")
-    family.add_argument("-6", dest="family", action="store_const", const=6, help="IPv6 only")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file, in place of the system's")
-    trust.add_argument("--insecure", action="store_true", help="do not check certificates (for tests only)")
-    add("--server-name", metavar="NAME", help="name that the certificate must have (default: HOST)")
-    add("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
+    add_trust(parser, pins=False)
+    add_stream(parser)
     add("--session-file", metavar="FILE", help="keep session tickets here, for 0-RTT the next time")
     add(
         "--server-error",
@@ -257,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the sources' correctness intervals into this file: .png, .svg or .pdf (needs tsq-time[plot])",
     )
     add("--json", action="store_true", help="print one JSON object")
-    add("-v", "--verbose", action="store_true", help="print each sample's timestamps and who took them")
+    add("-v", "--verbose", action="store_true", help="print all columns, and each sample's timestamps and who took them")
     add("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 

@@ -8,11 +8,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TextIO
+from typing import Any, TextIO
 
 import tsq
 from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, hold_back, key_log
 from tsq.cli.numbers import number, whole_number
+from tsq.cli.parsers import Parser
 from tsq.dataplane.loop import ServingLoop
 from tsq.errors import ConfigError, TransportError, TSQError
 from tsq.host import shortage
@@ -38,8 +39,14 @@ _CLAIMED = LocalClock(stratum=1)
 _FILES_OF_ITS_OWN = 16
 _FILES_AN_ADDRESS = 2
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_EXAMPLES = (
+    ("tsq-server --cert fullchain.pem --key key.pem", "serve on UDP port 443 of all IPv4 addresses"),
+    ("tsq-server --listen 0.0.0.0:443 --listen [::]:443 --cert fullchain.pem --key key.pem", "the same, and IPv6"),
+    ("tsq-server --listen 127.0.0.1:4433 --self-signed lab --local-stratum 1", "a lab; clients trust lab/ca.pem"),
+)
 _EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew; SIGUSR1 writes
 uptime, connections and counters to standard error.
+
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
 
@@ -167,14 +174,28 @@ def _names(listen: list[Target], extra: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        PROGRAM, description="Serve the time of this machine's clock over QUIC (TSQ).", epilog=_EPILOG, allow_abbrev=False
+class _Listen(argparse.Action):
+    """Collects addresses; one that is given twice is an error, which binding it twice would not name."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object) -> None:
+        given: list[Target] = getattr(namespace, self.dest) or []
+        if values.port and any((ip_address(values.host), values.port) == (ip_address(one.host), one.port) for one in given):
+            raise argparse.ArgumentError(self, f"{values} is given twice")
+        setattr(namespace, self.dest, [*given, values])
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        PROGRAM,
+        ["--cert FILE --key FILE [options]", "--self-signed DIR [options]"],
+        "Serve the time of this machine's clock over QUIC (TSQ).",
+        _EPILOG,
+        _EXAMPLES,
     )
     add = parser.add_argument
     add(
         "--listen",
-        action="append",
+        action=_Listen,
         type=checked(parse_listen),
         metavar="ADDRESS:PORT",
         help=f"numeric address and UDP port, IPv6 in brackets, port 0 for any free one; repeats (default: 0.0.0.0:{DEFAULT_PORT})",

@@ -8,6 +8,7 @@ place where a command runs (standard streams, too few descriptors, too little me
 import gc
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from tsq.cli import streams
@@ -16,6 +17,7 @@ from tsq.host import shortage
 
 # As in `tsq.cli.common`, which is not loaded yet.
 _FAILED = 1
+_USAGE = 2
 _INTERRUPTED = 130
 # What a command needs to load its modules, to read a file or two, and to ask one host or listen at one address.
 _LEAST_FILES = 16
@@ -39,6 +41,29 @@ def server() -> int:
 def adjtime() -> int:
     """tsq-adjtime."""
     return _run("tsq-adjtime", "tsq.cli.adjtime")
+
+
+def package(arguments: Sequence[str]) -> int:
+    """`python -m tsq`: one of the commands, by its name without "tsq-"."""
+    name = arguments[0] if arguments else "--help"
+    if name in _COMMANDS:
+        run, _ = _COMMANDS[name]
+        sys.argv = [f"tsq-{name}", *arguments[1:]]
+        return run()
+    streams.secure("tsq")
+    if name in ("-h", "--help"):
+        rows = "".join(f"  {name:<8}  {what}\n" for name, (_, what) in _COMMANDS.items())
+        sys.stdout.write(f"usage: python -m tsq COMMAND [options]\n\ncommands:\n{rows}\nexamples:\n  python -m tsq client --help\n")
+        return _FAILED if streams.lost_output() is not None else 0
+    sys.stderr.write(f"tsq: error: unknown command {name!r} (expected {', '.join(_COMMANDS)})\n")
+    return _USAGE
+
+
+_COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
+    "client": (client, "tsq-client: ask servers for the time, and print the clock's offset"),
+    "server": (server, "tsq-server: serve the time of this machine's clock"),
+    "adjtime": (adjtime, "tsq-adjtime: ask servers for the time, and set this machine's clock once"),
+}
 
 
 def _run(program: str, module: str) -> int:

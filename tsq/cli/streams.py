@@ -10,8 +10,13 @@ import contextlib
 import io
 import os
 import select
+import shutil
 import sys
 from typing import TextIO
+
+from tsq.report import plain
+
+_COLUMNS = 80
 
 
 class _Output(io.FileIO):
@@ -69,6 +74,16 @@ def lost_output() -> OSError | None:
     return raw.lost
 
 
+def columns() -> int:
+    """The width of standard output: the terminal's, else 80."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else _COLUMNS
+
+
+def is_plain(stream: TextIO | None) -> bool:
+    """Whether a stream's encoding lacks "±" or another sign that results are written with."""
+    return not plain.has_signs(getattr(stream, "encoding", None) or "utf-8")
+
+
 def draws(stream: TextIO | None) -> bool:
     """Whether a stream is a terminal that takes escape sequences: not one that says of itself that it is dumb, or says nothing."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
@@ -92,5 +107,5 @@ def _wrapped(stream: TextIO | None, fd: int, program: str) -> io.TextIOWrapper:
         buffer = io.BufferedWriter(_Output(fd, program))  # type: ignore[type-var]
     except OSError:
         # Not even /dev/null could be opened in its place.
-        return io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
-    return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_lines, write_through=at_once)
+        return io.TextIOWrapper(io.BytesIO(), encoding, plain.ERRORS)
+    return io.TextIOWrapper(buffer, encoding, plain.ERRORS, line_buffering=by_lines, write_through=at_once)

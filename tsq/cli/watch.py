@@ -16,6 +16,7 @@ from tsq.client.polling import NO_CONNECTION
 from tsq.client.result import HostResult, selection
 from tsq.host.clock import clock_reading
 from tsq.report import text as report
+from tsq.report.plain import in_ascii
 from tsq.timing.local_clock import ClockReading
 
 _LEAST_PERIOD = 0.2
@@ -72,8 +73,8 @@ class Watch:
     def _draw(self, results: list[HostResult]) -> None:
         reading = self._read()
         chosen = selection(results, now=reading)
-        size = shutil.get_terminal_size()
-        text = [*report.table(results, chosen).splitlines(), *report.unused(chosen, failed=True)]
+        size, plain = shutil.get_terminal_size(), streams.is_plain(sys.stdout)
+        text = [*report.table(results, chosen, size.columns - 1, plain=plain).splitlines(), *report.unused(chosen, failed=True)]
         text += [f"{result.target}: {report.escaped(notice)}" for result in results for notice in result.notices]
         text += report.clock_notices(chosen, reading)
         if chosen.agreed is not None:
@@ -81,7 +82,8 @@ class Watch:
         text += [report.redundancy(chosen, self._assumed), report.verdict(chosen), "Ctrl-C ends"]
         # A line that wraps, or one too many, could not be taken back.
         most = size.columns - 1
-        lines = [one if len(one) <= most else f"{one[: most - 1]}…" for one in text if one][: size.lines - 1]
+        text = [in_ascii(one) if plain else one for one in text if one]
+        lines = [report.shortened(one, most, "~" if plain else "…") for one in text][: size.lines - 1]
         view = self._erase() + "\n".join(lines) + "\n"
         # Before it is drawn: Ctrl-C may come in the next moment, and `clear` must know of it.
         self._drawn = len(lines)

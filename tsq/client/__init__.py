@@ -1,5 +1,5 @@
-"""The client's role: requests out, samples in. The lower modules do no I/O; `blocking` and `asynchronous` drive them.
+"""The client's role: requests out, samples in. Only `blocking`, `asynchronous` and `async_query` wait; `resolving` blocks.
 
-From the top, each using only what comes after it: `asynchronous`, `blocking`, `polling`, `association`, `attempt`, `channel`,
-`exchange`, `result`.
+From the top, each using only what comes after it: `asynchronous`, `async_query`, `blocking`, `host_query`, `polling`,
+`association`, `attempt`, `resolving`, `network_errors`, `channel`, `exchange`, `result`.
 """

@@ -1,7 +1,7 @@
-"""The association with one host, without waiting: its addresses, the attempts to reach it, the connection that serves.
+"""The association with one host, without waiting: its addresses, the attempts to reach it, the connection in use.
 
-Comes in: addresses, the monotonic time, which sockets can be read. Goes out: what its driver has to see to (`wants_addresses`,
-`deadline`, sockets that are opened and closed), and one outcome for every request. Both clients drive this; it must never wait, and
+Comes in: addresses, the monotonic time, which sockets can be read. Goes out: what its driver must do (`wants_addresses`,
+`deadline`, sockets that are opened and closed), and one outcome for every request. All clients drive this. It must never wait, and
 never leave a request without an outcome.
 """
 
@@ -9,28 +9,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from tsq.client.attempt import Address, Attempt, network_error
+from tsq.client.attempt import Attempt
 from tsq.client.channel import Channel, Outcome
+from tsq.client.network_errors import network_error
+from tsq.client.resolving import Address
 from tsq.errors import ConnectionLost, TSQError, rank
 from tsq.quic.outcome import is_idle
 from tsq.timing.sample import Reason, Sample
 
-# The next address is tried as soon as one fails or stays silent for so long (RFC 8305 in spirit).
+# Try the next address when one fails or is silent for this time (as in RFC 8305).
 _STAGGER = 0.25
-# Seconds between the beginnings of two rounds of attempts; doubled with each round, until a sample is valid again.
+# Seconds between the starts of two rounds of attempts; doubled with each round, until a sample is valid again.
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 8.0
-# Between two of which somebody waits for the outcome.
+# The same while a caller waits for a connection.
 _LONGEST_PAUSE_ON_DEMAND = 1.0
-# So many requests in a row without an answer: the connection is not good, even if something comes on it.
+# With this many requests in a row without an answer the connection is bad, even if packets arrive on it.
 _MOST_UNANSWERED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """What an association needs of its driver.
+    """What an association needs from its driver.
 
-    open: a socket and a session for an address; raises OSError where there is no way to it. opened, closing: called when an
+    open: a socket and a channel for an address; raises OSError if it cannot be reached. opened, closing: called when an
     attempt's socket begins and ceases to be read. clock: the monotonic time; unix_ns: the system clock.
     """
 
@@ -42,7 +44,7 @@ class Driver:
 
 
 class Association:
-    """Connects on `connect`; connects again, beside the old connection, when that seems dead.
+    """Connects on `connect`; connects again, beside the old connection, if that seems dead.
 
     wants_addresses: `resolved` or `not_resolved` is to be called. connecting: a round of attempts is under way. failure: why the
     last round failed. loss: why the last connection ended. lost: why there is none now, after there was one that was not merely
@@ -59,7 +61,7 @@ class Association:
         self.lost: TSQError | None = None
         self.retry_at = 0.0
         self.connections = 0
-        # What served before and still has requests under way: they may yet be answered.
+        # The connection that was used before, while its last requests may still be answered.
         self._replaced: Attempt | None = None
         self._driver = driver
         self._numbers = count()
@@ -73,7 +75,7 @@ class Association:
         self._idle = False
         self._fresh = False
         self._zero_rtt = False
-        # Whether an earlier connection gave samples, and nobody has said since what the server's clock is worth.
+        # Whether an earlier connection gave samples, and the server has not reported the state of its clock since.
         self._state_unknown = False
         self._again = 0
         self._again_because = ""
@@ -83,40 +85,40 @@ class Association:
         self._ticket_notice = ""
 
     @property
-    def session(self) -> Channel | None:
-        """The session that serves; None while there is no connection."""
-        return None if self.chosen is None else self.chosen.session
+    def channel(self) -> Channel | None:
+        """The channel in use; None while there is no connection."""
+        return None if self.chosen is None else self.chosen.channel
 
     @property
     def waiting(self) -> int:
         """How many requests have no outcome yet."""
-        return sum(attempt.session.waiting for attempt in (self.chosen, self._replaced) if attempt is not None)
+        return sum(attempt.channel.waiting for attempt in (self.chosen, self._replaced) if attempt is not None)
 
     @property
     def latest(self) -> Attempt | None:
-        """The connection that serves, or the attempt that ended last."""
+        """The connection in use, or the attempt that ended last."""
         return self.chosen or self._latest
 
     @property
     def zero_rtt(self) -> bool:
         """Whether a request of the first flight was answered, on the first connection."""
-        session = None if self.latest is None else self.latest.session
-        return self._zero_rtt or (session is not None and session.zero_rtt)
+        channel = None if self.latest is None else self.latest.channel
+        return self._zero_rtt or (channel is not None and channel.zero_rtt)
 
     @property
     def state_unknown(self) -> bool:
-        """Whether there are samples, and the server was asked about its own clock and has answered that on no connection since."""
-        return self._unknown_with(None if self.chosen is None else self.chosen.session)
+        """Whether there are samples, and the server was asked about its own clock and has not answered that since."""
+        return self._unknown_with(None if self.chosen is None else self.chosen.channel)
 
-    def _unknown_with(self, session: Channel | None) -> bool:
-        if session is None:
+    def _unknown_with(self, channel: Channel | None) -> bool:
+        if channel is None:
             return self._state_unknown
-        return session.state_unknown or (self._state_unknown and not session.exchange.state_answered)
+        return channel.state_unknown or (self._state_unknown and not channel.exchange.state_answered)
 
     @property
     def notices(self) -> list[str]:
         """What a user should know of the connections."""
-        notices = [] if self.latest is None else list(self.latest.session.notices)
+        notices = [] if self.latest is None else list(self.latest.channel.notices)
         if self._ticket_notice:
             notices.append(self._ticket_notice)
         if self._again:
@@ -126,7 +128,7 @@ class Association:
 
     def deadline(self, now: float) -> float | None:
         """When `advance` is due."""
-        times = [attempt.session.deadline for attempt in self.attempts]
+        times = [attempt.channel.deadline for attempt in self.attempts]
         times += [now for attempt in self.attempts if attempt.backlog]
         if self._fresh:
             times.append(now)
@@ -136,12 +138,12 @@ class Association:
 
     @property
     def doubtful(self) -> bool:
-        """Whether there is a connection, and no sign of life on it since something failed."""
-        return self.chosen is not None and (self.chosen.session.send_failed or self.chosen.session.silent)
+        """Whether there is a connection, but a send failed or nothing arrived in the time of the last request."""
+        return self.chosen is not None and (self.chosen.channel.send_failed or self.chosen.channel.silent)
 
     @property
     def retry_on_demand_at(self) -> float:
-        """When a new round may begin because somebody waits for it."""
+        """When a new round may begin if a caller waits for it."""
         return min(self.retry_at, self._began_at + _LONGEST_PAUSE_ON_DEMAND)
 
     def connect(self, now: float, *, on_demand: bool = False) -> None:
@@ -157,7 +159,7 @@ class Association:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def resolved(self, addresses: Sequence[Address], now: float) -> None:
-        """The host's addresses, in the order in which they are to be tried."""
+        """The host's addresses, in the order in which to try them."""
         if not self.wants_addresses:
             return
         self.wants_addresses = False
@@ -166,15 +168,15 @@ class Association:
         self._next_attempt = now
 
     def not_resolved(self, error: TSQError, now: float) -> None:
-        """The name could not be looked up. Where the network is down, no name can: the last addresses are tried."""
+        """The name could not be looked up. Try the last addresses: while the network is down, no name can be looked up."""
         self._note_failure(error)
         self.resolved(self._known, now)
 
     def ask(self, now: float, *, counted: bool = True, patience: float | None = None) -> int:
-        """Put a request under way; its number. Without a connection its outcome is there at once."""
+        """Send a request; its number. Without a connection its outcome is there at once."""
         at_ns = self._driver.unix_ns()
         if self.chosen is not None:
-            return self.chosen.session.ask(now, counted=counted, at_ns=at_ns, patience=patience)
+            return self.chosen.channel.ask(now, counted=counted, at_ns=at_ns, patience=patience)
         number = next(self._numbers)
         error = self.failure or self.loss
         detail = "no connection" if error is None else f"no connection: {error.found}"
@@ -199,12 +201,12 @@ class Association:
                 self.lost = self.failure
 
     def pump(self, now: float) -> None:
-        """Send what was asked for just now."""
+        """Send the requests that `ask` has just made."""
         if self.chosen is not None:
             self._send_and_collect(self.chosen, now)
 
     def finish(self, now: float) -> None:
-        """Close everything; every request that waits ends."""
+        """Close everything; every request without an outcome ends."""
         self._abandon(now)
         ending, self.chosen, self._replaced = (self._replaced, self.chosen), None, None
         for attempt in ending:
@@ -224,18 +226,18 @@ class Association:
                 continue
             self.attempts.append(attempt)
             self._driver.opened(attempt)
-            # Later connections are for requests that are still to come: none goes early.
-            attempt.session.start(now, at_ns=self._driver.unix_ns(), early=self.connections == 0)
+            # 0-RTT is for the first connection only: later ones are made before their requests.
+            attempt.channel.start(now, at_ns=self._driver.unix_ns(), early=self.connections == 0)
             self._next_attempt = now + _STAGGER
 
     def _tend(self, attempt: Attempt, now: float) -> None:
-        session = attempt.session
+        channel = attempt.channel
         if attempt.backlog:
             attempt.readable(now, clock=self._driver.clock)
-        due = session.deadline
+        due = channel.deadline
         if due is not None and due <= now:
-            session.handle_timer(now)
-        if session.established and session.error is None and attempt in self._candidates():
+            channel.handle_timer(now)
+        if channel.established and channel.error is None and attempt in self._candidates():
             self._choose(attempt, now)
             # What ends the handshake waits for the first request, so that both go in one datagram; `deadline` says until when.
             self._fresh = True
@@ -243,25 +245,25 @@ class Association:
         self._send_and_collect(attempt, now)
 
     def _send_and_collect(self, attempt: Attempt, now: float) -> None:
-        session = attempt.session
+        channel = attempt.channel
         self._fresh = self._fresh and attempt is not self.chosen
         attempt.pump(now)
         if attempt is self.chosen:
-            self._collect(session, now)
+            self._collect(channel, now)
         elif attempt is self._replaced:
-            self._outcomes += session.take()
-            if not session.waiting:
+            self._outcomes += channel.take()
+            if not channel.waiting:
                 self._replaced = None
                 self._drop(attempt, now)
                 return
-        if session.error is not None:
-            self._ended(attempt, session.error, now)
+        if channel.error is not None:
+            self._ended(attempt, channel.error, now)
 
     def _choose(self, attempt: Attempt, now: float) -> None:
-        """The first attempt whose handshake completes serves, and takes the place of a connection that seemed dead."""
+        """Use the first attempt whose handshake completes, in place of a connection that seemed dead."""
         old, self.chosen = self.chosen, attempt
         if old is not None:
-            why = "requests could not be sent" if old.session.send_failed else "the server did not answer any more"
+            why = "requests could not be sent" if old.channel.send_failed else "the server did not answer any more"
             self.loss = ConnectionLost(why)
             self._again_because = why
             self._replace(old, now)
@@ -275,7 +277,7 @@ class Association:
         self.failure = self.lost = None
 
     def _replace(self, old: Attempt, now: float) -> None:
-        """Let the old connection stay until the requests on it have ended."""
+        """Keep the old connection until its requests have ended."""
         if self._replaced is not None:
             older, self._replaced = self._replaced, None
             self._drop(older, now)
@@ -283,26 +285,26 @@ class Association:
         self._replaced = old
 
     def _end_requests(self, attempt: Attempt, error: TSQError) -> None:
-        attempt.session.fail(error)
-        self._outcomes += attempt.session.take()
+        attempt.channel.fail(error)
+        self._outcomes += attempt.channel.take()
 
     def _abandon(self, now: float) -> None:
-        """End the round of attempts: there is a connection that serves."""
+        """End the round of attempts: there is a connection to use."""
         for other in self._candidates():
             self._drop(other, now)
         self.connecting = self.wants_addresses = False
         self._addresses = []
 
-    def _collect(self, session: Channel, now: float) -> None:
+    def _collect(self, channel: Channel, now: float) -> None:
         """Take the outcomes, and learn from them how good the connection is."""
-        outcomes = session.take()
+        outcomes = channel.take()
         self._outcomes += outcomes
         if any(outcome.sample.valid for outcome in outcomes):
             self._pause = _FIRST_PAUSE
             if self.connecting:
-                # It lives.
+                # The connection works.
                 self._abandon(now)
-        elif session.error is None and (session.send_failed or session.silent or session.unanswered >= _MOST_UNANSWERED):
+        elif channel.error is None and (channel.send_failed or channel.silent or channel.unanswered >= _MOST_UNANSWERED):
             self.connect(now)
 
     def _ended(self, attempt: Attempt, error: TSQError, now: float) -> None:
@@ -311,9 +313,9 @@ class Association:
         elif attempt is self.chosen:
             self.chosen = None
             self.loss = error
-            # A connection that is not used ends by itself; that is not reported.
+            # Do not report that a connection idled out which was not in use.
             lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
-            self._idle = is_idle(error) and not lost and not attempt.session.send_failed
+            self._idle = is_idle(error) and not lost and not attempt.channel.send_failed
             self.lost = None if self._idle else error
         else:
             self._candidate_failed(attempt, error)
@@ -321,9 +323,9 @@ class Association:
         self._drop(attempt, now)
 
     def _candidate_failed(self, attempt: Attempt, error: TSQError) -> None:
-        """Note why; where its session ticket may be the reason, the same address is tried without: tickets never cost the time."""
+        """Note why. If its session ticket may be the reason, try the same address without it."""
         if attempt.ticket_failed and attempt.origin is not None and attempt.origin not in self._without_ticket:
-            # The ticket is out of its file by now.
+            # The ticket was removed from its file when it was taken.
             self._without_ticket.append(attempt.origin)
             self._addresses.insert(0, attempt.origin)
             self._ticket_notice = f"the session ticket is good for nothing ({error.found}); asked again without"
@@ -331,7 +333,7 @@ class Association:
         self._note_failure(error)
 
     def _note_failure(self, error: TSQError) -> None:
-        """Of all that failed, what says most is reported."""
+        """Keep the error that says most about the server."""
         if self._worst is None or rank(error) < rank(self._worst):
             self._worst = error
 
@@ -339,7 +341,7 @@ class Association:
         self._driver.closing(attempt)
         attempt.finish(now)
         self.attempts.remove(attempt)
-        self._zero_rtt = self._zero_rtt or attempt.session.zero_rtt
-        self._state_unknown = self._unknown_with(attempt.session)
-        if self._latest is None or attempt.session.established or not self._latest.session.established:
+        self._zero_rtt = self._zero_rtt or attempt.channel.zero_rtt
+        self._state_unknown = self._unknown_with(attempt.channel)
+        if self._latest is None or attempt.channel.established or not self._latest.channel.established:
             self._latest = attempt

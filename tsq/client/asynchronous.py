@@ -1,7 +1,7 @@
-"""The asynchronous client: a connection that is kept, and made again when it is lost, inside an asyncio program.
+"""The asynchronous client: a connection that stays open, and is made again when it is lost, inside an asyncio program.
 
-Comes in: a host and options. Goes out: samples and estimates, as often as they are asked for. It waits, and nothing else: whom to
-reach and how is for `Association`, how to ask for `Channel`.
+Comes in: a host and options. Goes out: samples and estimates, one for each call. It waits, and does nothing else: `Association` and
+`Channel` decide. A call that is cancelled must never give its sample to another call.
 """
 
 import asyncio
@@ -14,20 +14,21 @@ from typing import Self
 
 from tsq._fast import clock_ns
 from tsq.client.association import Association, Driver
-from tsq.client.attempt import Attempt, open_attempt, resolve, with_precision
+from tsq.client.attempt import Attempt, open_attempt, with_precision
 from tsq.client.channel import Outcome
 from tsq.client.exchange import Rules
-from tsq.client.polling import LAST_WAIT, host_result, why_nothing
-from tsq.client.result import HostResult
+from tsq.client.polling import LAST_WAIT, host_result, no_sample_error
+from tsq.client.resolving import resolve
+from tsq.client.result import QueryResult
 from tsq.errors import ConnectionLost, TSQError
-from tsq.options import ClientOptions, Target, parse_target
+from tsq.options import ClientOptions, Target, as_options, as_target
 from tsq.quic import tls
 from tsq.timing.sample import Reason, Sample
 
-# Before an event loop runs, which would stand still for it.
+# Here, because it would block a running event loop.
 tls.load_checks()
 
-# A 0-RTT request that left longer ago than this says nothing about now.
+# Seconds. The sample of a 0-RTT request that was sent longer ago is too old for a call that begins now.
 _EARLY_IS_FRESH = 0.5
 
 
@@ -38,9 +39,9 @@ class Client:
             sample = await client.sample()
             result = await client.measure(count=8, interval=0.1)
 
-    Entering connects: to every address of the host, the next one as soon as one fails or stays silent for 0.25 s, each for
-    options.timeout seconds; where none can be reached, it raises the TSQError that says most. A connection that is lost later on is
-    made again by the next `sample`.
+    Entering connects. It tries every address of the host, the next one when one fails or is silent for 0.25 s, each for
+    options.timeout seconds. If none can be reached, it raises the TSQError that says most. If the connection is lost later, the
+    next `sample` connects again.
     """
 
     def __init__(self, target: Target, options: ClientOptions, rules: Rules | None = None) -> None:
@@ -56,27 +57,27 @@ class Client:
         self._look_up: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        # Outcomes of the requests that somebody waits for; None: there is none yet.
+        # Outcomes of the requests that a call waits for; None: there is none yet.
         self._awaited: dict[int, Outcome | None] = {}
         self._broken: Exception | None = None
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know of this connection."""
+        """What a user should know about this connection."""
         more = [] if self._association is None else self._association.notices
         return list(dict.fromkeys([*self._notices, *more]))
 
     async def sample(self) -> Sample:
         """One exchange; its sample, valid or with its reason, within options.timeout seconds.
 
-        Where the connection was lost it is made again first, in the same time. Raises TransportError where that fails, or where the
-        connection is lost meanwhile.
+        If the connection was lost, connect again first, in the same time. Raises TransportError if that fails, or if the connection
+        is lost meanwhile.
         """
         return (await self._exchange(keep=False)).sample
 
-    async def measure(self, count: int = 3, interval: float = 0.1) -> HostResult:
-        """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError where none is valid."""
-        # The same limits as for a run of another kind.
+    async def measure(self, count: int = 3, interval: float = 0.1) -> QueryResult:
+        """Several exchanges, `interval` seconds apart, and what they say together. Raises TSQError if none is valid."""
+        # Check the limits of both.
         replace(self._options, count=count, interval=interval)
         numbers = []
         try:
@@ -85,17 +86,17 @@ class Client:
                     await asyncio.sleep(interval)
                 numbers.append((await self._exchange(keep=True)).number)
             association = self._open_association()
-            while association.session is not None and association.session.wants_one_more:
+            while association.channel is not None and association.channel.wants_one_more:
                 await self._one_more(association)
             kept = [self._awaited[number] for number in numbers]
         finally:
             for number in numbers:
                 self._awaited.pop(number, None)
         samples = [outcome.sample for outcome in kept if outcome is not None]
-        error = why_nothing(samples, association.loss if association.session is None else None)
+        error = no_sample_error(samples, association.loss if association.channel is None else None)
         if error is not None:
             raise error
-        return host_result(self.target, self._options, association, samples, notices=self.notices)
+        return QueryResult.of(host_result(self.target, self._options, association, samples, notices=self.notices))
 
     async def close(self) -> None:
         """Close the connection. A call that waits for a sample gets an error."""
@@ -129,17 +130,17 @@ class Client:
         await self.close()
 
     async def _connect(self, association: Association) -> None:
-        """Have a connection, by one round of attempts, or raise why there is none. A doubtful one is better than none."""
+        """Make a connection, by one round of attempts, or raise why there is none. Keep a doubtful one if there is no other."""
         if not association.connecting:
             await asyncio.sleep(association.retry_on_demand_at - self._now())
-            if association.session is None or association.doubtful:
+            if association.channel is None or association.doubtful:
                 association.connect(self._now(), on_demand=True)
                 self._tend(association)
-        while association.session is None or association.doubtful:
+        while association.channel is None or association.doubtful:
             if self._broken is not None or self._association is not association:
                 raise self._broken or ConnectionLost("the client was closed")
             if not association.connecting:
-                if association.session is not None:
+                if association.channel is not None:
                     return
                 raise association.failure or ConnectionLost("no connection")
             await self._wait()
@@ -149,7 +150,7 @@ class Client:
         async with self._one_at_a_time:
             association = self._open_association()
             until = self._now() + self._options.timeout
-            if association.session is None or association.doubtful:
+            if association.channel is None or association.doubtful:
                 try:
                     async with asyncio.timeout_at(until):
                         await self._connect(association)
@@ -171,7 +172,7 @@ class Client:
             return outcome
 
     def _early_request(self) -> int | None:
-        """The 0-RTT request, once, for a sample that is wanted right after entering."""
+        """The number of the 0-RTT request, once, for the first call after entering, unless it was sent too long ago."""
         number, self._early = self._early, None
         if number is not None and self._now() - self._entered > _EARLY_IS_FRESH:
             self._awaited.pop(number, None)
@@ -190,16 +191,16 @@ class Client:
             await self._wait()
 
     async def _one_more(self, association: Association) -> None:
-        """A request that makes no sample, but the last one exact; it is good without, so this never fails."""
+        """Send a request that makes no sample, but makes the last one exact. Never fails: the samples are good without it."""
         async with self._one_at_a_time:
-            session = association.session
-            if session is None:
+            channel = association.channel
+            if channel is None:
                 return
-            session.ask_last(self._now())
+            channel.ask_last(self._now())
             self._tend(association)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WAIT):
-                    while session.waiting and session.error is None:
+                    while channel.waiting and channel.error is None:
                         await self._wait()
 
     def _open_association(self) -> Association:
@@ -228,7 +229,7 @@ class Client:
             self._tend(self._association)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """From the event loop: whatever fails there is raised to whoever waits for a sample, who would wait for ever."""
+        """Call it from the event loop. Raise what fails to the calls that wait for a sample, which would wait for ever."""
         try:
             call()
         except Exception as error:
@@ -251,9 +252,9 @@ class Client:
 
     def _collect(self, association: Association) -> None:
         if self._first and association.connections:
-            # Before the outcomes are taken: the answer to a 0-RTT request may be among them.
+            # Before taking the outcomes: the answer to a 0-RTT request may be among them.
             self._first = False
-            self._early = None if association.latest is None else association.latest.session.early
+            self._early = None if association.latest is None else association.latest.channel.early
             if self._early is not None:
                 self._awaited[self._early] = None
         for outcome in association.take():
@@ -284,4 +285,4 @@ class Client:
 
 def connect(host: str | Target, options: ClientOptions | None = None, *, rules: Rules | None = None) -> Client:
     """A client for one server, to be used with `async with`. host: "name", "name:port", "[v6]:port" or a Target."""
-    return Client(parse_target(host) if isinstance(host, str) else host, options or ClientOptions(), rules)
+    return Client(as_target(host), as_options(options), rules)

@@ -1,8 +1,8 @@
-"""A client's dealings with one server address, without I/O: connection and exchanges put together.
+"""One connection to one server address with its exchanges, without I/O.
 
-Comes in: received datagrams with their receive times, departure times, the monotonic time. Goes out: datagrams to send, one
-outcome for every request, an error when it is over. It must never read a clock or touch a socket (its driver does), and
-never leave a request without an outcome, whatever fails.
+Comes in: received datagrams with their receive timestamps, transmit timestamps, the monotonic time. Goes out: datagrams to send,
+one outcome for every request, an error at the end. It must never read a clock or touch a socket (its driver does), and never leave
+a request without an outcome, whatever fails.
 """
 
 from collections import deque
@@ -20,20 +20,20 @@ from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason, Sample, StampSource
 from tsq.wire.message import Mode, is_response
 
-# How long an answer to a 0-RTT request may come after the handshake is complete, at least.
+# How long to wait for the answer to a 0-RTT request after the handshake is complete, at least.
 _EARLY_GRACE = 0.02
 _HELD_BACK_PAUSE = 0.005
 _SHORT_DELAY = 0.001
 _RECENT = 64
-# So many of its answers a server remembers (docs/reference/protocol.md R12).
+# How many of its answers a server remembers (docs/reference/protocol.md R12).
 _REMEMBERED_BY_SERVER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request. number: the one that `Channel.ask` gave; one that comes again is the same sample with its exact T3.
+    """The end of a request. number: from `Channel.ask`; an outcome with the same number again is the same sample with its exact T3.
 
-    counted: False for a request that was to make no sample, but got a wrong answer, which a user must see.
+    counted: False for a request that makes no sample, but got a wrong answer, which a user must see.
     """
 
     number: int
@@ -57,7 +57,7 @@ class _Request:
 class Channel:
     """One connection to one address. `take` gives the outcomes of its requests; `error` ends it.
 
-    numbers: where the numbers of requests come from; sessions that share it share no number.
+    numbers: the source of the requests' numbers; channels with one source never use the same number.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Channel:
         self._held_back: list[_Request] = []
         self._streams: dict[int, bytes] = {}
         self._outcomes: list[Outcome] = []
-        # The newest valid ones, of which later answers may tell more.
+        # The newest valid ones, which later answers may make exact.
         self._recent: deque[Outcome] = deque(maxlen=_RECENT)
         self._ended = 0
         self._any_exact = False
@@ -130,7 +130,7 @@ class Channel:
         return any(not request.counted for request in self._requests.values())
 
     @property
-    def gains_by_warmth(self) -> bool:
+    def gains_by_warming(self) -> bool:
         """Whether a request sent just before makes the next sample better.
 
         A path that has rested takes longer one way than the other, some microseconds: only where the delay is short does that show.
@@ -193,7 +193,7 @@ class Channel:
         """Put one more request under way, which leaves with the next `datagrams`; its number.
 
         counted: False for one that makes no sample. at_ns: the Unix time, which is the sample's T1 where the request never leaves.
-        patience: how long to wait for the answer, where that is shorter than the session's time-out.
+        patience: how long to wait for the answer, where that is shorter than the channel's time-out.
         """
         wait = self._timeout if patience is None else min(patience, self._timeout)
         request = _Request(next(self._numbers), counted, now, at_ns, now + wait)
@@ -206,7 +206,7 @@ class Channel:
         return request.number
 
     def ask_last(self, now: float) -> None:
-        """Ask once more for what only a later answer can tell; where `wants_one_more`."""
+        """Send one more request for what only a later answer can report; only if `wants_one_more`."""
         self._last_revised = False
         self._last_asked += 1
         self.ask(now, counted=False)
@@ -217,7 +217,7 @@ class Channel:
         return taken
 
     def datagrams(self, now: float) -> list[bytes]:
-        """What to send now; when it holds requests, `departed` or `not_departed` must follow."""
+        """What to send now; when it holds requests, `sent` or `not_sent` must follow."""
         if not self._leaving:
             return [data for data, _ in self._connection.flush(now)]
         messages, self._messages = self._messages, []
@@ -236,31 +236,31 @@ class Channel:
 
     @property
     def has_leaving(self) -> bool:
-        """Whether the last `datagrams` held requests, whose departure time counts."""
+        """Whether the last `datagrams` held requests, whose transmit timestamps count."""
         return bool(self._leaving)
 
-    def departed(self, departure: Transmission, reading: ClockReading | None = None) -> None:
-        """When the last `datagrams` left. reading: of the local clock, taken just before.
+    def sent(self, transmission: Transmission, reading: ClockReading | None = None) -> None:
+        """The last `datagrams` were sent. reading: of the local clock, taken just before.
 
-        Where only some of them left, all requests count as sent: it is not known which ones did.
+        If only some of them were sent, all requests count as sent: it is not known which ones were.
         """
         self.send_failed = False
-        source = StampSource.KERNEL if departure.kernel else StampSource.USER
+        source = StampSource.KERNEL if transmission.kernel else StampSource.USER
         for nonce in self._leaving:
             if nonce in self._requests:
-                self.exchange.sent(nonce, departure.at_ns, source, reading)
+                self.exchange.sent(nonce, transmission.at_ns, source, reading)
         self._leaving.clear()
 
-    def not_departed(self, why: str, reading: ClockReading | None = None) -> None:
-        """Nothing of the last `datagrams` left: the requests in it end. On streams QUIC sends them again.
+    def not_sent(self, why: str, reading: ClockReading | None = None) -> None:
+        """None of the last `datagrams` was sent: their requests end. On streams QUIC sends them again.
 
-        reading: as in `departed`.
+        reading: as in `sent`.
         """
         self.send_failed = True
         leaving, self._leaving = self._leaving, []
         for nonce in leaving:
             if self.mode is Mode.STREAM and nonce in self._requests:
-                # Early, if anything: it may only widen the bound.
+                # If it is wrong, it is too early, which only widens the bound.
                 self.exchange.sent(nonce, self._requests[nonce].at_ns, StampSource.USER, reading)
             elif (request := self._forget(nonce)) is not None:
                 self.exchange.withdraw(nonce)
@@ -296,7 +296,7 @@ class Channel:
             )
 
     def fail(self, error: TSQError) -> None:
-        """End it: the network says that it cannot go on."""
+        """End it, because of an error that the network reports."""
         if self.error is None:
             self._end(error)
 
@@ -306,7 +306,7 @@ class Channel:
         self._connection.close()
 
     def _after(self, now: float) -> None:
-        """Take note of what the connection has become."""
+        """Note that the connection was established or has ended."""
         connection = self._connection
         if connection.handshake is not None and not self.established and self.error is None:
             self._establish(now, connection.early_accepted)

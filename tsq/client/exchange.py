@@ -1,7 +1,7 @@
 """The client's role without I/O: request -> matching response -> Sample (docs/reference/protocol.md R4, R6, R8, R11).
 
-Comes in: the bytes of answers, and when things left and arrived. Goes out: requests and Samples. T1 and T4 never leave it. It must
-never read a clock, and never make a sample from an answer whose nonce it did not ask with.
+Comes in: the bytes of answers, transmit and receive timestamps. Goes out: requests and Samples. T1 and T4 are never sent. It must
+never read a clock, and never make a sample from an answer whose nonce is not that of one of its requests.
 """
 
 import os
@@ -12,21 +12,21 @@ from math import inf
 from typing import Protocol
 
 from tsq._fast import ns_from_ntp
-from tsq.errors import MalformedMessage, SignatureError
+from tsq.errors import ConfigError, MalformedMessage, SignatureError
+from tsq.options import check_number, check_type
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
 from tsq.timing.server_state import ServerState, server_state
 from tsq.wire.message import ErrorReply, Mode, Response, SignatureBlock, decode_response, encode_request
 from tsq.wire.tlv import EXACT_T3, NONCE_SIZE, STATE_KEYS
 
-# What R12's metadata tells: 8 bytes of nonce and an NTP timestamp, in hex.
+# The value of R12's metadata: 8 bytes of a nonce and an NTP timestamp, in hex.
 _PREFIX_SIZE = 8
 _EXACT_SIZE = 32
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _REMEMBERED = 64
 _LEAST_PRECISION_NS = 1
-# Seconds. Seldom, because the data plane does not answer what asks about the server; but the question is put again soon if its
-# answer stays away.
+# Seconds. Rarely, because the data plane does not answer a request that asks about the server. If no answer comes, ask again soon.
 STATE_INTERVAL = 32.0
 _STATE_PATIENCE = 0.05
 
@@ -42,10 +42,10 @@ class Checks(Protocol):
 class Rules:
     """What a client asks for and what it believes.
 
-    precision_ns: of the local clock, None to have it measured; era_pivot_ns: NTP timestamps are read in the era that is nearest to
-    this Unix time, None for the local clock's (R9); offset_limit: in seconds; exact: ask when each answer really left,
-    to be told in the next one (R12); state_interval: seconds between questions about the server's own clock, the first of which
-    goes with the first request (R13), None for no such question; metadata_query: send 247 with every request.
+    precision_ns: of the local clock; None: measure it. era_pivot_ns: read NTP timestamps in the era that is nearest to this Unix
+    time; None: the local clock's (R9). offset_limit: in seconds. exact: ask for the transmit timestamp of each answer, which the
+    server reports in the next answer (R12). state_interval: seconds between questions about the server's own clock, the first of
+    which goes with the first request (R13); None: do not ask. metadata_query: send 247 with every request.
     """
 
     verifier: Checks | None = None
@@ -58,8 +58,29 @@ class Rules:
     exact: bool = True
     state_interval: float | None = STATE_INTERVAL
 
+    def __post_init__(self) -> None:
+        if self.verifier is not None and not callable(getattr(self.verifier, "check", None)):
+            raise ConfigError(f"verifier {self.verifier!r}", expected="a tsq.wire.signature.Verifier")
+        check_type("metadata_query", self.metadata_query, bool)
+        check_type("exact", self.exact, bool)
+        if self.metadata is not None:
+            if not isinstance(self.metadata, Mapping):
+                raise ConfigError(f"metadata {self.metadata!r}", expected="a mapping from text to text")
+            for text in (*self.metadata.keys(), *self.metadata.values()):
+                check_type("metadata", text, str)
+        for name, least in (("precision_size", 1), ("precision_ns", 0), ("era_pivot_ns", None)):
+            value = getattr(self, name)
+            if value is not None:
+                check_type(name, value, int)
+                if least is not None and value < least:
+                    raise ConfigError(f"{name} {value}", expected=f"{least} or more")
+        if not check_number("offset_limit", self.offset_limit) > 0:
+            raise ConfigError(f"offset_limit {self.offset_limit}", expected="a number of seconds above 0")
+        if self.state_interval is not None and not check_number("state_interval", self.state_interval) >= 0:
+            raise ConfigError(f"state_interval {self.state_interval}", expected="0 seconds or more, or None")
+
     def requested(self, *, exact: bool, state: bool) -> Mapping[str, str] | None:
-        """The metadata of a request. exact, state: whether this one may ask for exact T3, and is to ask about the server."""
+        """The metadata of a request. exact: it may ask for exact T3. state: it asks about the server's clock."""
         asked = {**(self.metadata or {})}
         if exact and self.exact:
             asked[EXACT_T3] = ""
@@ -80,11 +101,11 @@ class _Asked:
 
 @dataclass(slots=True)
 class Exchange:
-    """Requests under way with one server, and what became of them.
+    """The requests to one server that have no answer yet, and the samples that the answers give.
 
-    nonces: where nonces come from (a CSPRNG). revised: (an earlier sample, the same with its exact T3), when the last answer gave
-    it. ended: the nonce of the request that the last answer ended; None where it ended none. server: the newest of what the server
-    said about itself.
+    nonces: the source of nonces (a CSPRNG). revised: (an earlier sample, the same sample with its exact T3), if the last answer
+    reported it. ended: the nonce of the request that the last answer ended; None: it ended none. server: the newest state that the
+    server reported about its clock.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -110,7 +131,7 @@ class Exchange:
     def state_unknown(self) -> bool:
         """Whether the server was asked about its own clock, and no answer to that question has come on this connection.
 
-        An answer that says nothing about the clock is an answer all the same: the server does not know the question.
+        An answer that reports nothing about the clock counts as an answer: the server does not know the question.
         """
         return self._state_answers == 0 and self._state_unanswered
 
@@ -120,9 +141,9 @@ class Exchange:
         return self._state_answers > 0
 
     def request(self, mode: Mode = Mode.DATAGRAM, now: float = 0.0) -> tuple[bytes, bytes]:
-        """(nonce, bytes) of a new request at this monotonic time; `sent` is to follow.
+        """(nonce, bytes) of a new request at this monotonic time; `sent` must follow.
 
-        Exact T3 is not asked for in Stream Mode, which has none.
+        A request in Stream Mode does not ask for exact T3, because there is none.
         """
         nonce = self.nonces(NONCE_SIZE)
         state = self._asks_state(nonce, now)
@@ -138,7 +159,7 @@ class Exchange:
     def _asks_state(self, nonce: bytes, now: float) -> bool:
         """Whether this request asks about the server: the interval is over, or the last question got no answer (R13)."""
         interval = self.rules.state_interval
-        # Where the length is promised (R7), there is no room for what the server would say.
+        # In Precision Mode the length of the answer is fixed (R7), without room for a report about the server.
         if interval is None or self.rules.precision_size is not None:
             return False
         repeated = self._state_unanswered and now >= self._state_asked + _STATE_PATIENCE
@@ -150,31 +171,31 @@ class Exchange:
         return True
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource, reading: ClockReading | None = None) -> None:
-        """A request has left, at this time. reading: of the local clock, taken just before."""
+        """A request was sent at this time. reading: of the local clock, taken just before."""
         self._asked[nonce] = _Asked(nonce, t1_ns, source, reading)
 
     def _state_answered(self, nonce: bytes) -> None:
-        """The request has its answer; where it asked about the server, so has the question, whatever the answer says of it."""
+        """The request has its answer. If it asked about the server, that question is answered, whatever the answer reports."""
         if nonce in self._state_nonces:
             self._state_nonces.clear()
             self._state_unanswered = False
             self._state_answers += 1
 
     def give_up(self, nonce: bytes, reason: Reason, detail: str = "") -> Sample | None:
-        """Expect no answer to this request any more; its sample, with the reason."""
+        """Stop waiting for the answer to this request; its sample, with the reason."""
         asked = self._asked.pop(nonce, None)
         if asked is None:
             return None
         self._past.append(nonce)
         self.ended = nonce
         if reason not in (Reason.NO_ANSWER, Reason.CONNECTION_LOST):
-            # A server that answers the question badly is not asked at every turn.
+            # Do not repeat the question at once to a server that answers it wrongly.
             self._state_answered(nonce)
         self._state_nonces.discard(nonce)
         return Sample(asked.t1_ns, t1_source=asked.t1_source, reason=reason, detail=detail)
 
     def withdraw(self, nonce: bytes) -> None:
-        """Forget a request that is sent again, or that could not be sent. What it asked for is asked for by the next one."""
+        """Forget a request that is sent again, or that could not be sent. The next request asks for the same things."""
         if self._asked.pop(nonce, None) is not None:
             self._past.append(nonce)
         if nonce in self._state_nonces:
@@ -190,11 +211,11 @@ class Exchange:
         *,
         reading: ClockReading | None = None,
     ) -> Sample | None:
-        """The sample that an answer makes; None for a second answer, or one that came too late.
+        """The sample that an answer gives; None for a second answer, or one that came too late.
 
-        asked_nonce: the request that this answer must be to (Stream Mode: the one on that stream). An answer that is none fails the
-        exchange that it came for, in Datagram Mode the oldest: the peer is authenticated, so a wrong answer is its fault, not an
-        attacker's. reading: of the local clock, taken since T4.
+        asked_nonce: the nonce that the answer must have (Stream Mode: that of the request on this stream). A wrong answer fails the
+        exchange that it belongs to; in Datagram Mode, the oldest one. The peer is authenticated, so a wrong answer is the server's
+        fault, not an attacker's. reading: of the local clock, taken after T4.
         """
         self.revised = self.ended = None
         expected = asked_nonce or next(iter(self._asked), None)
@@ -228,17 +249,17 @@ class Exchange:
         return sample
 
     def _learn(self, response: Response, sample: Sample) -> None:
-        """Make an earlier sample exact where the answer says when its own one left (R12), and remember this one for the same."""
-        departure = response.metadata.get(EXACT_T3, "")
-        if self.rules.exact and len(departure) == _EXACT_SIZE and set(departure) <= _HEX_DIGITS:
-            self._revise(departure)
+        """Make an earlier sample exact if this answer reports its transmit timestamp (R12). Remember this sample for the same."""
+        reported = response.metadata.get(EXACT_T3, "")
+        if self.rules.exact and len(reported) == _EXACT_SIZE and set(reported) <= _HEX_DIGITS:
+            self._revise(reported)
         if sample.valid:
             self._inexact[response.nonce[:_PREFIX_SIZE]] = sample
             while len(self._inexact) > _REMEMBERED:
                 self._inexact.popitem(last=False)
 
-    def _revise(self, departure: str) -> None:
-        prefix, ntp = bytes.fromhex(departure[: 2 * _PREFIX_SIZE]), int(departure[2 * _PREFIX_SIZE :], 16)
+    def _revise(self, reported: str) -> None:
+        prefix, ntp = bytes.fromhex(reported[: 2 * _PREFIX_SIZE]), int(reported[2 * _PREFIX_SIZE :], 16)
         early = self._inexact.pop(prefix, None)
         if early is None or early.t2_ns is None or early.t3_ns is None or early.t4_ns is None:
             return
@@ -257,7 +278,7 @@ class Exchange:
             received=early.received,
             exact=True,
         )
-        # An answer does not leave before it is stamped, nor later than makes sense: such a report changes nothing.
+        # Ignore implausible reports: an answer is not sent before its claimed T3, and not so late that the sample becomes invalid.
         if left_ns >= early.t3_ns and late.valid:
             self.revised = (early, late)
 

@@ -1,6 +1,6 @@
-"""When to ask a host, and when that is over, without waiting: so many samples, so far apart.
+"""Decide when to send the requests to a host and when the run is over: a number of samples, an interval apart.
 
-Comes in: an association, options, the monotonic time. Goes out: samples and a HostResult. It must never wait. It holds no rules of
+Comes in: an association, options, the monotonic time. Goes out: samples and a HostResult. It must never wait, and holds no rules of
 the protocol: `Channel` does.
 """
 
@@ -18,17 +18,17 @@ from tsq.timing.sample import Reason, Sample
 # The beginning of a notice.
 NO_CONNECTION = "no connection at present"
 _TICKET_WAIT = 0.5
-# How long the answer is waited for that makes the last sample exact, or says how good the server's clock is.
+# How long to wait for the answer that makes the last sample exact, or reports how good the server's clock is.
 LAST_WAIT = 0.25
 _MOST_UNDER_WAY = 16
-# A path that has had so long a rest is slower for its first packet; how long the answer to that packet is waited for; from how
-# many samples on that is worth twice the requests (a few are a quick look).
-_REST = 0.01
+# After an idle time of _PATH_IDLE a path is slower for its first packet. _WARM_WAIT: how long to wait for the answer to that
+# packet. _WARM_FROM: with fewer samples than this, do not warm the path: it takes twice the requests.
+_PATH_IDLE = 0.01
 _WARM_WAIT = 0.05
 _WARM_FROM = 5
-# Without a connection, a run that goes on is no busy loop.
+# Between samples while there is no connection, so that the run is no busy loop.
 _LEAST_PAUSE = 0.2
-# A later answer may make so many of the last samples exact.
+# How many of the last samples a later answer may make exact.
 _REVISABLE = 128
 _UNANSWERED = (Reason.NO_ANSWER, Reason.CONNECTION_LOST, Reason.NOT_SENT)
 
@@ -70,37 +70,37 @@ class Poller:
         """Do what is due; False when it is over."""
         self.association.advance(now)
         self._collect()
-        session = self.association.session
+        channel = self.association.channel
         if self.association.connections != self._connections:
-            self._connected(session, now)
+            self._connected(channel, now)
         if self._asked < self._options.count:
-            if session is None:
+            if channel is None:
                 self._do_without(now)
                 self._collect()
-            elif session.waiting < _MOST_UNDER_WAY and self._take_sample(session, now):
+            elif channel.waiting < _MOST_UNDER_WAY and self._take_sample(channel, now):
                 self.association.pump(now)
                 self._collect()
         return not self._is_over(now)
 
     def deadline(self, now: float) -> float | None:
         """When `advance` is due."""
-        session = self.association.session
+        channel = self.association.channel
         times = [self.association.deadline(now), self._linger_until, self._last_until if self._waits_last(now) else None]
         if self._asked < self._options.count and self.association.connections:
-            if session is None and not self.association.connecting:
+            if channel is None and not self.association.connecting:
                 times.append(max(self._next_ask, min(self.association.retry_at, self._give_up_at or self.association.retry_at)))
-            elif session is not None and session.waiting < _MOST_UNDER_WAY:
+            elif channel is not None and channel.waiting < _MOST_UNDER_WAY:
                 times.append(self._next_ask)
         return min((time for time in times if time is not None), default=None)
 
     def result(self, *, unheard: TSQError, stopped: bool, broken: TSQError | None = None) -> HostResult:
         """What there is so far.
 
-        unheard: the error of a host of which nothing is known. stopped: the run was ended early; broken: by this error.
+        unheard: the error of a host from which nothing was received. stopped: the run was ended early; broken: by this error.
         """
         association = self.association
         attempt = association.latest
-        given_nothing = association.session is None and not any(sample.valid for sample in self.samples)
+        given_nothing = association.channel is None and not any(sample.valid for sample in self.samples)
         ended = broken or (self._why_lost() if self._gave_up or given_nothing else None)
         error = ended or (None if association.connections else association.failure) or (None if self.samples else unheard)
         return host_result(
@@ -109,7 +109,7 @@ class Poller:
             association,
             self.samples,
             notices=[*association.notices, *self._without_connection(), *self._cut_short(ended, stopped=stopped)],
-            error=error if attempt is None else why_nothing(self.samples, error),
+            error=error if attempt is None else no_sample_error(self.samples, error),
         )
 
     def _why_lost(self) -> TSQError | None:
@@ -118,27 +118,27 @@ class Poller:
         return min(errors, key=rank, default=None)
 
     def _without_connection(self) -> list[str]:
-        """What to say while a run goes on without a connection: how that is, such as that the certificate is refused now."""
+        """A notice while a run goes on without a connection: why, for example because the certificate is refused by now."""
         lost = self.association.lost
         if lost is None or not self._persistent or not any(sample.valid for sample in self.samples):
             return []
         return [f"{NO_CONNECTION}: {lost.found}"]
 
     def _cut_short(self, ended: TSQError | None, *, stopped: bool) -> list[str]:
-        """What to say of a run that ended before all its samples were taken."""
+        """A notice about a run that ended before all its samples were taken."""
         if self._asked >= self._options.count or (ended is None and not stopped):
             return []
         if not any(sample.valid for sample in self.samples):
-            # The error says it.
+            # The error says so.
             return []
         return [f"ended after {len(self.samples)} of {self._options.count} samples: {ended or 'stopped'}"]
 
-    def _connected(self, session: Channel | None, now: float) -> None:
+    def _connected(self, channel: Channel | None, now: float) -> None:
         """There is a connection, the first one or another one."""
         self._connections = self.association.connections
         self._warmed_at = None
         self._tried = False
-        if session is not None and session.early is not None:
+        if channel is not None and channel.early is not None:
             self._asked, self._next_ask = 1, now + self._options.interval
 
     def _collect(self) -> None:
@@ -156,19 +156,19 @@ class Poller:
             if self._on_sample is not None:
                 self._on_sample(outcome.sample)
 
-    def _take_sample(self, session: Channel, now: float) -> bool:
-        """Ask when it is time, and say so; after a rest, first a request that makes no sample, to warm the path for the one that
-        does.
+    def _take_sample(self, channel: Channel, now: float) -> bool:
+        """Send a request if it is time; whether one was sent. After an idle time, first send a request that makes no sample, to
+        warm the path for the next one.
         """
         if self._warmed_at is None and now < self._next_ask:
             return False
-        long_run = self._options.count >= _WARM_FROM and self._options.interval >= _REST
-        rested = long_run and session.gains_by_warmth
-        if rested and self._warmed_at is None:
+        long_run = self._options.count >= _WARM_FROM and self._options.interval >= _PATH_IDLE
+        cold = long_run and channel.gains_by_warming
+        if cold and self._warmed_at is None:
             self.association.ask(now, counted=False)
             self._warmed_at, self._next_ask = now, now + _WARM_WAIT
             return True
-        if self._warmed_at is not None and session.warming and now < self._next_ask:
+        if self._warmed_at is not None and channel.warming and now < self._next_ask:
             return False
         self.association.ask(now)
         self._asked += 1
@@ -177,14 +177,14 @@ class Poller:
         return True
 
     def _do_without(self, now: float) -> None:
-        """A sample is due, and the connection was lost: connect again. A connection that is not needed is not made."""
+        """A sample is due and the connection was lost: connect again. Do not connect before a sample is due."""
         association = self.association
         if not association.connections or association.connecting or now < self._next_ask:
             return
         if self._give_up_at is None:
             self._give_up_at = now + self._options.timeout
         if not self._persistent and not any(sample.valid for sample in self.samples):
-            # A server that ends the connection instead of answering is not asked again and again.
+            # Do not ask a server again and again that closes the connection instead of answering.
             self._gave_up = True
             return
         may_try = now >= association.retry_at and not (self._persistent and self._tried)
@@ -205,23 +205,23 @@ class Poller:
             return association.failure is not None and not association.connecting
         if self._gave_up:
             return True
-        session = association.session
+        channel = association.channel
         if self._asked < self._options.count or (association.waiting and not self._last_asked):
             return False
-        if session is None:
+        if channel is None:
             return True
-        if session.wants_one_more and not session.waiting and (self._last_until is None or self._waits_last(now)):
+        if channel.wants_one_more and not channel.waiting and (self._last_until is None or self._waits_last(now)):
             self._last_asked = True
             self._last_until = self._last_until or now + LAST_WAIT
-            session.ask_last(now)
+            channel.ask_last(now)
             association.pump(now)
             self._collect()
-        if self._last_until is not None and session.waiting and now < self._last_until:
+        if self._last_until is not None and channel.waiting and now < self._last_until:
             return False
         return self._has_ticket(now)
 
     def _has_ticket(self, now: float) -> bool:
-        """Whether the ticket for next time is there, or need not be waited for: it comes one flight after the handshake."""
+        """Whether the ticket for the next run has come, or is not worth waiting for: it comes one flight after the handshake."""
         chosen = self.association.chosen
         if self._options.session_file is None or chosen is None or chosen.connection.tickets:
             return True
@@ -244,13 +244,13 @@ def host_result(
 ) -> HostResult:
     """These samples of a host, with the circumstances of its connection."""
     attempt = association.latest
-    session = None if attempt is None else attempt.session
-    there = session is not None and session.established
+    channel = None if attempt is None else attempt.channel
+    there = channel is not None and channel.established
     return HostResult(
         target,
         address=None if attempt is None else attempt.address,
-        mode=session.mode.value if session is not None and there else None,
-        alpn=session.alpn if session is not None and there else None,
+        mode=channel.mode.value if channel is not None and there else None,
+        alpn=channel.alpn if channel is not None and there else None,
         zero_rtt=association.zero_rtt,
         samples=tuple(samples),
         notices=tuple(dict.fromkeys(notices)),
@@ -260,7 +260,7 @@ def host_result(
     )
 
 
-def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError | None:
+def no_sample_error(samples: Sequence[Sample], error: TSQError | None) -> TSQError | None:
     """The error to report where no sample is valid; None where one is."""
     if any(sample.valid for sample in samples):
         return None
@@ -280,5 +280,5 @@ def why_nothing(samples: Sequence[Sample], error: TSQError | None) -> TSQError |
 
 
 def interrupted() -> NoAnswer:
-    """The error of what was stopped before anything was known."""
+    """The error of a run that was stopped before an answer came."""
     return NoAnswer("stopped before an answer came")

@@ -1,26 +1,33 @@
-"""What asking hosts gave: the samples of each, and what they all say together.
+"""Results of asking hosts: the samples of each host, and the selection among the hosts.
 
-Comes in: samples and the circumstances. Goes out: frozen HostResults, and the selection among them. Knows nothing of connections.
+Comes in: samples, and facts about the connection. Goes out: frozen HostResults and the Selection among them. It must never touch a
+connection.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv6Address
+from typing import Any
 
-from tsq.errors import TSQError
+from tsq.errors import NoAnswer, TSQError
 from tsq.options import Target
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
+from tsq.timing.intersection import with_bound
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample, newest
-from tsq.timing.selection import Criteria, Selection, Source, Unused, select
+from tsq.timing.selection import Criteria, Selection, Source, Unused, Verdict, select
+
+# Keys of an estimate, as they stand before and after the verdict on the host in `to_dict`.
+_TIME = ("at_ns", "offset", "root_distance", "delay", "jitter")
+_SERVER = ("server_error", "server_error_known", "stratum", "leap", "smeared", "source", "drift", "drift_error")
 
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
     """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate.
 
-    assumed_error: what the server's own error is taken for where it does not give it, seconds. state_unknown: the server was asked
-    about its own clock, and that question got no answer: it may not be synchronized, and cannot be used.
+    assumed_error: the server's own error where the server does not report it, seconds. state_unknown: the server was asked about
+    its own clock and did not answer that question: it may not be synchronized, and is not used.
     """
 
     target: Target
@@ -34,6 +41,36 @@ class HostResult:
     assumed_error: float = DEFAULT_SERVER_ERROR
     state_unknown: bool = False
 
+    def __repr__(self) -> str:
+        found = self.estimate
+        text = repr(self.error) if found is None else with_bound(found.offset, found.root_distance)
+        return f"<{type(self).__name__} {self.target} {text}, {self.good} of {len(self.samples)} samples>"
+
+    def to_dict(self, verdict: Verdict | None = None) -> dict[str, Any]:
+        """The host as `tsq-client --json` prints it (docs/reference/cli.md).
+
+        verdict: how a selection used this host; its estimate is the one that is shown. None: select from this host alone.
+        """
+        verdict = verdict or selection([self]).verdicts[0]
+        found = verdict.source.estimate
+        values: dict[str, Any] = {"server_error_known": False} if found is None else found.to_dict()
+        if self.good < 2:
+            values["jitter"] = None
+        return {
+            "host": self.target.host,
+            "address": self.address,
+            "port": self.target.port,
+            "mode": self.mode,
+            "alpn": self.alpn,
+            "zero_rtt": self.zero_rtt,
+            **{key: values.get(key) for key in _TIME},
+            "samples": [sample.to_dict() for sample in self.samples],
+            "notices": list(self.notices),
+            **({"error": None, "error_kind": None} if self.error is None else self.error.to_dict()),
+            **verdict.to_dict(),
+            **{key: values.get(key) for key in _SERVER},
+        }
+
     @property
     def estimate(self) -> Estimate | None:
         """What the valid samples say together at the newest one's T4."""
@@ -45,8 +82,8 @@ class HostResult:
 
     @property
     def unused(self) -> Unused | None:
-        """Why the estimate is not to be used, whatever other hosts say: the server says that its clock is not synchronized, or did
-        not answer that question, for example. None: nothing is against it.
+        """Why the estimate must not be used, whatever other hosts say: for example, the server reports that its clock is not
+        synchronized, or did not answer that question. None: it may be used.
         """
         return selection([self]).verdicts[0].unused
 
@@ -54,6 +91,29 @@ class HostResult:
     def good(self) -> int:
         """How many samples are valid."""
         return sum(sample.valid for sample in self.samples)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class QueryResult(HostResult):
+    """A host's answers of which at least one is valid, so that there is an estimate."""
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if not self.good:
+            raise NoAnswer(f"no valid sample of {self.target}")
+
+    @classmethod
+    def of(cls, result: HostResult) -> "QueryResult":
+        """The same result; raises its error where there is no estimate."""
+        return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
+
+    @property
+    def estimate(self) -> Estimate:
+        """What the valid samples say together at the newest one's T4."""
+        found = estimate(self.samples, self.assumed_error)
+        assert found is not None
+        return found
 
 
 def selection(
@@ -65,8 +125,8 @@ def selection(
 ) -> Selection:
     """What these hosts say together at a local time. The verdicts are in the hosts' order.
 
-    now: the time as a reading of the clock, which also tells whether the clock was slewed or stepped since the samples were taken;
-    None: that of the newest valid sample of all, whose T4 is the time where at_ns is None, too.
+    now: the time as a reading of the clock, which also shows whether the clock was slewed or stepped since the samples were taken.
+    None: the reading of the newest valid sample; if at_ns is None, too, the time is that sample's T4.
     """
     if now is not None:
         at_ns = now.at_ns
@@ -78,7 +138,7 @@ def selection(
 
 
 def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> Source:
-    # Whoever answers at one address and port is one server, by whatever names it was asked.
+    # One address and port is one server, whatever name was used for it.
     identity = "" if result.address is None else f"{_plain(result.address)} {result.target.port}"
     found = None if at_ns is None else result.estimate_at(at_ns, now)
     detail = "" if result.error is None else result.error.found
@@ -86,7 +146,7 @@ def _source(result: HostResult, at_ns: int | None, now: ClockReading | None) -> 
 
 
 def _plain(address: str) -> str:
-    """An address in its one form: an IPv4 address that is written as an IPv6 one (::ffff:192.0.2.1) is the same machine."""
+    """An address in one form: an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as the IPv4 address."""
     if "::ffff:" not in address.lower():
         return address
     try:

@@ -4,7 +4,7 @@
  * cold cache lines for each small packet; here all that a key needs lies in one struct. Comes in: keys, nonces, the caller's
  * buffers. Goes out: the same bytes as libcrypto's, which the tests compare. It must never branch on, or address by, anything
  * secret (the instructions used take the same time for all values), allocate, or give out plain text that is not authentic. Where
- * the processor lacks the instructions, tsq_aes_available() is 0 and nothing else here may be called.
+ * the processor lacks the instructions, or the build leaves this code out, tsq_aes_available() is 0 and nothing else may be called.
  */
 #ifndef TSQ_AESGCM_H
 #define TSQ_AESGCM_H
@@ -27,7 +27,12 @@ typedef struct {
     tsq_aes_key aes;
 } tsq_gcm_key;
 
-#if defined(__x86_64__) && defined(__GNUC__)
+/* 0: a build that leaves AES to libcrypto (setup.py). */
+#ifndef TSQ_OWN_AES
+#define TSQ_OWN_AES 1
+#endif
+
+#if TSQ_OWN_AES && defined(__x86_64__) && defined(__GNUC__)
 
 #include <immintrin.h>
 

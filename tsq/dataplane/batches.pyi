@@ -1,4 +1,4 @@
-"""Types of the compiled table of sessions; see _datapath.pyx."""
+"""Types of the compiled table of sessions; see batches.pyx."""
 
 from typing import final
 
@@ -6,10 +6,10 @@ from tsq.dataplane.session import Session
 
 BATCH: int
 
-def wait(epoll: int, serving: dict[int, Datapath], timeout: float) -> list[tuple[int, int]]: ...
+def wait(epoll: int, serving: dict[int, DataPlane], timeout: float) -> list[tuple[int, int]]: ...
 
 @final
-class Datapath:
+class DataPlane:
     received: int
     taken: int
     answered: int
@@ -28,7 +28,7 @@ class Datapath:
     failed_open_limit: int
     excessive_limit: int
     stamping: bool
-    def __new__(cls, sink: int = -1) -> Datapath: ...
+    def __new__(cls, discard_fd: int = -1) -> DataPlane: ...
     def __len__(self) -> int: ...
     def __sizeof__(self) -> int: ...
     def add(self, connection_id: bytes, session: Session) -> None: ...

@@ -1,24 +1,24 @@
-"""The table of sessions by connection ID, and the batches of a server: requests are answered here, in C.
+"""The data plane of a server: answers the requests on one socket in batches, in C.
 
-Comes in: a socket's file descriptor, sessions. Goes out: answers on the same socket, and every datagram that is not taken, with its
-bytes as they came. A packet is taken when it is authentic and holds nothing but PADDING, PING, ACK, requests that have nothing to
-decide (docs/reference/protocol.md R4, R12) and malformed ones. What is forged, came before, or is more work than any client needs
-is dropped and counted. It must never call Python for a packet, keep an answer that cannot leave at once, or answer with T3 before
-T2.
+Comes in: a socket's file descriptor, sessions. Goes out: answers on the same socket, and the unchanged bytes of each datagram that
+is not taken. It takes an authentic packet that holds nothing but PADDING, PING, ACK, plain requests (docs/reference/protocol.md R4,
+R12) and malformed ones. It drops and counts packets that are forged, duplicate, or too much work. It must never call Python for a
+packet, keep an answer that cannot be sent at once, or answer with T3 before T2.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcpy, memmove
 
 from tsq._fast cimport (
-    C_BATCH, BatchIO, Departed, View, check_message, drain_departures, io_free, io_item, io_new, io_receive, io_reply, io_send,
-    io_view, monotonic, ntp_of_ns, put_u64, realtime_ns, refuses_segments, restart_stamps,
+    C_BATCH, EXACT_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, BatchIO, TransmitStamp, View, check_message, io_free, io_item, io_new,
+    io_receive, io_reply, io_send, io_view, monotonic, ntp_of_ns, put_exact_header, put_plain_response, read_plain_request,
+    read_transmit_stamps, realtime_ns, refuses_segments, restart_stamps, warm_route, warm_transmit_path,
 )
-from tsq._fast cimport go_in_vain as warm_by_sink, io_go_in_vain as warm_route
-from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free, put_varint
+from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
+from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.recovery cimport has_room, probe_timeout
 from tsq.dataplane.session cimport (
     ANSWER, CONSUMED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin,
@@ -45,33 +45,30 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     MOST_EVENTS = 64
     STAMP_RING = 4096
-    # How many packets before its own a session's state is fetched.
+    # A session's state is fetched into the cache while so many packets before its own are opened.
     AHEAD = 4
-    # What is sealed behind a packet delays it, and its T3 has been taken by then: batches stay small.
+    # Batches stay small: a packet is sent after the last one of its batch is sealed, and its T3 was read before that.
     SERVED_AT_ONCE = 32
-    # How many full batches are served before timers and other sockets have their turn.
+    # Serve so many full batches, then let timers and other sockets have their turn.
     BATCHES = 16
     STAMP_PATIENCE_NS = 1000000000
-    # Requests that are answered in one packet, so that it fits the smallest MTU; a packet with more gets several answers.
+    # Answer so many requests in one packet, so that it fits the smallest MTU; more requests get several packets.
     ANSWERED_AT_ONCE = 16
 
 BATCH = SERVED_AT_ONCE
 
-# Seconds after which the transmit path is not in the processor's caches any more.
-cdef double REST = 0.0005
+# After so many seconds without a send, the kernel's transmit path is no longer in the processor's caches.
+cdef double COLD_AFTER = 0.0005
 
 cdef extern from *:
     """
-    /* The answer to a request for exact T3 up to the value: type 253, 40 bytes, key length 6, "tsq.t3", value length 32. */
-    static const unsigned char TSQ_T3_HEAD[10] = {253, 40, 6, 't', 's', 'q', '.', 't', '3', 32};
     #define TSQ_PREFETCH(at) __builtin_prefetch(at)
     """
     void PREFETCH "TSQ_PREFETCH"(const void* at) noexcept nogil
-    const uint8_t* T3_HEAD "TSQ_T3_HEAD"
 
 
 cdef struct Request:
-    uint8_t nonce[16]
+    uint8_t nonce[NONCE_SIZE]
     bint exact
 
 
@@ -80,11 +77,11 @@ cdef struct Job:
     int message
     int64_t received_ns
     int64_t send_ns
-    # Requests; the first of them that the packet being built answers, and how many it does.
+    # Requests in the packet; the first one that the next answering packet deals with, and how many it deals with.
     int count
     int first
     int here
-    # DATAGRAM frames that hold no request that R4 allows.
+    # DATAGRAM frames with a message that R4 calls malformed.
     int malformed
     # Whether the packet is ack-eliciting (RFC 9000 §13.2.1).
     bint acknowledge
@@ -103,29 +100,18 @@ cdef struct TransmitRequest:
 
 # ------------------------------------------------------------------------------------------------------- one request
 
-cdef int read_request(const uint8_t* data, uint64_t size, Request* out) noexcept nogil:
-    """A request with nothing to decide: a nonce alone, or one that also asks for exact T3; 0, or -1."""
-    if size != REQUEST_SIZE and size != EXACT_REQUEST_SIZE:
-        return -1
-    if data[0] != 1 or data[1] != 16:
-        return -1
-    out.exact = size == EXACT_REQUEST_SIZE
-    if out.exact and memcmp(data + REQUEST_SIZE, T3_REQUEST, EXACT_REQUEST_SIZE - REQUEST_SIZE) != 0:
-        return -1
-    memcpy(out.nonce, data + 2, 16)
-    return 0
-
-
 cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, AckRanges* ranges) noexcept nogil:
-    """As parse_frames, where every DATAGRAM frame is a request with nothing to decide, or malformed."""
+    """As parse_frames; -1 also where a DATAGRAM frame holds neither a plain request nor a malformed message."""
     cdef Frames frames
+    cdef Request* request
     cdef Py_ssize_t offset = 0
     cdef int i
     if parse_frames(s, plain, size, &frames, ranges):
         return -1
     job.count = job.malformed = job.first = 0
     for i in range(frames.count):
-        if not read_request(frames.frames[i].at, frames.frames[i].size, &job.requests[job.count]):
+        request = &job.requests[job.count]
+        if not read_plain_request(frames.frames[i].at, frames.frames[i].size, request.nonce, &request.exact):
             job.count += 1
         elif check_message(frames.frames[i].at, <Py_ssize_t> frames.frames[i].size, &offset):
             job.malformed += 1
@@ -136,7 +122,7 @@ cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, 
 
 
 cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) noexcept nogil:
-    """Open one packet and take note of it; what became of it. ANSWER: a packet is to be built for the job."""
+    """Open one packet and take note of it; its outcome. ANSWER: the job needs an answering packet."""
     cdef Opened opened
     cdef AckRanges ranges
     cdef int outcome = open_packet(s, scratch, view, now, &opened)
@@ -152,35 +138,22 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
 
 
 cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
-    """One DATAGRAM frame with a response; its size. An earlier answer's exact T3 goes with it, once (R12)."""
+    """Write one DATAGRAM frame with a response; its size. It also reports an earlier answer's exact T3, once (R12)."""
     cdef bint reported = request.exact and s.known_count > 0
-    cdef int size = RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
-    cdef int head = 1
-    cdef uint8_t* at
-    out[0] = 0x31
-    head += put_varint(out + 1, size)
-    at = out + head
-    at[0] = 1
-    at[1] = 16
-    memcpy(at + 2, request.nonce, 16)
-    at[18] = 2
-    at[19] = 8
-    put_u64(at + 20, ntp_of_ns(received_ns))
-    at[28] = 3
-    at[29] = 8
-    put_u64(at + 30, ntp_of_ns(send_ns))
+    cdef int size = PLAIN_RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
+    cdef int header = put_datagram_header(out, size)
+    cdef uint8_t* end = out + header
+    end += put_plain_response(end, request.nonce, received_ns, send_ns)
     if reported:
-        memcpy(at + RESPONSE_SIZE, T3_HEAD, 10)
-        take_known(s, at + RESPONSE_SIZE + 10)
-    return head + size
+        take_known(s, put_exact_header(end))
+    return header + size
 
 
 cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
-    """Build and seal the next packet that answers a job; its size, 0 for none. job.answer: whether it holds answers.
+    """Build and seal the next packet that answers a job; its size, 0 for none.
 
-    job.here: how many requests it deals with, answered or not. With none to answer it is an acknowledgment alone.
-
-    clock_ns: T3, for who has a clock of his own; 0: the system clock, read here.
+    It sets job.answer, whether the packet holds answers (else it is an acknowledgment alone), and job.here, how many requests the
+    packet deals with, answered or not. clock_ns: T3; 0: read the system clock here.
     """
     cdef Py_ssize_t end = begin(s, out, now)
     cdef int64_t send_ns
@@ -188,9 +161,9 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
     job.here = job.count - job.first
     if job.here > ANSWERED_AT_ONCE:
         job.here = ANSWERED_AT_ONCE
-    # What the window does not admit is dropped, never queued: late time is wrong time. The ACK goes all the same.
+    # Drop an answer for which the window has no room, never queue it: late time is wrong time. The ACK is sent all the same.
     job.stepped_back = False
-    job.answer = has_room(s, end + job.here * (RESPONSE_SIZE + 3 + EXACT_SIZE) + TAG_SIZE)
+    job.answer = has_room(s, end + job.here * (MOST_DATAGRAM_HEADER + PLAIN_RESPONSE_SIZE + EXACT_SIZE) + TAG_SIZE)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
@@ -201,20 +174,20 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
         for i in range(job.first, job.first + job.here):
             end += put_response(s, out + end, &job.requests[i], job.received_ns, send_ns)
     else:
-        # The others would fare no better: one acknowledgment is enough.
+        # The other requests cannot be answered either: one acknowledgment is enough.
         job.here = job.count - job.first
     return finish(s, out, end, job.here if job.answer else 0, now)
 
 
 cdef bint is_for_session(const View* view) noexcept nogil:
-    """Whether a datagram holds a connection ID that may be in the table."""
+    """Whether a datagram is long enough for a connection ID, and has a short header."""
     return view.size >= 1 + C_CID and is_short(view.data)
 
 
 cdef void prefetch(const State* s) noexcept nogil:
-    """Fetch what a packet will touch: the state up to the ring's first entries."""
+    """Fetch what a packet will touch, the state up to the ring's first entries; NULL: nothing."""
     cdef const uint8_t* at = <const uint8_t*> s
-    cdef const uint8_t* end = <const uint8_t*> &s.ring[1]
+    cdef const uint8_t* end = <const uint8_t*> &s.ring[1] if s != NULL else at
     while at < end:
         PREFETCH(at)
         at += 64
@@ -223,10 +196,10 @@ cdef void prefetch(const State* s) noexcept nogil:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 @cython.final
-cdef class Datapath:
-    """The table of sessions by connection ID, and the batches of one server. To be used by one thread at a time.
+cdef class DataPlane:
+    """The sessions of one server's socket by connection ID, and its batches. Only one thread may use it at a time.
 
-    sessions: connection ID (8 bytes) -> Session; `add` and `discard` keep it.
+    sessions: connection ID (8 bytes) -> Session; changed by `add` and `discard`.
     """
 
     cdef dict sessions
@@ -242,23 +215,23 @@ cdef class Datapath:
     cdef double sent_at
     cdef bint handed_up
     cdef list rest
-    cdef int sink
+    cdef int discard_fd
     cdef bint segments_refused
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
     cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
     cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
-    # Whether the kernel tells when datagrams leave; where it does not, it is not asked.
+    # Whether to request transmit timestamps: whether this kernel has them.
     cdef public bint stamping
 
-    def __cinit__(self, int sink=-1):
-        """sink: a socket that may be sent to at will (`tsq.quic.udp.sink`), to warm the transmit path after a rest; -1: none."""
-        self.sink = sink
+    def __cinit__(self, int discard_fd=-1):
+        """discard_fd: a socket whose datagrams nobody reads, to warm the transmit path after a pause; -1: none."""
+        self.discard_fd = discard_fd
         self.stamping = True
-        self.segments_refused = sink >= 0 and refuses_segments(sink)
-        # A key update long before 2^23 packets (AES-GCM), and an end at the lower of the limits of failed opens (RFC 9001 §6.6).
+        self.segments_refused = discard_fd >= 0 and refuses_segments(discard_fd)
+        # Update keys long before 2^23 packets (AES-GCM); close at the lowest limit of failed opens of all suites (RFC 9001 §6.6).
         self.key_update_after = 1 << 22
         self.failed_open_limit = (<unsigned long long> 1) << 36
-        # More than any faulty client would send by accident.
+        # More than a faulty client would send by accident.
         self.excessive_limit = 64
         self.sessions = {}
         self.jobs = <Job*> calloc(C_BATCH, sizeof(Job))
@@ -282,14 +255,14 @@ cdef class Datapath:
         return len(self.sessions)
 
     def __sizeof__(self):
-        """Bytes of the object and of what it holds outside of Python's objects."""
+        """Bytes of the object and of the memory that it allocated itself."""
         return (
             object.__sizeof__(self) + self.table.capacity * sizeof(Slot) + sizeof(BatchIO)
             + C_BATCH * (sizeof(Job) + OUT_CAPACITY) + STAMP_RING * sizeof(TransmitRequest)
         )
 
     def add(self, bytes connection_id not None, Session session not None):
-        """Packets to this connection ID are this session's."""
+        """Give packets to this connection ID to this session."""
         if len(connection_id) != C_CID:
             raise ConfigError(f"a connection ID of {len(connection_id)} bytes", expected="8 bytes")
         self.discard(connection_id)
@@ -300,7 +273,7 @@ cdef class Datapath:
         session.state.owner = <void*> self
 
     def discard(self, bytes connection_id not None):
-        """No session gets packets to this connection ID any more."""
+        """Give packets to this connection ID to no session."""
         session = self.sessions.pop(connection_id, None)
         if session is None:
             return
@@ -311,15 +284,15 @@ cdef class Datapath:
         self.forget_transmit_requests((<Session> session).state)
 
     def receive(self, int fd):
-        """Serve what waits at the socket; (how many datagrams came, those that were not taken, as by ReceiveBatch).
+        """Serve the datagrams that wait at the socket; (how many came, those that are not taken, as ReceiveBatch gives them).
 
-        Ends with a batch of 32 that is not full, one that holds something that is not taken, or the 16th. Answers have left when
-        it returns. Raises OSError as ReceiveBatch.receive does.
+        It ends with the first batch that is not full (32) or holds a datagram that is not taken, and with the 16th. All answers are
+        sent when it returns. Raises OSError as ReceiveBatch.receive does.
         """
         cdef int count, total = 0, error = 0
         cdef list rest
         if self.rest is not None:
-            # `wait` has served already.
+            # `wait` has served them.
             rest, self.rest = self.rest, None
             return len(rest), rest
         with nogil:
@@ -329,7 +302,7 @@ cdef class Datapath:
         return total, self.not_taken(count)
 
     cdef list not_taken(self, int count):
-        """Those of the last batch that are not taken, as Python has them."""
+        """The datagrams of the last batch that are not taken, as `receive` returns them."""
         cdef list rest = []
         cdef int i
         for i in range(count):
@@ -342,7 +315,7 @@ cdef class Datapath:
         return rest
 
     cdef int serve_burst(self, int fd, int* error, int* total) noexcept nogil:
-        """Batch after batch, as `receive` has it; how many the last one had, or -1."""
+        """Serve batch after batch, as `receive` says; how many datagrams the last one had, or -1."""
         cdef int count = 0, handed_up = 0
         while total[0] < BATCHES * SERVED_AT_ONCE:
             count = self.serve(fd, error, &handed_up)
@@ -353,10 +326,10 @@ cdef class Datapath:
         return count
 
     def process(self, list datagrams not None, double now, int64_t clock_ns):
-        """As `receive`, without a socket: (answers, what was not taken), for who moves datagrams and time himself.
+        """As `receive`, without a socket: (answers, datagrams that are not taken). For simulations, which have their own time.
 
-        datagrams and what was not taken: (data, remote, local, received_ns, kernel); answers: (data, remote, local). now: monotonic
-        seconds; clock_ns: the time to answer with, Unix ns.
+        datagrams: (data, remote, local, received_ns, kernel). answers: (data, remote, local). now: monotonic seconds. clock_ns: T3,
+        Unix ns.
         """
         cdef bytes data, remote, local
         cdef View view
@@ -389,7 +362,7 @@ cdef class Datapath:
         return answers, rest
 
     cdef State* find(self, const View* view) noexcept nogil:
-        """The session that a datagram may be for."""
+        """The session that a datagram's connection ID belongs to, or NULL."""
         cdef Slot* slot
         if not is_for_session(view):
             return NULL
@@ -397,54 +370,82 @@ cdef class Datapath:
         return slot.state if slot != NULL else NULL
 
     cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
-        """One batch: receive, open all, then stamp, seal and send all; how many came, and how many of them are not taken."""
-        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
-        cdef int jobs = 0, packets = 0, i, k
+        """One batch: receive, open, warm, answer. How many datagrams came, and how many of them are not taken; or -1."""
+        cdef int jobs
         cdef double now
-        cdef View view
-        cdef State* state
-        cdef Py_ssize_t size
-        cdef uint8_t* out
+        cdef int count = self.receive_batch(fd, error)
         if count <= 0:
-            # Transmit timestamps that came late wake the loop as well; left there, they would do so for ever.
+            return count
+        now = monotonic()
+        jobs = self.open_batch(count, now, handed_up)
+        if jobs:
+            self.warm(fd, now)
+            self.answer_batch(fd, jobs, now)
+        if self.next_stamp != self.stamps_back:
+            self.collect(fd)
+        return count
+
+    cdef int receive_batch(self, int fd, int* error) noexcept nogil:
+        """Receive one batch and find the sessions that it is for; how many datagrams came, or -1."""
+        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
+        cdef int i
+        cdef View view
+        if count <= 0:
+            # Late transmit timestamps wake the loop as well. Left in the error queue, they would wake it again and again.
             if error[0] == EAGAIN or error[0] == EINTR:
                 self.collect(fd)
             return count
         self.received += count
-        now = monotonic()
-        # By the time that a session is looked up its place in the table is in the cache, and its state when its turn comes.
+        # Fetch all places in the table first, so that they are in the cache when the sessions are looked up.
         for i in range(count):
             self.io.taken[i] = 0
             if io_view(self.io, i, &view) and is_for_session(&view):
                 table_expect(&self.table, key_of(view.data + 1))
         for i in range(count):
             self.found[i] = self.find(&view) if io_view(self.io, i, &view) else NULL
-            if i < AHEAD and self.found[i] != NULL:
-                prefetch(self.found[i])
+        return count
+
+    cdef int open_batch(self, int count, double now, int* handed_up) noexcept nogil:
+        """Open the packets of a batch; how many jobs there are to answer."""
+        cdef int jobs = 0, i, outcome
+        cdef View view
+        for i in range(count if count < AHEAD else AHEAD):
+            prefetch(self.found[i])
         for i in range(count):
-            if i + AHEAD < count and self.found[i + AHEAD] != NULL:
+            if i + AHEAD < count:
                 prefetch(self.found[i + AHEAD])
-            state = self.found[i]
-            if state == NULL:
+            outcome = NOT_TAKEN
+            if self.found[i] != NULL:
+                io_view(self.io, i, &view)
+                self.jobs[jobs].message = i
+                self.jobs[jobs].received_ns = view.received_ns
+                outcome = take(self.found[i], &self.scratch, &view, now, &self.jobs[jobs])
+            if outcome == NOT_TAKEN:
                 handed_up[0] += 1
                 continue
-            io_view(self.io, i, &view)
-            self.jobs[jobs].message = i
-            self.jobs[jobs].received_ns = view.received_ns
-            k = take(state, &self.scratch, &view, now, &self.jobs[jobs])
-            self.io.taken[i] = k != NOT_TAKEN
-            self.unstamped += k != NOT_TAKEN and not view.kernel
-            handed_up[0] += k == NOT_TAKEN
-            self.count_outcome(k, &self.jobs[jobs])
-            jobs += k == ANSWER
-        if jobs and self.sink >= 0 and now - self.sent_at > REST:
-            # Else the first answer after a rest leaves some microseconds later after its T3 than others.
-            warm_by_sink(self.sink)
-            if self.segments_refused:
-                k = warm_route(self.io, fd, self.jobs[0].message)
-                self.warmed += k == 1
-                # Never twice, should it leave after all.
-                self.segments_refused = k >= 0
+            self.io.taken[i] = 1
+            self.unstamped += not view.kernel
+            self.count_outcome(outcome, &self.jobs[jobs])
+            jobs += outcome == ANSWER
+        return jobs
+
+    cdef void warm(self, int fd, double now) noexcept nogil:
+        """Warm the kernel's transmit path after a pause; else the first answer leaves some microseconds later after its T3."""
+        cdef int outcome
+        if self.discard_fd < 0 or now - self.sent_at <= COLD_AFTER:
+            return
+        warm_transmit_path(self.discard_fd)
+        if self.segments_refused:
+            outcome = warm_route(self.io, fd, self.jobs[0].message)
+            self.warmed += outcome == 1
+            # Never again if the kernel did send it.
+            self.segments_refused = outcome >= 0
+
+    cdef void answer_batch(self, int fd, int jobs, double now) noexcept nogil:
+        """Take T3, seal and send the answers to the first so many jobs."""
+        cdef int packets = 0, i
+        cdef Py_ssize_t size
+        cdef uint8_t* out
         for i in range(jobs):
             while True:
                 if packets == C_BATCH:
@@ -459,9 +460,6 @@ cdef class Datapath:
                     break
         if packets:
             self.send(fd, packets, now)
-        if self.next_stamp != self.stamps_back:
-            self.collect(fd)
-        return count
 
     cdef void send(self, int fd, int packets, double now) noexcept nogil:
         """Send the first so many packets of `out`."""
@@ -472,7 +470,7 @@ cdef class Datapath:
             self.resynchronize(fd)
 
     cdef void count_outcome(self, int outcome, const Job* job) noexcept nogil:
-        """Count a datagram that is not handed up; the packets that answer it are `goes_on`'s."""
+        """Count a datagram that is not handed up. `goes_on` counts its answers."""
         if outcome == FORGED:
             self.forged += 1
         elif outcome == DUPLICATE:
@@ -484,7 +482,7 @@ cdef class Datapath:
             self.malformed += job.malformed
 
     cdef bint goes_on(self, Job* job) noexcept nogil:
-        """Count the requests of the packet that `build` made; whether the job has more."""
+        """Count the requests that the last packet of `build` dealt with; whether the job has more."""
         if job.answer:
             self.answered += job.here
         elif job.stepped_back:
@@ -497,13 +495,13 @@ cdef class Datapath:
     # ------------------------------------------------------------------------------------------------ exact T3 (R12)
 
     cdef void resynchronize(self, int fd) noexcept nogil:
-        """After a send that failed: the kernel may have counted it or not, so both begin to count from 0 again."""
-        cdef Departed departed[C_BATCH]
+        """Count timestamped packets from 0 again, here and in the kernel: it may or may not have counted a send that failed."""
+        cdef TransmitStamp stamps[C_BATCH]
         cdef int i
         if self.next_stamp == 0:
             return
         restart_stamps(fd)
-        while drain_departures(fd, departed, C_BATCH) == C_BATCH:
+        while read_transmit_stamps(fd, stamps, C_BATCH) == C_BATCH:
             pass
         for i in range(STAMP_RING):
             self.transmit_requests[i].state = NULL
@@ -513,22 +511,22 @@ cdef class Datapath:
         self, int fd, bytes data not None, bytes remote not None, bytes local not None, Session session not None,
         bytes nonce not None, int64_t send_ns,
     ):
-        """Send one packet that the control plane made, and have its transmit timestamp reported in a later answer; 1 or 0.
+        """Send one packet of the control plane's, and report its transmit timestamp in a later answer; 1 when sent, else 0.
 
-        send_ns: the T3 in it, before which it cannot have left.
+        send_ns: the T3 in it. An earlier transmit timestamp is not believed.
         """
         cdef int sent
         cdef bint wanted = False
-        if len(nonce) != 16:
+        if len(nonce) != NONCE_SIZE:
             raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
-        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), 16)
+        memcpy(self.jobs[0].requests[0].nonce, PyBytes_AS_STRING(nonce), NONCE_SIZE)
         self.jobs[0].requests[0].exact = True
         self.jobs[0].count = self.jobs[0].here = 1
         self.jobs[0].first = 0
         self.jobs[0].answer = True
         self.jobs[0].state = session.state
         self.jobs[0].send_ns = send_ns
-        # Only a session of this table is forgotten here when it ends: a client may have reached another socket.
+        # Only this table's `discard` forgets the request when the session ends, and a client may have reached another socket.
         if session.state.owner == <void*> self:
             wanted = self.request_transmit_timestamp(&self.jobs[0])
         self.io.views[0].local = <const uint8_t*> PyBytes_AS_STRING(local)
@@ -546,7 +544,7 @@ cdef class Datapath:
         return sent
 
     cdef bint request_transmit_timestamp(self, const Job* job) noexcept nogil:
-        """Whether this packet's transmit timestamp is asked for; if so, remember whose it is."""
+        """Whether to request a transmit timestamp for this packet; if so, remember the session and the nonce."""
         cdef TransmitRequest* asked
         cdef int i
         if not job.answer or not self.stamping:
@@ -563,45 +561,45 @@ cdef class Datapath:
         return False
 
     cdef void collect(self, int fd) noexcept nogil:
-        """Read transmit timestamps, and let each session know those of its answers."""
-        cdef Departed departed[C_BATCH]
+        """Read transmit timestamps from the error queue, and note each one in its session."""
+        cdef TransmitStamp stamps[C_BATCH]
         cdef int count, i
         cdef TransmitRequest* asked
         cdef State* s
         while True:
-            count = drain_departures(fd, departed, C_BATCH)
+            count = read_transmit_stamps(fd, stamps, C_BATCH)
             for i in range(count):
-                self.stamps_back = departed[i].id + 1
-                asked = &self.transmit_requests[departed[i].id % STAMP_RING]
-                if asked.state == NULL or asked.id != departed[i].id:
+                self.stamps_back = stamps[i].id + 1
+                asked = &self.transmit_requests[stamps[i].id % STAMP_RING]
+                if asked.state == NULL or asked.id != stamps[i].id:
                     continue
                 s = asked.state
                 asked.state = NULL
-                # Not before the T3 in the packet, and not long after: anything else is another packet's.
-                if departed[i].at_ns < asked.send_ns or departed[i].at_ns - asked.send_ns > STAMP_PATIENCE_NS:
+                # A time before the packet's T3, or long after it, belongs to another packet.
+                if stamps[i].at_ns < asked.send_ns or stamps[i].at_ns - asked.send_ns > STAMP_PATIENCE_NS:
                     continue
                 if s.known_count == KNOWN_T3:
                     memmove(&s.known[0], &s.known[1], (KNOWN_T3 - 1) * sizeof(KnownT3))
                     s.known_count -= 1
                 memcpy(s.known[s.known_count].nonce, asked.nonce, 8)
-                s.known[s.known_count].ntp = ntp_of_ns(departed[i].at_ns)
+                s.known[s.known_count].ntp = ntp_of_ns(stamps[i].at_ns)
                 s.known_count += 1
                 self.exact += 1
             if count < C_BATCH:
                 return
 
     cdef void forget_transmit_requests(self, State* state) noexcept:
-        """Of a session that ends: its memory is another's soon."""
+        """Forget the requests of a session that ends: its memory will be used for something else."""
         cdef int i
         for i in range(STAMP_RING):
             if self.transmit_requests[i].state == state:
                 self.transmit_requests[i].state = NULL
 
     def due(self, double now):
-        """Sessions that the control plane is to look after.
+        """Sessions that need the control plane.
 
-        Those whose oldest unacknowledged answer is older than the probe timeout (RFC 9002 §6.2) and that were not probed yet, and
-        those near a limit of their keys (RFC 9001 §6.6), and those that sent too many packets that are too much work.
+        These are sessions whose oldest unacknowledged answer is older than the probe timeout (RFC 9002 §6.2) and that have not been
+        probed, sessions near a limit of their keys (RFC 9001 §6.6), and sessions that sent too many packets that are too much work.
         """
         cdef State* s
         out = []
@@ -619,23 +617,23 @@ cdef class Datapath:
 # -------------------------------------------------------------------------------------------------------------- waiting
 
 def wait(int epoll, dict serving not None, double timeout):
-    """Wait for events of an epoll instance, and serve meanwhile; [(file descriptor, events)] of what is left for others.
+    """Wait for events of an epoll instance, and serve meanwhile; [(file descriptor, events)] for the caller to handle.
 
-    serving: file descriptor -> Datapath. What comes to these is answered without a way through Python; one of them is among the
-    events when it has something that is not taken, which `receive` then gives, or that is no datagram. timeout in seconds, below 0
-    for none. An interrupted call ends with what there is.
+    serving: file descriptor -> DataPlane. Datagrams to these sockets are answered without Python. Such a socket is among the events
+    when it has a datagram that is not taken, which `receive` then returns, or an event that is no datagram. timeout: seconds, below
+    0 for none. An interrupted call returns early.
     """
     cdef epoll_event events[MOST_EVENTS]
     cdef double end = monotonic() + timeout
     cdef double left
     cdef int count, milliseconds, i, error, total, last
-    cdef Datapath datapath
+    cdef DataPlane data_plane
     cdef list out = []
     while True:
         milliseconds = -1
         if timeout >= 0:
             left = end - monotonic()
-            # Rounded up, as selectors does: a timer must not be looked at before its time.
+            # Round up, as selectors does: a timer must not be looked at before it is due.
             milliseconds = <int> (left * 1000 + 1) if left > 0 else 0
         with nogil:
             count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
@@ -646,14 +644,14 @@ def wait(int epoll, dict serving not None, double timeout):
         for i in range(count):
             found = serving.get(events[i].data.fd)
             if found is not None and events[i].events == EPOLLIN:
-                datapath = found
+                data_plane = found
                 error = total = 0
                 with nogil:
-                    last = datapath.serve_burst(events[i].data.fd, &error, &total)
-                if last >= 0 and not datapath.handed_up:
+                    last = data_plane.serve_burst(events[i].data.fd, &error, &total)
+                if last >= 0 and not data_plane.handed_up:
                     continue
-                if datapath.handed_up:
-                    datapath.rest = datapath.not_taken(last)
+                if data_plane.handed_up:
+                    data_plane.rest = data_plane.not_taken(last)
             out.append((events[i].data.fd, events[i].events))
         if out or count == 0 or (timeout >= 0 and monotonic() >= end):
             return out

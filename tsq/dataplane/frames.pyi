@@ -1,4 +1,4 @@
-"""Types of the estimate of a packet's work; see _frames.pyx."""
+"""Types of the estimate of a packet's work; see frames.pyx."""
 
 MOST_WORK_PER_PACKET: int
 

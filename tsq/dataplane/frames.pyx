@@ -1,19 +1,16 @@
-"""How much work the frames of a packet are for the control plane (RFC 9000 §19, RFC 9221 §4).
+"""QUIC frame types, and how much work the frames of a packet are for the control plane (RFC 9000 §19, RFC 9221 §4).
 
-Comes in: the frames of a packet that has been opened. Goes out: a number, which says whether the control plane may have the packet:
-aioquic takes some microseconds for each frame, and a packet has room for hundreds. It must never judge whether a frame is right
-(that is the control plane's business), read past the end, or need more than one pass.
+Comes in: the frames of an opened packet. Goes out: units of work, which decide whether the control plane gets the packet: aioquic
+takes some microseconds for each frame, and a packet has room for hundreds. It must never judge whether a frame is right (the
+control plane does that), read past the end, or need more than one pass.
 """
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 
-from tsq.dataplane.packet cimport get_varint
+from tsq.dataplane.packet cimport get_varint, put_varint
 
 
 cdef enum:
-    PADDING = 0x00
-    ACK = 0x02
-    ACK_ECN = 0x03
     CRYPTO = 0x06
     NEW_TOKEN = 0x07
     STREAM = 0x08
@@ -24,24 +21,28 @@ cdef enum:
     CLOSE = 0x1C
     CLOSE_APPLICATION = 0x1D
     LAST_TYPE = 0x1E
-    DATAGRAM = 0x30
-    DATAGRAM_WITH_LENGTH = 0x31
     RESET_TOKEN_SIZE = 16
-    # Units of work. One is an ACK range: about a microsecond of aioquic's.
+    # Units of work. One unit is an ACK range, for which aioquic takes about a microsecond.
     FRAME_WORK = 4
-    # It may be a request, which has to be decoded and answered.
+    # A DATAGRAM frame may hold a request, which has to be decoded and answered.
     DATAGRAM_WORK = 8
 
 MOST_WORK_PER_PACKET = MOST_WORK
 
 cdef extern from *:
     """
-    /* How many integers a frame of each type consists of; -1: it is not as simple as that. */
+    /* How many integers a frame of each type consists of; -1: it has other fields. */
     static const signed char TSQ_INTEGERS[0x1f] = {
         0, 0, -1, -1, 3, 2, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 1, 2, 1, 1, 1, 2, 1, 1, -1, 1, -1, -1, -1, -1, 0
     };
     """
     const signed char* INTEGERS "TSQ_INTEGERS"
+
+
+cdef int put_datagram_header(uint8_t* out, uint64_t size) noexcept nogil:
+    """Write a DATAGRAM frame up to its data of `size` bytes; where they begin."""
+    out[0] = DATAGRAM_WITH_LENGTH
+    return 1 + put_varint(out + 1, size)
 
 
 cdef int skip_integers(const uint8_t** at, const uint8_t* end, int count) noexcept nogil:
@@ -74,7 +75,7 @@ cdef int skip_ack(const uint8_t** at, const uint8_t* end, bint ecn, int* work) n
         return -1
     while count:
         work[0] += 1
-        # Where the frame is said to have more ranges than there is room for, the packet's end ends this loop.
+        # The packet's end ends this loop where the frame's count of ranges is too large.
         if skip_integers(at, end, 2):
             return -1
         count -= 1
@@ -86,7 +87,7 @@ cdef int skip_frame(const uint8_t** at, const uint8_t* end, uint64_t kind, int* 
     if kind == ACK or kind == ACK_ECN:
         return skip_ack(at, end, kind == ACK_ECN, work)
     if kind == DATAGRAM or (STREAM <= kind <= STREAM_LAST and not kind & STREAM_HAS_LENGTH):
-        # Up to the end of the packet.
+        # The frame extends to the end of the packet.
         at[0] = end
         return 0
     if STREAM <= kind <= STREAM_LAST:
@@ -109,7 +110,7 @@ cdef int skip_frame(const uint8_t** at, const uint8_t* end, uint64_t kind, int* 
 
 
 cdef int frames_work(const uint8_t* plain, Py_ssize_t size) noexcept nogil:
-    """Units of work: one for an ACK range, some for each frame, none for PADDING. What follows a broken frame is none."""
+    """Units of work: one for an ACK range, some for each frame, none for PADDING and for all that follows a broken frame."""
     cdef const uint8_t* at = plain
     cdef const uint8_t* end = plain + size
     cdef uint64_t kind = 0

@@ -1,4 +1,4 @@
-"""Types of the compiled packet protection; see _packet.pyx."""
+"""Types of the compiled packet protection; see packet.pyx."""
 
 from typing import final
 

@@ -1,9 +1,8 @@
 """Compiled packet protection (RFC 9001 §5), packet numbers (RFC 9000 §17.1, A.3) and variable-length integers (RFC 9000 §16).
 
-Comes in: keys, packets, headers. Goes out: plain payloads, protected packets. Everything works on the caller's buffers, without the
-interpreter lock and without allocation. AES is done by aesgcm.h where the processor has the instructions, and by libcrypto where it
-has not; ChaCha20-Poly1305 is libcrypto's. It must never know connections, choose a packet number, or tell why a packet does not
-open.
+Comes in: keys, packets, headers. Goes out: plain payloads, protected packets, in the caller's buffers, without the interpreter lock
+and without allocation. aesgcm.h computes AES where the processor and the build have it, libcrypto elsewhere; libcrypto computes
+ChaCha20-Poly1305. It must never know connections, choose a packet number, or say why a packet does not open.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -64,12 +63,12 @@ cdef enum:
     MAX_PACKET = 2048
 
 
-# Whether new keys are for aesgcm.h. Only tests ever turn it off.
+# Whether aesgcm.h uses new keys. Only tests switch it off.
 cdef bint own_aes = aes_available()
 
 
 def use_own_aes(bint wanted):
-    """Whether keys that are set from now on are used by aesgcm.h, as far as the processor can; the answer before. For tests."""
+    """For tests: whether aesgcm.h uses keys that are set from now on, where processor and build can; the former setting."""
     global own_aes
     before = own_aes
     own_aes = wanted and aes_available()
@@ -86,7 +85,7 @@ cdef bint keys_complete(const Keys* keys) noexcept nogil:
 
 
 cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t* iv, bint sealing) noexcept nogil:
-    """Key and IV for opening, or for sealing; 0, or -1 where OpenSSL fails. The context is made at the first call."""
+    """Set key and IV, for opening or for sealing; 0, or -1 where OpenSSL fails. The first call makes the context."""
     cdef const EVP_CIPHER* cipher
     memcpy(keys.iv, iv, IV_SIZE)
     keys.gcm.aes.rounds = 0
@@ -109,7 +108,7 @@ cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t*
 
 
 cdef int keys_set_protection(Keys* keys, int suite, const uint8_t* key) noexcept nogil:
-    """The header protection key, which a key update does not change (RFC 9001 §5.4); 0 or -1."""
+    """Set the header protection key, which a key update does not change (RFC 9001 §5.4); 0 or -1."""
     cdef const EVP_CIPHER* cipher
     keys.block.rounds = 0
     keys.chacha = suite == CHACHA20_POLY1305
@@ -135,12 +134,12 @@ cdef int keys_set_protection(Keys* keys, int suite, const uint8_t* key) noexcept
 cdef void keys_free(Keys* keys) noexcept nogil:
     EVP_CIPHER_CTX_free(keys.aead)
     EVP_CIPHER_CTX_free(keys.protection)
-    # Nothing of a key stays behind in memory.
+    # Leave no key in memory.
     OPENSSL_cleanse(keys, sizeof(Keys))
 
 
 cdef int protection_mask(Keys* keys, const uint8_t* sample, uint8_t* mask) noexcept nogil:
-    """The mask of RFC 9001 §5.4.3 (AES) or §5.4.4 (ChaCha20): 16 bytes of room, 5 of use; 0 or -1."""
+    """Compute the mask of RFC 9001 §5.4.3 (AES) or §5.4.4 (ChaCha20), of which 5 of 16 bytes are used; 0 or -1."""
     cdef int written
     cdef uint8_t zeros[5]
     if keys.block.rounds:
@@ -148,7 +147,7 @@ cdef int protection_mask(Keys* keys, const uint8_t* sample, uint8_t* mask) noexc
         return 0
     if keys.chacha:
         zeros[0] = zeros[1] = zeros[2] = zeros[3] = zeros[4] = 0
-        # OpenSSL's ChaCha20 takes counter and nonce as one 16-byte IV, in the order of the sample.
+        # OpenSSL's ChaCha20 takes counter and nonce as one 16-byte IV, in the sample's order.
         if EVP_EncryptInit_ex(keys.protection, NULL, NULL, NULL, sample) != 1:
             return -1
         return 0 if EVP_EncryptUpdate(keys.protection, mask, &written, zeros, 5) == 1 else -1
@@ -179,7 +178,7 @@ cdef int unprotect(
 
 
 cdef int64_t decode_pn(uint64_t truncated, int size, int64_t expected) noexcept nogil:
-    """The packet number nearest to the one expected (RFC 9000 A.3). size in bytes, 1 to 4; expected at least 0."""
+    """The packet number nearest to the expected one (RFC 9000 A.3). size: 1 to 4 bytes; expected: at least 0."""
     cdef int64_t window = (<int64_t> 1) << (8 * size)
     cdef int64_t half = window / 2
     cdef int64_t candidate = (expected & ~(window - 1)) | <int64_t> truncated
@@ -239,9 +238,9 @@ cdef int evp_seal(
 
 
 cdef Py_ssize_t seal(Keys* keys, uint8_t* packet, Py_ssize_t header_size, int64_t pn, Py_ssize_t plain_size) noexcept nogil:
-    """Protect a packet in place: header (its last bytes the packet number), payload; room for the tag. Its whole size, or -1.
+    """Protect a packet in place: header, which ends with the packet number, payload, room for the tag. Its whole size, or -1.
 
-    With the packet number the payload has at least 4 bytes, which the header protection's sample needs (RFC 9001 §5.4.2).
+    Packet number and payload must have 4 bytes together, for the header protection sample (RFC 9001 §5.4.2).
     """
     cdef uint8_t nonce[IV_SIZE]
     cdef uint8_t mask[32]
@@ -297,10 +296,10 @@ cdef int put_varint(uint8_t* out, uint64_t value) noexcept nogil:
     return size
 
 
-# -------------------------------------------------------------------------------------- the same from Python, for whole packets
+# --------------------------------------------------------------------------------------------- whole packets, from Python
 
 def decode_packet_number(uint64_t truncated, int size, int64_t expected):
-    """The packet number of which `size` bytes were sent, when `expected` is the next one awaited (RFC 9000 A.3)."""
+    """The packet number that was truncated to `size` bytes; `expected` is the next number (RFC 9000 A.3)."""
     if not 1 <= size <= MAX_PN_SIZE or expected < 0 or truncated >> (8 * size):
         raise ConfigError(f"packet number {truncated} in {size} bytes", expected="1 to 4 bytes that hold it")
     return decode_pn(truncated, size, expected)

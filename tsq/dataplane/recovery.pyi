@@ -1,1 +1,1 @@
-"""Types of the compiled recovery, which has a C interface only; see _recovery.pyx."""
+"""Types of the compiled recovery, which has a C interface only; see recovery.pyx."""

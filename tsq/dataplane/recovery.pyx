@@ -1,12 +1,13 @@
 """Packet numbers received and sent, ACK frames, loss and congestion of one session (RFC 9000 §13, §19.3; RFC 9002 §5 to §7).
 
-Comes in: a session's state, ACK frames, the monotonic time. Goes out: the same state, ACK frames, whether one more packet may go.
-Packets that hold answers are in flight (RFC 9221 §5) and never sent again: a loss only shows how much the path takes. It must never
-send, read a clock, or change anything for a frame that is not whole.
+Comes in: a session's state, ACK frames, the monotonic time. Goes out: the same state, ACK frames, whether one more packet may be
+sent. Packets with answers are in flight (RFC 9221 §5) and never sent again: a loss only reduces the congestion window. It must
+never send, read a clock, or change anything for an incomplete frame.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
+from tsq.dataplane.frames cimport ACK
 from tsq.dataplane.packet cimport get_varint, put_varint
 from tsq.dataplane.state cimport C_WINDOW, MAX_ACK_RANGES, RING, AckRanges, Sent, State
 
@@ -39,7 +40,7 @@ cdef bint bit(const State* s, int64_t distance) noexcept nogil:
 
 
 cdef bint seen(const State* s, int64_t pn) noexcept nogil:
-    """Whether this number was received, or is too old to tell (RFC 9000 §12.3)."""
+    """Whether this number was received, or is so old that it counts as received (RFC 9000 §12.3)."""
     cdef int64_t distance = s.largest - pn
     if distance < 0:
         return False
@@ -69,7 +70,7 @@ cdef void mark(State* s, int64_t pn) noexcept nogil:
 # ---------------------------------------------------------------------------------------------------------- ACK frames
 
 cdef int run_of(const State* s, int distance, bint received) noexcept nogil:
-    """How many numbers in a row, from largest - distance down, were received, or were not; none is older than the window, or 0."""
+    """How many numbers in a row, from largest - distance down, were received (or were not); 0 or older ones are not counted."""
     cdef int at = distance
     cdef int end = C_WINDOW if s.largest >= C_WINDOW else <int> s.largest + 1
     cdef uint64_t bits
@@ -90,7 +91,7 @@ cdef int run_of(const State* s, int distance, bint received) noexcept nogil:
 
 
 cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
-    """An ACK frame of what was received: the run up to the largest, and up to 32 runs below it; its size."""
+    """Write an ACK frame: the range up to the largest number, and up to 32 ranges below it; its size."""
     cdef uint8_t rest[SENT_ACK_RANGES * 4]
     cdef int gap, run, count = 0, used = 0, size
     cdef int first = run_of(s, 0, True)
@@ -105,7 +106,7 @@ cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
         used += put_varint(rest + used, run - 1)
         distance += gap + run
         count += 1
-    out[0] = 0x02
+    out[0] = ACK
     size = 1 + put_varint(out + 1, <uint64_t> s.largest)
     size += put_varint(out + size, <uint64_t> (delay if delay > 0 else 0) >> 3)
     size += put_varint(out + size, count)
@@ -115,9 +116,9 @@ cdef int put_ack(const State* s, uint8_t* out, double now) noexcept nogil:
 
 
 cdef int parse_ack(const State* s, const uint8_t** at, const uint8_t* end, bint ecn, AckRanges* out) noexcept nogil:
-    """An ACK frame after its type (RFC 9000 §19.3); 0, or -1 for one that the control plane is to judge.
+    """Parse an ACK frame after its type (RFC 9000 §19.3); 0, or -1 for one that the control plane must judge.
 
-    Of more than 64 ranges the newest 64 are kept. All are read: the packet's end ends a count that is too large.
+    All ranges are read, and the newest 64 are kept. The packet's end ends a count that is too large.
     """
     cdef uint64_t largest = 0, delay = 0, count = 0, span = 0, gap = 0
     cdef int64_t low
@@ -125,7 +126,7 @@ cdef int parse_ack(const State* s, const uint8_t** at, const uint8_t* end, bint 
     cdef int _counter
     if get_varint(at, end, &largest) or get_varint(at, end, &delay) or get_varint(at, end, &count) or get_varint(at, end, &span):
         return -1
-    # A number that was never sent is the control plane's to punish (RFC 9000 §13.1).
+    # The control plane closes the connection for an ACK of a number that was never sent (RFC 9000 §13.1).
     if <int64_t> largest >= s.next_pn or span > largest:
         return -1
     out.last[0] = <int64_t> largest
@@ -157,24 +158,24 @@ cdef int parse_ack(const State* s, const uint8_t** at, const uint8_t* end, bint 
 # ------------------------------------------------------------------------------------------------- sent packet numbers
 
 cdef double loss_delay(const State* s) noexcept nogil:
-    """How long after it was sent a packet is lost when a later one was acknowledged (RFC 9002 §6.1.2), seconds."""
+    """Time threshold: a packet sent so long ago is lost when a later one was acknowledged (RFC 9002 §6.1.2), seconds."""
     cdef double delay = 1.125 * (s.latest if s.latest > s.smoothed else s.smoothed)
     return delay if delay > GRANULARITY else GRANULARITY
 
 
 cdef double probe_timeout(const State* s) noexcept nogil:
-    """When to ask for an acknowledgment (RFC 9002 §6.2.1), seconds."""
+    """Probe timeout (RFC 9002 §6.2.1), seconds."""
     cdef double spread = 4 * s.variance
     return s.smoothed + (spread if spread > GRANULARITY else GRANULARITY) + s.max_ack_delay
 
 
 cdef bint has_room(const State* s, Py_ssize_t size) noexcept nogil:
-    """Whether the congestion window and the ring admit one more packet of this size."""
+    """Whether the congestion window and the ring have room for one more packet of this size."""
     return s.in_flight_count < RING and s.in_flight + s.other_in_flight + size <= s.window
 
 
 cdef void note_sent(State* s, int64_t pn, Py_ssize_t size, double now) noexcept nogil:
-    """A packet that is in flight from now on. There must be room."""
+    """Count a packet as in flight. There must be room."""
     # The first one sent since the last receipt restarts the idle timer (RFC 9000 §10.1).
     if s.first_sent <= s.last_receive:
         s.first_sent = now
@@ -186,12 +187,12 @@ cdef void note_sent(State* s, int64_t pn, Py_ssize_t size, double now) noexcept 
 
 
 cdef void measure(State* s, double sample, uint64_t reported_delay) noexcept nogil:
-    """One round trip, of a packet that is acknowledged for the first time (RFC 9002 §5)."""
+    """Take one round-trip sample, of a packet that is acknowledged for the first time (RFC 9002 §5)."""
     cdef double delay = s.max_ack_delay
     cdef double adjusted, off
     if sample < 0:
         return
-    # More than that would not fit.
+    # A larger delay would overflow.
     if reported_delay < <uint64_t> 1 << 40:
         delay = <double> (reported_delay << s.ack_delay_exponent) * 1e-6
     if delay > s.max_ack_delay:
@@ -203,7 +204,7 @@ cdef void measure(State* s, double sample, uint64_t reported_delay) noexcept nog
         return
     if sample < s.minimum:
         s.minimum = sample
-    # The peer's delay is no part of the path, but of how long an acknowledgment takes (RFC 9002 §5.3, §6.1.2).
+    # The peer's delay is no part of the path's round trip, but of the time until an acknowledgment (RFC 9002 §5.3, §6.1.2).
     s.latest = sample
     adjusted = sample - delay if sample >= s.minimum + delay else sample
     off = s.smoothed - adjusted
@@ -220,7 +221,7 @@ cdef bint covers(const AckRanges* ranges, int64_t pn) noexcept nogil:
 
 
 cdef void grow(State* s, double sent_at, int size) noexcept nogil:
-    """The congestion window after an acknowledgment (RFC 9002 §7.3.1, §7.3.3), where it was a limit at all (§7.8)."""
+    """Grow the congestion window after an acknowledgment (RFC 9002 §7.3.1, §7.3.3), where it was the limit (§7.8)."""
     if sent_at <= s.recovery_start or 2 * (s.in_flight + s.other_in_flight) < s.window:
         return
     if s.window < s.threshold:
@@ -233,18 +234,18 @@ cdef void grow(State* s, double sent_at, int size) noexcept nogil:
 
 
 cdef void shrink(State* s, double sent_at, double now) noexcept nogil:
-    """The congestion window after a loss: one reduction for each round trip (RFC 9002 §7.3.2)."""
+    """Reduce the congestion window after a loss, once in a round trip (RFC 9002 §7.3.2)."""
     if sent_at <= s.recovery_start:
         return
     s.recovery_start = now
-    # A window that is smaller already stays as it is.
+    # A smaller window stays as it is.
     if s.window > MINIMUM_WINDOW:
         s.window = s.window / 2 if s.window / 2 > MINIMUM_WINDOW else MINIMUM_WINDOW
     s.threshold = s.window
 
 
 cdef void on_ack(State* s, const AckRanges* ranges, double now) noexcept nogil:
-    """Take acknowledged packets out of the ring, and those that are lost by packet or time threshold (RFC 9002 §6.1)."""
+    """Remove acknowledged packets from the ring, and packets that are lost by packet or time threshold (RFC 9002 §6.1)."""
     cdef int i
     cdef int kept = 0
     cdef Sent* sent

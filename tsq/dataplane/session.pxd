@@ -7,25 +7,25 @@ from tsq.dataplane.state cimport AckRanges, State
 
 
 cdef enum:
-    # More requests than this do not fit into a packet of 1,280 bytes.
+    # A packet of 1,280 bytes has room for no more requests.
     MAX_FRAMES = 64
     MAX_PLAIN = 2048
     # A power of two would put a batch's packets into the same few sets of the cache.
     OUT_CAPACITY = 2048 + 192
 
-# What became of a datagram.
+# The outcome of a datagram.
 cdef enum:
     NOT_TAKEN = 0
     CONSUMED = 1
     ANSWER = 2
     OPENED = 3
-    # Dropped, each counted by itself: it does not open; it came before; it is more work than the control plane is to have.
+    # Dropped, and counted by reason: it does not open; it is a duplicate; it is too much work for the control plane.
     FORGED = 4
     DUPLICATE = 5
     EXCESSIVE = 6
 
 
-# A packet that is authentic. earlier: it was sealed with the last phase's keys.
+# An authentic packet. earlier: it was sealed with the last phase's keys.
 cdef struct Opened:
     int64_t pn
     Py_ssize_t size

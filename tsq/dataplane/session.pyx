@@ -1,7 +1,7 @@
-"""One connection's session: its 1-RTT packets are opened and sealed here, without the interpreter lock.
+"""One connection's session: opens and seals its 1-RTT packets, without the interpreter lock.
 
 Comes in: packets, keys and the state that the control plane hands over. Goes out: frames of packets that are authentic and new,
-sealed packets, the state for the control plane. Nothing of a session changes before a whole packet has been parsed, but for the
+sealed packets, the state for the control plane. A session does not change before a whole packet has been parsed, except for the
 counts of packets that do not open or are too much work. It must never use a packet number twice, nor say why a packet does not
 open.
 
@@ -13,11 +13,13 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from tsq._fast cimport View, put_u64
-from tsq.dataplane.frames cimport MOST_WORK, frames_work
+from tsq._fast cimport EXACT_VALUE_SIZE, View, put_u64
+from tsq.dataplane.frames cimport (
+    ACK, ACK_ECN, DATAGRAM, DATAGRAM_WITH_LENGTH, MOST_DATAGRAM_HEADER, MOST_WORK, PADDING, PING, frames_work, put_datagram_header,
+)
 from tsq.dataplane.packet cimport (
     IV_SIZE, MAX_CID_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, keys_complete, keys_free, keys_set_aead,
-    keys_set_protection, put_varint, seal, unprotect,
+    keys_set_protection, seal, unprotect,
 )
 from tsq.dataplane.recovery cimport has_room, mark, note_sent, on_ack, parse_ack, probe_timeout, put_ack, seen
 from tsq.dataplane.state cimport C_CID, C_WINDOW, MAX_ACK_RANGES, AckRanges, KnownT3, RawKeys, State
@@ -27,7 +29,7 @@ from tsq.errors import ConfigError
 
 CONNECTION_ID_SIZE = C_CID
 WINDOW_SIZE = C_WINDOW
-# What a session takes beside its Python object and, where libcrypto does the arithmetic, its contexts; bytes.
+# Bytes of a session, without its Python object and libcrypto's contexts.
 STATE_SIZE = sizeof(State)
 
 cdef extern from "<stdlib.h>" nogil:
@@ -51,14 +53,14 @@ cdef extern from *:
     """
     const char* HEX "TSQ_HEX"
 
-# No packet of this key phase came yet.
+# No packet of this key phase has come.
 cdef int64_t NONE_YET = (<int64_t> 1) << 62
 
 
 # -------------------------------------------------------------------------------------------------------------- opening
 
 cdef int parse_frames(const State* s, const uint8_t* plain, Py_ssize_t size, Frames* out, AckRanges* ranges) noexcept nogil:
-    """All frames of a packet, changing nothing; 0, or -1 for a packet that the control plane is to have."""
+    """Parse all frames of a packet, without a change to the session; 0, or -1 for a packet that belongs to the control plane."""
     cdef const uint8_t* at = plain
     cdef const uint8_t* end = plain + size
     cdef uint64_t length = 0
@@ -71,16 +73,16 @@ cdef int parse_frames(const State* s, const uint8_t* plain, Py_ssize_t size, Fra
     while at < end:
         kind = at[0]
         at += 1
-        if kind == 0x00:
+        if kind == PADDING:
             continue
-        if kind == 0x01:
+        if kind == PING:
             out.pinged = True
-        elif kind == 0x02 or kind == 0x03:
-            if ranges.count or parse_ack(s, &at, end, kind == 0x03, ranges):
+        elif kind == ACK or kind == ACK_ECN:
+            if ranges.count or parse_ack(s, &at, end, kind == ACK_ECN, ranges):
                 return -1
-        elif kind == 0x30 or kind == 0x31:
+        elif kind == DATAGRAM or kind == DATAGRAM_WITH_LENGTH:
             length = end - at
-            if kind == 0x31 and get_varint(&at, end, &length):
+            if kind == DATAGRAM_WITH_LENGTH and get_varint(&at, end, &length):
                 return -1
             if <uint64_t> (end - at) < length or out.count == MAX_FRAMES:
                 return -1
@@ -96,7 +98,7 @@ cdef int parse_frames(const State* s, const uint8_t* plain, Py_ssize_t size, Fra
 
 
 cdef int refuse(State* s, const Opened* opened) noexcept nogil:
-    """What becomes of an authentic packet that the data plane cannot deal with: NOT_TAKEN, or EXCESSIVE and counted."""
+    """The outcome of an authentic packet that the data plane cannot deal with: NOT_TAKEN, or EXCESSIVE, which is counted."""
     if frames_work(opened.plain, opened.size) <= MOST_WORK:
         return NOT_TAKEN
     s.excessive += 1
@@ -130,9 +132,9 @@ cdef bint open_with(
 
 
 cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Opened* opened) noexcept nogil:
-    """Open one short-header packet, changing nothing but counters; NOT_TAKEN, FORGED, DUPLICATE or OPENED.
+    """Open one short-header packet; NOT_TAKEN, FORGED, DUPLICATE or OPENED. Changes nothing but counters.
 
-    What is not authentic ends here, from wherever it came: the control plane would take a hundred times as long over it.
+    A packet that is not authentic is dropped here, whatever its source: the control plane would need a hundred times as long.
     """
     cdef uint64_t truncated = 0
     cdef int pn_size
@@ -141,7 +143,7 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
     if not s.active:
         return NOT_TAKEN
     pn_size = unprotect(&s.receive, view.data, view.size, 1 + C_CID, opened.header, &truncated)
-    # Without the fixed bit it is no packet of this version (RFC 9000 §17.3.1).
+    # A packet without the fixed bit is not valid in this version (RFC 9000 §17.3.1).
     if pn_size < 0 or not view.data[0] & 0x40:
         return FORGED
     header_size = 1 + C_CID + pn_size
@@ -153,8 +155,8 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
         )
         authentic = opened.size >= 0
     else:
-        # A packet of the last phase that was overtaken (RFC 9001 §6.5), or the first of the next. Both keys were made when this
-        # phase's were: a forged phase bit costs no derivation (§6.3).
+        # A reordered packet of the last phase (RFC 9001 §6.5), or the first packet of the next phase. The keys of both phases exist
+        # already: a forged phase bit costs no key derivation (§6.3).
         opened.earlier = (
             now < s.last_keys_until and opened.pn < s.phase_first_pn
             and open_with(s, scratch, &s.last_keys, view, header_size, opened)
@@ -165,16 +167,16 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
         s.failed_opens += 1
         return FORGED
     if updated or opened.header[0] & 0x18:
-        # A key update, or an authentic peer that sets reserved bits: the control plane's business.
+        # The control plane handles key updates, and authentic peers that set reserved bits.
         return NOT_TAKEN
     if seen(s, opened.pn):
         return DUPLICATE
-    # Who has moved is to prove it; a copy of an old packet sent from elsewhere (it was seen) proves nothing.
+    # A client that has moved must prove its new address. A copied old packet is no proof, and was dropped above.
     return OPENED if on_path(s, view) else NOT_TAKEN
 
 
 cdef void commit(State* s, const Opened* opened, const AckRanges* ranges, double now) noexcept nogil:
-    """Take note of a packet that was parsed as a whole."""
+    """Note a packet that was parsed as a whole in its session."""
     mark(s, opened.pn)
     if not opened.earlier and opened.pn < s.phase_first_pn:
         s.phase_first_pn = opened.pn
@@ -200,7 +202,7 @@ cdef void put_hex(uint8_t* out, const uint8_t* data, int size) noexcept nogil:
 
 
 cdef void take_known(State* s, uint8_t* out) noexcept nogil:
-    """Write the oldest transmit timestamp that was not reported yet (32 hex digits), and forget it. There must be one."""
+    """Write the oldest transmit timestamp that was not reported (32 hex digits), and forget it. There must be one."""
     cdef uint8_t ntp[8]
     put_hex(out, s.known[0].nonce, 8)
     put_u64(ntp, s.known[0].ntp)
@@ -210,7 +212,7 @@ cdef void take_known(State* s, uint8_t* out) noexcept nogil:
 
 
 cdef Py_ssize_t begin(const State* s, uint8_t* out, double now) noexcept nogil:
-    """Write a packet's plain header and its ACK frame; how many bytes that makes."""
+    """Write a packet's plain header and its ACK frame; their size."""
     cdef Py_ssize_t size = 1 + s.peer_id_size + PN_SIZE
     cdef int i
     out[0] = 0x40 | (<int> s.spin << 5) | (s.phase << 2) | (PN_SIZE - 1)
@@ -221,11 +223,11 @@ cdef Py_ssize_t begin(const State* s, uint8_t* out, double now) noexcept nogil:
 
 
 cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers, double now) noexcept nogil:
-    """Seal what `begin` began, and note it as in flight when it holds answers; the packet's size, 0 where OpenSSL fails."""
+    """Seal the packet that `begin` began, and count it as in flight when it holds answers; its size, 0 where OpenSSL fails."""
     cdef Py_ssize_t header_size = 1 + s.peer_id_size + PN_SIZE
     cdef int64_t pn = s.next_pn
     cdef Py_ssize_t size
-    # Counted before it is used: whatever happens below, this number is never used again.
+    # Count before use: whatever happens below, this number is never used again.
     s.next_pn = pn + 1
     size = seal(&s.send, out, header_size, pn, plain_end - header_size)
     if size < 0:
@@ -242,10 +244,10 @@ cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers
 
 @cython.final
 cdef class Session:
-    """One connection's keys, packet numbers and path. Made and kept in step by tsq.quic.aioquic.offload alone."""
+    """One connection's keys, packet numbers and path. Only tsq.quic.aioquic.offload makes and updates it."""
 
     def __cinit__(self):
-        # On a line of the processor's cache of its own: a packet touches a third of a state, and no line more than it must.
+        # Aligned to a cache line: a packet touches a third of a state, in as few lines as possible.
         self.state = <State*> aligned_alloc(CACHE_LINE, (sizeof(State) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
         if self.state == NULL:
             raise MemoryError()
@@ -264,7 +266,7 @@ cdef class Session:
         keys_free(&self.scratch)
 
     def set_protection(self, int suite, bytes receive not None, bytes send not None):
-        """Header protection keys, once: a key update leaves them (RFC 9001 §6.1)."""
+        """Set the header protection keys, once: a key update does not change them (RFC 9001 §6.1)."""
         _key_sizes(suite, receive, send)
         self.state.suite = suite
         if (
@@ -277,9 +279,9 @@ cdef class Session:
         self, int phase, bytes receive not None, bytes receive_iv not None, bytes send not None, bytes send_iv not None,
         bytes next_receive not None, bytes next_receive_iv not None, double now,
     ):
-        """Packet keys of one phase, and the next phase's for opening. After `set_protection`.
+        """Set the packet keys of one phase, and the next phase's for opening. After `set_protection`.
 
-        The keys that were there before open packets that were overtaken, for three probe timeouts more (RFC 9001 §6.5).
+        The former keys open reordered packets for three more probe timeouts (RFC 9001 §6.5).
         """
         cdef State* s = self.state
         cdef bint first = not keys_complete(&s.receive)
@@ -309,7 +311,7 @@ cdef class Session:
         s.key_first_pn = s.next_pn
 
     def set_path(self, bytes remote not None, bytes local not None, bytes peer_id not None):
-        """Packed addresses of the active path, and the peer's connection ID to send to (0 to 20 bytes)."""
+        """Set the packed addresses of the active path, and the peer's connection ID (0 to 20 bytes)."""
         cdef State* s = self.state
         if len(remote) > 28 or len(local) > 20 or len(peer_id) > MAX_CID_SIZE:
             raise ConfigError(f"a path of {len(remote)}, {len(local)}, {len(peer_id)} bytes", expected="at most 28, 20, 20")
@@ -321,20 +323,21 @@ cdef class Session:
         memcpy(s.peer_id, PyBytes_AS_STRING(peer_id), s.peer_id_size)
 
     def set_received(self, int64_t largest, double largest_at, object bits, int64_t ack_floor):
-        """What the control plane has received: bit d of `bits` is packet number largest - d, 128 of them."""
+        """Set which packets were received: bit d of `bits` is packet number largest - d, 128 of them."""
         cdef State* s = self.state
         s.largest = largest
         s.largest_at = largest_at
         s.low_bits = bits & 0xFFFFFFFFFFFFFFFF
         s.high_bits = (bits >> 64) & 0xFFFFFFFFFFFFFFFF
         s.ack_floor = ack_floor
-        # From here on it is the control plane's to acknowledge what came before.
+        # The control plane has acknowledged these packets, or will.
         s.ack_sent = s.ack_wanted = False
 
     def set_recovery(self, int64_t window, int64_t in_flight, int64_t threshold, double since, bint defer_acks):
-        """Congestion window, what the control plane has in flight, where slow start ends (bytes); whether ACKs are not taken.
+        """Set congestion window, the control plane's bytes in flight, the slow start threshold (bytes), and whether to leave ACKs.
 
-        since: when the last reduction was, monotonic seconds: what was sent before it reduces no more (RFC 9002 §7.3.2).
+        since: time of the last reduction, monotonic seconds. Losses of packets sent before it do not reduce the window again (RFC
+        9002 §7.3.2). defer_acks: packets with an ACK are not taken.
         """
         cdef State* s = self.state
         s.window = window
@@ -347,7 +350,7 @@ cdef class Session:
         self, bint known, double latest, double smoothed, double variance, double minimum, double max_ack_delay,
         int ack_delay_exponent,
     ):
-        """The round trip in seconds (RFC 9002 §5), a guess where it is not known yet, and how the peer writes its delays."""
+        """Set the round trip in seconds (RFC 9002 §5), a guess where it is not known, and the peer's ACK delay exponent."""
         cdef State* s = self.state
         if not 0 <= ack_delay_exponent <= 20:
             raise ConfigError(f"an exponent of {ack_delay_exponent}", expected="0 to 20", section="RFC 9000 §18.2")
@@ -357,7 +360,7 @@ cdef class Session:
         s.ack_delay_exponent = <uint8_t> ack_delay_exponent
 
     def set_spin(self, bint spin, int64_t packet_number):
-        """The spin bit, and the packet that set it (RFC 9000 §17.4)."""
+        """Set the spin bit, and the packet that set it (RFC 9000 §17.4)."""
         self.state.spin = spin
         self.state.spin_pn = packet_number
 
@@ -390,7 +393,7 @@ cdef class Session:
         if outcome != OPENED:
             return []
         commit(self.state, &opened, &ranges, now)
-        # Acknowledged with the next request, or by the control plane's timer.
+        # The next request acknowledges it, or the control plane's timer.
         self.state.ack_wanted = self.state.ack_wanted or frames.pinged or frames.count > 0
         return [
             PyBytes_FromStringAndSize(<const char*> frames.frames[i].at, <Py_ssize_t> frames.frames[i].size)
@@ -406,51 +409,50 @@ cdef class Session:
         if not s.active or not messages:
             return None
         for message in messages:
-            size += len(message) + 4
+            size += len(message) + MOST_DATAGRAM_HEADER
         end = begin(s, out, now)
         if end + size + TAG_SIZE > MAX_SEALED or not has_room(s, end + size + TAG_SIZE):
             return None
         for message in messages:
-            out[end] = 0x31
-            end += 1 + put_varint(out + end + 1, len(message))
+            end += put_datagram_header(out + end, len(message))
             memcpy(out + end, PyBytes_AS_STRING(message), len(message))
             end += len(message)
         size = finish(s, out, end, <int> len(messages), now)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
     def probe(self, double now):
-        """A packet with a PING and an ACK, for a peer that acknowledges nothing (RFC 9002 §6.2.4); the next one is due later."""
+        """A packet with a PING and an ACK, for a peer that acknowledges nothing (RFC 9002 §6.2.4). Later probes wait longer."""
         cdef uint8_t out[OUT_CAPACITY]
         cdef State* s = self.state
         cdef Py_ssize_t end, size
         if not s.active:
             return None
         end = begin(s, out, now)
-        # Room for the sample of header protection where nothing was received (RFC 9001 §5.4.2).
-        out[end] = 0x01
+        # Padding for the header protection sample, where there is no ACK frame (RFC 9001 §5.4.2).
+        out[end] = PING
         memset(out + end + 1, 0, 3)
         size = finish(s, out, end + 4, 0, now)
-        # To be acknowledged, it restarts the idle timer as the first packet since the last receipt (RFC 9000 §10.1).
+        # As the first ack-eliciting packet since the last receipt, it restarts the idle timer (RFC 9000 §10.1).
         if s.first_sent <= s.last_receive:
             s.first_sent = now
         s.probes += 1 if s.probes < MOST_BACKOFF else 0
-        # Backing off from a second at least: nothing is to be sent again, only room to be had back.
+        # Back off from at least a second: nothing is sent again, the probe only frees the congestion window.
         s.next_probe = now + max(probe_timeout(s), 1.0) * (1 << s.probes)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
-    def tell(self):
-        """When an earlier answer left (R12), reported once: 16 hex digits of nonce, 16 of NTP time; "" where there is nothing."""
+    def report(self):
+        """An earlier answer's transmit timestamp (R12), once: 16 hex digits of nonce, 16 of NTP time; "" where there is none."""
         cdef State* s = self.state
-        cdef uint8_t out[32]
+        cdef uint8_t out[EXACT_VALUE_SIZE]
         if not s.known_count:
             return ""
         take_known(s, out)
-        return PyBytes_FromStringAndSize(<const char*> out, 32).decode("ascii")
+        return PyBytes_FromStringAndSize(<const char*> out, EXACT_VALUE_SIZE).decode("ascii")
 
     def acknowledged(self, ranges, double now, uint64_t delay=0):
-        """Ranges (first, last) that an ACK in the control plane acknowledged, largest first; now in monotonic seconds.
+        """Take the ranges (first, last) of an ACK that the control plane received, largest first; now in monotonic seconds.
 
-        delay: as the ACK frame has it, in the peer's units.
+        delay: the ACK frame's delay, in the peer's units.
         """
         cdef AckRanges found
         found.count = 0
@@ -465,7 +467,7 @@ cdef class Session:
 
     @property
     def active(self):
-        """Whether packets may be taken."""
+        """Whether the data plane takes this session's packets."""
         return self.state.active
 
     @active.setter
@@ -477,7 +479,7 @@ cdef class Session:
 
     @property
     def next_packet_number(self):
-        """The number of the next packet, of either plane. It only grows: one used twice under a key would give the key away."""
+        """The next packet number of both planes. It only grows: a number used twice under a key would give the key away."""
         return self.state.next_pn
 
     @next_packet_number.setter
@@ -491,7 +493,7 @@ cdef class Session:
 
     @property
     def received(self):
-        """(largest, when it came, bits, whether an ACK was sent since the last `set_received`)."""
+        """(largest, its receive time, bits, whether an ACK was sent since the last `set_received`)."""
         cdef State* s = self.state
         return s.largest, s.largest_at, (<object> s.high_bits << 64) | s.low_bits, s.ack_sent
 
@@ -507,7 +509,7 @@ cdef class Session:
 
     @property
     def congestion(self):
-        """(congestion window, where slow start ends, both in bytes; when the last reduction was, monotonic seconds)."""
+        """(congestion window, slow start threshold, both in bytes; time of the last reduction, monotonic seconds)."""
         return self.state.window, self.state.threshold, self.state.recovery_start
 
     @property
@@ -518,29 +520,29 @@ cdef class Session:
 
     @property
     def last_receive(self):
-        """When the last packet was taken, monotonic seconds."""
+        """Time at which the last packet was taken, monotonic seconds."""
         return self.state.last_receive
 
     @property
     def last_activity(self):
-        """From when the idle timeout runs (RFC 9000 §10.1), monotonic seconds."""
+        """Start of the idle timeout (RFC 9000 §10.1), monotonic seconds."""
         cdef State* s = self.state
         return s.first_sent if s.first_sent > s.last_receive else s.last_receive
 
     @property
     def probe_at(self):
-        """When the peer is to be probed for an acknowledgment (RFC 9002 §6.2), monotonic seconds; None for not at all."""
+        """Time at which to probe the peer for an acknowledgment (RFC 9002 §6.2), monotonic seconds; None for never."""
         cdef State* s = self.state
         return s.ring[0].at + probe_timeout(s) if s.in_flight_count and not s.defer_acks else None
 
     @property
     def ack_wanted(self):
-        """Whether something was taken by `open` that no packet has acknowledged yet."""
+        """Whether `open` took a packet that is not acknowledged yet."""
         return self.state.ack_wanted
 
     @property
     def in_flight(self):
-        """(packets, bytes) that were answered here and not acknowledged."""
+        """(packets, bytes) that were sent here and not acknowledged."""
         return self.state.in_flight_count, self.state.in_flight
 
     @property

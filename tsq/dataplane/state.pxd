@@ -1,7 +1,7 @@
 """One session's state, which the data plane's modules share. No code.
 
-In a server of thousands none of it is in the processor's caches when a packet comes: what every packet needs stands first, and
-together.
+In a server with thousands of clients, no state is in the processor's caches when its packet comes: what every packet needs comes
+first, and together.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
@@ -10,7 +10,7 @@ from tsq.dataplane.packet cimport IV_SIZE, MAX_CID_SIZE, Keys
 
 cdef enum:
     C_CID = 8
-    # Received packet numbers that are remembered, and packets under way.
+    # Received packet numbers that are remembered, and packets in flight.
     C_WINDOW = 128
     RING = 32
     MAX_ACK_RANGES = 64
@@ -18,20 +18,20 @@ cdef enum:
     MOST_KEY = 32
 
 
-# A packet that holds answers, and is not acknowledged yet.
+# A packet with answers that is not acknowledged yet.
 cdef struct Sent:
     int64_t pn
     double at
     uint16_t size
 
 
-# When an earlier answer left: its transmit timestamp (docs/reference/protocol.md R12).
+# An earlier answer's transmit timestamp, its exact T3 (docs/reference/protocol.md R12).
 cdef struct KnownT3:
     uint8_t nonce[8]
     uint64_t ntp
 
 
-# Packet key and IV as they are, for who seldom needs them.
+# Packet key and IV, not expanded: for phases that are seldom needed.
 cdef struct RawKeys:
     uint8_t key[MOST_KEY]
     uint8_t iv[IV_SIZE]
@@ -51,7 +51,7 @@ cdef struct State:
     uint8_t remote[28]
     uint8_t local[20]
     uint8_t peer_id[MAX_CID_SIZE]
-    # Received packet numbers: the largest, when it came, and a bit for each of the 128 up to it (bit d: largest - d).
+    # Received packet numbers: the largest, its receive time, and a bit for each of the 128 up to it (bit d: largest - d).
     int64_t largest
     double largest_at
     uint64_t low_bits
@@ -65,7 +65,7 @@ cdef struct State:
     int64_t largest_acked
     int in_flight_count
     int64_t in_flight
-    # Congestion window, what of it the control plane uses, and where slow start ends (bytes; RFC 9002 §7).
+    # Congestion window, the control plane's bytes in flight, and the slow start threshold (bytes; RFC 9002 §7).
     int64_t window
     int64_t other_in_flight
     int64_t threshold
@@ -88,9 +88,9 @@ cdef struct State:
     int64_t phase_first_pn
     Keys receive
     Keys send
-    # Of the ring, its beginning.
+    # Packets in flight, oldest first.
     Sent ring[RING]
-    # Keys that are seldom used: the next phase's, this phase's as they are, the last phase's until its packets have all come.
+    # Keys that are seldom used: the next phase's, this phase's, and the last phase's until its packets have all come.
     int suite
     int64_t key_first_pn
     uint64_t failed_opens
@@ -102,7 +102,7 @@ cdef struct State:
     double last_keys_until
     int known_count
     KnownT3 known[KNOWN_T3]
-    # How often a table has it, and which one: only that one forgets its transmit-timestamp requests when it ends.
+    # How many entries a table has for it, and which table: that one forgets its transmit timestamp requests when it ends.
     int listed
     void* owner
 

@@ -1,1 +1,1 @@
-"""Types of the compiled table, which has a C interface only; see _table.pyx."""
+"""Types of the compiled table, which has a C interface only; see table.pyx."""

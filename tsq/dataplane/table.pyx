@@ -1,7 +1,7 @@
 """Sessions by connection ID: a hash table with linear probing, at most half full.
 
-Comes in: connection IDs of 8 bytes, which are random (this end chose them), and so their own hash. Goes out: slots, which move with
-the next change. It must never own a session.
+Comes in: connection IDs of 8 bytes. This end chose them at random, so each is its own hash. Goes out: slots, which the next change
+of the table may move. It must never own a session.
 """
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -43,7 +43,7 @@ cdef uint64_t key_of(const uint8_t* connection_id) noexcept nogil:
 
 
 cdef Slot* slot_of(const Table* table, uint64_t key) noexcept nogil:
-    """The key's slot, or the free one where it would be put."""
+    """The key's slot, or the free slot for it."""
     cdef size_t mask = table.capacity - 1
     cdef size_t at = key & mask
     while table.slots[at].state != NULL and table.slots[at].key != key:
@@ -58,7 +58,7 @@ cdef Slot* table_find(const Table* table, uint64_t key) noexcept nogil:
 
 
 cdef void table_expect(const Table* table, uint64_t key) noexcept nogil:
-    """The key is going to be looked up soon."""
+    """Fetch the key's slot into the cache: it will be looked up soon."""
     prefetch(&table.slots[key & (table.capacity - 1)])
 
 
@@ -79,7 +79,7 @@ cdef int grow(Table* table) noexcept nogil:
 
 
 cdef int table_put(Table* table, uint64_t key, State* state, int index) noexcept nogil:
-    """Packets to this ID are this session's from now on; 0, or -1 where there is no memory."""
+    """Enter a session under a key, or replace the former one; 0, or -1 where there is no memory."""
     cdef Slot* slot = slot_of(table, key)
     if slot.state == NULL:
         if 2 * (table.used + 1) > table.capacity:
@@ -94,7 +94,7 @@ cdef int table_put(Table* table, uint64_t key, State* state, int index) noexcept
 
 
 cdef void table_remove(Table* table, uint64_t key) noexcept nogil:
-    """Without tombstones: entries behind the hole move up when that brings them nearer home."""
+    """Remove a key without a tombstone: entries behind the hole move up when that brings them nearer to their own place."""
     cdef size_t mask = table.capacity - 1
     cdef Slot* found = table_find(table, key)
     cdef size_t hole, at, home

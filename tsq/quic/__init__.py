@@ -11,7 +11,7 @@ import warnings
 
 from cryptography.utils import CryptographyDeprecationWarning
 
-# Odd numbers and long names in a server's certificate do not concern a user who asks for the time.
+# Warnings about serial numbers and long names in a server's certificate are of no use to a client's user.
 warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 

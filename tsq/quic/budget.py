@@ -1,6 +1,6 @@
-"""How much of something was used lately: buckets that fill and counts that fade, without a clock of their own.
+"""Budgets: token buckets, counts that decay, a throttle for log lines.
 
-Comes in: the time, what is used. Goes out: whether there is any left. It must never read a clock.
+Comes in: the time, an amount. Goes out: whether that much may be used. It must never read a clock.
 """
 
 import math
@@ -19,19 +19,19 @@ class Bucket:
         self._at: float | None = None
 
     def refill(self, now: float, rate: float | None = None) -> float:
-        """What is left now. rate: another than its own, since the last time."""
+        """What is left now. rate: the rate since the last call, where it is not the bucket's own."""
         if self._at is not None and now > self._at:
             self.level = min(self.burst, self.level + (now - self._at) * (self.rate if rate is None else rate))
         self._at = now
         return self.level
 
     def take(self, amount: float = 1.0) -> None:
-        """Use some; where more is used than is left, nothing is left."""
+        """Use some. Using more than is left empties the bucket."""
         self.level = max(0.0, self.level - amount)
 
 
 class DecayingCount:
-    """A count of recent events: each counts less as it gets older. most: it never grows beyond."""
+    """A count of recent events, each of which counts less as it gets older. most: the upper bound."""
 
     __slots__ = ("_at", "_count", "_most", "_seconds")
 
@@ -42,12 +42,12 @@ class DecayingCount:
         self._at = 0.0
 
     def add(self, now: float) -> None:
-        """One more."""
+        """Count one more event."""
         self._count = min(self.count(now) + 1, self._most)
         self._at = now
 
     def count(self, now: float) -> float:
-        """How many there were lately."""
+        """The count at this time."""
         return self._count * math.exp(min(0.0, self._at - now) / self._seconds)
 
 
@@ -59,10 +59,10 @@ class _Offence:
 
 
 class ControlBudget:
-    """What one connection may have the control plane do.
+    """How much work one connection may cause in the control plane.
 
-    A packet takes one unit before it is opened, and more afterwards, for what was in it. A peer that is beyond the budget for
-    `offence` seconds with authentic packets is an offender. Forged packets use the budget up, too, but make no peer an offender.
+    A packet costs one unit before it is opened, and more for its contents afterwards. A peer is an offender when its authentic
+    packets exceed the budget for `patience` seconds. Forged packets use the budget as well, but make no peer an offender.
     """
 
     __slots__ = ("_bucket", "_offence", "_patience", "_strained_rate")
@@ -74,9 +74,10 @@ class ControlBudget:
         self._offence: _Offence | None = None
 
     def admits(self, now: float, *, strained: bool, amount: float = 1.0) -> bool:
-        """Whether one more packet may be opened. strained: all connections together use much.
+        """Whether one more packet may be opened.
 
-        Then a peer that has used half of its burst gets no more than the strained rate.
+        strained: all connections together use much of the control plane. Then a peer that has used half of its burst gets the
+        strained rate.
         """
         bucket = self._bucket
         level = bucket.refill(now, self._strained_rate if strained else None)
@@ -92,13 +93,13 @@ class ControlBudget:
         return True
 
     def opened(self, units: float) -> None:
-        """The packet was authentic, and what was in it costs so much more."""
+        """Charge an authentic packet for its contents."""
         self._bucket.take(units)
         if self._offence is not None:
             self._offence.authentic += 1
 
     def is_offender(self, now: float) -> bool:
-        """Whether the peer itself has asked for too much for too long."""
+        """Whether the peer itself, and not a forger, has caused too much work for too long."""
         offence = self._offence
         if offence is None or now < offence.since + self._patience:
             return False
@@ -106,7 +107,7 @@ class ControlBudget:
 
 
 class Throttle:
-    """Lets something through at most once in `seconds`; tells how often it was held back since."""
+    """Lets an event through at most once in `seconds`, and counts the events that it holds back."""
 
     __slots__ = ("_at", "_held", "_seconds")
 
@@ -116,7 +117,7 @@ class Throttle:
         self._held = 0
 
     def due(self, now: float) -> int:
-        """0 where it is too early; else how many events there were since the last time, this one included."""
+        """0 where it is too early; else the number of events since the last one that passed, this one included."""
         self._held += 1
         if now < self._at + self._seconds:
             return 0

@@ -1,7 +1,7 @@
 """A connection to a server, without I/O.
 
-Comes in: as in `connection`; session tickets, what the server's certificate must say. Goes out: as there, and why it ended. It must
-never open the data plane to a peer that is not the one that the socket is connected to.
+Comes in: what `connection` takes; session tickets; how to check the server's certificate. Goes out: what `connection` gives; why
+the connection ended. It must never let the data plane serve any peer but the one that the socket is connected to.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from tsq.quic.tls import ClientConfiguration
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
 _SERVER_PATH = "the server"
 _CLIENT_ACK_DELAY = 0.02
-# A server sends one ticket, or two; one that sends them without end is not listened to.
+# A server sends one ticket or two. Ignore further ones.
 _MOST_TICKETS = 4
 
 
 class ClientConnection(Connection):
-    """A connection to a server. on_ticket: what to do with session tickets, once the server was accepted.
+    """A connection to a server. on_ticket: called with each session ticket once the server is accepted.
 
-    tickets: how many were given to it.
+    tickets: how many session tickets there were.
     """
 
     def __init__(self, configuration: ClientConfiguration, *, on_ticket: Callable[[AcceptedTicket], None] | None = None) -> None:
@@ -73,13 +73,13 @@ class ClientConnection(Connection):
         return min((c.not_valid_after_utc.timestamp() for c in certificates), default=None)
 
     def connect(self, now: float) -> None:
-        """Begin the handshake; `flush` gives its first datagram. With a ticket that is good for nothing it ends at once."""
+        """Begin the handshake; `flush` gives its first datagram. A ticket that cannot be used ends the connection at once."""
         try:
             self.quic.connect(_SERVER_PATH, now)
         except Exception as error:
             if not self.has_ticket:
                 raise
-            # What is in a ticket came from a server, and through a file.
+            # The content of a ticket comes from a server, and through a file: it may be anything.
             self.terminated = ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, f"a ticket that cannot be used: {error!r}")
 
     @property
@@ -92,7 +92,7 @@ class ClientConnection(Connection):
         return None if times[0] is None else min(time for time in times if time is not None)
 
     def receive(self, data: bytes, now: float) -> list[Message]:
-        """Feed one UDP datagram from the server; the messages that it brought."""
+        """Take one UDP datagram from the server. Return the messages in it."""
         if self.plane is not None:
             messages = self.plane.open(data, now)
             if messages is not None:
@@ -104,7 +104,7 @@ class ClientConnection(Connection):
         return self.receive_on(_SERVER_PATH, data, now)
 
     def handle_timer(self, now: float) -> list[Message]:
-        """Let deadlines that have passed take effect."""
+        """Act on deadlines that have passed."""
         probe_at = None if self.plane is None else self.plane.probe_at
         self.take_back()
         if self.plane is not None and self.plane.wants_key_update():
@@ -114,14 +114,14 @@ class ClientConnection(Connection):
         return super().handle_timer(now)
 
     def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
-        """As in any connection. From the second request on, the data plane serves: one request is not worth its set-up."""
+        """As in `Connection`. The data plane serves from the second request on: for one request, its set-up costs too much."""
         if self.plane is None and self._asked and self.handshake is not None and offload_is_possible():
             self.attach(None)
         self._asked = self._asked or bool(messages)
         return super().transmit(messages, now, stamp)
 
     def flush(self, now: float) -> Outgoing:
-        """Datagrams to send when there is no message to send; while the data plane serves, aioquic has none."""
+        """Datagrams to send when there is no message to send. While the data plane serves, aioquic has none."""
         if self.plane is not None and self.plane.active:
             return []
         out = super().flush(now)
@@ -143,7 +143,7 @@ class ClientConnection(Connection):
         return self.quic.get_next_available_stream_id()
 
     def failure(self) -> TransportError | None:
-        """Why the connection ends, in a user's words; None while it does not. Its last datagram may still have to be sent."""
+        """Why the connection ends, as an error for a user; None while it goes on. Its last datagram may still have to be sent."""
         end = self.terminated or internals.closing(self.quic)
         if end is None:
             rejection = self._rejection()
@@ -153,22 +153,22 @@ class ClientConnection(Connection):
         return self.quic.rejection or why_ended(end, self.handshake is not None)
 
     def _rejection(self) -> TransportError | None:
-        """Why the server is not believed. It was judged inside the handshake; this says the same again, should that have failed."""
+        """Why the server is rejected. The handshake has checked this; check again, in case it did not."""
         if self._judged or self.handshake is None:
             return None
         accept = self._configuration.accept
-        # A resumed session shows no certificate; its ticket is used only where the server was accepted by the same trust.
+        # A resumed session shows no certificate: its ticket is used only where the same trust has accepted the server.
         rejection = None if accept is None or self.resumed else accept(internals.peer_certificates(self.quic))
         self._judged = rejection is None
         return rejection
 
     def _ticket(self, ticket: SessionTicket) -> None:
-        # It may come right behind the server's Finished, before the certificate is judged: it waits for that.
+        # A ticket may come right after the server's Finished, before the certificate is checked. It waits until then.
         if self.tickets + len(self._unjudged) < _MOST_TICKETS:
             self._unjudged.append(ticket)
 
     def _give_tickets(self) -> None:
-        """The server was accepted: its tickets may be kept."""
+        """Pass on the tickets of a server that was accepted."""
         waiting, self._unjudged = self._unjudged, []
         accepted = self._configuration.accepted if self.resumed else None
         for ticket in waiting:

@@ -1,8 +1,8 @@
 """One QUIC connection that carries TSQ messages, on both planes, without I/O (RFC 9000, RFC 9221; docs/reference/protocol.md).
 
 Comes in: received datagrams, messages to send, the time for timers. Goes out: received messages, datagrams to send, the next
-deadline. It must never keep a message that cannot leave at once, never raise anything but our own errors for what the network sent,
-and never look at what a message says.
+deadline. It must never queue a message that cannot be sent at once, never raise anything but TSQ's errors for what the network
+sent, and never read the contents of a message.
 """
 
 import logging
@@ -15,10 +15,10 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.offload import Plane, SharedConnection
+from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.budget import Throttle
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_SIZE = 1100
 # What the data plane puts into one packet: fits beside the longest header and ACK frame that it makes.
 _MOST_SEALED = 900
-# The most that is kept of one stream's request or response.
+# How much of one stream's request or response is kept.
 MAX_STREAM_SIZE = 2048
 # RFC 9221 §4: type and a two-byte length in front of a message of up to 16383 bytes, one byte of length up to 63.
 _FRAME_OVERHEAD = 3
@@ -62,7 +62,7 @@ class Connection:
     def __init__(self, quic: SharedConnection) -> None:
         internals.check(quic)
         self.quic = quic
-        self.plane: Plane | None = None
+        self.plane: HandOver | None = None
         self.handshake: events.HandshakeCompleted | None = None
         self.terminated: events.ConnectionTerminated | None = None
         self.alpn: str | None = None
@@ -89,21 +89,21 @@ class Connection:
         return internals.peer_stream_limit(self.quic) > 0
 
     def receive_on(self, path: object, data: bytes, now: float) -> list[Message]:
-        """Feed one UDP datagram that came on this path; the messages that it brought."""
+        """Take one UDP datagram that came on this path. Return the messages in it."""
         self._guarded(lambda: self.quic.receive_datagram(data, path, now), None)
         if self.plane is not None and self.plane.rekeyed_too_often(now):
             self.quic.close(error_code=QuicErrorCode.KEY_UPDATE_ERROR, reason_phrase="too many key updates")
         return self._drain()
 
     def take_account(self) -> tuple[int, tuple[str, ...]]:
-        """(frames that were handled, why packets were refused) since this was last asked."""
+        """(frames handled, why packets were dropped) since the last call."""
         quic = self.quic
-        account = quic.frames, quic.refused
-        quic.frames, quic.refused = 0, ()
+        account = quic.frames, quic.dropped
+        quic.frames, quic.dropped = 0, ()
         return account
 
     def handle_timer(self, now: float) -> list[Message]:
-        """Let deadlines that have passed take effect."""
+        """Act on deadlines that have passed."""
         due = self.timer
         if due is not None and due <= now:
             self._guarded(lambda: self.quic.handle_timer(now), None)
@@ -133,7 +133,7 @@ class Connection:
         self.quic.send_stream_data(stream_id, data, end_stream=True)
 
     def stream_done(self, stream_id: int, finished: bool) -> None:
-        """Forget what came on a stream. One that the peer has not finished is stopped, so that it does not stay for ever."""
+        """Forget what came on a stream. Stop one that the peer has not finished, so that it does not stay for ever."""
         self._streams.pop(stream_id, None)
         if not finished and internals.stream_is_receiving(self.quic, stream_id):
             self._stopped.add(stream_id)
@@ -148,15 +148,15 @@ class Connection:
         internals.acknowledge_now(self.quic)
         return self.flush(now), internals.drop_unsent_datagrams(self.quic)
 
-    def attach(self, datapath: Datapath | None) -> None:
-        """Let the data plane serve this connection once it is fit for that. datapath: the server's table; None for a client."""
-        self.plane = Plane(datapath, self.quic)
+    def attach(self, data_plane: DataPlane | None) -> None:
+        """Let the data plane serve this connection as soon as it is eligible. data_plane: the server's table; None for a client."""
+        self.plane = HandOver(data_plane, self.quic)
 
     def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
-        """(datagrams to send now, how many of these messages could not go with them, and are dropped).
+        """(datagrams to send now, how many of these messages were dropped because they could not be sent).
 
-        Where the data plane can, it seals the messages: aioquic then waits for no acknowledgment of them. stamp: (nonce, T3) of the
-        answer whose departure time is wanted.
+        The data plane seals the messages where it can. Then aioquic expects no acknowledgment of them. stamp: (nonce, T3) of the
+        response whose transmit timestamp was requested.
         """
         if self.plane is None or not messages or any(len(message) > _MOST_SEALED for message in messages):
             self.take_back()
@@ -165,13 +165,13 @@ class Connection:
         if not self.plane.active:
             more, held_back = self._transmit(messages, now)
             if stamp is not None and len(messages) == len(more) == 1:
-                # All else is sent by now: this datagram holds the answer.
+                # Everything else has been sent: this datagram holds the response.
                 [(data, path)] = more
                 more = [(data, self.plane.stamped(path, stamp))]
             return out + more, held_back
         groups = _packets(messages)
         for number, group in enumerate(groups):
-            # Where several packets go, none of them is known to hold the answer whose departure is wanted.
+            # Of several packets it is not known which one holds the response whose transmit timestamp was requested.
             sealed = self.plane.seal(group, now, stamp if len(groups) == 1 else None)
             if sealed is None:
                 return out, sum(map(len, groups[number:]))
@@ -179,32 +179,33 @@ class Connection:
         return out, 0
 
     def take_report(self) -> str:
-        """What is to be told of when an earlier answer left (R12), once; "" for nothing."""
-        return "" if self.plane is None else self.plane.tell()
+        """The transmit timestamp of an earlier response, to be reported once (R12); "" where there is none."""
+        return "" if self.plane is None else self.plane.report()
 
     def clear(self, now: float) -> Outgoing:
-        """Let the data plane have the connection, where it can; what the control plane had to send before that."""
+        """Hand the connection over to the data plane, where possible. Return what the control plane had to send before."""
         if self.plane is None or self.plane.active or self.terminated is not None:
             return []
         if self.handshake is not None and not self.plane.path_validated:
-            # A client at a new address may be sent three times what came (RFC 9000 §8.1): the answer goes beside the challenge.
+            # A client at a new address may be sent three times what it sent (RFC 9000 §8.1): let the response travel with the
+            # challenge.
             return []
         out = self.flush(now)
         self.hand_over(now)
         return out
 
     def take_back(self) -> None:
-        """To be called before anything is done with the connection: what the data plane knows becomes known here."""
+        """Take the connection back from the data plane. Call this before anything is done through aioquic."""
         if self.plane is not None:
             self.plane.take_back()
 
     def hand_over(self, now: float) -> None:
-        """To be called when everything is done and sent: the data plane may serve the connection again."""
+        """Hand the connection over to the data plane. Call this when everything is done and sent."""
         if self.plane is not None and self.terminated is None and not self.plane.active:
             self.plane.hand_over(now)
 
     def drop(self) -> None:
-        """To be called when the connection is forgotten."""
+        """Release what the connection holds. Call this when it is forgotten."""
         if self.plane is not None:
             self.plane.drop()
 
@@ -214,7 +215,7 @@ class Connection:
             return []
         nothing: Outgoing = []
         out = self._guarded(lambda: self.quic.datagrams_to_send(now), nothing)
-        # Messages were read when they came; what is left are connection IDs that go out just now and may be used at once.
+        # Messages have been read already. Connection IDs are left: the peer may use them as soon as they are sent.
         while (event := self.quic.next_event()) is not None:
             self._note(event)
         return out
@@ -224,7 +225,7 @@ class Connection:
         self.quic.close(error_code=error_code, reason_phrase=reason)
 
     def _guarded(self, call: Callable[[], T], otherwise: T) -> T:
-        """A fault of the QUIC stack that a peer can provoke costs that peer its connection, and nobody else anything."""
+        """Call into the QUIC stack. A failure there ends this connection and no other."""
         try:
             return call()
         except Exception as error:
@@ -262,12 +263,12 @@ class Connection:
         return messages
 
     def _cancelled(self, stream_id: int, touched: dict[int, bool]) -> None:
-        """The peer gave up a stream, or does not want what is sent on it; which is no fault of anybody's."""
+        """The peer cancelled a stream, in one direction or both. That is no error."""
         self._streams.pop(stream_id, None)
         touched.pop(stream_id, None)
 
     def _note(self, event: events.QuicEvent) -> None:
-        """Keep what an event says of the connection itself."""
+        """Note an event that concerns the whole connection."""
         if isinstance(event, events.ProtocolNegotiated):
             self.alpn = event.alpn_protocol
         elif isinstance(event, events.HandshakeCompleted):
@@ -280,7 +281,7 @@ class Connection:
             self.terminated = event
 
     def _collect(self, event: events.StreamDataReceived, touched: dict[int, bool]) -> None:
-        """Add to a stream's bytes; they are looked at when all of the datagram has been read (R2: "in the same read")."""
+        """Add to a stream's bytes. They are read when the whole datagram has been processed (R2: "in the same read")."""
         if event.stream_id in self._stopped:
             if event.end_stream:
                 self._stopped.discard(event.stream_id)

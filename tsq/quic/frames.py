@@ -1,8 +1,7 @@
-"""How much there is in a packet or a datagram, before aioquic handles the first of it (RFC 9000 §12.2, §19, RFC 9221 §4).
+"""Count the frames of a packet and the packets of a datagram before aioquic handles them (RFC 9000 §12.2, §19, RFC 9221 §4).
 
-Comes in: the payload of an opened packet, or a datagram as it came. Goes out: how many frames, or why it is refused; how many
-packets. It must never judge whether frames are well formed: from the first that is not, all is left to aioquic, which stops there
-as well.
+Comes in: the payload of an opened packet, or a received datagram. Goes out: the number of frames, or which limit they exceed; the
+number of packets. It must never judge whether frames are well formed: it stops at the first malformed one, as aioquic does.
 """
 
 from typing import NamedTuple
@@ -30,7 +29,7 @@ _KINDS: dict[bytes, dict[int, str]] = {
 
 
 class Contents(NamedTuple):
-    """What is in a packet. excess: why it is refused; "" where it is not."""
+    """What is in a packet. excess: which limit it exceeds, "" for none."""
 
     frames: int
     excess: str = ""
@@ -66,7 +65,7 @@ class _Reader:
 
 
 def contents(payload: bytes, limits: PeerLimits) -> Contents:
-    """Look through a packet, no further than the limits go."""
+    """Count the frames of a packet, until a limit is exceeded."""
     reader = _Reader(payload)
     frames = acks = ranges = 0
     size = len(payload)
@@ -92,7 +91,7 @@ def contents(payload: bytes, limits: PeerLimits) -> Contents:
 
 
 def packets_in(data: bytes, most: int) -> int:
-    """How many packets share a datagram, counted up to one more than `most`. What follows a broken header is no packet."""
+    """How many packets share a datagram, counted up to one more than `most`. What follows a malformed header does not count."""
     size = len(data)
     reader = _Reader(data)
     count = 0

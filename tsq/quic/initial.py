@@ -44,7 +44,7 @@ _LABELS = {
 
 
 def initial_keys(connection_id: bytes, version: int, sender: bytes = _CLIENT) -> tuple[bytes, bytes, bytes]:
-    """The Initial key, IV and header protection key of a client, or of another sender: its label."""
+    """Initial key, IV and header protection key. sender: the label of the side that sends."""
     salt, key, iv, protection = _LABELS[QuicProtocolVersion(version)]
     secret = digest(digest(salt, connection_id, _HASH), sender, _HASH)
     return digest(secret, key, _HASH)[:16], digest(secret, iv, _HASH)[:12], digest(secret, protection, _HASH)[:16]

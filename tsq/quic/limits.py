@@ -1,6 +1,6 @@
-"""What a server spends on its peers: every limit, in one place, with its reason.
+"""Limits on what peers may cost a server, each with its reason.
 
-Comes in: what an operator chose. Goes out: plain values. Holds no state, and decides nothing by itself.
+Comes in: what an operator chose. Goes out: plain values. It holds no state and decides nothing.
 """
 
 from dataclasses import dataclass, field, fields
@@ -14,7 +14,7 @@ FULL = "connection limit reached"
 
 
 class RetryPolicy(StrEnum):
-    """When a client must show that it can receive at its address before anything is kept for it (RFC 9000 §8.1.2)."""
+    """When a client must validate its address by a Retry before the server keeps anything for it (RFC 9000 §8.1.2)."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -33,13 +33,13 @@ def _check_numbers(limits: "PeerLimits | Limits") -> None:
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """What one peer may have an endpoint keep or do. Nothing here has to be tuned: the values leave real peers room.
+    """What one peer may make an endpoint keep or do. The values leave real peers room: nobody has to tune them.
 
     packets: in one datagram; an Initial, a 0-RTT, a Handshake and a 1-RTT packet may share one.
     frames: in one packet, runs of PADDING included. Chrome cuts a ClientHello into some 45, other stacks send ten at most.
     ack_ranges: in one packet, of all its ACK frames; the data plane takes as many.
     acks: ACK frames in one packet; real stacks send one.
-    messages: requests of one packet that are answered: as many as fit a packet of 1200 bytes, and some.
+    messages: requests of one packet that are answered: as many as fit a packet of 1200 bytes, and some more.
     excessive_packets: authenticated packets beyond these limits; the connection is closed after so many.
     crypto_bytes: TLS bytes in the Initial and in the Handshake packets of a peer, from the first to the last. A ClientHello with
     post-quantum key shares has about 2 KiB.
@@ -51,9 +51,9 @@ class PeerLimits:
     strained_rate: the same while all connections together use much of the control plane.
     control_burst: so many at once, for a handshake with losses, a migration, a client that was asleep.
     handshake_packets: datagrams of one client until its handshake is complete. Ten are usual.
-    offence: seconds for which a connection that stays beyond control_rate is served no more before it is closed.
+    offence: seconds after which a connection that stays beyond control_rate is closed. Until then its excess packets are dropped.
     sent_packets: packets of this end that are remembered though they ask for no acknowledgment.
-    connection_ids: numbers of the peer's connection IDs that are remembered after they are retired.
+    connection_ids: sequence numbers of the peer's connection IDs that are remembered after they are retired.
     """
 
     packets: int = 8
@@ -82,18 +82,19 @@ class PeerLimits:
 # A server's certificates may be many: aioquic itself sends 16 KiB at most, other servers more.
 CLIENT_LIMITS = PeerLimits(crypto_bytes=128 * 1024, crypto_later=16 * 1024, crypto_gaps=128)
 
-# All bytes of all connections of this process that wait for others before them.
+# Bytes out of order that all connections of this process keep together.
 MOST_KEPT = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server spends on strangers. handshake_timeout in seconds; half_open: Retry is asked for above so many.
+    """What a server spends on clients before it knows them. handshake_timeout in seconds; half_open: number of unfinished
+    handshakes above which a Retry is required.
 
-    most_half_open: handshakes under way; the oldest, of clients that have not shown their address, makes room for a new one.
-    newcomers: handshakes a second of such clients that are begun while there are more than half_open: the rest of the machine's
-    time is for clients that are there. A handshake costs about a millisecond.
-    strangers: packets a second, all together, that belong to handshakes of such clients; the first packet of each is a newcomer's.
+    most_half_open: largest number of unfinished handshakes. A new one replaces the oldest whose client's address is not validated.
+    newcomers: handshakes a second that such clients may begin while more than half_open are unfinished. The rest of the machine's
+    time is for connected clients. A handshake costs about a millisecond. As many clients a second are refused by a full server.
+    strangers: packets a second of all handshakes of such clients together, without the first packet of each.
     all_control: packets a second that the control plane takes of all connections before it keeps each to its strained rate.
     most_control: packets a second that it takes at all; the rest of the core is the data plane's.
     peer: what one connection may cost.

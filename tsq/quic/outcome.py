@@ -1,6 +1,6 @@
-"""Why a client's connection ended: from QUIC's and TLS's codes to the error that says what to do.
+"""Why a client's connection ended: QUIC's and TLS's codes -> an error with advice.
 
-Comes in: the end of a connection as aioquic tells it. Goes out: one of our errors. Decides nothing.
+Comes in: the end of a connection as aioquic reports it. Goes out: one of TSQ's errors. It decides nothing.
 """
 
 from aioquic.quic.events import ConnectionTerminated
@@ -23,7 +23,7 @@ _CERTIFICATE_ALERTS = frozenset(
 )
 _MAX_ALERT = 0xFF
 STATELESS_RESET = "stateless reset"
-# What aioquic says of a Version Negotiation packet without QUIC version 1.
+# aioquic's reason after a Version Negotiation packet without QUIC version 1.
 _NO_COMMON_VERSION = "Could not find a common protocol version"
 _IDLE = "the connection went silent"
 
@@ -45,7 +45,7 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
             advice="is this the right host and port?",
         )
     if alert in _CERTIFICATE_ALERTS and not established:
-        # What TLS itself found, before anybody could judge it.
+        # TLS found this before the certificate was checked.
         return CertificateError(
             f"the server's certificate was refused: {reason}", advice="the server's operator must get another one"
         )
@@ -56,7 +56,7 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
             return ConnectionLost(f"the server is full ({FULL})", advice="try later, or ask another server")
         return ConnectionLost(f"the server refused the connection ({reason!r})", advice="it may be at its limits: try later")
     if end.error_code == QuicErrorCode.APPLICATION_ERROR and not established:
-        # What RFC 9000 §10.2.3 makes of a close that comes before the handshake is confirmed.
+        # A close before the handshake is confirmed has this code (RFC 9000 §10.2.3).
         return ConnectionLost("the server closed the connection during the handshake", advice="it may be shutting down: try again")
     if end.frame_type is None and reason == STATELESS_RESET:
         return ConnectionLost("the server does not know this connection any more", advice="it may have been restarted: try again")
@@ -67,5 +67,5 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
 
 
 def is_idle(error: Exception) -> bool:
-    """Whether this is the end of a connection on which nothing came for long."""
+    """Whether a connection ended because nothing came on it for long."""
     return isinstance(error, ConnectionLost) and error.found == _IDLE

@@ -1,9 +1,8 @@
-"""Bytes of a stream that come out of order (RFC 9000 §2.2), without any memory for what has not come.
+"""Put the bytes of a stream into order (RFC 9000 §2.2), without memory for bytes that have not come.
 
-Comes in: STREAM and CRYPTO frames. Goes out: aioquic's events, in order. It must never keep more than came, than the stream's
-limits, or than the limit of the process; nor put a cost on a frame that grows with how many came before.
-
-It stands in the place of aioquic's QuicStreamReceiver, which fills gaps with zeros and searches its ranges one by one.
+Comes in: STREAM and CRYPTO frames. Goes out: aioquic's events, in order. It must never keep more bytes than came, than the stream's
+limits or than the limit of the process; the cost of a frame must not grow with the number of earlier frames. It replaces aioquic's
+QuicStreamReceiver, which fills gaps with zeros and searches its ranges one by one.
 """
 
 from bisect import bisect_left
@@ -19,7 +18,7 @@ _DEFAULT = PeerLimits()
 
 
 class BufferExceeded(Exception):
-    """A peer sent more out of order than is kept."""
+    """A peer sent more bytes out of order than may be kept."""
 
 
 class Kept:
@@ -30,7 +29,7 @@ class Kept:
 
 
 class Receiver:
-    """The receive part of a stream. ahead: how far a frame may reach beyond what was read; gaps: how many pieces may wait."""
+    """The receiving part of a stream. ahead: how far a frame may reach beyond what was read; gaps: how many pieces may wait."""
 
     def __init__(self, stream_id: int | None, readable: bool, ahead: int, gaps: int) -> None:
         self.highest_offset = 0
@@ -42,7 +41,7 @@ class Receiver:
         self._start = 0
         self._final_size: int | None = None
         self._stop_error_code: int | None = None
-        # First offsets in order, and the pieces that belong to them; pieces do not overlap.
+        # Offsets in ascending order, and the piece at each. Pieces do not overlap.
         self._offsets: list[int] = []
         self._pieces: list[bytes] = []
 
@@ -51,11 +50,11 @@ class Receiver:
 
     @property
     def kept(self) -> int:
-        """How many bytes wait."""
+        """How many bytes wait for earlier ones."""
         return sum(map(len, self._pieces))
 
     def limit(self, ahead: int, gaps: int) -> None:
-        """Have other limits from now on."""
+        """Change the limits."""
         self._ahead, self._gaps = ahead, gaps
 
     def starting_offset(self) -> int:
@@ -63,7 +62,7 @@ class Receiver:
         return self._start
 
     def handle_frame(self, frame: QuicStreamFrame) -> events.StreamDataReceived | None:
-        """Take a frame's bytes; what can be read now. Raises BufferExceeded, before anything is kept, and FinalSizeError."""
+        """Take a frame's bytes. Return what can be read. Raises FinalSizeError, and BufferExceeded before anything is kept."""
         end = frame.offset + len(frame.data)
         if not self.is_finished and frame.offset > self._start and end > self._start + self._ahead:
             raise BufferExceeded(f"bytes up to {end - self._start} ahead of those that were read")
@@ -129,7 +128,7 @@ class Receiver:
             self._final_size = end
 
     def _keep(self, start: int, data: bytes) -> None:
-        """Keep what is new of these bytes, which come too early."""
+        """Keep the new ones of these bytes, which come out of order."""
         new = self._new_pieces(start, data)
         size = sum(len(piece) for _, piece in new)
         if len(self._offsets) + len(new) > self._gaps:
@@ -158,7 +157,7 @@ class Receiver:
         return new
 
     def _following(self) -> bytes:
-        """Pieces that can be read, now that all before them came."""
+        """The pieces that are next in order."""
         out = []
         count = 0
         for offset, piece in zip(self._offsets, self._pieces, strict=True):
@@ -179,7 +178,7 @@ class Receiver:
 
 
 class BoundedStream(QuicStream):
-    """A QuicStream with such a receiver; the limits of a stream that the peer opened, until others are set."""
+    """A QuicStream with such a receiver. It has the limits of a stream that the peer opened, until others are set."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""Stateless resets (RFC 9000 §10.3): telling a peer that its connection is not known here, so that it need not wait for a time-out.
+"""Stateless resets (RFC 9000 §10.3): a peer learns that its connection is unknown here, and need not wait for a time-out.
 
-Comes in: connection IDs, datagrams for connections that nobody knows. Goes out: reset tokens, resets. A token is made of the
-connection ID and a key that outlives the process, so that a server which was restarted can end what it knew before. It must never
-send a reset as long as what caused it (two ends could go on for ever), or many of them.
+Comes in: connection IDs, datagrams of unknown connections. Goes out: reset tokens, resets. A token is made of the connection ID and
+a key that outlives the process, so that a restarted server can end its earlier connections. A reset must be shorter than the
+datagram that caused it (two ends could go on for ever), and there must be few of them.
 """
 
 import hmac
@@ -10,19 +10,19 @@ import os
 from hashlib import sha256
 
 TOKEN_SIZE = 16
-# RFC 9000 §10.3: what a reset has at least, and so long as our smallest packets look.
+# The least size of a reset (RFC 9000 §10.3), and the size of our smallest packets.
 _LEAST_SIZE = 21
 _USUAL_SIZE = 43
 _CONTEXT = b"tsq stateless reset"
-# How many may be sent at once, and in a second.
+# Resets at once, and a second.
 _MOST = 100
 
 
 def reset_key(secret: bytes, instance: bytes) -> bytes:
     """The key of a server's tokens, from something secret that stays the same when it is restarted: its private key.
 
-    instance: what tells it from other servers with that private key. Two that make the same tokens end each other's connections,
-    for whoever sends one of them what is meant for the other (RFC 9000 §21.11).
+    instance: distinguishes servers with the same private key. If two of them made the same tokens, anybody could end a connection
+    of one by sending its packets to the other (RFC 9000 §21.11).
     """
     return hmac.digest(secret, _CONTEXT + b"\0" + instance, sha256)
 
@@ -50,7 +50,7 @@ class StatelessResets:
         return hmac.digest(self._key, connection_id, sha256)[:TOKEN_SIZE]
 
     def answer(self, data: bytes, connection_id: bytes, now: float) -> bytes | None:
-        """The reset for a datagram to a connection ID that nobody knows; None where it is too short, or too many were sent."""
+        """The reset for a datagram with an unknown connection ID; None where it is too short, or too many were sent."""
         size = min(len(data) - 1, _USUAL_SIZE)
         if size < _LEAST_SIZE:
             return None

@@ -1,9 +1,8 @@
 """The server's connection router: which connection a datagram belongs to, and what happens to one that belongs to none.
 
-Comes in: datagrams with their path, the time. Goes out: a connection, stateless replies (Version Negotiation, Retry, reset), or a
-counted drop. Nothing is kept for a datagram that is too small to be an Initial (RFC 9000 §14.1); no reply is larger than the
-datagram that asked for it; ending a connection costs what its own connection IDs cost, whatever the others are; a connection that
-is there has a deadline.
+Comes in: datagrams with their path, the time. Goes out: a connection, stateless replies (Version Negotiation, Retry, refusal,
+reset), or a counted drop. It must never keep anything for a datagram too small to be an Initial (RFC 9000 §14.1), nor reply with
+more bytes than came. The cost of ending a connection depends on its own connection IDs only. Every connection has a deadline.
 """
 
 import logging
@@ -41,7 +40,7 @@ __all__ = ["CONNECTION_ID_SIZE", "EXCESSES", "Drop", "Limits", "RetryPolicy", "R
 
 CONNECTION_ID_SIZE = 8
 _MIN_INITIAL_SIZE = 1200
-# For how long a handshake that came to nothing counts as load, and how often a full server is reported.
+# Seconds: how long a failed handshake counts as load, and the time between two reports of a full server.
 _LOAD_FADES = 5.0
 _REPORT_INTERVAL = 60.0
 
@@ -49,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Drop(StrEnum):
-    """Why a datagram got no further."""
+    """Why a datagram was dropped."""
 
     TOO_SHORT = "too short for a QUIC packet"
     UNKNOWN_CONNECTION = "unknown connection ID"
@@ -68,17 +67,17 @@ class Drop(StrEnum):
     OVERLOADED = "more packets than the control plane takes"
 
 
-# Of these, what a packet is refused for that its peer may have meant to hurt.
+# Of these, the reasons that an attack causes.
 EXCESSES = (
     Drop.TOO_MANY_PACKETS, Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET, Drop.OVERLOADED,
 )  # fmt: skip
 
 
 class Router:
-    """Connections by connection ID. `configuration` may be replaced at any time; it holds for connections that come after.
+    """Connections by connection ID. `configuration` may be replaced at any time; it holds for later connections.
 
-    instance: what tells this server from others with the same private key, and stays the same when it is restarted. forgotten: how
-    many connections have ended so far.
+    instance: distinguishes this server from others with the same private key, also after a restart. forgotten: how many connections
+    have ended so far.
     """
 
     def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits, instance: bytes = b"") -> None:
@@ -87,16 +86,16 @@ class Router:
         self.replies: list[tuple[bytes, NetworkPath]] = []
         self.forgotten = 0
         self._counters = counters
-        # A certificate that is renewed in mid-run changes nothing here: connections that are there keep their tokens.
+        # Made once: existing connections keep their tokens when the certificate is renewed.
         self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration), instance))
         self._tickets = TicketStore()
         self._tokens = QuicRetryTokenHandler()
         self._by_id: dict[bytes, ServerConnection] = {}
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
-        # Of these, those whose clients have not shown that they receive at their address.
+        # Those of them whose client's address is not validated.
         self._unvalidated: dict[ServerConnection, None] = {}
-        # Never beyond twice what turns Retry on, so that it is off again seconds after a flood.
+        # At most twice the number that turns Retry on, so that Retry is off again seconds after a flood.
         self._failed = DecayingCount(_LOAD_FADES, 2.0 * limits.half_open)
         self._newcomers = Bucket(limits.newcomers, limits.newcomers)
         self._full = Throttle(_REPORT_INTERVAL)
@@ -118,7 +117,7 @@ class Router:
         self._watchers.append(watcher)
 
     def route(self, data: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
-        """The connection that this datagram is for, made if need be; None where it is for none (see `replies`)."""
+        """The connection that this datagram belongs to, which may be a new one; None where it belongs to none (see `replies`)."""
         if len(data) < 1 + CONNECTION_ID_SIZE:
             return self._drop(Drop.TOO_SHORT)
         if not data[0] & 0x80:
@@ -136,7 +135,7 @@ class Router:
         return connection if connection is not None else self._stranger(header, data, buffer.tell(), path, now)
 
     def refresh(self, connection: ServerConnection) -> None:
-        """Take note of what changed on a connection; to be called after everything that was done with it."""
+        """Note what changed on a connection. Call this after anything was done with it."""
         if connection not in self._connections:
             return
         for connection_id in connection.issued:
@@ -164,7 +163,7 @@ class Router:
             connection.fail(error)
             due = None
         if due is None:
-            # Nothing else would ever look at it again.
+            # Nothing would ever look at it again.
             self.forget(connection)
         elif connection in self._half_open:
             due = min(due, connection.created + self.limits.handshake_timeout)
@@ -175,11 +174,11 @@ class Router:
         return connection in self._connections
 
     def overdue(self, connection: ServerConnection, now: float) -> bool:
-        """Whether a connection has taken too long over its handshake."""
+        """Whether a connection's handshake has taken too long."""
         return connection in self._half_open and now >= connection.created + self.limits.handshake_timeout
 
     def unreadable(self, connection: ServerConnection, now: float) -> None:
-        """Drop a new connection whose first datagram gave nothing to answer: whoever sent it cannot speak QUIC to us."""
+        """Drop a new connection whose first datagram caused no reply: its handshake cannot go on."""
         self._half_open.pop(connection, None)
         self.forget(connection)
         self._failed.add(now)
@@ -187,7 +186,7 @@ class Router:
 
     def forget(self, connection: ServerConnection) -> None:
         """Drop a connection at once, sending nothing."""
-        # Out of every table first, whatever comes of the rest.
+        # Remove it from every table first, in case the rest fails.
         for connection_id in connection.ids:
             self._by_id.pop(connection_id, None)
         connection.ids.clear()
@@ -205,11 +204,11 @@ class Router:
         try:
             connection.drop()
         except Exception as error:
-            # Of a connection that failed half-way: it is in no table any more.
+            # It is in no table any more: nothing else is affected.
             connection.fail(error)
 
     def _unknown(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
-        """A packet of a connection that is not there any more, or never was: its sender gets a reset, if it can be one."""
+        """A packet of an unknown connection. Reply with a stateless reset, where one may be sent."""
         reset = self._resets.answer(data, connection_id, now)
         if reset is not None:
             self.replies.append((reset, path))
@@ -219,7 +218,7 @@ class Router:
     def _stranger(
         self, header: QuicHeader, data: bytes, number_offset: int, path: NetworkPath, now: float
     ) -> ServerConnection | None:
-        """A long header whose connection ID is nobody's."""
+        """A packet with a long header and an unknown connection ID."""
         if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
             return self._drop(Drop.UNKNOWN_VERSION)
         if len(data) < _MIN_INITIAL_SIZE:
@@ -248,7 +247,7 @@ class Router:
         payload = initial.payload(data[: header.packet_length], number_offset, header.destination_cid, header.version)
         excess = "" if payload is None else contents(payload, self.limits.peer).excess
         if payload is None or excess:
-            # It is load all the same: it turns Retry on.
+            # It counts as load, which turns Retry on.
             self._failed.add(now)
             return self._drop(Drop(excess) if excess else Drop.UNREADABLE_INITIAL)
         if original is None and not self._newcomer_has_room(now):
@@ -260,7 +259,7 @@ class Router:
         return self._open(header.destination_cid, None, (header.destination_cid,), path, now)
 
     def _newcomer_has_room(self, now: float) -> bool:
-        """Whether a handshake may begin for a client that has not shown its address."""
+        """Whether a handshake may begin for a client whose address is not validated."""
         if self.half_open < self.limits.half_open:
             return True
         if self._newcomers.refill(now) < 1:
@@ -293,9 +292,9 @@ class Router:
             )
 
     def _original_destination(self, header: QuicHeader, path: NetworkPath, now: float) -> bytes | None:
-        """The first connection ID of a client that comes back from our Retry, which proves its address; None for others.
+        """The original destination connection ID in a valid Retry token, which validates the client's address; else None.
 
-        A token that is not ours is as good as none (RFC 9000 §8.1.3).
+        Treat a token that is not ours as absent (RFC 9000 §8.1.3).
         """
         try:
             return self._tokens.validate_token(

@@ -1,9 +1,9 @@
 """A throw-away certification authority and a server certificate by it, for labs, tests and the demo.
 
-Comes in: a directory, names and addresses. Goes out: file names. Keys are mode 0600. What is in the directory already is used
-again as long as it is valid and has the names asked for; where the certificate is renewed, the authority and the server's key are
-kept, so that clients that trust either go on. It must never write over files that it did not make, nor use a key that others can
-read, or a directory that others can write to.
+Comes in: a directory, names and addresses. Goes out: file names. Keys have mode 0600. Existing files are used again while they are
+valid and have the requested names. A renewed certificate keeps the authority and the server's key, so that clients that trust
+either go on. It must never overwrite files that it did not make, use a key that others can read, or a directory that others can
+write to.
 """
 
 import datetime
@@ -63,7 +63,7 @@ def dns_name(name: str) -> str | None:
 
 
 def self_signed(directory: str, names: list[str]) -> CertificateFiles:
-    """The files in `directory`, made where need be, for these DNS names and IP addresses. Raises ConfigError."""
+    """The files in `directory` for these DNS names and IP addresses; missing ones are made. Raises ConfigError."""
     base = Path(directory)
     paths = CertificateFiles(base / "ca.pem", base / "cert.pem", base / "key.pem")
     wanted = [_checked_name(name) for name in names]
@@ -136,7 +136,7 @@ def _usable(have: _Contents, names: list[str]) -> bool:
 
 
 def _authority(certificate_file: Path, have: _Contents) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """The authority that is there, as long as it is ours and lasts; else a new one."""
+    """The existing authority, while it is valid and was made here; else a new one."""
     key_file = _authority_key(certificate_file)
     if (have.authority is None) != (have.authority_key is None):
         raise ValueError(f"{certificate_file} and {key_file} are not both there")
@@ -180,7 +180,7 @@ def _issue(
     expires = min(_now() + _LIFETIME, authority.not_valid_after_utc)
     certificate = (
         _builder(subject, authority.subject, key.public_key(), expires)
-        # Tells this authority from those of other directories, which have the same name.
+        # Distinguishes this authority from those of other directories, which have the same name.
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -195,7 +195,7 @@ def _issue(
 
 
 def _key_so_far(have: _Contents) -> ec.EllipticCurvePrivateKey:
-    """The server's key, a new one where there is none that goes with the certificate."""
+    """The server's existing key where it belongs to the certificate; else a new one."""
     if have.key is not None and have.certificate is not None:
         key = load_pem_private_key(have.key, None)
         certificate = x509.load_pem_x509_certificate(have.certificate)
@@ -205,7 +205,7 @@ def _key_so_far(have: _Contents) -> ec.EllipticCurvePrivateKey:
 
 
 def _check_place(paths: CertificateFiles, have: _Contents) -> None:
-    """Raises ValueError where a certificate or a key would be written over that was not made here."""
+    """Raises ValueError where a certificate or a key that was not made here would be overwritten."""
     if have.certificate is not None and not _is_ours(x509.load_pem_x509_certificate(have.certificate)):
         raise ValueError(f"{paths.certificate} is another authority's")
     if have.key is not None and have.certificate is None and have.authority is None:

@@ -1,7 +1,7 @@
 """A connection that a client opened, served by both planes, without I/O.
 
-Comes in: as in `connection`, and the data plane's table. Goes out: as there. Call `take_back` before anything is done with it, and
-`hand_over` after everything. It must never let the two planes work at the same time.
+Comes in: what `connection` takes, and the data plane's table. Goes out: what `connection` gives. Call `take_back` before anything
+is done with it, and `hand_over` after everything. It must never let the two planes work at the same time.
 """
 
 from collections.abc import Callable
@@ -63,19 +63,19 @@ class ServerConnection(Connection):
         self.budget = ControlBudget(limits.control_rate, limits.strained_rate, limits.control_burst, limits.offence)
 
     def drop(self) -> None:
-        """To be called when the connection is forgotten; nothing else may be asked of it after that."""
+        """Release everything. Call this when the connection is forgotten; it cannot be used any more."""
         super().drop()
         release(self.quic)
 
     def _cancelled(self, stream_id: int, touched: dict[int, bool]) -> None:
         super()._cancelled(stream_id, touched)
-        # So that both directions end, and the client may open another stream for this one.
+        # End both directions, so that the client may open another stream.
         self.quic.reset_stream(stream_id, QuicErrorCode.NO_ERROR)
         if stream_id not in self._stopped:
             self.stream_done(stream_id, finished=False)
 
     def look_after(self, now: float) -> Outgoing:
-        """What only a look from time to time can tell: answers that nobody acknowledged, keys that are used up; what to send."""
+        """Check what no packet triggers: unacknowledged responses, keys near their limit, too much work. Return what to send."""
         if self.plane is None:
             return []
         if self.plane.forged_too_often():
@@ -90,7 +90,7 @@ class ServerConnection(Connection):
             self.quic.request_key_update()
             self.quic.send_ping(0)
         else:
-            # By the data plane itself: a thousand silent clients must not all end up in the control plane.
+            # The data plane probes by itself: a thousand silent clients must not all reach the control plane.
             probe = self.plane.probe(now)
             return [] if probe is None else [probe]
         return self.flush(now)

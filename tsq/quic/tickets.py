@@ -1,8 +1,8 @@
 """TLS session tickets: the server's store and the client's file.
 
-Comes in: tickets from TLS. Goes out: each ticket once. A ticket is single use on both sides: used twice it would let an observer
-link connections (RFC 8446 §C.4) and a replay be accepted (RFC 8446 §8.1). The client's file is mode 0600, says which trust a ticket
-was earned under, and never lends it to another. A ticket file must never cost more than the tickets: the time is asked for without.
+Comes in: tickets from TLS. Goes out: each ticket once, on both sides: a second use would let an observer link connections (RFC 8446
+§C.4) and let a replay be accepted (RFC 8446 §8.1). The client's file has mode 0600 and records the trust under which each ticket
+was issued; no other trust gets it. A file that cannot be used must never fail a query, which goes on without tickets.
 """
 
 import base64
@@ -29,7 +29,7 @@ _BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
 _MOST_BYTES = 16 << 20
-# What is kept of each ticket goes into one ClientHello (RFC 8446 §4.1.2); real ones have some hundred bytes.
+# A ticket must fit one ClientHello (RFC 8446 §4.1.2). Real ones have some hundred bytes.
 _MOST_OPAQUE = 2048
 # RFC 8446 §4.2.11: the secret is as long as the hash of its cipher suite.
 _SECRET_BYTES = {
@@ -68,14 +68,14 @@ class TicketStore:
             self._tickets.popitem(last=False)
 
     def take(self, label: bytes) -> SessionTicket | None:
-        """The ticket that a client presents, this one time."""
+        """Take out the ticket that a client presents; None where it was used before, or is unknown."""
         return self._tickets.pop(label, None)
 
 
 class TicketFile:
     """The client's tickets, in a file that several clients may share.
 
-    A file that cannot be used costs the tickets and nothing more: it is reported once, and not tried again.
+    A file that cannot be used is reported once and not tried again. The client goes on without tickets.
     """
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
@@ -84,7 +84,7 @@ class TicketFile:
         self._given_up = False
 
     def usable(self) -> bool:
-        """Whether the file can be used now; it is made where it is missing. The reason why not is reported."""
+        """Whether the file can be used. Create a missing file; report why a file cannot be used."""
         try:
             with files.locked(self.path) as fd:
                 self._read(_content(fd), quiet=True)
@@ -93,14 +93,14 @@ class TicketFile:
         return not self._given_up
 
     def take(self, server: str, trust: str) -> tuple[SessionTicket | None, float | None]:
-        """(ticket for this server that was earned under this trust, when the server's certificates expire, Unix seconds).
+        """(ticket of this server for this trust, when the server's certificates expire, Unix seconds).
 
-        The ticket is out of the file with it. It is not handed out once those certificates have expired.
+        The ticket is removed from the file. Once those certificates have expired, it is not returned.
         """
         entry: object = None
         try:
-            with self._sessions() as sessions:
-                entry = sessions.pop(server, None)
+            with self._stored() as stored:
+                entry = stored.pop(server, None)
         except (OSError, ConfigError) as error:
             # A ticket that could not be taken out of the file may be used by another client: it must not be used here.
             self._give_up(error)
@@ -114,7 +114,7 @@ class TicketFile:
             if problem:
                 raise ValueError(problem)
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-            self._warn(f"{self.path}: the session for {server} is unreadable ({error!r}); a full handshake it is")
+            self._warn(f"{self.path}: the ticket for {server} is unreadable ({error!r}); falling back to a full handshake")
             return None, None
         if not ticket.is_valid or (expiry is not None and expiry < datetime.datetime.now(datetime.UTC).timestamp()):
             return None, None
@@ -127,11 +127,11 @@ class TicketFile:
             self._warn(f"{self.path}: the ticket that the server sent has {problem}; it is not kept")
             return
         try:
-            with self._sessions() as sessions:
-                sessions.pop(server, None)
-                sessions[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
-                while len(sessions) > _MAX_SAVED:
-                    del sessions[next(iter(sessions))]
+            with self._stored() as stored:
+                stored.pop(server, None)
+                stored[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
+                while len(stored) > _MAX_SAVED:
+                    del stored[next(iter(stored))]
         except (OSError, ConfigError) as error:
             self._give_up(error)
 
@@ -142,16 +142,16 @@ class TicketFile:
             self._warn(f"{found}; session tickets are not kept")
 
     @contextmanager
-    def _sessions(self) -> Iterator[dict[str, Any]]:
-        """The file's sessions under a lock, written back at the end."""
+    def _stored(self) -> Iterator[dict[str, Any]]:
+        """The tickets in the file by server, under a lock; written back at the end."""
         if self._given_up:
             yield {}
             return
         with files.locked(self.path) as fd:
-            sessions = self._read(_content(fd))
-            before = json.dumps(sessions)
-            yield sessions
-            after = json.dumps(sessions)
+            stored = self._read(_content(fd))
+            before = json.dumps(stored)
+            yield stored
+            after = json.dumps(stored)
             if after != before:
                 data = f'{{"tsq_sessions": {_FORMAT}, "sessions": {after}}}'.encode()
                 files.replace(self.path, data, 0o600, durable=False)
@@ -159,14 +159,14 @@ class TicketFile:
     def _read(self, data: bytes, *, quiet: bool = False) -> dict[str, Any]:
         if not data:
             return {}
-        # A write of an older version that was cut off may have left less than the beginning.
+        # An interrupted write may have left less than the beginning.
         if not data.startswith(_BEGINNING[: len(data)]):
             raise ConfigError(f"{self.path} is not a session file", advice="give a file of its own, or one that does not exist")
         try:
             content = json.loads(data)
-            sessions = content["sessions"]
-            if content["tsq_sessions"] == _FORMAT and isinstance(sessions, dict):
-                return sessions
+            stored = content["sessions"]
+            if content["tsq_sessions"] == _FORMAT and isinstance(stored, dict):
+                return stored
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
         if not quiet:
@@ -175,7 +175,7 @@ class TicketFile:
 
 
 def _content(fd: int) -> bytes:
-    """All of a file. One that is larger than any session file could be is none."""
+    """All of a file. Raises OSError where it is larger than any session file."""
     data = b""
     while len(data) <= _MOST_BYTES:
         part = os.read(fd, 1 << 20)
@@ -186,7 +186,7 @@ def _content(fd: int) -> bytes:
 
 
 def _unsound(ticket: SessionTicket) -> str:
-    """What no usable ticket has, whether it comes from a server or from a file; empty where there is nothing of that kind."""
+    """What makes a ticket unusable, whether it comes from a server or from a file; empty where nothing does."""
     extensions = ticket.other_extensions
     early = ticket.max_early_data_size
     checks = (

@@ -1,8 +1,8 @@
-"""TLS on both sides: configurations for aioquic, and who decides about a certificate.
+"""TLS on both sides: configurations for aioquic, and the check of a server's certificate.
 
-Comes in: file names, trust, names. Goes out: QuicConfiguration objects. A client's configuration brings its judge, which decides
-inside the handshake: `chain` for authorities and names, here for a pinned key. Nothing here may turn verification off unless the
-user asked for it.
+Comes in: file names, trust, names. Goes out: QuicConfiguration objects. A client's configuration holds the check, which runs inside
+the handshake: in `chain` for authorities and names, here for a pinned key. It must never turn verification off unless the user
+asked for that.
 """
 
 import datetime
@@ -47,8 +47,8 @@ Accept = Callable[[list[x509.Certificate]], CertificateError | None]
 class ClientConfiguration(QuicConfiguration):
     """A client's configuration.
 
-    accept: judges the server's certificates; aioquic does not. acceptance: what names the trust and the server name that the server
-    is checked by. accepted: where the ticket to use comes from.
+    accept: checks the server's certificates; aioquic does not. acceptance: identifies the trust and the server name of that check.
+    accepted: the ticket to use.
     """
 
     accept: Accept | None = None
@@ -58,13 +58,13 @@ class ClientConfiguration(QuicConfiguration):
 
 @dataclass
 class ServerConfiguration(QuicConfiguration):
-    """A server's configuration. warnings: what its operator should know of certificate and key."""
+    """A server's configuration. warnings: what its operator should know about certificate and key."""
 
     warnings: tuple[str, ...] = ()
 
 
 def load_checks() -> None:
-    """Load what checks a certificate now: for a program that will check one, and has nothing else to do at the moment."""
+    """Load the modules that check a certificate. Call this while the program waits for something else."""
     import_module("tsq.quic.certificates.chain")
 
 
@@ -78,7 +78,7 @@ def check_trust(trust: Trust, patience: float = DEFAULT_PATIENCE) -> None:
 
 
 def trust_identity(trust: Trust) -> str:
-    """A name for this trust, by what it is and not by what it is called: another content of the same CA file is another trust.
+    """Identifies this trust by its content: another content of the same CA file is another trust.
 
     Raises ConfigError where the authorities cannot be used.
     """
@@ -92,11 +92,11 @@ def trust_identity(trust: Trust) -> str:
 
 
 def acceptance(server_name: str, trust: Trust) -> str:
-    """What a server is checked by: its name, and the trust. A ticket of a server that was checked by one is not used for another.
+    """Identifies the check of a server: its name and the trust. A ticket from one check is not used for another.
 
     Raises ConfigError where the authorities cannot be used.
     """
-    # A ticket of a version before this prefix may come from a server that was never accepted.
+    # Tickets without this prefix may come from a server that was never accepted.
     return f"accepted as {name_to_check(server_name)}, {trust_identity(trust)}"
 
 
@@ -111,15 +111,15 @@ def client_configuration(
     configuration.acceptance = acceptance(server_name, trust)
     if ticket is not None and ticket.acceptance == configuration.acceptance and not _has_expired(ticket, trust):
         configuration.accepted, configuration.session_ticket = ticket, ticket.ticket
-    configuration.accept = _acceptance(trust, configuration.server_name)
-    # aioquic's own check knows no purposes, and lets one odd name spoil all others: `accept` judges in its place.
+    configuration.accept = _certificate_check(trust, configuration.server_name)
+    # aioquic's own check knows no purposes, and lets one odd name spoil all others: `accept` replaces it.
     configuration.verify_mode = ssl.CERT_NONE
     return configuration
 
 
 def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> ServerConfiguration:
     """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
-    # A client needs nothing of it.
+    # Imported only here: clients do not need it.
     from tsq.quic.certificates import credentials  # noqa: PLC0415
 
     loaded = credentials.load(certificate_file, key_file)
@@ -143,15 +143,15 @@ def certificate_expiry(configuration: QuicConfiguration) -> datetime.datetime:
 
 
 def _has_expired(ticket: AcceptedTicket, trust: Trust) -> bool:
-    """Whether the certificate that the ticket stands for would be refused by now, because its time is over."""
+    """Whether the certificate that the ticket stands for has expired."""
     if ticket.certificates_expire is None:
         return False
     at = datetime.datetime.now(datetime.UTC).timestamp() if trust.valid_at is None else trust.valid_at
     return ticket.certificates_expire < at
 
 
-def _acceptance(trust: Trust, server_name: str) -> Accept | None:
-    """How the server's certificates are judged; None where they are not."""
+def _certificate_check(trust: Trust, server_name: str) -> Accept | None:
+    """How to check the server's certificates; None for no check."""
     if trust.insecure:
         return None
     if trust.pins:
@@ -159,7 +159,7 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
     trusted = authorities(trust)
 
     def judge(certificates: list[x509.Certificate]) -> CertificateError | None:
-        # What it loads takes time that a client need not spend before it asks.
+        # Imported only here: it takes time that a client need not spend before it asks.
         from tsq.quic.certificates import chain, rejections  # noqa: PLC0415
 
         if trust.valid_at is None:
@@ -171,7 +171,7 @@ def _acceptance(trust: Trust, server_name: str) -> Accept | None:
 
 
 def _closed(judge: Accept) -> Accept:
-    """The same judge, who refuses where the check cannot be made, and is not asked twice about the same certificates."""
+    """The same check, which also rejects where it cannot be made, and is not made twice for the same certificates."""
     judged: dict[tuple[x509.Certificate, ...], CertificateError | None] = {}
 
     def guarded(certificates: list[x509.Certificate]) -> CertificateError | None:

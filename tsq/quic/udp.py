@@ -1,8 +1,7 @@
-"""A UDP socket that knows when datagrams came and went.
+"""A UDP socket with receive and transmit timestamps.
 
-Comes in: an address. Goes out: datagrams with the kernel's receive time and the address they were sent to; sent datagrams with the
-time at which they left. It must never block, never fail because the system has no timestamps for datagrams, and never decide
-anything about what is in a datagram.
+Comes in: an address, datagrams to send. Goes out: received datagrams with the kernel's receive time and the address that they were
+sent to; the transmit time of sent ones. It must never block, fail because the system has no timestamps, or look into a datagram.
 """
 
 import contextlib
@@ -24,21 +23,21 @@ if TYPE_CHECKING:
 _RECEIVE_BUFFER = 1 << 22
 _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
-# What a kernel that lacks an option says, and a filter of system calls that forbids it.
+# Errors of a kernel that lacks an option, or of a filter of system calls that forbids it.
 _NOT_HERE = (errno.ENOPROTOOPT, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPFNOSUPPORT)
 _WILDCARDS = ("0.0.0.0", "::")
-# The stamp of a datagram is there when the send returns, or soon; waiting longer would delay the answer's processing.
+# The transmit time is there when the send returns, or soon after. A longer wait would delay the next work.
 _STAMP_WAIT_MS = 1
 _STAMP_TRIES = 2
-# Seconds after which the way out of the machine is not in the processor's caches any more.
-_REST = 0.001
+# Seconds after which the kernel's transmit path is no longer in the processor's caches.
+_COLD_AFTER = 0.001
 
 
 class NetworkPath(NamedTuple):
     """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`).
 
-    stamp: on the way out, whose answer it carries that wants its departure time: session of the data plane, nonce, T3.
+    stamp: of a datagram to send, the response in it whose transmit timestamp was requested: the data plane's session, nonce, T3.
     """
 
     remote: bytes
@@ -67,7 +66,7 @@ class Datagram(NamedTuple):
 
 
 class Transmission(NamedTuple):
-    """When a batch left: how many of its datagrams, the first one's time in Unix ns, whether the kernel took it."""
+    """A batch that was sent: how many of its datagrams, the transmit time of the first in Unix ns, whether the kernel took it."""
 
     sent: int
     at_ns: int
@@ -100,7 +99,7 @@ class UdpSocket:
             raise
 
     def _prepare(self, family: int, destinations: bool) -> bool:
-        """Whether the kernel takes receive times; `destinations` it tells in any case. Raises OSError."""
+        """Ask the kernel for receive times and `destinations`. Return whether it takes the times. Raises OSError."""
         try:
             _fast.enable_receive_timestamps(self.socket.fileno(), family, destinations)
         except OSError as error:
@@ -116,7 +115,7 @@ class UdpSocket:
 
     @property
     def missing(self) -> str | None:
-        """What the system does not give, in a user's words; None where nothing is missing."""
+        """What the system lacks, as a sentence for a user; None where it lacks nothing."""
         if self.stamps_received and self.stamps_sent:
             return None
         which = "receive or send" if not (self.stamps_received or self.stamps_sent) else "send"
@@ -129,7 +128,7 @@ class UdpSocket:
         address = _fast.unpack_address(_fast.pack_address(host, port))[:2]
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            # Bound to one address, a socket answers from it; on all of them, it must hear which one was asked.
+            # A socket on all addresses must learn which one a datagram was sent to, to answer from it.
             udp = cls(family, destinations=address[0] in _WILDCARDS)
         except OSError as error:
             raise _bind_error(host, port, error) from error
@@ -180,14 +179,14 @@ class UdpSocket:
             self._sink.close()
 
     def receive(self) -> list[Datagram]:
-        """What waits, at most 64 datagrams. Raises OSError where ICMP told of an error."""
+        """The datagrams that wait, at most 64. Raises OSError where ICMP reported an error."""
         return [
             Datagram(data, NetworkPath(remote, local), received_ns, kernel)
             for data, remote, local, received_ns, kernel in self._batch.receive(self.socket.fileno())
         ]
 
     def send(self, datagrams: list[tuple[bytes, NetworkPath]]) -> int:
-        """Send at once; how many went. The rest found no room and is lost, as a network loses datagrams."""
+        """Send at once. Return how many were sent. The rest is lost: the socket's buffer had no room."""
         sent = 0
         fd = self.socket.fileno()
         for start in range(0, len(datagrams), _fast.BATCH):
@@ -196,7 +195,7 @@ class UdpSocket:
         return sent
 
     def send_stamped(self, datagrams: list[bytes]) -> Transmission:
-        """Send to the connected peer; when the first of them left, by the kernel where it tells, else read before the call."""
+        """Send to the connected peer. Return the transmit time of the first: the kernel's, or else a time read before the call."""
         fd = self.socket.fileno()
         if not self._connected or len(datagrams) > _fast.BATCH:
             raise ConfigError("a batch that cannot be stamped", expected="a connected socket and at most 64 datagrams")
@@ -210,7 +209,7 @@ class UdpSocket:
             sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
         finally:
             if sent < len(datagrams):
-                # Whether the kernel counted what failed is not known.
+                # The kernel may have counted what failed: let it count from 0 again.
                 _fast.enable_transmit_timestamps(fd)
                 _fast.transmit_times(fd)
                 self._stamped = 0
@@ -223,14 +222,14 @@ class UdpSocket:
         return Transmission(sent, before_ns, False)
 
     def _warm(self) -> None:
-        """After a rest, go the way out in vain first: a datagram that is late after its stamp looks like a long path."""
+        """Warm the kernel's transmit path after a pause, by a throw-away send. A cold path would look like a longer one."""
         now = time.monotonic()
-        if self._sink is not None and now - self._sent_at > _REST:
+        if self._sink is not None and now - self._sent_at > _COLD_AFTER:
             _fast.warm(self._sink.fileno())
         self._sent_at = now
 
     def stamp_sent(self) -> None:
-        """Let datagrams of this socket ask for the time at which they leave, where the system can tell. Raises OSError."""
+        """Ask the kernel for transmit times, where it has them. Raises OSError."""
         try:
             _fast.enable_transmit_timestamps(self.socket.fileno())
         except OSError as error:
@@ -240,11 +239,11 @@ class UdpSocket:
             self.stamps_sent = True
 
     def discard_transmit_times(self) -> None:
-        """Empty the error queue of departure times that nobody waits for."""
+        """Empty the error queue of transmit times that came too late."""
         _fast.transmit_times(self.socket.fileno())
 
     def _transmit_time(self, wanted: int, before_ns: int) -> int | None:
-        """The stamp with this id. One from before the send is another datagram's, should the kernel count differently."""
+        """The transmit time with this id. One from before the send is another datagram's: the kernel may count differently."""
         fd = self.socket.fileno()
         for attempt in range(_STAMP_TRIES):
             for number, left_ns in _fast.transmit_times(fd):
@@ -258,7 +257,7 @@ class UdpSocket:
 
 
 def sink() -> socket.socket | None:
-    """A socket that sends to itself and that nobody reads, to go a datagram's way in vain; None on a machine without loopback."""
+    """A socket that sends to itself and is never read, to warm the kernel's transmit path; None on a machine without loopback."""
     try:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     except OSError:
@@ -275,7 +274,7 @@ def sink() -> socket.socket | None:
 
 
 def _enlarge(sock: socket.socket) -> None:
-    """A receive buffer for a burst of a thousand clients; beyond the system's limit where that is allowed."""
+    """Set a receive buffer for a burst of a thousand clients, above the system's limit where that is permitted."""
     for option in (_SO_RCVBUFFORCE, socket.SO_RCVBUF):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, _RECEIVE_BUFFER)

@@ -141,10 +141,9 @@ def _agreed(axes: "Axes", chosen: Selection, scale: float) -> None:
 
 
 def _title(chosen: Selection, found: Agreed) -> str:
-    offset, root_distance = report.agreed_in_microseconds(found)
     agree = found.compared - len(chosen.falsetickers)
     who = "One source, no redundancy" if found.compared == 1 else f"{agree} of {found.compared} sources agree"
-    return f"{who}: clock wrong by {offset:+.6f} ± {root_distance:.6f} s"
+    return f"{who}: clock wrong by {report.agreed_within(found)}"
 
 
 def _source(axes: "Axes", row: int, verdict: Verdict, scale: float, view: Interval) -> None:

@@ -10,22 +10,27 @@ from math import ceil
 from typing import Any
 
 from tsq.client.result import HostResult
+from tsq.report.plain import in_ascii
 from tsq.timing.filter import Estimate
 from tsq.timing.local_clock import ClockReading, Movement
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Agreed, Mark, NoTime, Selection, Verdict
 
-LEGEND = (
-    "offset: positive when this machine's clock is behind; root distance, the bound of its error: ± to server and ± server's own "
-    "together"
+LEGEND = "offset: positive when this clock is behind; ±: root distance, its error bound"
+FULL_LEGEND = (
+    "offset: positive when this clock is behind; root distance, the bound of its error: ± to server and ± server's own together"
 )
+# The width of output that is not read on a terminal.
+COLUMNS = 80
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _ROUNDS_UP = 0.9999995
 _HEADER = (
     "M", "host", "stratum", "offset", "± to server", "± server's own", "delay", "jitter", "stamps", "samples", "mode"
 )  # fmt: skip
-_TO_THE_LEFT = (0, 1, len(_HEADER) - 1)
+_SHORT_HEADER = ("M", "host", "stratum", "offset", "±", "delay", "samples")
+_TO_THE_LEFT = ("M", "host", "mode")
 _FROM_ESTIMATE = _HEADER.index("stamps") + 1 - _HEADER.index("stratum")
+_LEAST_HOST = 12
 # What a bound is rounded up by at the least, so that binary fractions do not make it one step too large.
 _SLACK = 1e-6
 # How much of an error stands in a list of reasons; a server may put a lot into one.
@@ -49,25 +54,73 @@ def bound(seconds: float) -> str:
     return duration(ceil(seconds / scale * 1000 - _SLACK) / 1000 * scale)
 
 
+def within(offset: float, low: float, high: float) -> str:
+    """An offset with its bound, in one unit: '+0.012 ± 10.103 ms'. What is written reaches from `low` to `high` at the least."""
+    scale, unit, digits = _unit_of_both(max(abs(offset), high - offset, offset - low))
+    steps = round(10**digits / scale)
+    shown = _steps(offset, steps, 0)
+    reach = max(_steps(high, steps, 1) - shown, shown - _steps(low, steps, -1))
+    return f"{shown / 10**digits:+.{digits}f} ± {reach / 10**digits:.{digits}f} {unit}"
+
+
+def _unit_of_both(seconds: float) -> tuple[float, str, int]:
+    """(scale, unit, decimals) for numbers of which this is the largest."""
+    scale, unit = next(((s, u) for s, u in _UNITS if seconds >= s * _ROUNDS_UP), _UNITS[-1])
+    return scale, unit, 6 if unit == "s" else 3
+
+
 def _rounding(offset: float) -> float:
     """How far a signed duration as it is written is from what it stands for, seconds."""
     number, unit = duration(offset, signed=True).split()
     return abs(float(number) * next(scale for scale, name in _UNITS if name == unit) - offset)
 
 
-def table(results: Sequence[HostResult], chosen: Selection) -> str:
-    """One line for each host, under a header; empty where none gave an estimate. M: the selection's mark."""
+def table(
+    results: Sequence[HostResult], chosen: Selection, columns: int = COLUMNS, *, full: bool = False, plain: bool = False
+) -> str:
+    """One line for each host, under a header; empty where none gave an estimate. M: the selection's mark.
+
+    The short table, with host names cut to fit the columns; the full one where it fits them, or on request. plain: ASCII.
+    """
     if all(verdict.interval is None for verdict in chosen.verdicts):
         return ""
-    lines = [_HEADER, *(_row(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
-    return "\n".join(
+    pairs = list(zip(results, chosen.verdicts, strict=True))
+    wide = _laid_out(_HEADER, [_row(*pair) for pair in pairs], plain)
+    if full or max(map(len, wide)) <= columns:
+        return "\n".join(wide)
+    rows = [_short_row(*pair) for pair in pairs]
+    narrow = _laid_out(_SHORT_HEADER, rows, plain)
+    excess = max(map(len, narrow)) - columns
+    if excess > 0:
+        most = max(_LEAST_HOST, max(len(row[1]) for row in rows) - excess)
+        narrow = _laid_out(_SHORT_HEADER, [(row[0], _middle_cut(row[1], most), *row[2:]) for row in rows], plain)
+    return "\n".join(narrow)
+
+
+def is_full(table: str) -> bool:
+    """Whether a table has all columns."""
+    return "mode" in table.partition("\n")[0].split()
+
+
+def _laid_out(header: Sequence[str], rows: Sequence[Sequence[str]], plain: bool) -> list[str]:
+    """Lines with aligned columns."""
+    lines = [[in_ascii(cell) if plain else cell for cell in line] for line in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return [
         "  ".join(
-            cell.ljust(width) if column in _TO_THE_LEFT else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if name in _TO_THE_LEFT else cell.rjust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
         ).rstrip()
         for line in lines
-    )
+    ]
+
+
+def _middle_cut(text: str, most: int) -> str:
+    """At most so many characters of a name: its beginning, and its end, which has the port."""
+    if len(text) <= most:
+        return text
+    rest = most - 2
+    return f"{text[: rest - rest // 2]}..{text[len(text) - rest // 2 :]}"
 
 
 def unused(chosen: Selection, *, failed: bool = False) -> list[str]:
@@ -88,9 +141,9 @@ def why_unused(verdict: Verdict) -> str:
     return verdict.unused + (f": {shortened(escaped(verdict.detail), _MOST_OF_A_REASON)}" if verdict.detail else "")
 
 
-def shortened(text: str, most: int) -> str:
-    """At most so many characters of a text; one that had more ends in "…"."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shortened(text: str, most: int, end: str = "…") -> str:
+    """At most so many characters of a text; one that had more has this end."""
+    return text if len(text) <= most else text[: most - len(end)] + end
 
 
 def redundancy(chosen: Selection, assumed_error: float) -> str:
@@ -121,15 +174,20 @@ def verdict(chosen: Selection) -> str:
     if chosen.agreed is None:
         gave = any(verdict.interval is not None for verdict in chosen.verdicts)
         return f"No time: {chosen.problem}" if gave else ""
-    offset, root_distance = agreed_in_microseconds(chosen.agreed)
-    return f"System clock wrong by {offset:+.6f} ± {root_distance:.6f} seconds (ignored)"
+    return f"System clock wrong by {agreed_within(chosen.agreed)} (ignored)"
 
 
-def legend(chosen: Selection) -> str:
+def agreed_within(found: Agreed) -> str:
+    """The agreed offset ± root distance, such that the bound holds for the offset as it is written."""
+    return within(found.offset, found.interval.low, found.interval.high)
+
+
+def legend(chosen: Selection, table: str = "") -> list[str]:
     """What the table's numbers are, and the time that they and the result hold for, by the clock that was compared."""
-    if chosen.at_ns is None:
-        return LEGEND
-    return f"{LEGEND}; holds at {moment(chosen.at_ns)}.{chosen.at_ns % 10**9 // 1000:06d} UTC by this machine's clock"
+    lines = [FULL_LEGEND if is_full(table) else LEGEND]
+    if chosen.at_ns is not None:
+        lines.append(f"holds at {moment(chosen.at_ns)}.{chosen.at_ns % 10**9 // 1000:06d} UTC by this machine's clock")
+    return lines
 
 
 def moment(at_ns: int) -> str:
@@ -193,23 +251,15 @@ def line(chosen: Selection, notices: Sequence[str] = ()) -> str:
         reasons = [f"{verdict.source.name} {verdict.unused}" for verdict in chosen.verdicts if verdict.unused is not None]
         why = f" ({'; '.join(reasons)})" if chosen.problem is NoTime.NO_SOURCE else ""
         return f"{when}  no time: {chosen.problem}{why}  {marks}"
-    offset, root_distance = agreed_in_microseconds(chosen.agreed)
-    return f"{when}  {offset:+.6f} ± {root_distance:.6f} s  {marks}"
+    return f"{when}  {agreed_within(chosen.agreed)}  {marks}"
 
 
-def agreed_in_microseconds(found: Agreed) -> tuple[float, float]:
-    """(offset, root distance) in seconds with six decimals, so that the bound holds for the offset as it is written."""
-    # Whole microseconds: a float of some years is coarser than the bound may be.
-    offset_us = _whole(found.offset, 0)
-    above_us, below_us = _whole(found.interval.high, 1) - offset_us, offset_us - _whole(found.interval.low, -1)
-    return offset_us / 1e6, max(above_us, below_us) / 1e6
-
-
-def _whole(seconds: float, direction: int) -> int:
-    """Microseconds, rounded to the nearest, or up (1) or down (-1) but for the slack."""
+def _steps(seconds: float, per_second: int, direction: int) -> int:
+    """A number of steps, rounded to the nearest, or up (1) or down (-1) but for the slack."""
+    # Integers: a float of some years is coarser than the bound may be.
     numerator, denominator = seconds.as_integer_ratio()
-    # In millionths of a microsecond.
-    fine = (2 * numerator * 10**12 + denominator) // (2 * denominator)
+    # In millionths of a step.
+    fine = (2 * numerator * per_second * 10**6 + denominator) // (2 * denominator)
     if direction:
         return direction * -((-direction * fine + round(_SLACK * 10**6)) // 10**6)
     return (fine + 500_000) // 10**6
@@ -231,9 +281,9 @@ def rejections(result: HostResult) -> list[str]:
 
 def as_json(results: Sequence[HostResult], chosen: Selection, version: str, now: ClockReading | None = None) -> dict[str, Any]:
     """The object that `tsq-client --json` prints; its schema only grows (docs/reference/cli.md)."""
-    hosts = [_host_json(result, verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
+    hosts = [result.to_dict(verdict) for result, verdict in zip(results, chosen.verdicts, strict=True)]
     notices = clock_notices(chosen, now)
-    return {"version": version, "hosts": hosts, "selection": _selection_json(chosen), "notices": notices}
+    return {"version": version, "hosts": hosts, "selection": chosen.to_dict(), "notices": notices}
 
 
 def escaped(text: str) -> str:
@@ -247,6 +297,19 @@ def _row(result: HostResult, verdict: Verdict) -> tuple[str, ...]:
     samples = f"{result.good}/{len(result.samples)}" if result.samples else "-"
     mode = "-" if result.mode is None else f"{result.mode} {result.alpn}" + (" 0-RTT" if result.zero_rtt else "")
     return (verdict.mark.value, where, *_estimate_cells(result, verdict.source.estimate), samples, mode)
+
+
+def _short_row(result: HostResult, verdict: Verdict) -> tuple[str, ...]:
+    """A host's cells in the short table."""
+    stratum, offset, bounds, delay = ("-",) * 4
+    estimate = verdict.source.estimate
+    if estimate is not None:
+        stratum = "-" if estimate.server is None or estimate.server.stratum is None else str(estimate.server.stratum)
+        offset, delay = duration(estimate.offset, signed=True), duration(estimate.delay)
+        # The bound holds for the offset as it is written.
+        bounds = bound(estimate.root_distance + _rounding(estimate.offset))
+    samples = f"{result.good}/{len(result.samples)}" if result.samples else "-"
+    return (verdict.mark.value, str(result.target), stratum, offset, bounds, delay, samples)
 
 
 def _estimate_cells(result: HostResult, estimate: Estimate | None) -> tuple[str, ...]:
@@ -289,79 +352,3 @@ def _reason(sample: Sample) -> str:
 
 def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def _host_json(result: HostResult, verdict: Verdict) -> dict[str, Any]:
-    estimate = verdict.source.estimate
-    server = None if estimate is None else estimate.server
-    return {
-        "host": result.target.host,
-        "address": result.address,
-        "port": result.target.port,
-        "mode": result.mode,
-        "alpn": result.alpn,
-        "zero_rtt": result.zero_rtt,
-        "at_ns": None if estimate is None else estimate.at_ns,
-        "offset": None if estimate is None else estimate.offset,
-        "root_distance": None if estimate is None else estimate.root_distance,
-        "delay": None if estimate is None else estimate.delay,
-        "jitter": None if estimate is None or result.good < 2 else estimate.jitter,
-        "samples": [_sample_json(sample) for sample in result.samples],
-        "notices": list(result.notices),
-        "error": None if result.error is None else str(result.error),
-        "error_kind": None if result.error is None else type(result.error).__name__,
-        "mark": verdict.mark.value,
-        "unused": None if verdict.unused is None else verdict.unused.name,
-        "unused_because": None if verdict.unused is None else verdict.unused.value,
-        "low": None if verdict.interval is None else verdict.interval.low,
-        "high": None if verdict.interval is None else verdict.interval.high,
-        "server_error": None if estimate is None else estimate.server_error,
-        "server_error_known": estimate is not None and estimate.server_error_known,
-        "stratum": None if server is None else server.stratum,
-        "leap": None if server is None else server.leap,
-        "smeared": None if server is None else server.smeared,
-        "source": None if server is None else server.source,
-        "drift": None if estimate is None else estimate.drift.shown,
-        "drift_error": None if estimate is None or estimate.drift.shown is None else estimate.drift.shown_error,
-    }
-
-
-def _selection_json(chosen: Selection) -> dict[str, Any]:
-    found = chosen.agreed
-    problem: NoTime | None = chosen.problem
-    return {
-        "offset": None if found is None else found.offset,
-        "root_distance": None if found is None else found.root_distance,
-        "low": None if found is None else found.interval.low,
-        "high": None if found is None else found.interval.high,
-        "jitter": None if found is None else found.jitter,
-        "at_ns": None if all(verdict.interval is None for verdict in chosen.verdicts) else chosen.at_ns,
-        "compared": chosen.compared,
-        "survivors": 0 if found is None else found.survivors,
-        "tolerated": 0 if found is None else found.tolerated,
-        "server_errors_known": found is not None and found.server_errors_known,
-        "stratum": None if found is None else found.stratum,
-        "leap": None if found is None else found.leap,
-        "smeared": None if found is None else found.smeared,
-        "problem": None if problem is None else problem.name,
-        "problem_because": None if problem is None else problem.value,
-    }
-
-
-def _sample_json(sample: Sample) -> dict[str, Any]:
-    return {
-        "t1_ns": sample.t1_ns,
-        "t2_ns": sample.t2_ns,
-        "t3_ns": sample.t3_ns,
-        "t4_ns": sample.t4_ns,
-        "t1_source": sample.t1_source.value,
-        "t4_source": None if sample.t4_source is None else sample.t4_source.value,
-        "offset": sample.offset,
-        "delay": sample.delay,
-        "dispersion": sample.dispersion,
-        "root_distance": sample.root_distance,
-        "exact": sample.exact,
-        "valid": sample.valid,
-        "reason": None if sample.reason is None else sample.reason.value,
-        "detail": sample.detail or None,
-    }

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from tsq.counters import Counters
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.quic.budget import Bucket, Throttle
 from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
 from tsq.quic.frames import packets_in
@@ -51,7 +51,7 @@ class ServerCore:
         responder: Responder,
         counters: Counters,
         clock: Callable[[], int],
-        datapath: Datapath | None = None,
+        datapath: DataPlane | None = None,
     ) -> None:
         self.router = router
         self.responder = responder

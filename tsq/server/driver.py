@@ -13,7 +13,7 @@ from types import TracebackType, UnionType
 from typing import Self, TextIO
 
 from tsq.counters import Counters
-from tsq.dataplane.batches import BATCH, Datapath
+from tsq.dataplane.batches import BATCH, DataPlane
 from tsq.dataplane.loop import ServingLoop
 from tsq.errors import ConfigError, TSQError
 from tsq.host._memory import give_back
@@ -39,7 +39,7 @@ _CARE_INTERVAL = 1.0
 # How many batches that held something for the control plane are served before the loop sees to timers and other sockets.
 _TURNS = 16
 _CLOSE_REASON = "server is shutting down"
-# What a Datapath counts by itself.
+# What a DataPlane counts by itself.
 _DATAPATH_COUNTS = (
     "taken",
     "answered",
@@ -145,7 +145,7 @@ class Server:
                 absent.append(error)
                 continue
             spare = sink() if self._data_plane else None
-            datapath = None if not self._data_plane else Datapath() if spare is None else Datapath(spare.fileno())
+            datapath = None if not self._data_plane else DataPlane() if spare is None else DataPlane(spare.fileno())
             core = ServerCore(self._router, self.responder, self.counters, now_ns, datapath)
             self._endpoints.append(_Endpoint(udp, core, datapath, spare))
         if not self._endpoints:
@@ -224,7 +224,7 @@ def _check_type(name: str, value: object, kind: type | UnionType, expected: str)
 class _Endpoint:
     """One socket: moves datagrams between it and the core, and keeps the timers of the connections that came by it."""
 
-    def __init__(self, udp: UdpSocket, core: ServerCore, datapath: Datapath | None, sink: socket.socket | None) -> None:
+    def __init__(self, udp: UdpSocket, core: ServerCore, datapath: DataPlane | None, sink: socket.socket | None) -> None:
         self.udp = udp
         self._sink = sink
         self._core = core

@@ -9,9 +9,10 @@ reason, nor give an offset without the time that it holds for.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, sqrt
+from typing import Any
 
 from tsq.timing.ageing import Drift, UsableSample, aged, common, drift
-from tsq.timing.intersection import Interval
+from tsq.timing.intersection import Interval, with_bound
 from tsq.timing.local_clock import ClockReading, Movement, movement
 from tsq.timing.sample import Sample, StampSource, newest
 from tsq.timing.server_state import ServerState
@@ -50,6 +51,28 @@ class Estimate:
     drift: Drift = field(default_factory=Drift)
     moved: Movement = field(default_factory=Movement)
 
+    def __repr__(self) -> str:
+        return f"<Estimate {with_bound(self.offset, self.root_distance)}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate with the keys that it has in a host of `tsq-client --json` (docs/reference/cli.md)."""
+        server = self.server
+        return {
+            "at_ns": self.at_ns,
+            "offset": self.offset,
+            "root_distance": self.root_distance,
+            "delay": self.delay,
+            "jitter": self.jitter,
+            "server_error": self.server_error,
+            "server_error_known": self.server_error_known,
+            "stratum": None if server is None else server.stratum,
+            "leap": None if server is None else server.leap,
+            "smeared": None if server is None else server.smeared,
+            "source": None if server is None else server.source,
+            "drift": self.drift.shown,
+            "drift_error": None if self.drift.shown is None else self.drift.shown_error,
+        }
+
     @property
     def server_distance(self) -> float:
         """Bound of the offset's error against the server's clock: the root distance without the server's own error."""
@@ -64,7 +87,7 @@ class Estimate:
 
     def root_distance_at(self, at_ns: int) -> float:
         """The root distance of the same offset at another local time."""
-        return self.interval_at(at_ns).reach(self.offset)
+        return self.interval_at(at_ns).distance_from(self.offset)
 
     @property
     def stamps(self) -> str:
@@ -102,7 +125,7 @@ def estimate(
     interval = Interval.of_ns(low_ns, high_ns)
     # The middle has the least bound (docs/explanation/error-bounds.md#one-server).
     offset = interval.clamp((low_ns + high_ns) / (2 * 10**9))
-    root_distance = interval.reach(offset)
+    root_distance = interval.distance_from(offset)
     return Estimate(
         offset,
         root_distance,

@@ -9,7 +9,7 @@ possible number of falsetickers, and does not count midpoints.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, nextafter
+from math import ceil, inf, nextafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,16 @@ class Interval:
         """The point of the interval nearest to this offset."""
         return min(max(offset, self.low), self.high)
 
-    def reach(self, offset: float) -> float:
+    def distance_from(self, offset: float) -> float:
         """The distance from this offset to the farther end of the interval."""
         return max(self.high - offset, offset - self.low)
+
+
+def with_bound(offset: float, bound: float) -> str:
+    """An offset and the bound of its error as text, in seconds with nine decimals; the bound holds for the rounded offset."""
+    bound += abs(round(offset, 9) - offset)
+    # Less the error of binary fractions, which would make the bound one step too large.
+    return f"{offset:+.9f} ± {ceil(bound * 1e9 - 1e-6) / 1e9:.9f} s"
 
 
 def majority(sources: int) -> int:

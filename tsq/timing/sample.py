@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ulp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsq.timing.local_clock import TOLERANCE, ClockReading, greatest_drift, movement
 
@@ -82,6 +82,25 @@ class Sample:
         if self.delay is None or self.dispersion is None:
             return None
         return self.delay / 2 + self.dispersion
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sample as `tsq-client --json` prints it (docs/reference/cli.md)."""
+        return {
+            "t1_ns": self.t1_ns,
+            "t2_ns": self.t2_ns,
+            "t3_ns": self.t3_ns,
+            "t4_ns": self.t4_ns,
+            "t1_source": self.t1_source.value,
+            "t4_source": None if self.t4_source is None else self.t4_source.value,
+            "offset": self.offset,
+            "delay": self.delay,
+            "dispersion": self.dispersion,
+            "root_distance": self.root_distance,
+            "exact": self.exact,
+            "valid": self.valid,
+            "reason": None if self.reason is None else self.reason.value,
+            "detail": self.detail or None,
+        }
 
 
 def newest(samples: Iterable[Sample]) -> Sample | None:

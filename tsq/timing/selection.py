@@ -8,11 +8,12 @@ of the compared sources are falsetickers.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from tsq.errors import ConfigError
 from tsq.timing.cluster import Candidate, cluster, combine
 from tsq.timing.filter import Estimate
-from tsq.timing.intersection import Interval, agreed, majority
+from tsq.timing.intersection import Interval, agreed, majority, with_bound
 from tsq.timing.server_state import LEAP_ALARM, MAX_STRATUM
 
 # RFC 5905 §11.2.1: MAXDIST, the distance threshold, seconds.
@@ -96,6 +97,16 @@ class Verdict:
     detail: str = ""
     interval: Interval | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict with the keys that it has in a host of `tsq-client --json` (docs/reference/cli.md)."""
+        return {
+            "mark": self.mark.value,
+            "unused": None if self.unused is None else self.unused.name,
+            "unused_because": None if self.unused is None else self.unused.value,
+            "low": None if self.interval is None else self.interval.low,
+            "high": None if self.interval is None else self.interval.high,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
@@ -117,6 +128,9 @@ class Agreed:
     smeared: bool | None = None
     server_errors_known: bool = False
 
+    def __repr__(self) -> str:
+        return f"<Agreed {with_bound(self.offset, self.root_distance)}, {self.survivors} of {self.compared} sources>"
+
     @property
     def tolerated(self) -> int:
         """How many of the compared sources may be falsetickers while the bound still holds."""
@@ -136,6 +150,33 @@ class Selection:
     agreed: Agreed | None = None
     problem: NoTime | None = None
     compared: int = 0
+
+    def __repr__(self) -> str:
+        if self.agreed is None:
+            return f"<Selection no time: {self.problem}>"
+        found = self.agreed
+        return f"<Selection {with_bound(found.offset, found.root_distance)}, {found.survivors} of {found.compared} sources>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The selection as `tsq-client --json` prints it (docs/reference/cli.md)."""
+        found = self.agreed
+        return {
+            "offset": None if found is None else found.offset,
+            "root_distance": None if found is None else found.root_distance,
+            "low": None if found is None else found.interval.low,
+            "high": None if found is None else found.interval.high,
+            "jitter": None if found is None else found.jitter,
+            "at_ns": None if all(verdict.interval is None for verdict in self.verdicts) else self.at_ns,
+            "compared": self.compared,
+            "survivors": 0 if found is None else found.survivors,
+            "tolerated": 0 if found is None else found.tolerated,
+            "server_errors_known": found is not None and found.server_errors_known,
+            "stratum": None if found is None else found.stratum,
+            "leap": None if found is None else found.leap,
+            "smeared": None if found is None else found.smeared,
+            "problem": None if self.problem is None else self.problem.name,
+            "problem_because": None if self.problem is None else self.problem.value,
+        }
 
     def marked(self, *marks: Mark) -> tuple[Verdict, ...]:
         """The verdicts with one of these marks."""
@@ -188,7 +229,7 @@ def _fit(sources: Sequence[Source], at_ns: int, criteria: Criteria) -> list[Verd
             continue
         interval = found.interval_at(at_ns)
         duplicate = source.identity and source.identity in seen
-        unused = Unused.DUPLICATE if duplicate else _unfit(found, interval.reach(found.offset), criteria)
+        unused = Unused.DUPLICATE if duplicate else _unfit(found, interval.distance_from(found.offset), criteria)
         if unused is None and source.state_unknown:
             unused = Unused.STATE_UNKNOWN
         seen.add(source.identity)
@@ -247,7 +288,7 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
     compared = [_estimate(verdicts[number]) for number in usable]
     agreement = Agreed(
         offset,
-        common.reach(offset),
+        common.distance_from(offset),
         common,
         jitter,
         compared=len(usable),
@@ -289,7 +330,7 @@ def _stratum(compared: Sequence[Estimate], needed: int) -> int | None:
 def _candidate(number: int, verdict: Verdict) -> Candidate:
     found, interval = _estimate(verdict), _interval(verdict)
     stratum = None if found.server is None else found.server.stratum
-    return Candidate(number, found.offset, interval.reach(found.offset), found.jitter, stratum)
+    return Candidate(number, found.offset, interval.distance_from(found.offset), found.jitter, stratum)
 
 
 def _smears(verdict: Verdict) -> bool:

@@ -1,4 +1,4 @@
-"""aioquic made lean: the same keys, the same peers served, the same ends; and what is let go of is never missed."""
+"""TrimmedConnection: the same keys, peers and ends as with aioquic; and nothing that is freed is needed later."""
 
 import gc
 import weakref
@@ -281,8 +281,8 @@ def test_a_tls_message_after_the_handshake_ends_the_connection(either):
     client = ForeignClient(either)
     # RFC 9001 §8.3 and §6: no EndOfEarlyData, no KeyUpdate; aioquic's own server says the same.
     inject_crypto = b"\x06\x00\x05" + b"\x18\x00\x00\x01\x00"
-    if either.datapath is None:
-        either.datapath = type("None", (), {"taken": 0, "process": lambda self, rest, *_: ([], rest)})()
+    if either.data_plane is None:
+        either.data_plane = type("None", (), {"taken": 0, "process": lambda self, rest, *_: ([], rest)})()
     inject(either, client, inject_crypto)
     assert client.end is not None
     assert client.end.error_code == 0x100 + 10

@@ -145,7 +145,7 @@ def test_kinds_of_trust_that_exclude_each_other(fields):
         Trust(**fields)
 
 
-@pytest.mark.parametrize("trust", [{"valid_at": THEN.timestamp()}, {"pins": ("sha256//x",)}])
+@pytest.mark.parametrize("trust", [{"valid_at": THEN.timestamp()}, {"pins": ("sha256//" + "A" * 43 + "=",)}])
 def test_what_cannot_be_read_is_refused(old, monkeypatch, trust):
     def fail(*_: object) -> None:
         raise ValueError("a date that is none")
@@ -161,7 +161,8 @@ def test_what_cannot_be_read_is_refused(old, monkeypatch, trust):
 def test_each_trust_has_its_own_tickets(certificates):
     ca = str(certificates.authority)
     trusts = [
-        Trust(), Trust(insecure=True), Trust(ca_file=ca), Trust(pins=("a",)), Trust(pins=("b",)), Trust(valid_at=1.0),
+        Trust(), Trust(insecure=True), Trust(ca_file=ca), Trust(pins=("sha256//" + "A" * 43 + "=",)),
+        Trust(pins=("sha256//" + "B" * 42 + "A=",)), Trust(valid_at=1.0),
         Trust(valid_at=2.0), Trust(ca_file=ca, valid_at=1.0),
     ]
     assert len({tls.trust_identity(trust) for trust in trusts}) == len(trusts)

@@ -160,7 +160,7 @@ def test_a_key_that_others_can_read_is_warned_of(tmp_path, parts, mode, owner, w
     found = [warning for warning in credentials.load(*files).warnings if "has mode" in warning]
     assert bool(found) == bool(words)
     assert all(f"has mode {mode:04o}: {words}; `chmod 600 {files[1]}`" in warning for warning in found)
-    assert Path(files[1]).stat().st_mode & 0o777 == mode, "nobody's modes are changed"
+    assert Path(files[1]).stat().st_mode & 0o777 == mode, "modes are not changed"
 
 
 # ----------------------------------------------------------------------------------------------------------------- files

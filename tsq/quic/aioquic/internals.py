@@ -1,7 +1,7 @@
-"""What TSQ needs of aioquic beyond its public interface: with `lean` and `offload`, all that touches its private attributes.
+"""What TSQ needs from aioquic beyond its public interface: single values, read and set.
 
 Comes in: aioquic objects. Goes out: plain values. Every private name stands in PRIVATE_NAMES, which `check` (run once, on the first
-connection) and a test compare with the installed aioquic; an aioquic that lacks one is refused, never worked around silently.
+connection) and a test compare with the installed aioquic; an aioquic that lacks one is an error, never worked around silently.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ class _Checked:
 
 
 def check(connection: QuicConnection) -> None:
-    """Compare the names above and those of `lean` with this connection, once a process. Raises ConfigError where one is missing."""
+    """Compare the names above and those of `trim` with this connection, once a process. Raises ConfigError where one is missing."""
     if _Checked.done:
         return
     missing = [name for name in PRIVATE_NAMES if not hasattr(connection, name)]
@@ -55,14 +55,14 @@ def check(connection: QuicConnection) -> None:
 
 
 def limit_streams(connection: QuicConnection, bidirectional: int, unidirectional: int) -> None:
-    """How many streams the peer may have open; to be called before the first packet."""
+    """Set how many streams the peer may have open. Call this before the first packet."""
     quic: Any = connection
     for limit, value in ((quic._local_max_streams_bidi, bidirectional), (quic._local_max_streams_uni, unidirectional)):
         limit.value = limit.sent = value
 
 
 def delay_acknowledgments(connection: QuicConnection, seconds: float) -> None:
-    """How long an acknowledgment waits for something to travel with."""
+    """Set how long an acknowledgment waits for data to travel with."""
     quic: Any = connection
     quic._ack_delay = seconds
 
@@ -76,19 +76,19 @@ def acknowledge_now(connection: QuicConnection) -> None:
 
 
 def peer_reset_token(connection: QuicConnection) -> bytes:
-    """The token with which the peer may end the connection without a state (RFC 9000 §10.3); empty where it told none."""
+    """The peer's stateless reset token (RFC 9000 §10.3); empty where it sent none."""
     quic: Any = connection
     return quic._peer_cid.stateless_reset_token or b""
 
 
 def peer_datagram_limit(connection: QuicConnection) -> int:
-    """The largest DATAGRAM frame that the peer takes (RFC 9221 §3); 0 where it takes none or has not told yet."""
+    """The largest DATAGRAM frame that the peer takes (RFC 9221 §3); 0 where it takes none or where that is not known yet."""
     quic: Any = connection
     return quic._remote_max_datagram_frame_size or 0
 
 
 def peer_stream_limit(connection: QuicConnection) -> int:
-    """How many bidirectional streams the peer allows so far; 0 where it allows none or has not told yet."""
+    """How many bidirectional streams the peer allows so far; 0 where it allows none or where that is not known yet."""
     quic: Any = connection
     limit: int = quic._remote_max_streams_bidi
     return limit
@@ -111,7 +111,7 @@ def stream_is_receiving(connection: QuicConnection, stream_id: int) -> bool:
 
 
 def drop_unsent_datagrams(connection: QuicConnection) -> int:
-    """Forget DATAGRAM frames that pacing, congestion or missing keys held back; how many. Late time is wrong time."""
+    """Drop DATAGRAM frames that pacing, congestion or missing keys held back. Return how many. Late time is wrong time."""
     quic: Any = connection
     count = len(quic._datagrams_pending)
     quic._datagrams_pending.clear()
@@ -119,7 +119,7 @@ def drop_unsent_datagrams(connection: QuicConnection) -> int:
 
 
 def closing(connection: QuicConnection) -> ConnectionTerminated | None:
-    """Why the connection is closing, as soon as that is known: aioquic tells only when the closing period is over."""
+    """Why the connection is closing, as soon as that is known: aioquic reports it when the closing period is over."""
     quic: Any = connection
     event: ConnectionTerminated | None = quic._close_event
     return event
@@ -134,13 +134,13 @@ def peer_certificates(connection: QuicConnection) -> list[Certificate]:
 
 
 def judge_in_handshake(connection: QuicConnection) -> None:
-    """Have `connection.rejects` judge the peer's certificates as soon as it has proven that it holds the key.
+    """Have `connection.rejects` check the peer's certificates as soon as the peer has proven that it holds the key.
 
-    A server that is refused learns it by an alert (RFC 8446 §6.2), and can neither answer nor give a ticket.
+    A rejected server gets an alert (RFC 8446 §6.2), and can neither answer nor send a ticket.
     """
     context: Any = connection.tls
     check = type(context)._check_certificate_verify_signature
-    # No circle: a connection that is forgotten goes at once.
+    # No reference cycle: a forgotten connection is freed at once.
     weakly = ref(connection)
 
     def checked(verify: object) -> None:

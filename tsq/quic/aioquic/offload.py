@@ -1,17 +1,15 @@
 """The contract between aioquic and the data plane: how one connection's state is handed over and taken back.
 
-Comes in: an aioquic connection, the data plane's table. Goes out: the same connection, served by the data plane between two
-visits to the control plane. Rules: one packet-number counter and one idle deadline, which both planes see; receive state goes
-over as ranges; keys go over when they change; while aioquic waits for acknowledgments, packets that carry some are aioquic's.
-`take_back` before the control plane does anything, `hand_over` after it has sent what it had to send. It must never let a packet
-number go back.
+Comes in: an aioquic connection, the data plane's table. Goes out: the same connection, which one plane holds at a time
+(TRANSITIONS). `take_back` comes before the control plane does anything, `hand_over` after it has sent what it had to send. Both
+planes see one packet-number counter and one idle deadline. It must never let a packet number go back.
 
-With `internals` and `lean`, the only module that touches aioquic's private attributes. Each stands in PRIVATE_NAMES, which a server
-compares with the installed aioquic when it starts (`missing_names`), and a test with this module; where one is missing, the data
-plane is off.
+With `internals` and `trim`, this is the only module that touches aioquic's private attributes. PRIVATE_NAMES lists them; the data
+plane is off where the installed aioquic lacks one (`missing_names`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -24,14 +22,43 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch, cipher_suite_hash, hkdf_expand_label
 from cryptography.x509 import Certificate
 
-from tsq.dataplane.batches import Datapath
+from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.errors import CertificateError
 from tsq.quic.aioquic import internals
 from tsq.quic.aioquic.trim import TrimmedConnection
 from tsq.quic.udp import NetworkPath
 
-# As in tsq.dataplane.batches.Datapath (RFC 9001 §6.6).
+
+class Holder(Enum):
+    """Who has a connection: opens its 1-RTT packets, counts its acknowledgments, seals its answers."""
+
+    AIOQUIC = "the control plane; there is no session yet, and aioquic counts packet numbers"
+    CONTROL = "the control plane; both planes count packet numbers in the session"
+    DATA = "the data plane"
+    ENDED = "neither: the connection is forgotten"
+
+
+class Event(Enum):
+    """What moves a connection."""
+
+    SHARE = "the first hand-over, or the first answer whose transmit timestamp is wanted: the session is made"
+    HAND_OVER = "the control plane has sent all that it had to, and the connection is fit for the data plane"
+    TAKE_BACK = "the control plane has to do something: a packet that was not taken, a timer, a close"
+    DROP = "the connection is forgotten"
+
+
+# The only moves that there are.
+TRANSITIONS: Mapping[tuple[Holder, Event], Holder] = {
+    (Holder.AIOQUIC, Event.SHARE): Holder.CONTROL,
+    (Holder.AIOQUIC, Event.DROP): Holder.ENDED,
+    (Holder.CONTROL, Event.HAND_OVER): Holder.DATA,
+    (Holder.CONTROL, Event.DROP): Holder.ENDED,
+    (Holder.DATA, Event.TAKE_BACK): Holder.CONTROL,
+    (Holder.DATA, Event.DROP): Holder.ENDED,
+}
+
+# As in tsq.dataplane.batches.DataPlane (RFC 9001 §6.6).
 KEY_UPDATE_AFTER = 1 << 22
 FAILED_OPEN_LIMIT = 1 << 36
 PRIVATE_NAMES = {
@@ -72,13 +99,13 @@ PRIVATE_NAMES = {
 _LEAST_PEER_FRAME = 128
 _MAX_RANGES = 64
 _NO_THRESHOLD = 1 << 62
-# How many key updates a peer may make at once, and one more in how many seconds: each costs the control plane a millisecond.
+# A peer may make so many key updates at once, and one more in so many seconds: each costs the control plane a millisecond.
 _MOST_KEY_UPDATES = 16
 _KEY_UPDATE_INTERVAL = 1.0
 
 
 def missing_names() -> list[str]:
-    """Names of PRIVATE_NAMES that the installed aioquic lacks."""
+    """The names in PRIVATE_NAMES that the installed aioquic lacks."""
     connection: Any = QuicConnection(configuration=QuicConfiguration())
     owners = {
         "connection": connection,
@@ -92,33 +119,33 @@ def missing_names() -> list[str]:
 
 @cache
 def offload_is_possible() -> bool:
-    """Whether the installed aioquic has all that the data plane needs of it."""
+    """Whether the installed aioquic has all names that the data plane needs."""
     return not missing_names()
 
 
 class SharedConnection(TrimmedConnection):
-    """A QuicConnection whose packet numbers and idle deadline are the data plane's too."""
+    """A QuicConnection that shares packet numbers and idle deadline with the data plane."""
 
     session: Session | None = None
-    # Makes the stateless reset token of a connection ID; None leaves them to chance, which no later process can repeat.
+    # Makes the stateless reset token of a connection ID; None: random tokens, which no later process can repeat.
     reset_token: Callable[[bytes], bytes] | None = None
-    # Judges a server's certificates, and why they were refused.
+    # Judges a server's certificates; why they were refused.
     accept: Callable[[list[Certificate]], CertificateError | None] | None = None
     rejection: CertificateError | None = None
 
     def _initialize(self, peer_cid: bytes) -> None:
-        # Made anew after a Retry.
+        # aioquic calls this again after a Retry.
         super()._initialize(peer_cid)
         if self.accept is not None:
             internals.judge_in_handshake(self)
 
     def rejects(self, certificates: list[Certificate]) -> bool:
-        """Judge a server's certificates; whether it is refused, which `rejection` then says why."""
+        """Judge a server's certificates; whether they are rejected. `rejection` says why."""
         self.rejection = None if self.accept is None else self.accept(certificates)
         return self.rejection is not None
 
     def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
-        """Have the tokens of this end's connection IDs made so; to be called before the first packet."""
+        """Make the tokens of this end's connection IDs with `reset_token`; to be called before the first packet."""
         self.reset_token = reset_token
         for known in self._host_cids:
             known.stateless_reset_token = reset_token(known.cid)
@@ -138,7 +165,7 @@ class SharedConnection(TrimmedConnection):
         if self.session is None:
             self.__dict__["own_packet_number"] = value
         else:
-            # Refuses to go back: a number used twice under a key gives the key away.
+            # The session refuses a lower number: a number used twice under a key gives the key away.
             self.session.next_packet_number = value
 
     @property
@@ -147,7 +174,7 @@ class SharedConnection(TrimmedConnection):
         session = self.session
         if session is None or stored is None or self._state is not QuicConnectionState.CONNECTED:
             return stored
-        # So that a timer that was set before the data plane's last packet cannot end a live connection.
+        # A timer that was set before the data plane's last packet must not end a live connection.
         return max(stored, session.last_activity + self._idle_timeout())
 
     @_close_at.setter
@@ -160,7 +187,7 @@ class SharedConnection(TrimmedConnection):
         try:
             ranges, delay = pull_ack_frame(buf)
         except ValueError:
-            # Malformed: aioquic says so below.
+            # Malformed: aioquic raises below.
             ranges, delay = None, 0
         buf.seek(start)
         if ranges is not None and ranges.bounds().stop > self._packet_number:
@@ -171,21 +198,22 @@ class SharedConnection(TrimmedConnection):
             )
         super()._handle_ack_frame(context, frame_type, buf)
         if ranges is not None and self.session is not None and context.epoch is Epoch.ONE_RTT:
-            # It may be of both planes' packets; window and round trip are one connection's.
+            # It may acknowledge both planes' packets, which share the congestion window and the round trip.
             _hand_recovery(self, self.session)
             self.session.acknowledged([(r.start, r.stop - 1) for r in reversed(ranges)], context.time, delay)
             _take_back_recovery(self, self.session)
 
 
-class Plane:
-    """One connection's place in the data plane.
+class HandOver:
+    """One connection, and which plane holds it.
 
-    datapath: the table of the server's socket; None for a client, whose socket is connected and has one connection.
+    data_plane: the table of the server's socket; None for a client, whose socket is connected and has one connection.
     """
 
-    def __init__(self, datapath: Datapath | None, quic: SharedConnection) -> None:
-        self._datapath = datapath
+    def __init__(self, data_plane: DataPlane | None, quic: SharedConnection) -> None:
+        self._data_plane = data_plane
         self._quic = quic
+        self.holder = Holder.AIOQUIC
         self._id = b""
         self._secret: bytes | None = None
         self._secret_seen: bytes | None = None
@@ -194,24 +222,24 @@ class Plane:
 
     @property
     def session(self) -> Session | None:
-        """The session, from the first time that the connection was fit for the data plane."""
+        """The session; None before `Event.SHARE`."""
         return self._quic.session
 
     @property
     def active(self) -> bool:
         """Whether the data plane serves the connection now."""
-        return self._quic.session is not None and self._quic.session.active
+        return self.holder is Holder.DATA
 
     @property
     def path_validated(self) -> bool:
-        """Whether the peer is known to be where its newest packets come from."""
+        """Whether the peer's address is validated."""
         paths: Any = self._quic._network_paths
         return bool(paths) and bool(paths[0].is_validated)
 
     def seal(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[bytes, object] | None:
         """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
 
-        stamp: (nonce, T3) of the answer whose transmit timestamp is wanted (docs/reference/protocol.md R12).
+        stamp: (nonce, T3) of the answer, to request its transmit timestamp (docs/reference/protocol.md R12).
         """
         session = self._quic.session
         if not self.active or session is None:
@@ -223,48 +251,53 @@ class Plane:
         return packet, NetworkPath(path.remote, path.local, (session, *stamp)) if stamp is not None else path
 
     def stamped(self, path: object, stamp: tuple[bytes, int]) -> object:
-        """The path for a datagram of the control plane's whose transmit timestamp is wanted, as of the first answer (0-RTT)."""
-        if self._datapath is None or not isinstance(path, NetworkPath):
+        """The path for a datagram of the control plane's, with a transmit timestamp request, as for the first answer (0-RTT)."""
+        if self._data_plane is None or self.holder is Holder.ENDED or not isinstance(path, NetworkPath):
             return path
         session = self._session()
         self._list(session)
         return NetworkPath(path.remote, path.local, (session, *stamp))
 
     def probe(self, now: float) -> tuple[bytes, object] | None:
-        """(a packet that asks for an acknowledgment, path to send it on); None where the data plane does not serve."""
+        """(probe packet, path to send it on); None where the data plane does not serve."""
         session = self._quic.session
         packet = session.probe(now) if self.active and session is not None else None
         return None if packet is None else (packet, self._quic.get_peer_address())
 
     def open(self, packet: bytes, now: float) -> list[bytes] | None:
-        """The messages in a packet from the connected peer; None where it is the control plane's, as it came."""
+        """The messages in a packet from the connected peer; None for a packet that belongs to the control plane."""
         session = self._quic.session
-        if session is None or not session.active or packet[1 : 1 + CONNECTION_ID_SIZE] != self._quic.host_cid:
+        if session is None or not self.active or packet[1 : 1 + CONNECTION_ID_SIZE] != self._quic.host_cid:
             return None
         return session.open(packet, now)
 
     @property
     def probe_at(self) -> float | None:
-        """When the peer is to be probed for an acknowledgment, monotonic seconds."""
+        """Time at which to probe the peer for an acknowledgment, monotonic seconds; None for never."""
         session = self._quic.session
-        return session.probe_at if session is not None and session.active else None
+        return session.probe_at if session is not None and self.active else None
 
     @property
     def waits_to_acknowledge(self) -> float | None:
-        """Since when the data plane has something to acknowledge that no packet has taken along yet, monotonic seconds."""
+        """Since when the data plane has something to acknowledge, monotonic seconds; None where it has nothing."""
         session = self._quic.session
-        return session.last_receive if session is not None and session.active and session.ack_wanted else None
+        return session.last_receive if session is not None and self.active and session.ack_wanted else None
 
-    def tell(self) -> str:
-        """When an earlier answer left, to be reported once; "" where there is nothing to report."""
-        return self._quic.session.tell() if self.active and self._quic.session is not None else ""
+    def report(self) -> str:
+        """An earlier answer's transmit timestamp, which is reported once; "" where there is nothing to report."""
+        return self._quic.session.report() if self.active and self._quic.session is not None else ""
+
+    def _move(self, event: Event) -> None:
+        self.holder = TRANSITIONS[self.holder, event]
+        if self._quic.session is not None:
+            self._quic.session.active = self.holder is Holder.DATA
 
     def take_back(self) -> None:
         """Give the control plane what the data plane has received and acknowledged."""
         session = self._quic.session
-        if session is None or not session.active:
+        if self.holder is not Holder.DATA or session is None:
             return
-        session.active = False
+        self._move(Event.TAKE_BACK)
         quic: Any = self._quic
         space = quic._spaces[Epoch.ONE_RTT]
         largest, largest_at, bits, ack_sent = session.received
@@ -279,53 +312,52 @@ class Plane:
         if ack_sent:
             space.ack_at = None
         if session.ack_wanted:
-            # Its time has come, or something is to be sent anyway.
+            # The acknowledgment is due, or a packet is about to be sent anyway.
             space.ack_at = 0.0
         space.largest_acked_packet = max(space.largest_acked_packet, session.largest_acknowledged)
-        # aioquic forgets its own ACK-only packets when it sees them acknowledged, which the data plane saw.
+        # aioquic forgets its own ACK-only packets when an ACK covers them; the data plane took that ACK.
         for number in [n for n, packet in space.sent_packets.items() if not packet.in_flight and n <= session.largest_acknowledged]:
             del space.sent_packets[number]
         quic._spin_bit, quic._spin_highest_pn = session.spin
         _take_back_recovery(quic, session)
 
     def hand_over(self, now: float) -> None:
-        """Hand the connection to the data plane, where it is fit for that."""
+        """Give the connection to the data plane, where it is fit for that."""
         quic: Any = self._quic
-        if not self._fit():
-            if quic.session is not None:
-                quic.session.active = False
+        if self.holder not in (Holder.AIOQUIC, Holder.CONTROL) or not self._fit():
             return
         session = self._session()
         keys = quic._cryptos[Epoch.ONE_RTT]
         if keys.recv.secret is not self._secret:
             self._hand_keys(session, keys.recv, keys.send, now)
         path = quic._network_paths[0].addr
-        remote, local = (b"", b"") if self._datapath is None else (path.remote, path.local)
+        remote, local = (b"", b"") if self._data_plane is None else (path.remote, path.local)
         session.set_path(remote, local, quic._peer_cid.cid)
         self._list(session)
         self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
         _hand_recovery(quic, session)
         session.set_spin(bool(quic._spin_bit), quic._spin_highest_pn)
-        session.active = True
+        self._move(Event.HAND_OVER)
 
     def drop(self) -> None:
         """Take the connection out of the data plane for good."""
-        if self._quic.session is not None:
-            self._quic.session.active = False
-        if self._datapath is not None and self._id:
-            self._datapath.discard(self._id)
+        if self.holder is Holder.ENDED:
+            return
+        self._move(Event.DROP)
+        if self._data_plane is not None and self._id:
+            self._data_plane.discard(self._id)
             self._id = b""
 
     def wants_key_update(self) -> bool:
-        """Whether so many packets were sealed under one key that it is time for the next (RFC 9001 §6.6)."""
+        """Whether so many packets were sealed under one key that a key update is due (RFC 9001 §6.6)."""
         session = self._quic.session
-        limit = KEY_UPDATE_AFTER if self._datapath is None else self._datapath.key_update_after
+        limit = KEY_UPDATE_AFTER if self._data_plane is None else self._data_plane.key_update_after
         return session is not None and session.counts["sealed"] >= limit
 
     def rekeyed_too_often(self, now: float) -> bool:
-        """Whether the peer updates its keys faster than makes sense; to be asked after each packet of the control plane's.
+        """Whether the peer updates its keys too often; to be called after each packet of the control plane's.
 
-        RFC 9001 §6.2 has it wait for the other end's confirmation; one that does may still keep the control plane busy.
+        RFC 9001 §6.2 makes a peer wait for the other end's confirmation; even then updates may keep the control plane busy.
         """
         keys = self._quic._cryptos.get(Epoch.ONE_RTT)
         secret = None if keys is None else keys.recv.secret
@@ -342,15 +374,15 @@ class Plane:
     def forged_too_often(self) -> bool:
         """Whether so many packets failed to open that the connection must end (RFC 9001 §6.6)."""
         session = self._quic.session
-        limit = FAILED_OPEN_LIMIT if self._datapath is None else self._datapath.failed_open_limit
+        limit = FAILED_OPEN_LIMIT if self._data_plane is None else self._data_plane.failed_open_limit
         return session is not None and session.counts["failed_opens"] >= limit
 
     def overworked(self) -> bool:
         """Whether the peer sent so many packets that are too much work for the control plane that the connection must end."""
         session = self._quic.session
-        if self._datapath is None or session is None:
+        if self._data_plane is None or session is None:
             return False
-        return session.counts["excessive"] >= self._datapath.excessive_limit
+        return session.counts["excessive"] >= self._data_plane.excessive_limit
 
     def _fit(self) -> bool:
         quic: Any = self._quic
@@ -366,22 +398,23 @@ class Plane:
         )
 
     def _session(self) -> Session:
-        """The connection's session, made at the first call: from then on both planes count packet numbers in it."""
+        """The connection's session, made at the first call."""
         quic: Any = self._quic
-        if quic.session is None:
+        if self.holder is Holder.AIOQUIC:
             session = Session()
             session.next_packet_number = quic._packet_number
             session.client = quic.configuration.is_client
             quic.session = session
+            self._move(Event.SHARE)
         found: Session = quic.session
         return found
 
     def _list(self, session: Session) -> None:
-        """See that the table has the session, under the connection ID that the peer uses."""
-        if self._datapath is not None and self._quic.host_cid != self._id:
-            self._datapath.discard(self._id)
+        """Enter the session in the table, under the connection ID that the peer uses."""
+        if self._data_plane is not None and self._quic.host_cid != self._id:
+            self._data_plane.discard(self._id)
             self._id = self._quic.host_cid
-            self._datapath.add(self._id, session)
+            self._data_plane.add(self._id, session)
 
     def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext, now: float) -> None:
         key, iv, protection = _material(receive)
@@ -427,7 +460,7 @@ def _hand_recovery(quic: Any, session: Session) -> None:
         known,
         loss._rtt_latest if known else guess,
         loss._rtt_smoothed if known else guess,
-        # So that a probe waits for twice the guess (RFC 9002 §6.2.2).
+        # With this, a probe waits for twice the guess (RFC 9002 §6.2.2).
         loss._rtt_variance if known else guess / 4,
         loss._rtt_min if known else 0.0,
         loss.max_ack_delay,
@@ -436,7 +469,7 @@ def _hand_recovery(quic: Any, session: Session) -> None:
 
 
 def _take_back_recovery(quic: Any, session: Session) -> None:
-    """Give aioquic the window and the round trip as the session's acknowledgments and losses have left them."""
+    """Give aioquic the congestion window and the round trip that the session has now."""
     loss = quic._loss
     window, threshold, since = session.congestion
     loss._cc.congestion_window = window

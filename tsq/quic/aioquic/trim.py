@@ -1,12 +1,9 @@
-"""aioquic's connection with less to do, less to hold, and bounds for what a peer may cost (RFC 9000, RFC 9001).
+"""aioquic's connection with less work, less memory, and limits on what a peer may cost (RFC 9000, RFC 9001).
 
-Comes in: what comes into a QuicConnection. Goes out: the same packets, but for two things: fewer spare connection IDs, and (a
-client) fewer key shares. Packets that hold more than `limits` are dropped as if they had not come, or end the connection. It must
-never change what is verified, or which keys protect what: a key may be derived later than aioquic would, never differently, and
-what is let go of is what aioquic itself has discarded the keys of.
-
-Where a method of aioquic must run with something else in place of a global name, a copy of it runs (`_with_names`): other users of
-aioquic in the same process are not touched.
+Comes in: what comes into a QuicConnection. Goes out: the same packets, with fewer spare connection IDs and, from a client, fewer
+key shares. Packets beyond `limits` are dropped or end the connection. It must never change what is verified or which keys protect
+what: keys may be derived later than in aioquic; memory is freed only where aioquic has discarded the keys. Methods that need
+another object under a global name run as copies (`_with_names`): other users of aioquic in the process are not affected.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +63,7 @@ PRIVATE_NAMES = {
         "_x448_private_key",
     ),
 }
-# method of QuicConnection -> global names that it finds something else under.
+# Method of QuicConnection -> global names under which it finds another object.
 REPLACED_NAMES = {
     "__init__": ("EPOCHS",),
     "_get_or_create_stream": ("QuicStream",),
@@ -99,7 +96,7 @@ def missing_names() -> list[str]:
 
 
 def _with_names(method: str, **names: object) -> Callable[..., Any]:
-    """This method of QuicConnection, with these global names for something else."""
+    """A copy of this method of QuicConnection that finds these objects under these global names."""
     original = getattr(QuicConnection, method)
     copy = FunctionType(original.__code__, original.__globals__ | names, method, original.__defaults__, original.__closure__)
     copy.__kwdefaults__ = original.__kwdefaults__
@@ -114,7 +111,7 @@ class _InitialContext(CryptoContext):
         self._derive: Callable[[], None] | None = derive
 
     def take(self, keys: CryptoContext) -> None:
-        """Have these keys from now on, unless the time for any is over."""
+        """Use these keys from now on, unless they have been discarded."""
         if self._derive is not None:
             self._derive = None
             self.aead, self.hp, self.secret = keys.aead, keys.hp, keys.secret
@@ -153,7 +150,7 @@ class _Pair(CryptoPair):
 
 
 class _FrameHandlers:
-    """What aioquic keeps as a table of its own for each connection: the method for a frame type, and the epochs it may come in."""
+    """In place of the table that aioquic makes for each connection: frame type -> method, and the epochs in which it may come."""
 
     __slots__ = ("_connection", "_names")
 
@@ -167,28 +164,28 @@ class _FrameHandlers:
 
 
 class _CryptoBuffers(dict[Epoch, Buffer]):
-    """Where TLS writes what is to be sent, each made when it is first written to: whoever sends half a ClientHello gets none."""
+    """Buffers for TLS messages to send. Each is made at its first use: half a ClientHello causes none."""
 
     def __missing__(self, epoch: Epoch) -> Buffer:
         self[epoch] = buffer = Buffer(capacity=aioquic_connection.CRYPTO_BUFFER_SIZE)
         return buffer
 
 
-# For epochs that are over. They hold no keys, so that late packets fail to open as they do with aioquic's own.
+# For epochs whose keys are discarded: late packets fail to open, as with aioquic's own objects.
 _SPENT_KEYS = CryptoPair()
 _SPENT_SPACE = QuicPacketSpace()
 _SPENT_SPACE.discarded = True
 
 
 class PacketDropped(Exception):
-    """A packet holds more than its peer may send, and is dropped; the reason is what the counters say."""
+    """A packet exceeds a limit and is dropped. str() is the reason in the counters."""
 
 
 class TrimmedConnection(QuicConnection):
-    """A QuicConnection with less to do, and less to hold once its handshake is confirmed.
+    """A QuicConnection that does less, and holds less once its handshake is confirmed.
 
-    limits: what the peer may have it keep or do. refused: why packets were dropped, since this was last looked at. frames: how many
-    were in the packets that were not, since then.
+    limits: what the peer may make it keep or do. dropped: why packets were dropped since this was last read. frames: how many
+    frames the other packets had since then.
     """
 
     __init__ = _with_names("__init__", EPOCHS=cache(aioquic_connection.EPOCHS))
@@ -198,11 +195,11 @@ class TrimmedConnection(QuicConnection):
     _holds_handshake = True
     _excessive = 0
     limits: PeerLimits = CLIENT_LIMITS
-    refused: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     frames = 0
 
     def _initialize(self, peer_cid: bytes) -> None:
-        # Told to the peer in the transport parameters (RFC 9000 §18.2).
+        # Sent to the peer in the transport parameters (RFC 9000 §18.2).
         self._local_active_connection_id_limit = _CONNECTION_IDS
         self._initialize_base(peer_cid)
         self._crypto_buffers = _CryptoBuffers()
@@ -221,7 +218,7 @@ class TrimmedConnection(QuicConnection):
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
-        # Before the first frame is handled: what is dropped must not leave anything behind.
+        # Check before the first frame is handled: a dropped packet must leave nothing behind.
         frames, excess = contents(plain, self.limits)
         if excess:
             self._excessive += 1
@@ -232,7 +229,7 @@ class TrimmedConnection(QuicConnection):
         return super()._payload_received(context, plain, crypto_frame_required)
 
     def _handle_padding_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
-        # aioquic looks at each byte by itself, of the thousand that an Initial has.
+        # aioquic reads padding byte by byte, and an Initial has a thousand bytes of it.
         start = buf.tell()
         rest = buf.data_slice(start, buf.capacity)
         buf.seek(start + len(rest) - len(rest.lstrip(b"\0")))
@@ -254,7 +251,7 @@ class TrimmedConnection(QuicConnection):
             super()._handle_crypto_frame(context, frame_type, buf)
         except BufferExceeded as error:
             if not context.network_path.is_validated:
-                # Whoever sent it may not be where it claims to be: nothing is said to that address.
+                # The address may be forged: send nothing to it.
                 raise PacketDropped("handshake data beyond the limits") from error
             raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "too much CRYPTO data waits") from error
 
@@ -266,29 +263,29 @@ class TrimmedConnection(QuicConnection):
 
     def _handle_new_connection_id_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         super()._handle_new_connection_id_frame(context, frame_type, buf)
-        # aioquic remembers all, against repeated frames, until the peer says that older ones are retired.
+        # Against repeated frames aioquic remembers all numbers, until the peer retires older ones.
         numbers = self._peer_cid_sequence_numbers
         if len(numbers) > 2 * self.limits.connection_ids:
             self._peer_cid_sequence_numbers = set(sorted(numbers)[-self.limits.connection_ids :])
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """As aioquic's, within the limits; then let go of what the handshake needed, when it is confirmed (RFC 9001 §4.1.2)."""
+        """As in aioquic, within the limits. Free what the handshake needed as soon as it is confirmed (RFC 9001 §4.1.2)."""
         try:
             if self._is_client and packets_in(data, self.limits.packets) > self.limits.packets:
-                # Of a server's connection, the router has looked.
+                # For a server, the router has checked this.
                 raise PacketDropped("datagram with too many packets")
             super().receive_datagram(data, addr, now)
         except PacketDropped as refusal:
-            # A client never asks.
-            self.refused = (*self.refused[-_MOST_REASONS:], str(refusal))
+            # Bounded: a client never reads it.
+            self.dropped = (*self.dropped[-_MOST_REASONS:], str(refusal))
         if self._holds_handshake and self._handshake_confirmed and not self._is_client:
             self._holds_handshake = False
             _let_go_of_handshake(self)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """As aioquic's; then forget the oldest packets that ask for no acknowledgment, which aioquic keeps until one comes.
+        """As in aioquic. Then forget the oldest packets that ask for no acknowledgment: aioquic keeps them until one comes.
 
-        now: never before the last packet came, as a time may be that was read before: aioquic cannot write a delay below 0.
+        now: may have been read before the last packet came. Then use that packet's time: aioquic cannot encode a negative delay.
         """
         received = [space.largest_received_time for space in self._loss.spaces if space.largest_received_time is not None]
         out = super().datagrams_to_send(max([now, *received]))
@@ -310,7 +307,7 @@ def _frame_handler_names() -> Mapping[int, tuple[str, frozenset[Epoch]]]:
 
 
 def _let_go_of_handshake(connection: QuicConnection) -> None:
-    """Of a server's connection whose Initial and Handshake keys are discarded (RFC 9001 §4.9): let go of what only they needed."""
+    """Free what only the Initial and Handshake keys needed, once a server's connection has discarded them (RFC 9001 §4.9)."""
     quic: Any = connection
     # A server takes no TLS message any more (RFC 8446 §4.6), so nothing is ever written into these: 48 KiB.
     quic._crypto_buffers = {}
@@ -332,18 +329,18 @@ def _let_go_of_handshake(connection: QuicConnection) -> None:
 
 
 def release(connection: QuicConnection) -> None:
-    """Of a connection that is forgotten: cut what ties it to itself, so that it goes at once, without the garbage collector."""
+    """Cut the reference cycles of a forgotten connection, so that it is freed at once, without the garbage collector."""
     quic: Any = connection
     quic._QuicConnection__frame_handlers = {}
     quic._crypto_buffers = quic._crypto_streams = quic._streams = {}
     quic._streams_queue = []
     quic._cryptos = dict.fromkeys(Epoch, _SPENT_KEYS)
     for pair in quic._cryptos_initial.values():
-        # Keys that were never needed know how they would be derived, and that knows them.
+        # Keys that were never derived hold the function that derives them, which holds them.
         pair.teardown()
     quic._cryptos_initial = {}
     for space in quic._spaces.values():
-        # What is to be done when a packet is acknowledged knows its space, and its stream.
+        # Delivery handlers of packets hold the space and the stream.
         space.sent_packets.clear()
     quic._spaces = dict.fromkeys(Epoch, _SPENT_SPACE)
     quic._loss.spaces = []

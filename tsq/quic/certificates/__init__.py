@@ -1,5 +1,5 @@
-"""Certificates: who is trusted, whether a chain is accepted, and why it is not. Knows nothing of QUIC.
+"""Certificates: a server's chain and key, the authorities that a client trusts, and the check of a chain. Knows nothing of QUIC.
 
-From the top, each using only what comes after it: `credentials`, `chain`, `trust`, `rejections`, `purposes`, `names`, `der`,
-`pem`, `reading`.
+From the top, each using only what comes after it: `credentials`, `chain`, `trust`, `rejections`, `purposes`, `names`, `der`, `pem`,
+`reading`.
 """

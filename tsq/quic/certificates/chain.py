@@ -1,9 +1,8 @@
 """Whether a server's certificate is accepted: its time, its names, its chain up to a trusted authority, what it is for.
 
-Comes in: certificates, the name that was asked, authorities, the time. Goes out: the error that says why they are refused, or
-nothing. OpenSSL builds and verifies the chain; names are read by `names`, purposes and strengths by `purposes`. It must never
-accept what OpenSSL with its defaults refuses for a TLS server. A pin says nothing of names, authorities and times: it is one key,
-and whoever has it is believed.
+Comes in: certificates, the server's name, authorities, the time. Goes out: an error that says why they are rejected, or None.
+OpenSSL builds and verifies the chain; `names` checks names, `purposes` checks purposes and strengths. It must never accept what
+OpenSSL with its defaults rejects for a TLS server. For a pinned key, names, authorities and times do not matter.
 """
 
 import datetime
@@ -27,9 +26,9 @@ def judge(
     at: datetime.datetime,
     clock: str = rejections.OWN_CLOCK,
 ) -> CertificateError | None:
-    """Why these certificates, the server's own first, are not good for this name at this time; None where they are.
+    """Why these certificates, the server's own first, are rejected for this name at this time; None where they are accepted.
 
-    clock: who says that it is that time.
+    clock: whose clock shows that time, for the error.
     """
     if not certificates:
         return CertificateError("the server showed no certificate", advice="is this the right server?")
@@ -56,7 +55,9 @@ def judge(
     except crypto.X509StoreContextError as error:
         code, depth, reason = error.errors
         culprit = None if error.certificate is None else error.certificate.to_cryptography()
-        return rejections.bad_chain(certificates, rejections.Verdict(code, depth, reason, culprit), authorities.origin, at, clock)
+        return rejections.bad_chain(
+            certificates, rejections.ChainFault(code, depth, reason, culprit), authorities.origin, at, clock
+        )
     return purposes.unfit(verified)
 
 
@@ -74,11 +75,11 @@ def _store(authorities: Authorities, at: datetime.datetime) -> crypto.X509Store:
                 # By OpenSSL alone: `cryptography` warns of serial numbers that old authorities have.
                 store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, block.text))
             except crypto.Error:
-                # Nobody's authority then; in a file of the user's own it would have been reported when it was read.
+                # Skip it in the system's store. In a file that the user named, it was reported when the file was read.
                 if not authorities.kept_elsewhere:
                     raise
     for directory in authorities.directories:
         store.load_locations(None, directory)
-    # pyOpenSSL takes a naive time, and takes it for UTC.
+    # pyOpenSSL expects a naive time, in UTC.
     store.set_time(at.astimezone(datetime.UTC).replace(tzinfo=None))
     return store

@@ -1,8 +1,8 @@
-"""A server's certificate chain and key: read, put into order, and checked before anybody is served by them.
+"""A server's certificate chain and key: read, ordered and checked before the server uses them.
 
-Comes in: names of PEM files. Goes out: Credentials, or ConfigError where no client could be served by them. What most clients would
-refuse is served all the same, with a warning: they may pin the key. It must never send a chain without its operator knowing what
-is missing in it.
+Comes in: names of PEM files. Goes out: Credentials, or ConfigError where no client could be served with them. A chain that most
+clients would reject is served with a warning, because clients may pin the key. It must never hide from the operator what is missing
+in a chain.
 """
 
 import datetime
@@ -26,7 +26,7 @@ from tsq.quic.certificates.reading import read_whole
 
 EXPECTED = "a certificate chain and an unencrypted private key, both in PEM form"
 SIGNING_KEYS = "RSA, EC P-256, EC P-384, Ed25519 or Ed448"
-# What `tsq-server --self-signed` makes: clients have that authority's certificate, by --ca.
+# The authority of `selfsigned`, whose certificate clients get as a file.
 THROW_AWAY_AUTHORITY = "TSQ throw-away CA"
 _KEY_LABEL = "PRIVATE KEY"
 _PSS_KEY = "1.2.840.113549.1.1.10"
@@ -38,7 +38,7 @@ _MESSAGE_HEAD, _CERTIFICATE_HEAD, _ENTRY_HEAD, _VERIFY_HEAD = 4, 4, 5, 8
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """chain: the server's own certificate first; key: its private key; warnings: what the operator should know of them."""
+    """chain: the server's own certificate first; key: its private key; warnings: what the operator should know about them."""
 
     chain: tuple[x509.Certificate, ...]
     key: Any
@@ -65,13 +65,13 @@ def load(certificate_file: str, key_file: str) -> Credentials:
             f"clients will refuse certificate {certificate_file}: {problem}" for problem in _rejection_warnings(chain[:linked])
         ]
     except ValueError as error:
-        # Parts of a certificate are read when they are first looked at.
+        # `cryptography` parses parts of a certificate at their first use.
         raise ConfigError(f"{pair}: a certificate is malformed: {error}", expected=EXPECTED) from error
     return Credentials(tuple(chain), key, tuple(warnings))
 
 
 def largest_chain(key: Any) -> int:
-    """How many bytes the certificates may have together, 5 more for each of them, beside what else is in the flight."""
+    """How many bytes the certificates may have together, with 5 more for each: what the rest of the flight leaves."""
     rest = _ENCRYPTED_EXTENSIONS + _MESSAGE_HEAD + _CERTIFICATE_HEAD + _VERIFY_HEAD + _signature_size(key) + _FINISHED
     return CRYPTO_BUFFER_SIZE - rest
 
@@ -140,7 +140,7 @@ def _algorithm(key: Any) -> SignatureAlgorithm | None:
     """How aioquic signs with this key; None where it cannot."""
     match key:
         case rsa.RSAPrivateKey():
-            # It prefers the first that the client takes; the other one needs more room.
+            # aioquic signs with SHA-256 or SHA-384, as the client supports. SHA-384 needs the larger key.
             return SignatureAlgorithm.RSA_PSS_RSAE_SHA384
         case ec.EllipticCurvePrivateKey() if isinstance(key.curve, ec.SECP256R1):
             return SignatureAlgorithm.ECDSA_SECP256R1_SHA256
@@ -244,7 +244,7 @@ def _order_warnings(
 
 
 def _key_file_warnings(path: str, state: Any) -> list[str]:
-    """As PostgreSQL has it: a key is its owner's; the group may read one that is root's."""
+    """The same rule as PostgreSQL: only the owner may read a key; the group, too, where root owns it."""
     mode = stat.S_IMODE(state.st_mode)
     allowed = 0o740 if state.st_uid == 0 else 0o700
     if not mode & ~allowed & 0o777:
@@ -256,7 +256,7 @@ def _key_file_warnings(path: str, state: Any) -> list[str]:
 
 
 def _rejection_warnings(chain: Sequence[x509.Certificate]) -> list[str]:
-    """Why clients will refuse a chain, but for the end of the server's own certificate, which is reported by itself."""
+    """Why clients will reject a chain. The expiry of the server's own certificate is reported elsewhere."""
     leaf = chain[0]
     names = certificate_names(leaf)
     problems = [purposes.wrong_purpose(leaf), purposes.weak_key(leaf)]

@@ -1,8 +1,8 @@
-"""Names of servers: as users write them, as certificates have them, and whether the two fit.
+"""Names of servers: as users write them, as certificates contain them, and whether the two match.
 
 Comes in: host names and addresses, certificates. Goes out: the name to check, a certificate's names, yes or no. Each entry of a
-certificate is judged by itself: an odd one never makes the others worthless (RFC 9525 §6). It must never take a common name for
-the server's name, nor a DNS entry for an address.
+certificate is checked by itself: an odd one does not spoil the others (RFC 9525 §6). It must never take a common name for the
+server's name, nor a DNS entry for an address.
 """
 
 import string
@@ -25,7 +25,7 @@ _LEAST_DOTS = 2
 def name_to_check(text: str) -> str:
     """The name that a certificate must have, for a host or a server name that a user wrote.
 
-    An address in its canonical form, without brackets and zone: those are no part of it. A host name in lower case, in A-labels
+    An address in its canonical form, without brackets and zone. A host name in lower case, in A-labels
     (RFC 5890 §2.3.2.1), without the dot that makes it absolute. Raises ConfigError.
     """
     address = address_of(text)

@@ -1,4 +1,4 @@
-"""PEM files as people leave them: with Windows' line ends, blanks at line ends, text between the blocks, any order (RFC 7468 §2).
+"""Read PEM files as they occur: Windows line ends, trailing blanks, text between the blocks, any order (RFC 7468 §2).
 
 Comes in: a file's content. Goes out: its blocks, and the certificates in them. It must never leave a certificate out silently.
 """
@@ -20,7 +20,7 @@ class Damaged(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block. label: what it says that it is; text: as PEM has it, with plain line ends."""
+    """One block. label: its type; text: the whole block with plain line ends."""
 
     label: str
     text: bytes
@@ -30,7 +30,7 @@ def blocks(content: bytes) -> list[Block]:
     """All blocks of a file. Raises Damaged where one has no end."""
     found: list[Block] = []
     label, lines = "", []
-    # As `cat` leaves two files of which the first has no last line end.
+    # `cat` joins two files so, where the first has no final line end.
     content = content.removeprefix(_BYTE_ORDER_MARK).replace(b"----------BEGIN ", b"-----\n-----BEGIN ")
     for line in (line.strip() for line in content.splitlines()):
         begins = _BEGIN.fullmatch(line)

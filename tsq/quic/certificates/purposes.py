@@ -1,4 +1,4 @@
-"""What a certificate may be used for, and whether its key and its signature are strong enough: as OpenSSL's defaults have it.
+"""What a certificate may be used for, and whether its key and its signature are strong enough, by OpenSSL's defaults.
 
 Comes in: a chain of certificates, the server's own first, the trusted one last. Goes out: why a TLS client must not accept it, or
 nothing. pyOpenSSL checks neither: it knows no purpose (X509_check_purpose) and no security level (level 2, 112 bits, as Python's
@@ -22,7 +22,7 @@ _BASIC_CONSTRAINTS = "2.5.29.19"
 _KEY_USAGE = "2.5.29.15"
 _EXTENDED_KEY_USAGE = "2.5.29.37"
 _NETSCAPE_TYPE = "2.16.840.1.113730.1.1"
-# serverAuth, and the two of the time when strong cryptography was not for export, which OpenSSL takes for the same.
+# serverAuth, and two older purposes for export-grade cryptography that OpenSSL accepts in its place.
 _SERVER_PURPOSES = {"1.3.6.1.5.5.7.3.1", "1.3.6.1.4.1.311.10.3.3", "2.16.840.1.113730.4.1"}
 _PURPOSES = {
     "1.3.6.1.5.5.7.3.1": "TLS servers", "1.3.6.1.5.5.7.3.2": "TLS clients", "1.3.6.1.5.5.7.3.3": "code signing",
@@ -36,7 +36,7 @@ _NETSCAPE_SERVER, _NETSCAPE_AUTHORITY = 1, 5
 
 
 def unfit(chain: Sequence[x509.Certificate]) -> CertificateError | None:
-    """Why a chain whose signatures are good must not be accepted all the same; None where it may be."""
+    """Why a chain with valid signatures must be rejected; None where it may be accepted."""
     leaf = chain[0]
     weak = weak_key(leaf)
     if weak:

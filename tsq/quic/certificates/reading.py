@@ -1,4 +1,4 @@
-"""Files that a user names, read whole: never waiting without end, and never more than can be meant.
+"""Read whole files that a user names, within limits of time and size.
 
 Comes in: a path, how long to wait. Goes out: the content and what the file is, or OSError with the reason. A FIFO that nobody
 writes, a terminal and an endless device must never hang a program or fill its memory.
@@ -15,7 +15,7 @@ from tsq.host.files import kind_of
 # The largest trust store in use has a quarter of a megabyte.
 MOST_BYTES = 4 << 20
 _PIECE = 1 << 16
-# A FIFO that has no writer yet cannot be waited for, only looked at again.
+# Seconds between two looks at a FIFO that has no writer yet: nothing reports a writer.
 _LOOK = 0.02
 
 
@@ -40,7 +40,7 @@ def read_whole(path: str, patience: float | None = None) -> tuple[bytes, os.stat
 
 
 def _to_the_end(fd: int, path: str, deadline: float) -> bytes:
-    """All that comes until the end. A FIFO whose writer is yet to come looks as if it had ended: its end comes after a writer."""
+    """All bytes until the end. A FIFO without a writer reads as ended: wait for a writer first."""
     pieces: list[bytes] = []
     size = 0
     awaits_writer = stat.S_ISFIFO(os.fstat(fd).st_mode)

@@ -1,7 +1,7 @@
-"""Why a certificate was refused, in a user's words.
+"""Errors for rejected certificates.
 
-Comes in: certificates, what was found wrong with them. Goes out: one of our errors, with what to do. Decides nothing: the
-certificate is refused already.
+Comes in: certificates, what was found wrong with them. Goes out: one of TSQ's errors, with advice. It decides nothing: the
+certificate has been rejected already.
 """
 
 import datetime
@@ -31,7 +31,7 @@ _OPERATOR = "the server's operator must act"
 _NO_ISSUER = (2, 20, 21, 27)
 _BAD_SIGNATURE = (4, 6, 7)
 _NOT_YET, _EXPIRED = 9, 10
-_LONELY, _SELF_SIGNED_IN_CHAIN = 18, 19
+_SELF_SIGNED_LEAF, _SELF_SIGNED_IN_CHAIN = 18, 19
 _CHAIN_TOO_LONG, _PATH_TOO_LONG, _PURPOSE = 22, 25, 26
 _MAY_NOT_SIGN, _UNKNOWN_EXTENSION, _NO_AUTHORITY = 32, 34, 79
 _NOT_PERMITTED, _EXCLUDED, _CONSTRAINTS = 47, 48, (49, 50, 51, 52, 53, 54)
@@ -39,8 +39,8 @@ _WEAK = (66, 67, 68)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What OpenSSL said. depth: 0 is the server's own certificate; culprit: the certificate that it said it of."""
+class ChainFault:
+    """What OpenSSL found wrong with a chain. depth: 0 is the server's own certificate; culprit: the certificate at fault."""
 
     code: int
     depth: int
@@ -73,12 +73,12 @@ def wrong_name(leaf: x509.Certificate, server_name: str) -> CertificateError:
 
 
 def bad_chain(
-    certificates: Sequence[x509.Certificate], verdict: Verdict, origin: str, at: datetime.datetime, clock: str = OWN_CLOCK
+    certificates: Sequence[x509.Certificate], fault: ChainFault, origin: str, at: datetime.datetime, clock: str = OWN_CLOCK
 ) -> CertificateError:
-    """The error for a chain that OpenSSL refused. origin: which authorities are trusted."""
-    leaf, code, reason = certificates[0], verdict.code, verdict.reason
-    who = _whose(verdict)
-    if code == _LONELY or (code in _NO_ISSUER and len(certificates) == 1 and leaf.issuer == leaf.subject):
+    """The error for a chain that OpenSSL rejected. origin: which authorities are trusted."""
+    leaf, code, reason = certificates[0], fault.code, fault.reason
+    who = _whose(fault)
+    if code == _SELF_SIGNED_LEAF or (code in _NO_ISSUER and len(certificates) == 1 and leaf.issuer == leaf.subject):
         return SelfSigned(
             f"the server's certificate is self-signed ({_name(leaf.subject)})",
             advice=f"trust it with {Setting.CA_FILE} if it is the right one",
@@ -87,7 +87,7 @@ def bad_chain(
         kind = NotYetValid if code == _NOT_YET else Expired
         return kind(f"{who} is outside its validity ({reason}); {clock} {_time(at)}", advice=f"if the clock is right, {_OPERATOR}")
     if code == _SELF_SIGNED_IN_CHAIN or code in _NO_ISSUER:
-        top = verdict.culprit or certificates[-1]
+        top = fault.culprit or certificates[-1]
         advice = f"give that authority's certificate with {Setting.CA_FILE} if it is the right one"
         if len(certificates) == 1:
             advice += "; the server sent one certificate: does it serve the full chain?"
@@ -96,18 +96,18 @@ def bad_chain(
             advice=advice,
         )
     if code in _BAD_SIGNATURE:
-        # An authority of the right name has been found, and another key than its own made the signature.
-        issuer = _name((verdict.culprit or leaf).issuer)
+        # An authority of that name is trusted, but its key did not make the signature.
+        issuer = _name((fault.culprit or leaf).issuer)
         return UnknownAuthority(
             f"{who} is signed by a {issuer} that is not trusted here, only a namesake is ({reason}; trusted: {origin})",
             advice=f"give the right authority's certificate with {Setting.CA_FILE}",
         )
-    return _misused(verdict, who)
+    return _misused(fault, who)
 
 
-def _misused(verdict: Verdict, who: str) -> CertificateError:
-    """The error for a chain of good signatures, one of which should not have been made."""
-    code, reason = verdict.code, verdict.reason
+def _misused(fault: ChainFault, who: str) -> CertificateError:
+    """The error for a chain with valid signatures, one of which is not permitted."""
+    code, reason = fault.code, fault.reason
     if code in (_NO_AUTHORITY, _MAY_NOT_SIGN):
         return WrongPurpose(f"{who} signed another one and is not an authority's ({reason})", advice=_OPERATOR)
     if code in (_PATH_TOO_LONG, _CHAIN_TOO_LONG):
@@ -123,10 +123,10 @@ def _misused(verdict: Verdict, who: str) -> CertificateError:
     return CertificateError(f"{who} was refused: {reason}", advice=_OPERATOR)
 
 
-def _whose(verdict: Verdict) -> str:
-    if verdict.depth == 0 or verdict.culprit is None:
+def _whose(fault: ChainFault) -> str:
+    if fault.depth == 0 or fault.culprit is None:
         return "the server's certificate"
-    return f"the authority's certificate {_name(verdict.culprit.subject)}"
+    return f"the authority's certificate {_name(fault.culprit.subject)}"
 
 
 def _name(name: x509.Name) -> str:

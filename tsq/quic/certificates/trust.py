@@ -1,8 +1,7 @@
-"""The authorities that a client trusts: which they are, read once, and what they are called.
+"""The authorities that a client trusts.
 
-Comes in: a Trust, the environment, files. Goes out: Authorities, or ConfigError. A file is read once for all that is asked under
-one Trust, before anybody is asked; so it may be a pipe. It must never put other authorities in the place of those that the user
-named.
+Comes in: a Trust, the environment, files. Goes out: Authorities, or ConfigError. A file is read once for all queries with one
+Trust, before any server is asked; so it may be a pipe. It must never replace the authorities that the user named by others.
 """
 
 import hashlib
@@ -29,9 +28,9 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """Whom to trust. content: PEM files; directories: with certificates under hashed names, as OpenSSL looks them up.
+    """The trusted authorities. content: PEM files; directories: with certificates under hashed names, as OpenSSL looks them up.
 
-    origin: who they are, in words. kept_elsewhere: whether somebody else keeps the store, so that what is odd in it is passed over.
+    origin: where they come from, in words. kept_elsewhere: whether the user does not maintain the store: skip odd entries.
     """
 
     content: tuple[bytes, ...]
@@ -41,7 +40,7 @@ class Authorities:
 
     @property
     def identity(self) -> str:
-        """A name by what they are, and not by what they are called: another content of the same file is another trust."""
+        """Identifies the authorities by their content: another content of the same file is another trust."""
         digest = hashlib.sha256()
         for content in self.content:
             digest.update(hashlib.sha256(content).digest())
@@ -52,7 +51,7 @@ class Authorities:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What came of reading, and what the files were then."""
+    """The result of reading, and the state of the files at that time."""
 
     state: tuple[object, ...]
     found: Authorities | ConfigError
@@ -93,7 +92,7 @@ def _found(known: _Read) -> Authorities:
 
 
 def _named(trust: Trust) -> tuple[str | None, ...]:
-    """The files and directories that decide."""
+    """The files and directories that are read."""
     if trust.ca_file is not None:
         return (trust.ca_file,)
     paths = ssl.get_default_verify_paths()
@@ -147,7 +146,7 @@ def _system(patience: float) -> Authorities:
         (paths.openssl_cafile_env, named_file, file_problem, named_directories, bool(directories)),
         (paths.openssl_capath_env, named_directories, directory_problem, named_file, bool(content)),
     ):
-        # Where the other variable names something, that is what is trusted. Never what stands there by default: that is wider.
+        # Use only the other variable instead, never the default: it trusts more authorities.
         if problem and not (other_named and other_good):
             raise ConfigError(f"{variable} names {named}, which {problem}", advice=_UNSET)
         if problem:

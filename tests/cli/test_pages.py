@@ -1,0 +1,74 @@
+"""Manual pages and shell completions: up to date, and fit for the programs that read them."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARE = Path(__file__).parents[2] / "share"
+MANUALS = sorted((SHARE / "man").rglob("*.[18]"))
+COMMANDS = ["tsq-adjtime", "tsq-client", "tsq-server"]
+
+
+def test_every_command_has_its_files():
+    assert [path.stem for path in MANUALS] == ["tsq-client", "tsq-adjtime", "tsq-server"]
+    for name in COMMANDS:
+        assert (SHARE / "bash-completion" / "completions" / name).exists()
+        assert (SHARE / "zsh" / "site-functions" / f"_{name}").exists()
+        assert (SHARE / "fish" / "vendor_completions.d" / f"{name}.fish").exists()
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the files were written by Python 3.11, and argparse's wording varies")
+def test_they_are_up_to_date():
+    pytest.importorskip("shtab")
+    pytest.importorskip("argparse_manpage")
+    done = subprocess.run(
+        [sys.executable, "scripts/pages.py", "--check"], cwd=SHARE.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is missing")
+@pytest.mark.parametrize("page", MANUALS, ids=lambda page: page.name)
+def test_a_manual_page_renders_without_warnings(page):
+    command = ["groff", "-man", "-ww", "-z", "-Tutf8", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is missing")
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("tsq-client --se", {"--server-name", "--session-file", "--server-error"}),
+        ("tsq-adjtime --boot", {"--bootstrap"}),
+        ("tsq-server --retry a", {"auto", "always"}),
+    ],
+)
+def test_bash_completes_options_and_their_values(line, replies):
+    words = line.split()
+    script = f"""
+    source {SHARE}/bash-completion/completions/{words[0]}
+    COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}
+    function=$(complete -p {words[0]} | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+    $function {words[0]} {words[-1]} {words[-2]}
+    printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert set(done.stdout.split()) == replies, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_python_m_tsq_runs_the_commands(name):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tsq", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    done = run(name.removeprefix("tsq-"), "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{name} ")
+    assert name in run("--help").stdout
+    wrong = run(name)
+    assert (wrong.returncode, wrong.stderr) == (2, f"tsq: error: unknown command '{name}' (expected client, server, adjtime)\n")
