@@ -1,6 +1,6 @@
 """Handshakes from the first packet to the first answer: full, resumed, and 0-RTT, where the request is in the first flight.
 
-Without I/O: both ends in this process, CPU time of each; TSQ's Channel and Service, and plain use of aioquic's QuicConnection. Over
+Without I/O: both ends in this process, CPU time of each; TSQ's Channel and ServerCore, and aioquic's plain QuicConnection. Over
 loopback: wall time of a client in this process, with its modules loaded, and each server in its own process; with 0-RTT TSQ's
 client reads and writes its session file, the plain one keeps its ticket in memory. Certificates are ECDSA P-256, and verified.
 "server CPU for each client" is the CPU time of a server's process, user and kernel, with one client after another; plain is
@@ -40,7 +40,7 @@ from tsq.quic.client_connection import ClientConnection
 from tsq.quic.router import Limits, Router
 from tsq.quic.tickets import AcceptedTicket
 from tsq.quic.udp import Datagram, NetworkPath, Transmission
-from tsq.server.core import Service
+from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
 ROUNDS = 30
@@ -92,7 +92,7 @@ class TsqPair:
         files = peers.certificates
         configuration = tls.server_configuration(str(files.certificate), str(files.key))
         self._router = Router(configuration, Counters(), Limits())
-        self._service = Service(self._router, Responder(), Counters(), clock_ns)
+        self._service = ServerCore(self._router, Responder(), Counters(), clock_ns)
         self._trust = Trust(ca_file=peers.ca)
         self.kind = "full"
         self._ticket: AcceptedTicket | None = None

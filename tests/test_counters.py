@@ -27,6 +27,13 @@ def test_counts_add_up_by_reason_and_by_name():
         assert counters.get(name) == sum(count for (kind, _), count in wanted.items() if kind == name)
 
 
+def test_a_count_never_goes_down():
+    counters = Counters()
+    counters.add("answered", amount=3)
+    counters.add("answered", amount=-2)
+    assert counters.get("answered") == 3
+
+
 def test_the_empty_reason_is_one_of_its_own():
     counters = Counters()
     counters.add("datagrams")

@@ -19,8 +19,8 @@ class Counters:
         self._sources.append(source)
 
     def add(self, name: str, reason: str = "", amount: int = 1) -> None:
-        """Count one more, or so many. Nothing is counted for 0: a name without a count did not happen."""
-        if not amount:
+        """Count one more, or so many. A count never goes down. A name that is not there did not happen."""
+        if amount <= 0:
             return
         key = (name, reason)
         self._counts[key] = self._counts.get(key, 0) + amount

@@ -212,7 +212,7 @@ def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
 @pytest.mark.parametrize(("wrong", "offset"), [(-2.0, "-1.99"), (0.3, "+0.30")])
 def test_servers_that_say_something_else_afterwards_confirm_nothing(machine, wrong, offset):
     it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else wrong})
-    not_confirmed(it, it.run("--wait"), f"the servers say that it is wrong by {offset}")
+    not_confirmed(it, it.run("--wait"), f"the servers report that it is wrong by {offset}")
 
 
 def test_after_a_slew_nothing_is_stepped_however_low_the_limit_is(machine):
@@ -365,7 +365,7 @@ def test_a_slew_that_is_under_way_is_stopped_before_the_clock_is_measured(machin
     assert seen == [(0, 0)]
     sign = "-" if "old_slew_us" in left else "+"
     (line,) = run.err.splitlines()
-    assert line.startswith(f"tsq-adjtime: a slew of the clock was still under way and was stopped, {sign}0.")
+    assert line.startswith(f"tsq-adjtime: an earlier slew was still pending and was cancelled with {sign}0.")
     assert it.paused == 1, "the kernel goes on to the end of its second"
     assert abs(it.twin.error) < 0.002
     before = run.out.partition("after:")[0]

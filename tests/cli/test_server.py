@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import tsq
 from tests.cli.peers import NOW, Authority
-from tests.support.processes import ServerProcess, run_client
+from tests.support.processes import BIN, ServerProcess, run_client
+from tsq.cli.server import _duration as duration
 from tsq.cli.server import main
 from tsq.errors import ConnectionLost
 from tsq.options import ClientOptions, Trust
@@ -115,7 +117,7 @@ def test_help_tells_signals_and_exit_status(serve):
     run = serve("--help")
     assert (run.status, run.err) == (OK, "")
     words = " ".join(run.out.split())
-    assert "SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew" in words
+    assert "SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew; SIGUSR1 writes" in words
     assert "exit status: 1 failure at run time, 2 usage or a file or address that cannot be used" in words
 
 
@@ -234,6 +236,50 @@ def test_log_level_error_is_silent_when_nothing_is_wrong(certificates):
         assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
         assert server.stop() == OK
     assert server.errors == ""
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_sigusr1_prints_uptime_connections_and_counters_and_changes_nothing(certificates, level):
+    trust = Trust(ca_file=str(certificates.authority))
+
+    async def watched(server: ServerProcess) -> None:
+        async with tsq.connect(server.target, ClientOptions(trust=trust)) as client:
+            assert (await client.sample()).valid
+            server.send_signal(signal.SIGUSR1)
+            logged(server, "INFO: status: up ")
+            assert (await client.sample()).valid
+            server.send_signal(signal.SIGUSR1)
+            logged(server, ", connections now: 1\n")
+
+    with ServerProcess(options(certificates, "--log-level", level)) as server:
+        asyncio.run(watched(server))
+        server.send_signal(signal.SIGTERM)
+        lines, _, ending = server.process.stderr.read().partition("closing")
+        assert server.stop() == OK
+    assert "tsq-server: INFO: answered: 2\n" in lines
+    assert "tsq-server: INFO: handshakes: full: 1\n" in lines
+    assert bool(ending) == (level == "info")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.9, "00:00:00"), (3 * 86400 + 4 * 3600 + 306, "3 d 04:05:06"), (86399, "23:59:59")]
+)
+def test_the_uptime_is_in_days_hours_minutes_and_seconds(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("inode", "prefix"), [(0, "<6>"), (1, "")])
+def test_a_log_that_the_journal_reads_has_priorities(certificates, tmp_path, inode, prefix):
+    with (tmp_path / "log").open("w+") as log:
+        found = os.fstat(log.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + inode}"}
+        command = [BIN / "tsq-server", "--local-stratum", "1", *options(certificates)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
+            assert "listening on" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == OK
+        lines = (tmp_path / "log").read_text().splitlines()
+    assert f"{prefix}tsq-server: INFO: closing 0 connections" in lines
 
 
 def test_self_signed_makes_a_certificate_that_clients_verify_by_all_local_names(tmp_path):

@@ -136,7 +136,7 @@ def test_stream_mode_asks_too_but_not_for_exact_t3(exchange):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("data_plane", [False, True])
 def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, data_plane):
-    world = World(certificates, data_plane=data_plane, about=REPORT)
+    world = World(certificates, data_plane=data_plane, clock_info=REPORT)
     channel = world.session(stream=stream)
     world.run(1)
     for _ in range(5):
@@ -150,11 +150,11 @@ def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, dat
 
 
 def test_on_a_long_run_a_session_asks_again_and_hears_that_the_server_lost_its_source(certificates):
-    world = World(certificates, about=REPORT)
+    world = World(certificates, clock_info=REPORT)
     channel = world.session()
     world.run(1)
     world.exchange(channel)
-    world.responder.about = (TimeSource(0, 3, "lost").tlv(), metadata_tlv({LEAP: "3"}))
+    world.responder.clock_info = (TimeSource(0, 3, "lost").tlv(), metadata_tlv({LEAP: "3"}))
     for _ in range(9):
         world.exchange(channel, STATE_INTERVAL / 7.5)
     strata = [sample.server.stratum for sample in channel.samples]

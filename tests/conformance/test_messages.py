@@ -159,8 +159,8 @@ def test_R4_other_types_may_repeat(kind):
 
 
 def test_R4_response_is_in_order(certificates):
-    about = (ClockQuality(1, 2, 3, "x").tlv(), TimeSource(1, 1, "y").tlv(), metadata_tlv({"site": "us-east"}))
-    world = World(certificates, signer=HmacSigner(1, bytes(16)), about=about)
+    clock_info = (ClockQuality(1, 2, 3, "x").tlv(), TimeSource(1, 1, "y").tlv(), metadata_tlv({"site": "us-east"}))
+    world = World(certificates, signer=HmacSigner(1, bytes(16)), clock_info=clock_info)
     request = encode_request(NONCE, metadata_query=True, signature=True, precision_size=200)
     for answer in (ForeignClient(world).ask(request)[0], ForeignClient(world).ask_stream(request)):
         assert [kind for kind, _ in oracle.unpack(answer)] == [1, 2, 3, 248, 251, 253, 250, 254, 255]
@@ -295,7 +295,7 @@ def test_metadata_may_fill_a_value_of_255_bytes():
 @pytest.mark.parametrize("stream", [False, True])
 def test_metadata_query_is_answered_with_the_servers_clock_info(certificates, stream):
     quality, source = ClockQuality(ClockClass.GNSS, 1, 20, "u-blox"), TimeSource(1, SourceType.GPS, "roof")
-    world = World(certificates, about=(quality.tlv(), source.tlv(), metadata_tlv({"site": "us-east"})))
+    world = World(certificates, clock_info=(quality.tlv(), source.tlv(), metadata_tlv({"site": "us-east"})))
     session = world.session(stream=stream, rules=Rules(metadata_query=True))
     world.run(0.5)
     world.exchange(session)
@@ -308,7 +308,7 @@ def test_metadata_query_is_answered_with_the_servers_clock_info(certificates, st
 
 @pytest.mark.parametrize("request_metadata", [None, {}, {"hello": "there"}])
 def test_R12_a_response_has_no_metadata_that_was_not_requested(certificates, request_metadata):
-    world = World(certificates, about=(TimeSource(1, 1).tlv(),), signer=HmacSigner(1, bytes(16)))
+    world = World(certificates, clock_info=(TimeSource(1, 1).tlv(),), signer=HmacSigner(1, bytes(16)))
     request = encode_request(NONCE, metadata=request_metadata)
     assert [kind for kind, _ in oracle.unpack(ForeignClient(world).ask(request)[0])] == [1, 2, 3]
 

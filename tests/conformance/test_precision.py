@@ -95,7 +95,7 @@ def test_R7_signature_that_does_not_fit_omits_250_and_is_kept():
     ],
 )
 def test_R7_optional_tlvs_are_omitted_to_fit(size, kinds):
-    answer = answer_to(padded_request(size, query=True), about=(QUALITY, SOURCE))
+    answer = answer_to(padded_request(size, query=True), clock_info=(QUALITY, SOURCE))
     assert kinds_of(answer) == kinds
     assert len(answer) == size
 
@@ -104,7 +104,7 @@ def test_R7_optional_tlvs_are_omitted_to_fit(size, kinds):
 @pytest.mark.parametrize("signer", [None, HMAC], ids=["plain", "hmac"])
 def test_R7_with_250_the_length_is_equal_for_every_size(size, signer):
     size += signer.block_size if signer else 0
-    answer = answer_to(padded_request(size, query=True, signature=signer is not None), about=(QUALITY, SOURCE), signer=signer)
+    answer = answer_to(padded_request(size, query=True, signature=signer is not None), clock_info=(QUALITY, SOURCE), signer=signer)
     kinds = kinds_of(answer)
     assert (len(answer) == size) == (250 in kinds)
     assert_padding_is_zero_and_last(answer)
@@ -149,7 +149,7 @@ def test_R7_precision_mode_works_in_both_modes(certificates, stream, size):
 @pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stream"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_R7_precision_mode_works_between_our_client_and_server(certificates, stream, signed):
-    world = World(certificates, signer=HMAC, about=(QUALITY, SOURCE))
+    world = World(certificates, signer=HMAC, clock_info=(QUALITY, SOURCE))
     size = 200
     rules = Rules(precision_size=size, metadata_query=True, verifier=Verifier({1: bytes(16)}) if signed else None)
     session = world.session(stream=stream, rules=rules)

@@ -133,7 +133,7 @@ BAD = [
 @KEYS
 @STREAM
 def test_R5_signature_covers_exactly_the_bytes_before_it(certificates, keys, stream):
-    world = World(certificates, signer=keys.signer, about=(TimeSource(1, 1, "roof").tlv(),))
+    world = World(certificates, signer=keys.signer, clock_info=(TimeSource(1, 1, "roof").tlv(),))
     client = ForeignClient(world)
     request = encode_request(NONCE, signature=True, metadata_query=True, precision_size=200)
     answer = client.ask_stream(request) if stream else client.ask(request)[0]

@@ -22,7 +22,7 @@ from tsq.quic import tls
 from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.udp import Datagram, NetworkPath
-from tsq.server.core import Service
+from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
 CLOCK_NS = 1_800_000_000_000_000_000
@@ -51,7 +51,7 @@ class Arena:
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         configuration.cipher_suites = [suite]
         self.router = Router(configuration, self.counters, Limits())
-        self.service = Service(self.router, Responder(), self.counters, self._clock, self.data_plane)
+        self.service = ServerCore(self.router, Responder(), self.counters, self._clock, self.data_plane)
         client = QuicConfiguration(is_client=True, alpn_protocols=["tsq/1"], max_datagram_frame_size=65535, server_name="localhost")
         client.load_verify_locations(cafile=str(certificates.authority))
         self.client = QuicConnection(configuration=client)

@@ -27,7 +27,7 @@ QUESTION = b"tsq.leap"
 
 def world_of(certificates, **options) -> World:
     """Its server says that its clock is not synchronized."""
-    return World(certificates, about=NOT_SYNCHRONIZED, **options)
+    return World(certificates, clock_info=NOT_SYNCHRONIZED, **options)
 
 
 def assert_told(session) -> None:

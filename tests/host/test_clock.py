@@ -1,5 +1,6 @@
-"""The door to the clock, against the virtual kernel: what a step and a slew do, what they report, and what they leave alone."""
+"""SystemClock against the virtual kernel: what a step and a slew do, what they report, and what they leave alone."""
 
+import inspect
 import os
 import time
 
@@ -11,7 +12,7 @@ from tsq._fast import ns_from_ntp, ntp_from_ns
 from tsq.errors import ClockError, NotPermitted
 from tsq.host import _clock
 from tsq.host import clock as clock_module
-from tsq.host.clock import SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
+from tsq.host.clock import Kernel, SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
 from tsq.timing.adjustment import Slew, time_constant
 from tsq.timing.local_clock import UNDISCIPLINED
 
@@ -26,6 +27,17 @@ def twin() -> VirtualKernel:
 @pytest.fixture
 def clock(twin: VirtualKernel) -> SystemClock:
     return SystemClock(twin)
+
+
+def test_the_virtual_kernel_has_the_calls_of_the_real_one_with_their_parameters(twin):
+    calls = {name: call for name, call in inspect.getmembers(Kernel()) if not name.startswith("_")}
+    assert set(calls) > {"read", "adjust", "read_old_slew", "stop_old_slew", "now_ns", "monotonic_ns", "raw_ns"}
+    for name in set(calls) - {"adjust"}:
+        # None of the others has a parameter.
+        assert not inspect.signature(getattr(twin, name)).parameters, name
+    with pytest.raises(TypeError, match="tick"):
+        twin.adjust(0, tick=10_000)
+    assert (twin.adjust(0), twin.calls) == (twin.read(), [(0, {})])
 
 
 @pytest.mark.parametrize("offset", [0.6, -0.3, -0.5000000001, 1.0, -2.0, 1e-9, -1e-9, 1_700_000_000.25, -1_700_000_000.75])
@@ -61,7 +73,7 @@ def test_errors_of_more_than_16_seconds_are_told_as_16(clock, twin):
 def test_a_step_gives_up_what_a_slew_has_left(clock, twin):
     clock.slew(0.4, time_constant=5, max_error=0.001, estimated_error=0.0)
     clock.step(1.0, max_error=0.001, estimated_error=0.0)
-    assert clock.state().rest == 0.0
+    assert clock.state().pending == 0.0
     before = twin.error_ns
     twin.run(100)
     assert twin.error_ns == before
@@ -90,7 +102,7 @@ def test_a_slew_really_slews_and_is_done_when_it_says(clock, twin, offset):
     assert abs(after_a_second) <= 5e-3
     twin.run(Slew(offset, constant, 0.0, 0.0).seconds - 1)
     assert abs(twin.error) <= abs(offset) * 0.0101 + 1e-8
-    assert clock.state().rest == pytest.approx(-twin.error, abs=1e-8)
+    assert clock.state().pending == pytest.approx(-twin.error, abs=1e-8)
 
 
 def test_a_slew_leaves_the_frequency_alone_also_when_the_loop_was_on_before(clock, twin):
@@ -124,7 +136,7 @@ def test_a_stopped_slew_stays_where_it_is(clock, twin):
     stopped_at = twin.error_ns
     twin.run(1000)
     assert twin.error_ns == stopped_at
-    assert clock.state().rest == 0.0
+    assert clock.state().pending == 0.0
     assert clock.state().synchronized
 
 
@@ -151,9 +163,9 @@ def test_marked_unsynchronized(clock, twin):
 
 def test_microseconds_of_a_kernel_that_does_not_count_nanoseconds(clock, twin):
     twin.rest_ns = 123_456_789
-    assert clock.state().rest == pytest.approx(0.123456, abs=1e-12)
+    assert clock.state().pending == pytest.approx(0.123456, abs=1e-12)
     twin.status |= kernel.IN_NS
-    assert clock.state().rest == pytest.approx(0.123456789, abs=1e-12)
+    assert clock.state().pending == pytest.approx(0.123456789, abs=1e-12)
 
 
 def test_readings_tell_steps_from_slews_and_slews_from_the_steady_frequency(clock, twin):
@@ -162,7 +174,7 @@ def test_readings_tell_steps_from_slews_and_slews_from_the_steady_frequency(cloc
     clock.slew(0.4, time_constant=3, max_error=0.001, estimated_error=0.0)
     assert clock.reading().since(before).total == 0.0
     twin.run(10)
-    left = clock.state().rest
+    left = clock.state().pending
     moved = clock.reading().since(before)
     assert moved.stepped == 0.0
     assert moved.seconds == pytest.approx(10.0003)
@@ -185,12 +197,12 @@ def test_a_tick_of_unusual_length_is_part_of_the_steady_rate(clock, twin):
 
 def test_a_slew_of_adjtime_3_is_seen_and_stopped_as_well(clock, twin):
     twin.old_slew_us = -70_000
-    assert clock.state().rest == pytest.approx(-0.07)
+    assert clock.state().pending == pytest.approx(-0.07)
     before = clock.reading()
     twin.run(2)
     assert clock.reading().since(before).beyond(0.0) == pytest.approx(-0.001)
     clock.stop_slewing()
-    assert clock.state().rest == 0.0
+    assert clock.state().pending == 0.0
     assert twin.old_slew_us == 0
 
 
@@ -199,7 +211,7 @@ def test_a_kernel_that_does_not_tell_of_adjtime_3_has_no_such_slew(clock, twin):
         raise ClockError("the kernel refuses to change the clock: Invalid argument")
 
     twin.read_old_slew = refuse
-    assert clock.state().rest == 0.0
+    assert clock.state().pending == 0.0
     clock.stop_slewing()
 
 
@@ -222,14 +234,14 @@ def test_errors_are_reported_with_and_without_ending_the_mark_unsynchronized(clo
     clock.confirm(0.3, 0.02)
     assert clock.state().synchronized
     assert (twin.maxerror_us, twin.esterror_us) == (300_000, 20_000)
-    assert clock.state().rest == pytest.approx(0.1), "a slew goes on"
+    assert clock.state().pending == pytest.approx(0.1), "a slew goes on"
 
 
 def test_without_the_capability_nothing_changes(clock, twin):
     twin.permitted = False
     assert not clock.may_set
     for change in (clock.stop_slewing, clock.mark_unsynchronized, lambda: clock.step(1.0, max_error=1, estimated_error=1)):
-        with pytest.raises(NotPermitted, match="lets this process set no clock"):
+        with pytest.raises(NotPermitted, match="not permitted to set the clock"):
             change()
     assert twin.calls == []
 

@@ -7,7 +7,7 @@ from tsq.quic import server_connection
 from tsq.quic.connection import Connection
 from tsq.quic.router import Router
 from tsq.quic.server_connection import ServerConnection
-from tsq.server.core import Service
+from tsq.server.core import ServerCore
 
 INPUTS = 400
 
@@ -44,7 +44,7 @@ def test_it_finds_answers_on_streams_that_are_cancelled(certificates, monkeypatc
 
     monkeypatch.setattr(Connection, "can_send_stream", lambda self, stream_id: True)
     monkeypatch.setattr(ServerConnection, "_cancelled", lambda self, stream_id, touched: None)
-    monkeypatch.setattr(Service, "_visit", careless)
+    monkeypatch.setattr(ServerCore, "_visit", careless)
     assert found(1, certificates) in ("RuntimeError", "ValueError")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tsq.host.keepers.sync_state import SyncState
-from tsq.server.clock_info import about
+from tsq.server.clock_info import clock_info
 from tsq.server.responder import Draft, Responder
 from tsq.timing.server_state import server_state
 from tsq.wire.message import Mode, decode_response, encode_request
@@ -16,8 +16,8 @@ BAD = SyncState("kernel", 0, 3, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0,
 
 
 def answered(state: SyncState, **request) -> bytes:
-    tlvs, pairs = about(state)
-    draft = Responder(about=tlvs, pairs=pairs).prepare(encode_request(NONCE, **request), RECEIVED_NS, Mode.DATAGRAM)
+    tlvs, pairs = clock_info(state)
+    draft = Responder(clock_info=tlvs, pairs=pairs).prepare(encode_request(NONCE, **request), RECEIVED_NS, Mode.DATAGRAM)
     assert isinstance(draft, Draft)
     return draft.complete(RECEIVED_NS + 1000)
 
@@ -89,11 +89,11 @@ def test_precision_mode_leaves_the_keys_out_first_and_keeps_the_length():
 
 
 def test_the_keys_beside_exact_t3_are_one_metadata_tlv_more():
-    tlvs, pairs = about(GOOD)
+    tlvs, pairs = clock_info(GOOD)
     request = encode_request(NONCE, metadata_query=True, metadata=asked(*STATE_KEYS, EXACT_T3))
-    draft = Responder(about=tlvs, pairs=pairs).prepare(request, RECEIVED_NS, Mode.DATAGRAM)
+    draft = Responder(clock_info=tlvs, pairs=pairs).prepare(request, RECEIVED_NS, Mode.DATAGRAM)
     assert draft.exact
     told = "0" * 32
-    response = decode_response(draft.telling(told).complete(RECEIVED_NS + 1))
+    response = decode_response(draft.with_exact_t3(told).complete(RECEIVED_NS + 1))
     assert response.metadata[EXACT_T3] == told
     assert response.metadata[LEAP] == "1"

@@ -12,10 +12,10 @@ import pytest
 from tests.support.kernel import VirtualKernel
 from tsq.errors import ClockError
 from tsq.host.clock import SystemClock, now_ns
-from tsq.host.keepers.sync_state import HostClock, Keeper, SyncState, by_kernel, nobody_knows
+from tsq.host.keepers.sync_state import HostClock, Keeper, SyncState, by_kernel, unsynchronized
 from tsq.options import LocalClock
 from tsq.server import clock_watch
-from tsq.server.clock_info import about
+from tsq.server.clock_info import clock_info
 from tsq.server.clock_watch import ClockWatch
 from tsq.server.driver import Server
 from tsq.server.responder import Draft, Responder
@@ -63,7 +63,7 @@ def watched(monkeypatch, states, until: Callable[[Looks, ClockWatch, Responder],
         monkeypatch.setattr(clock_watch, "sync_state", looks)
         responder = Responder()
         watch = ClockWatch(HostClock(), responder)
-        real = watch._tell
+        real = watch._publish
 
         def tell(*arguments) -> None:
             real(*arguments)
@@ -71,7 +71,7 @@ def watched(monkeypatch, states, until: Callable[[Looks, ClockWatch, Responder],
             if told[-1:] != [stratum]:
                 told.append(stratum)
 
-        monkeypatch.setattr(watch, "_tell", tell)
+        monkeypatch.setattr(watch, "_publish", tell)
         await watch.start()
         await asyncio.wait_for(looks.done.wait(), 20)
         if until is not None:
@@ -97,7 +97,7 @@ def test_changes_are_said_once_each(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "tsq")
     states = [UNSYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED, SYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED]
     assert watched(monkeypatch, states) == [0, 15, 0, 15]
-    assert caplog.text.count("clients are told so") == 2
+    assert caplog.text.count("clients learn this") == 2
     assert caplog.text.count("stratum 15, error at most 0.000100 s, according to kernel") == 2
 
 
@@ -111,7 +111,7 @@ def test_changes_are_said_once_each(monkeypatch, caplog):
 def test_fault_37_a_look_that_fails_makes_the_clock_unsynchronized_and_the_next_one_counts_again(monkeypatch, caplog, error):
     assert watched(monkeypatch, [SYNCHRONIZED, error, error, error, SYNCHRONIZED]) == [15, 0, 15]
     # However often: one line for one change.
-    assert caplog.text.count("this machine's clock cannot be asked about") == 1
+    assert caplog.text.count("the state of this machine's clock is unknown") == 1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_where_no_thread_can_be_started_what_the_operator_declares_is_told(monke
 def test_a_server_that_asks_nobody_says_nothing_of_its_clock(certificates):
     running = started(certificates, HostClock(Keeper.NONE))
     assert running.clock is None
-    assert running.responder.about == ()
+    assert running.responder.clock_info == ()
 
 
 def test_what_the_operator_declares_is_said(certificates):
@@ -209,4 +209,4 @@ def no_thread_outlives_the_test() -> Iterator[None]:
 
 
 def test_nobody_knows_can_be_told():
-    assert about(nobody_knows("kernel"))[0]
+    assert clock_info(unsynchronized("kernel"))[0]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.support import messages, oracle
 from tests.support.messages import NONCE, PLAIN_REQUEST
-from tsq.server.responder import Draft, NoResponse, Refusal, Responder, stream_request_ready
+from tsq.server.responder import Draft, NoResponse, Responder, Unanswered, stream_request_ready
 from tsq.wire.message import ErrorReply, Mode, TimeSource, decode_response, encode_request
 from tsq.wire.signature import HmacSigner
 
@@ -33,26 +33,26 @@ def test_the_same_time_twice_is_no_step_back():
 
 @MODES
 def test_no_answer_has_T3_before_T2(mode):
-    assert Responder().prepare(PLAIN_REQUEST, T2_NS, mode).complete(T2_NS - 1) == Refusal(NoResponse.CLOCK_WENT_BACK)
+    assert Responder().prepare(PLAIN_REQUEST, T2_NS, mode).complete(T2_NS - 1) == Unanswered(NoResponse.CLOCK_WENT_BACK)
 
 
 def test_malformed_is_refused_with_words_on_a_stream_only():
-    assert Responder().prepare(b"\x01", T2_NS, Mode.DATAGRAM) == Refusal(NoResponse.MALFORMED)
+    assert Responder().prepare(b"\x01", T2_NS, Mode.DATAGRAM) == Unanswered(NoResponse.MALFORMED)
     refusal = Responder().prepare(b"\x01", T2_NS, Mode.STREAM)
     assert isinstance(decode_response(refusal.error), ErrorReply)
 
 
 def test_no_key_is_refused_with_words_on_a_stream_only():
     request = encode_request(NONCE, signature=True)
-    assert Responder().prepare(request, T2_NS, Mode.DATAGRAM) == Refusal(NoResponse.CANNOT_SIGN)
+    assert Responder().prepare(request, T2_NS, Mode.DATAGRAM) == Unanswered(NoResponse.CANNOT_SIGN)
     assert decode_response(Responder().prepare(request, T2_NS, Mode.STREAM).error).code == 3
 
 
 def test_key_and_description_may_be_replaced_at_any_time():
     responder = Responder()
     request = encode_request(NONCE, signature=True, metadata_query=True)
-    assert isinstance(responder.prepare(request, T2_NS, Mode.DATAGRAM), Refusal)
-    responder.signer, responder.about = SIGNER, (TimeSource(1, 1).tlv(),)
+    assert isinstance(responder.prepare(request, T2_NS, Mode.DATAGRAM), Unanswered)
+    responder.signer, responder.clock_info = SIGNER, (TimeSource(1, 1).tlv(),)
     response = responder.prepare(request, T2_NS, Mode.DATAGRAM).complete(T2_NS)
     assert [kind for kind, _ in oracle.unpack(response)] == [1, 2, 3, 251, 255]
 

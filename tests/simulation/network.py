@@ -167,7 +167,7 @@ class Run:
         self._server = server
         self._plan = plan
         self._rng = rng
-        self._responder = Responder(about=server.reported.tlvs() if server.reported is not None else ())
+        self._responder = Responder(clock_info=server.reported.tlvs() if server.reported is not None else ())
         self._transmit_times: list[str] = []
         self._events: list[tuple[int, int, Callable[[int, bytes], None], bytes]] = []
         self._number = 0
@@ -207,13 +207,13 @@ class Run:
             t2_ns, t3_ns = server.forge(t2_ns, t3_ns)
         for at_ns, reported in server.later:
             if now_ns >= at_ns:
-                self._responder.about = reported.tlvs()
+                self._responder.clock_info = reported.tlvs()
         draft = self._responder.prepare(message, t2_ns, Mode.DATAGRAM)
         assert isinstance(draft, Draft)
         if draft.exact and server.sends_exact:
             nonce = draft.nonce
             if self._transmit_times:
-                draft = draft.telling(self._transmit_times.pop(0))
+                draft = draft.with_exact_t3(self._transmit_times.pop(0))
             transmit_ns = t3_ns if server.forge is not None else server.clock.read(left_ns)
             self._transmit_times = [*self._transmit_times[-3:], f"{nonce[:8].hex()}{ntp_from_ns(transmit_ns):016x}"]
         answer = draft.complete(t3_ns)

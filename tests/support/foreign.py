@@ -15,7 +15,7 @@ from aioquic.quic.logger import QuicLogger
 from tests.support.world import CLIENT, World
 from tsq._fast import pack_address
 from tsq.quic.udp import Datagram, NetworkPath
-from tsq.server.responder import Draft, Refusal, Responder
+from tsq.server.responder import Draft, Responder, Unanswered
 from tsq.wire.message import Mode
 
 SERVER = "the server"
@@ -127,7 +127,7 @@ class WrongServer(Responder):
         super().__init__()
         self._answer = answer
 
-    def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:
+    def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Unanswered:
         draft = super().prepare(data, receive_ns, mode)
         return _WrongDraft(draft, self._answer) if isinstance(draft, Draft) else draft
 
@@ -140,7 +140,7 @@ class _WrongDraft(Draft):
         object.__setattr__(self, "_draft", draft)
         object.__setattr__(self, "_answer", answer)
 
-    def complete(self, send_ns: int) -> bytes | Refusal:
+    def complete(self, send_ns: int) -> bytes | Unanswered:
         right = self._draft.complete(send_ns)
         return self._answer(right) if isinstance(right, bytes) else right
 
@@ -152,7 +152,7 @@ class Recorder(Responder):
         super().__init__()
         self.requests: list[bytes] = []
 
-    def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Refusal:
+    def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Unanswered:
         self.requests.append(data)
         return super().prepare(data, receive_ns, mode)
 

@@ -6,11 +6,13 @@ second; at 16 s the clock is unsynchronized. The first adjustment after the loop
 does, unless STA_FREQHOLD is set. adjtime(3) slews 500 µs a second. The lock of tsq-adjtime is modelled, too.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tsq.errors import AlreadyRunning, ClockError, NotPermitted
+from tsq.host import _clock
 
 OFFSET, FREQUENCY, MAXERROR, ESTERROR, STATUS, TIMECONST, SETOFFSET, NANO = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x100, 0x2000
 SINGLESHOT = 0x8001
@@ -87,7 +89,7 @@ class VirtualKernel:
 
     def stop_old_slew(self) -> None:
         if not self.permitted:
-            raise NotPermitted("the kernel lets this process set no clock")
+            raise NotPermitted("not permitted to set the clock")
         self.calls.append((SINGLESHOT, {}))
         self.old_slew_us = 0
 
@@ -96,13 +98,15 @@ class VirtualKernel:
 
     def read(self):
         if self.unreadable:
-            raise NotPermitted("the kernel lets this process set no clock")
+            raise NotPermitted("not permitted to set the clock")
         offset = self.rest_ns if self.status & IN_NS else self.rest_ns // 1000
         return self.status, offset, self.frequency, self.maxerror_us, self.esterror_us, self.constant, self.tick
 
     def adjust(self, modes, **values):
+        # The compiled call's own parameters: whatever it would not take is an error here as well.
+        inspect.signature(_clock.adjust).bind(modes, **values)
         if not self.permitted:
-            raise NotPermitted("the kernel lets this process set no clock")
+            raise NotPermitted("not permitted to set the clock")
         self.calls.append((modes, values))
         if modes & SETOFFSET:
             self._inject(values)

@@ -19,7 +19,7 @@ from tsq.quic.router import Limits, Router
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, NetworkPath, Transmission
-from tsq.server.core import Service
+from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
 START_NS = 1_800_000_000_000_000_000
@@ -54,7 +54,7 @@ class World:
         self.router = Router(configuration, self.counters, limits or Limits())
         self.responder = Responder(**responder)
         self.data_plane = DataPlane() if data_plane else None
-        self.service = Service(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
+        self.service = ServerCore(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}

@@ -187,7 +187,7 @@ class _Run:
         _print(f"after:  {_kernel(change.after)}")
         _print(f"drift:  {_drift(found, change)}")
         if change.interrupted:
-            _say(f"interrupted: {_signed(change.rest)} of the slew were given up; the clock was not measured again")
+            _say(f"interrupted: {_signed(change.left)} of the slew were given up; the clock was not measured again")
             return EXIT_INTERRUPTED
         return EXIT_OK
 
@@ -241,7 +241,7 @@ def _done(action: Step | Slew, change: Change) -> str:
     if change.moved is not None:
         return f"slewed by {_signed(change.moved)}"
     if change.interrupted:
-        return f"slewed by {_signed(action.offset - change.rest)}"
+        return f"slewed by {_signed(action.offset - change.left)}"
     return f"slewing by {_signed(action.offset)}: the kernel does it, 99 % within {action.seconds} s, and the result is not checked"
 
 
@@ -267,7 +267,7 @@ def _kernel(state: ClockState | None) -> str:
     return (
         f"kernel: {mark}, maxerror {spans.duration(state.max_error)}, "
         f"esterror {spans.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
-        f"slewing {_signed(state.rest)}"
+        f"slewing {_signed(state.pending)}"
     )
 
 

@@ -17,6 +17,7 @@ from tsq.cli.parsers import Parser
 from tsq.dataplane.loop import ServingLoop
 from tsq.errors import ConfigError, TransportError, TSQError
 from tsq.host import shortage
+from tsq.host.journal import JournalFormatter, is_journal
 from tsq.host.keepers.sync_state import HostClock, Keeper
 from tsq.options import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.quic.router import Limits, RetryPolicy
@@ -26,6 +27,10 @@ from tsq.settings import for_command_line
 
 PROGRAM = "tsq-server"
 logger = logging.getLogger("tsq")
+# A report that somebody asked for is printed at any --log-level.
+_status_logger = logging.getLogger("tsq.status")
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+_SIGNALS = {*_ENDING, signal.SIGHUP, signal.SIGUSR1}
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _DEFAULTS = Limits()
 _ASKED = HostClock()
@@ -39,7 +44,8 @@ _EXAMPLES = (
     ("tsq-server --listen 0.0.0.0:443 --listen [::]:443 --cert fullchain.pem --key key.pem", "the same, and IPv6"),
     ("tsq-server --listen 127.0.0.1:4433 --self-signed lab --local-stratum 1", "a lab; clients trust lab/ca.pem"),
 )
-_EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew.
+_EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew; SIGUSR1 writes
+uptime, connections and counters to standard error.
 
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host_clock = _host_clock(values)
     except ConfigError as error:
         parser.error(str(error))
-    logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(message)s", level=values.log_level.upper())
+    _start_log(values.log_level)
     # aioquic reports each peer's faults: a flood, on a public port.
     logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
     try:
@@ -76,17 +82,46 @@ async def _serve(server: Server) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     async with server:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        started = loop.time()
+        for number in _ENDING:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, server.reload)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: _report(server, loop.time() - started))
         deliver(signal.SIGHUP)
+        deliver(signal.SIGUSR1)
         for address in server.addresses:
             print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
         await stop.wait()
-        hold_back({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        hold_back(_SIGNALS)
         logger.info("closing %d connections", server.connections)
+    _log_counters(server, logger)
+
+
+def _report(server: Server, uptime: float) -> None:
+    """What the server does now, and what it has done since it started."""
+    _status_logger.info("status: up %s, connections now: %d", _duration(uptime), server.connections)
+    _log_counters(server, _status_logger)
+
+
+def _log_counters(server: Server, log: logging.Logger) -> None:
     for name, count in server.counters.snapshot().items():
-        logger.info("%s: %d", name, count)
+        log.info("%s: %d", name, count)
+
+
+def _duration(seconds: float) -> str:
+    """A time span, such as 3 d 04:05:06."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{f'{days} d ' if days else ''}{hour:02}:{minute:02}:{second:02}"
+
+
+def _start_log(level: str) -> None:
+    formatter = JournalFormatter if is_journal(sys.stderr) else logging.Formatter
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(f"{PROGRAM}: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+    _status_logger.setLevel(logging.INFO)
 
 
 def _server(values: argparse.Namespace, host_clock: HostClock, secrets: TextIO | None) -> Server:

@@ -33,8 +33,8 @@ def client() -> int:
 
 def server() -> int:
     """tsq-server."""
-    # Without this, a reload request before the server is ready would end the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    # A signal that asks for a reload or for the counters waits until the server can handle it, and does not end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     return _run("tsq-server", "tsq.cli.server")
 
 

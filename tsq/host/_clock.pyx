@@ -41,7 +41,7 @@ cdef extern from "<sys/timex.h>" nogil:
     int clock_adjtime(int clock, timex* buffer)
 
 
-# When this package was built, Unix seconds: no clock that is right says less.
+# When this package was built, Unix seconds: no correct clock shows an earlier time.
 BUILD_TIME = TSQ_BUILD_TIME
 
 
@@ -52,14 +52,14 @@ cdef enum:
 
 
 def read():
-    """(status, offset, freq, maxerror, esterror, constant, tick) as the kernel has them. Changes nothing; anybody may."""
+    """The kernel's (status, offset, freq, maxerror, esterror, constant, tick). Changes nothing; needs no privilege."""
     cdef timex buffer
     memset(&buffer, 0, sizeof(buffer))
     return _call(&buffer)
 
 
 def read_old_slew():
-    """What a slew of the old kind, which knows no loop, has still to correct, microseconds. Changes nothing; anybody may."""
+    """The offset that a single-shot slew has not corrected yet, microseconds. Changes nothing; needs no privilege."""
     cdef timex buffer
     memset(&buffer, 0, sizeof(buffer))
     buffer.modes = OLD_READ
@@ -68,7 +68,7 @@ def read_old_slew():
 
 
 def stop_old_slew():
-    """End a slew of the old kind. Raises ClockError where the kernel refuses."""
+    """Cancel a single-shot slew. Raises ClockError where the kernel refuses."""
     cdef timex buffer
     memset(&buffer, 0, sizeof(buffer))
     buffer.modes = OLD_SET
@@ -77,7 +77,7 @@ def stop_old_slew():
 
 def adjust(unsigned int modes, *, long offset=0, long maxerror=0, long esterror=0, int status=0, long constant=0, long seconds=0,
            long nanoseconds=0):
-    """Change what `modes` says, and give the state as `read` does. Raises ClockError where the kernel refuses."""
+    """Change the fields that `modes` selects, and return the state as `read` does. Raises ClockError where the kernel refuses."""
     cdef timex buffer
     memset(&buffer, 0, sizeof(buffer))
     buffer.modes = modes
@@ -94,6 +94,6 @@ def adjust(unsigned int modes, *, long offset=0, long maxerror=0, long esterror=
 cdef tuple _call(timex* buffer):
     if clock_adjtime(CLOCK_REALTIME, buffer) < 0:
         if errno == EPERM:
-            raise NotPermitted("the kernel lets this process set no clock", expected="CAP_SYS_TIME, as root has it")
+            raise NotPermitted("not permitted to set the clock", expected="CAP_SYS_TIME, as root has it")
         raise ClockError(f"the kernel refuses to change the clock: {os.strerror(errno)}")
     return buffer.status, buffer.offset, buffer.freq, buffer.maxerror, buffer.esterror, buffer.constant, buffer.tick

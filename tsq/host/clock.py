@@ -1,13 +1,13 @@
-"""The one door to the system clock: reads it, and is all of TSQ that can set it (adjtimex(2)).
+"""The only module that may set the system clock; it also reads it (adjtimex(2)).
 
-Comes in: offsets in seconds, bounds of their errors. Goes out: the time in integer Unix ns, what the kernel says of its clock, and
-the calls that step or slew it. It must never decide whether to, and never be reached from wire/ or timing/.
-
-A step adds the offset at once (ADJ_SETOFFSET). A slew hands the offset to the kernel's phase-locked loop (ADJ_OFFSET, for which
-STA_PLL must be set; RFC 5905 §11.3): each second the kernel takes 2^-(2 + time constant) of what is left, also when this process
-has ended. Both can report to the kernel how wrong the clock can be (maxerror, estimated error), which ends the kernel's mark
-"unsynchronized". What a clock really did is seen by comparing it with CLOCK_MONOTONIC_RAW, which nobody can set or slew.
+Comes in: offsets in seconds, bounds of their errors. Goes out: the time in integer Unix ns, the kernel's state of its clock, and
+the calls that step or slew it. It must never decide whether to set the clock, and never be imported by wire/ or timing/.
 """
+
+# A step adds the offset at once (ADJ_SETOFFSET). A slew hands the offset to the kernel's phase-locked loop (ADJ_OFFSET, for which
+# STA_PLL must be set; RFC 5905 §11.3): each second the kernel corrects 2^-(2 + time constant) of the pending offset, even after
+# this process has ended. Both can report the clock's error to the kernel (maxerror, estimated error), which clears the kernel's
+# "unsynchronized" flag. To see what a clock really did, compare it with CLOCK_MONOTONIC_RAW, which nobody can set or slew.
 
 import os
 import time
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Protocol
 
 from tsq._fast import clock_ns
 from tsq.errors import ClockError
@@ -43,9 +42,6 @@ _CAP_SYS_TIME = 25
 # struct timex: the frequency is in 2^-16 ppm, the tick in µs, 100 in a second (USER_HZ).
 _FREQUENCY_UNIT = 65536e6
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-# status, offset, freq, maxerror, esterror, constant, tick of struct timex.
-Timex = tuple[int, int, int, int, int, int, int]
 
 
 def now_ns() -> int:
@@ -107,15 +103,15 @@ def clock_reading() -> ClockReading:
 
 @dataclass(frozen=True, slots=True)
 class ClockState:
-    """What the kernel says of its clock, in seconds and ppm. rest: what slews have still to correct, the kernel's loop's and
-    adjtime(3)'s together; tick_ppm: how fast the clock is made to run beside its frequency, by a tick of unusual length.
+    """The kernel's state of its clock, in seconds and ppm. pending: the offset that slews have not corrected yet, by the kernel's
+    loop and by adjtime(3); tick_ppm: the rate that a tick of unusual length adds to the frequency.
     """
 
     synchronized: bool
     max_error: float
     estimated_error: float
     frequency_ppm: float
-    rest: float
+    pending: float
     leap: int
     tick_ppm: float = 0.0
 
@@ -126,7 +122,7 @@ class ClockState:
 
 
 @dataclass(frozen=True, slots=True)
-class Movement:
+class Displacement:
     """What a clock did between two readings, against CLOCK_MONOTONIC_RAW; seconds. stepped: what was added at once, or slept by the
     machine; slewed: by frequency and slews; width: how wrong both can be.
     """
@@ -147,7 +143,7 @@ class Movement:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TripleReading:
     """CLOCK_REALTIME, CLOCK_MONOTONIC and CLOCK_MONOTONIC_RAW at one moment, ns. width_ns: how far apart the readings can be."""
 
     real_ns: int
@@ -155,57 +151,15 @@ class Reading:
     raw_ns: int
     width_ns: int
 
-    def since(self, earlier: "Reading") -> Movement:
+    def since(self, earlier: "TripleReading") -> Displacement:
         """What the clock did from an earlier reading to this one."""
         real, monotonic = self.real_ns - earlier.real_ns, self.monotonic_ns - earlier.monotonic_ns
         raw = self.raw_ns - earlier.raw_ns
-        return Movement(raw / 1e9, (real - monotonic) / 1e9, (monotonic - raw) / 1e9, (self.width_ns + earlier.width_ns) / 1e9)
+        return Displacement(raw / 1e9, (real - monotonic) / 1e9, (monotonic - raw) / 1e9, (self.width_ns + earlier.width_ns) / 1e9)
 
 
-class Kernel(Protocol):
-    """The calls behind the door: the kernel's, or those of a simulated one."""
-
-    def read(self) -> Timex:
-        """As `tsq.host._clock.read`."""
-
-    def adjust(
-        self,
-        modes: int,
-        *,
-        offset: int = 0,
-        maxerror: int = 0,
-        esterror: int = 0,
-        status: int = 0,
-        constant: int = 0,
-        seconds: int = 0,
-        nanoseconds: int = 0,
-    ) -> Timex:
-        """As `tsq.host._clock.adjust`."""
-
-    def read_old_slew(self) -> int:
-        """As `tsq.host._clock.read_old_slew`."""
-
-    def stop_old_slew(self) -> None:
-        """As `tsq.host._clock.stop_old_slew`."""
-
-    def now_ns(self) -> int:
-        """The clock that is set, Unix ns."""
-
-    def monotonic_ns(self) -> int:
-        """A clock that is not stepped."""
-
-    def raw_ns(self) -> int:
-        """A clock that is neither stepped nor slewed."""
-
-    def lock(self) -> AbstractContextManager[str]:
-        """As `tsq.host.lock.held`."""
-
-    def may_adjust(self) -> bool:
-        """Whether `adjust` is allowed, as far as can be seen without trying."""
-
-
-class _ThisKernel:
-    """The kernel that this process runs on."""
+class Kernel:
+    """The calls of the kernel that this process runs on, as `_clock.pyi` declares them. A simulation has the same methods."""
 
     read = staticmethod(_clock.read)
     adjust = staticmethod(_clock.adjust)
@@ -216,7 +170,7 @@ class _ThisKernel:
 
     def lock(self) -> AbstractContextManager[str]:
         """The lock of all that set this clock."""
-        # Loaded by who sets the clock, not by all who read it.
+        # Only programs that set the clock need this module.
         from tsq.host import lock  # noqa: PLC0415
 
         return lock.held()
@@ -226,7 +180,7 @@ class _ThisKernel:
         return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
 
     def may_adjust(self) -> bool:
-        """Whether this process has CAP_SYS_TIME; a container may promise it and not keep it. Without /proc, who is root has it."""
+        """Whether this process has CAP_SYS_TIME; a container may show it and refuse the call. Without /proc, root has it."""
         try:
             status = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace")
         except OSError:
@@ -241,12 +195,12 @@ class SystemClock:
     """This machine's clock: what it says, and the only ways to change it."""
 
     def __init__(self, kernel: Kernel | None = None) -> None:
-        self._kernel = kernel or _ThisKernel()
+        self._kernel = kernel or Kernel()
 
     @property
     def may_set(self) -> bool:
-        """Whether this process is allowed to, as far as can be seen without trying: who may not even read the kernel's state, as
-        under a filter of system calls, may change nothing.
+        """Whether this process may set the clock, as far as can be seen without trying. A process that may not even read the
+        kernel's state, as under a filter of system calls, may set nothing.
         """
         return self._kernel.may_adjust() and self.state_if_readable() is not None
 
@@ -259,12 +213,12 @@ class SystemClock:
         return self._kernel.monotonic_ns() / 1e9
 
     def alone(self) -> AbstractContextManager[str]:
-        """No other tsq-adjtime sets this clock until the end of the `with`; as `tsq.host.lock.held`."""
+        """No other tsq-adjtime sets this clock until the end of the `with`; see `tsq.host.lock.held`."""
         return self._kernel.lock()
 
-    def reading(self) -> Reading:
-        """The clock beside those that cannot be set. Differences show what was done to it (`Reading.since`)."""
-        best: Reading | None = None
+    def reading(self) -> TripleReading:
+        """The clock beside those that cannot be set. Differences show what was done to it (`TripleReading.since`)."""
+        best: TripleReading | None = None
         for _ in range(_BRACKETS):
             raw = self._kernel.raw_ns()
             monotonic = self._kernel.monotonic_ns()
@@ -273,12 +227,12 @@ class SystemClock:
             raw_after = self._kernel.raw_ns()
             # The narrowest bracket: a process that is interrupted between two readings sees a false step.
             if best is None or raw_after - raw < best.width_ns:
-                best = Reading(real, (monotonic + monotonic_after) // 2, (raw + raw_after) // 2, raw_after - raw)
+                best = TripleReading(real, (monotonic + monotonic_after) // 2, (raw + raw_after) // 2, raw_after - raw)
         assert best is not None
         return best
 
     def state(self) -> ClockState:
-        """What the kernel says of its clock."""
+        """The kernel's state of its clock."""
         status, offset, frequency, maxerror, esterror, _, tick = self._kernel.read()
         unit = 1e-9 if status & _IN_NANOSECONDS else 1e-6
         return ClockState(
@@ -286,20 +240,20 @@ class SystemClock:
             max_error=maxerror / 1e6,
             estimated_error=esterror / 1e6,
             frequency_ppm=frequency / 65536,
-            rest=offset * unit + self._old_slew() / 1e6,
+            pending=offset * unit + self._old_slew() / 1e6,
             leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
             tick_ppm=(tick - _USUAL_TICK) * 1e6 / _USUAL_TICK,
         )
 
     def state_if_readable(self) -> ClockState | None:
-        """The same; None where the kernel refuses to say it, as under a filter of system calls."""
+        """The same; None if the kernel refuses the call, as under a filter of system calls."""
         try:
             return self.state()
         except ClockError:
             return None
 
     def step(self, offset: float, *, max_error: float, estimated_error: float) -> None:
-        """Add `offset` to the clock at once. Raises ClockError. What was left of a slew is given up."""
+        """Add `offset` to the clock at once. Raises ClockError. A pending slew is cancelled."""
         seconds, nanoseconds = divmod(round(offset * 1e9), 1_000_000_000)
         self._kernel.adjust(
             _SETOFFSET | _NANO | _STATUS | _MAXERROR | _ESTERROR,
@@ -313,9 +267,9 @@ class SystemClock:
     def slew(
         self, offset: float, *, time_constant: int, max_error: float | None = None, estimated_error: float | None = None
     ) -> None:
-        """Let the kernel correct `offset` little by little. Raises ClockError. The clock's frequency is not touched.
+        """Let the kernel correct `offset` little by little, without a change of frequency. Raises ClockError.
 
-        Without errors, what the kernel says of the clock's error stays as it is, also its mark "unsynchronized".
+        Without errors, the kernel's error bounds and its "unsynchronized" flag stay as they are.
         """
         modes, kept, errors = _STATUS | _NANO | _OFFSET | _TIMECONST, _LEAP | _UNSYNCHRONIZED, {}
         if max_error is not None and estimated_error is not None:
@@ -325,15 +279,15 @@ class SystemClock:
         self._kernel.adjust(modes, status=status, offset=round(offset * 1e9), constant=time_constant, **errors)
 
     def hasten(self, time_constant: int) -> None:
-        """Slew what is left with another time constant. Raises ClockError."""
+        """Slew the pending offset with another time constant. Raises ClockError."""
         self._kernel.adjust(_TIMECONST, constant=time_constant)
 
     def report_error(self, max_error: float, estimated_error: float) -> None:
-        """Report to the kernel how wrong the clock can be; its mark "unsynchronized" stays as it is. Raises ClockError."""
+        """Report to the kernel how wrong the clock can be; its "unsynchronized" flag stays as it is. Raises ClockError."""
         self._kernel.adjust(_MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error))
 
     def confirm(self, max_error: float, estimated_error: float) -> None:
-        """Report how wrong the clock can be, and end the mark "unsynchronized". Raises ClockError."""
+        """Report how wrong the clock can be, and clear the "unsynchronized" flag. Raises ClockError."""
         self._kernel.adjust(
             _STATUS | _MAXERROR | _ESTERROR,
             status=self._kept() | _PLL | _FREQUENCY_HOLD,
@@ -342,9 +296,9 @@ class SystemClock:
         )
 
     def stop_slewing(self) -> None:
-        """Let the clock run on as it is: what slews have still to correct is given up, also adjtime(3)'s. Raises ClockError.
+        """Cancel pending slews, also adjtime(3)'s, and let the clock run on. Raises ClockError.
 
-        The kernel still finishes the part of the present second.
+        The kernel still finishes the current second's part.
         """
         status = self._kept(_LEAP | _UNSYNCHRONIZED) | _PLL | _FREQUENCY_HOLD
         self._kernel.adjust(_STATUS | _NANO | _OFFSET, status=status, offset=0)
@@ -364,7 +318,7 @@ class SystemClock:
             return 0
 
     def _kept(self, bits: int = _LEAP) -> int:
-        """Those of the status bits that stay as they are: an announced leap second is not ours to take back."""
+        """The status bits to keep, such as an announced leap second."""
         return self._kernel.read()[0] & bits
 
 

@@ -1,12 +1,12 @@
-"""Setting the clock once: servers are asked, the clock is stepped or slewed by what they agree on, and it is checked that it moved.
+"""Set the clock once: query the servers, step or slew the clock by the offset on which they agree, and check that it moved.
 
-Comes in: targets, options, the machine's clock. Goes out: a Measurement, then a Change. Holds no rules: `timing/selection.py` says
-what time it is, `timing/adjustment.py` what to do about it, `host/clock.py` does it. It must never act on a measurement that was
-interrupted, never leave a slew behind when it is interrupted itself, and never report an error bound that was not measured.
-
-A slew that is waited for is checked as it goes, CLOCK_REALTIME against CLOCK_MONOTONIC_RAW: what the kernel says is left of it
-proves nothing, for a step or another program's slew changes that as well. When it is done the servers are asked again.
+Comes in: targets, options, the machine's clock. Goes out: a Measurement, then a Change. Holds no rules: `timing/selection.py` finds
+the time, `timing/adjustment.py` decides, `host/clock.py` sets the clock. It must never act on an interrupted measurement, never
+leave a slew behind when it is interrupted itself, and never report an error bound that was not measured.
 """
+
+# A wait for a slew compares CLOCK_REALTIME with CLOCK_MONOTONIC_RAW. The kernel's pending offset proves nothing: a step, or
+# another program's slew, changes it as well. After the slew the servers are queried again.
 
 import signal
 import time
@@ -19,7 +19,7 @@ from tsq.client.blocking import query_all
 from tsq.client.exchange import Rules
 from tsq.client.result import HostResult, selection
 from tsq.errors import NotMoved, NotPermitted
-from tsq.host.clock import ClockState, Movement, Reading, SystemClock
+from tsq.host.clock import ClockState, Displacement, SystemClock, TripleReading
 from tsq.host.keepers.owner import clock_owner
 from tsq.options import ClientOptions, Target
 from tsq.timing.adjustment import (
@@ -50,11 +50,11 @@ _PATIENCE = 3.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # A slew that is stopped goes on to the end of the kernel's second.
 _LAST_SECOND = 1.2
-# What is left of an old slew and may be ignored, seconds.
+# A pending offset of an old slew that may be ignored, seconds.
 _NOTHING_LEFT = 10e-6
-# How exactly the kernel slews, as a part of the slew: 1 to 2 % were seen. What it leaves is measured and corrected afterwards.
+# The error of the kernel's slew, as a part of it: 1 to 2 % were seen. The remaining offset is measured and corrected afterwards.
 _SLEW_ERROR = 0.05
-# What a clock may move without being suspected, seconds: the least error of a slew, and the least step.
+# A movement of the clock that is no cause for suspicion, seconds: the least error of a slew, and the least step.
 _LEAST_ERROR = 50e-6
 # How steadily a clock runs beside CLOCK_MONOTONIC_RAW while nothing is slewed, seconds a second.
 _STEADY = 5e-6
@@ -72,7 +72,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class AdjustOptions:
-    """How the clock is set. dry_run: what is decided is not done. wait: stay until a slew is done, and measure again."""
+    """How to set the clock. dry_run: decide, but set nothing. wait: stay until a slew is complete, and measure again."""
 
     client: ClientOptions = field(default_factory=ClientOptions)
     limits: ClockLimits = field(default_factory=ClockLimits)
@@ -83,10 +83,10 @@ class AdjustOptions:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What the servers said, what the kernel said before (None: it cannot be read), and what is to be done.
+    """The servers' results, the kernel's state before (None: it cannot be read), and the action to take.
 
-    hindrances: what of this machine forbids setting its clock. A dry run's action is what would be done without them. reading: the
-    clocks when the servers had been asked; disturbed: by how much others moved the clock until then, seconds.
+    hindrances: why this machine's clock must not be set. The action of a dry run ignores them. reading: the clocks after the last
+    response; disturbed: by how much others moved the clock until then, seconds.
     """
 
     results: Sequence[HostResult]
@@ -94,12 +94,12 @@ class Measurement:
     before: ClockState | None
     action: ClockAction
     hindrances: tuple[LeaveAlone, ...] = ()
-    reading: Reading | None = None
+    reading: TripleReading | None = None
     disturbed: float = 0.0
 
     @property
     def drift(self) -> MeasuredDrift | None:
-        """How fast the clock drifts, as the samples of the sources that were used show it."""
+        """How fast the clock drifts, by the samples of the sources that were used."""
         if self.disturbed:
             return None
         pairs = zip(self.selection.verdicts, self.results, strict=True)
@@ -108,14 +108,13 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done. after: what the kernel says then; rest: the offset that is left, seconds; interrupted: a slew was given up.
-
-    moved: what the clock was really moved by, as far as that was looked at; last: the measurement after a slew that was waited for;
-    drift: how fast the clock drifts, from the measurements before and after.
+    """What was done. after: the kernel's state afterwards; left: the offset that is left, seconds; interrupted: a slew was
+    cancelled. moved: how far the clock really moved, if that was checked; last: the measurement after a completed slew; drift: how
+    fast the clock drifts, by the measurements before and after.
     """
 
     after: ClockState
-    rest: float
+    left: float
     interrupted: bool = False
     moved: float | None = None
     last: Measurement | None = None
@@ -123,10 +122,10 @@ class Change:
 
 
 class Interruptions:
-    """SIGINT, SIGTERM, SIGHUP and SIGQUIT within `caught`: the first raises KeyboardInterrupt, and is remembered where somebody
-    catches that. Others do not disturb what is done about the first. A SIGHUP that is ignored, as by nohup, stays ignored.
+    """SIGINT, SIGTERM, SIGHUP and SIGQUIT within `caught`: the first raises KeyboardInterrupt and sets `seen`; the others do
+    nothing. A SIGHUP that is ignored, as by nohup, stays ignored.
 
-    From `hold` on it is only remembered: no exception may come between a change of the clock and what has to follow it.
+    After `hold` a signal only sets `seen`: no exception may come between a change of the clock and the steps that must follow it.
     """
 
     def __init__(self) -> None:
@@ -135,7 +134,7 @@ class Interruptions:
 
     @contextmanager
     def caught(self) -> Iterator["Interruptions"]:
-        """Take the signals over, for the main thread."""
+        """Handle the signals in the main thread."""
         without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         heard = [number for number in _SIGNALS if not (number == signal.SIGHUP and without_terminal)]
         before = {number: signal.signal(number, self._note) for number in heard}
@@ -150,7 +149,7 @@ class Interruptions:
         self._held = True
 
     def release(self) -> None:
-        """Raise again; also for what came meanwhile."""
+        """Raise again, also for a signal that arrived meanwhile."""
         self._held = False
         if self.seen:
             raise KeyboardInterrupt
@@ -172,14 +171,14 @@ def measure(
     say: Say = lambda text: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Measurement:
-    """Ask the servers and decide. Nothing is changed, but for a slew that is still under way: that is stopped by who may set the
-    clock and is going to. say: takes what a user must know.
+    """Query the servers and decide. This changes nothing, with one exception: a slew that is still pending is cancelled, unless
+    this is a dry run or the clock must not be set. say: gets the messages for the user.
     """
     interruptions = interruptions or Interruptions()
     before = clock.state_if_readable()
     steady = before
-    if before is not None and abs(before.rest) > _NOTHING_LEFT and not options.dry_run and clock.may_set and owner() is None:
-        _stop_old_slew(before.rest, clock, say, pause)
+    if before is not None and abs(before.pending) > _NOTHING_LEFT and not options.dry_run and clock.may_set and owner() is None:
+        _stop_old_slew(before.pending, clock, say, pause)
         steady = clock.state_if_readable()
     start = clock.reading()
     results = ask(targets, options.client, rules=Rules(offset_limit=_ANY_OFFSET))
@@ -190,7 +189,7 @@ def measure(
     circumstances = Circumstances(
         owner(),
         may_set=clock.may_set,
-        # Also what happened while the owner was looked for.
+        # Include the time that it took to find the owner.
         stepped=clock.reading().since(start).stepped,
         # A tick of unusual length may be the owner's way to correct the clock's frequency for good.
         slewed=disturbed and moved.slewed - (0.0 if steady is None else steady.rate) * moved.seconds,
@@ -211,11 +210,11 @@ def perform(
     interruptions: Interruptions | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Change:
-    """Do it. Raises ClockError where the kernel refuses, NotMoved where the clock did not move by that, or not by that alone.
+    """Do the action. Raises ClockError if the kernel refuses, and NotMoved if the clock moved by another amount.
 
-    measured: what the action comes from. again: measures again; with it a slew is waited for, checked and corrected. An interrupted
-    slew is given up, a step is never half done. What interrupts from here on is remembered, and looked at twice a second while a
-    slew is waited for.
+    measured: the measurement behind the action. again: measures again; with it, wait for a slew, check it and correct what it left.
+    An interruption cancels a slew; a step is never half done. From here on a signal raises nothing; the wait for a slew checks for
+    it twice a second.
     """
     interruptions = interruptions or Interruptions()
     interruptions.hold()
@@ -231,25 +230,25 @@ def perform(
     clock.slew(
         action.offset,
         time_constant=action.time_constant,
-        # Nothing is corrected yet.
+        # The whole offset is still in the clock.
         max_error=action.max_error + abs(action.offset),
         estimated_error=action.estimated_error,
     )
     state = clock.state()
     if interruptions.seen:
         clock.stop_slewing()
-        return Change(clock.state(), state.rest, interrupted=True)
-    return Change(state, state.rest)
+        return Change(clock.state(), state.pending, interrupted=True)
+    return Change(state, state.pending)
 
 
 def _step(action: Step, clock: SystemClock) -> float:
-    """Step the clock, and look whether it moved; by how much. Raises NotMoved; the clock is marked unsynchronized then."""
+    """Step the clock; by how much it moved. Raises NotMoved, with the clock marked unsynchronized, if that is another amount."""
     before = clock.reading()
     clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
     moved = clock.reading().since(before)
     if abs(moved.total - action.offset) > _LEAST_ERROR + moved.width:
         clock.mark_unsynchronized()
-        raise NotMoved(f"the clock was to be stepped by {action.offset:+.6f} s and moved by {moved.total:+.6f} s", advice=_WHO)
+        raise NotMoved(f"the clock was to be stepped by {action.offset:+.6f} s and moved by {moved.total:+.6f} s", advice=_ADVICE)
     return moved.total
 
 
@@ -259,42 +258,42 @@ def forced(options: AdjustOptions) -> AdjustOptions:
 
 
 def slewing(options: AdjustOptions) -> AdjustOptions:
-    """The same, but whatever can be slewed is slewed: what follows a slew is no step, however low the limit is."""
+    """The same, but slew every offset that can be slewed: a slew must not be followed by a step, however low the limit is."""
     return replace(options, limits=replace(options.limits, step=MAX_SLEW))
 
 
-_WHO = "does another program set the clock? Find out, then try again"
+_ADVICE = "does another program set the clock? Find out, then try again"
 
 
-def _stop_old_slew(rest: float, clock: SystemClock, say: Say, pause: Callable[[float], None]) -> None:
-    """Stop what an earlier run, or another program, has begun and not finished: a clock that is slewed cannot be measured."""
+def _stop_old_slew(left: float, clock: SystemClock, say: Say, pause: Callable[[float], None]) -> None:
+    """Cancel the slew that an earlier run, or another program, left pending: a clock that is slewed cannot be measured."""
     with suppress(NotPermitted):
         clock.stop_slewing()
-        say(f"a slew of the clock was still under way and was stopped, {rest:+.6f} s of it were left")
+        say(f"an earlier slew was still pending and was cancelled with {left:+.6f} s left")
         pause(_LAST_SECOND)
 
 
-def _disturbed(moved: Movement, steady: ClockState | None, say: Say) -> float:
-    """How far the clock moved while it was measured, beyond its steady frequency and what can be read; `say` gets it."""
+def _disturbed(moved: Displacement, steady: ClockState | None, say: Say) -> float:
+    """How far the clock moved during the measurement, beyond its steady frequency and the precision of the readings."""
     disturbed = moved.beyond(0.0 if steady is None else steady.frequency_ppm * 1e-6)
     if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
         return 0.0
     if steady is None:
-        why = "and the kernel cannot be asked why"
+        why = "and the kernel's state cannot be read"
     elif steady.tick_ppm:
         why = f"its tick makes it run {steady.tick_ppm:+.0f} ppm"
     else:
-        why = "the kernel is slewing it" if abs(steady.rest) > _NOTHING_LEFT else "another program sets or slews it"
+        why = "the kernel is slewing it" if abs(steady.pending) > _NOTHING_LEFT else "another program sets or slews it"
     say(f"the clock moved by {disturbed:+.6f} s while it was measured, {why}: the bound is wider by that")
     return disturbed
 
 
-def _check_untouched(clock: SystemClock, measured: Reading) -> None:
-    """Raises NotMoved where another program set the clock since it was measured."""
+def _check_untouched(clock: SystemClock, measured: TripleReading) -> None:
+    """Raises NotMoved if another program set the clock since the measurement."""
     moved = clock.reading().since(measured)
     beyond = moved.beyond(clock.state().rate)
     if abs(beyond) > _LEAST_ERROR + moved.width + _STEADY * moved.seconds:
-        raise NotMoved(f"the clock moved by {beyond:+.6f} s after it was measured, and was left as it is", advice=_WHO)
+        raise NotMoved(f"the clock moved by {beyond:+.6f} s after it was measured, and was left as it is", advice=_ADVICE)
 
 
 def _correct(
@@ -305,19 +304,19 @@ def _correct(
     interruptions: Interruptions,
     pause: Callable[[float], None],
 ) -> Change:
-    """Slew, check, measure again, and slew what is left; the bound of the last measurement is reported to the kernel."""
+    """Slew, check, measure again, and slew the offset that is left. Report the last measurement's bound to the kernel."""
     start = clock.reading()
     rate = clock.state().rate
     needed = first.max_error + abs(first.offset)
     if clock.state().max_error < needed:
-        # What was reported to the kernel before is too small.
+        # The kernel's present bound is too small.
         clock.report_error(needed, first.estimated_error)
     action, rounds = first, 0
     while True:
-        rest = _slew_and_wait(action, clock, interruptions, pause)
+        left = _slew_and_wait(action, clock, interruptions, pause)
         done = clock.reading().since(start).beyond(rate)
-        if rest is not None:
-            return Change(clock.state(), rest, interrupted=True, moved=done)
+        if left is not None:
+            return Change(clock.state(), left, interrupted=True, moved=done)
         found = _asked_again(again, interruptions)
         if found is None:
             return Change(clock.state(), 0.0, interrupted=True, moved=done)
@@ -332,67 +331,69 @@ def _correct(
 
 
 def _distance(found: Measurement) -> float:
-    """How exactly the offset against the servers' clocks is known: their own errors are the same before and after a slew."""
+    """The bound against the servers' clocks. Their own errors do not count: they are the same before and after a slew."""
     estimates = [verdict.source.estimate for verdict in found.selection.survivors]
     return max((one.server_distance for one in estimates if one is not None), default=0.0) + abs(found.disturbed)
 
 
 def _next(found: Measurement, most: float) -> Slew:
-    """What the measurement after a slew leaves to do. Raises NotMoved where that is more than there was to do at first."""
+    """The slew that remains by the measurement after a slew. Raises NotMoved if it is larger than the first one."""
     action = found.action
     if isinstance(action, Slew) and abs(action.offset) <= most + action.max_error:
         return action
-    reason = action.text if isinstance(action, LeaveAlone) else f"the servers say that it is wrong by {action.offset:+.6f} s again"
-    raise NotMoved(f"the clock was slewed, and could not be confirmed afterwards: {reason}", advice=_WHO)
+    reason = (
+        action.text if isinstance(action, LeaveAlone) else f"the servers report that it is wrong by {action.offset:+.6f} s again"
+    )
+    raise NotMoved(f"the clock was slewed, and could not be confirmed afterwards: {reason}", advice=_ADVICE)
 
 
 def _slew_and_wait(action: Slew, clock: SystemClock, interruptions: Interruptions, pause: Callable[[float], None]) -> float | None:
-    """Slew, and wait until a hundredth is left, which is given up. None; or what was left when it was interrupted.
+    """Slew, wait until a hundredth is left, and cancel that. None, or the offset that was left at an interruption.
 
-    Raises NotMoved as soon as the clock does not move as the kernel says that it slews.
+    Raises NotMoved as soon as the clock does not move as the kernel's state predicts.
     """
     start, rate = clock.reading(), clock.state().rate
     clock.slew(action.offset, time_constant=action.time_constant)
     end = clock.monotonic() + _PATIENCE * action.seconds
-    constant, rest = action.time_constant, action.offset
+    constant, left = action.time_constant, action.offset
     while not interruptions.seen:
         state = clock.state()
-        _check_slew(action.offset, rest, state, clock.reading().since(start), rate, constant, clock)
-        rest = state.rest
-        if abs(rest) <= abs(action.offset) * SLEW_REMAINDER:
+        _check_slew(action.offset, left, state, clock.reading().since(start), rate, constant, clock)
+        left = state.pending
+        if abs(left) <= abs(action.offset) * SLEW_REMAINDER:
             break
         if clock.monotonic() > end:
             clock.stop_slewing()
-            raise NotMoved(f"the slew does not end: {rest:+.6f} s are left", advice=_WHO)
-        faster = time_constant(rest)
+            raise NotMoved(f"the slew does not end: {left:+.6f} s are left", advice=_ADVICE)
+        faster = time_constant(left)
         if faster < constant:
             constant = faster
             clock.hasten(constant)
         pause(_LOOK_INTERVAL)
-    rest = clock.state().rest
+    left = clock.state().pending
     clock.stop_slewing()
     if interruptions.seen:
-        return rest
+        return left
     pause(_LAST_SECOND)
-    last = replace(clock.state(), rest=rest)
-    _check_slew(action.offset, rest, last, clock.reading().since(start), rate, constant, clock)
+    last = replace(clock.state(), pending=left)
+    _check_slew(action.offset, left, last, clock.reading().since(start), rate, constant, clock)
     return None
 
 
 def _check_slew(
-    offset: float, before: float, state: ClockState, moved: Movement, rate: float, constant: int, clock: SystemClock
+    offset: float, before: float, state: ClockState, moved: Displacement, rate: float, constant: int, clock: SystemClock
 ) -> None:
-    """Raises NotMoved where the clock did not move by what the kernel took of the slew. before: what was left at the last look."""
-    taken, done = offset - state.rest, moved.beyond(rate)
-    # What is taken at the beginning of a second moves the clock during that second.
-    second = abs(state.rest) / (2.0 ** (2 + constant) - 1)
+    """Raises NotMoved if the clock did not move as far as the kernel slewed. before: the pending offset at the last check."""
+    taken, done = offset - state.pending, moved.beyond(rate)
+    # What the kernel takes at the beginning of a second moves the clock during that second.
+    second = abs(state.pending) / (2.0 ** (2 + constant) - 1)
     inexact = _LEAST_ERROR + _SLEW_ERROR * abs(taken) + moved.width + _STEADY * moved.seconds
     behind, ahead = (inexact + second, inexact) if offset >= 0 else (inexact, inexact + second)
     turned, stepped = state.rate - rate, abs(moved.stepped) > _LEAST_ERROR + moved.width
     if -behind <= done - taken <= ahead and abs(turned) <= _SAME_RATE and not stepped:
         return
-    if abs(state.rest) <= abs(before) and state.rest * offset >= 0:
-        # It is still our own.
+    if abs(state.pending) <= abs(before) and state.pending * offset >= 0:
+        # The pending slew is still ours.
         clock.stop_slewing()
     if stepped:
         found = f"another program stepped the clock by {moved.stepped:+.6f} s while it was slewed"
@@ -400,11 +401,11 @@ def _check_slew(
         found = f"another program changed the clock's frequency by {turned * 1e6:+.3f} ppm while it was slewed"
     else:
         found = f"the clock moved by {done:+.6f} s while it was slewed, where {taken:+.6f} s were expected"
-    raise NotMoved(f"{found} (the whole slew: {offset:+.6f} s)", advice=_WHO)
+    raise NotMoved(f"{found} (the whole slew: {offset:+.6f} s)", advice=_ADVICE)
 
 
 def _asked_again(again: Callable[[], Measurement], interruptions: Interruptions) -> Measurement | None:
-    """Measure once more; None where that was interrupted. Nothing is being slewed by now."""
+    """Measure once more; None if that was interrupted. No slew is pending by now."""
     try:
         interruptions.release()
         found = again()
@@ -416,7 +417,7 @@ def _asked_again(again: Callable[[], Measurement], interruptions: Interruptions)
 
 
 def _drift(before: Measurement | None, after: Measurement, rate: float) -> MeasuredDrift | None:
-    """From two measurements and what the clock did in between: the most certain of the sources that were used in both."""
+    """From two measurements and the clock's movement in between: by the most certain source that was used in both."""
     if before is None or before.reading is None or after.reading is None:
         return None
     moved = after.reading.since(before.reading)

@@ -1,17 +1,16 @@
-"""Setting a clock that is so wrong that no certificate is valid by it: the boot of a machine without a battery, in 1970.
+"""Set a clock that is so wrong that no certificate is valid by it, as after the boot of a machine without a battery.
 
-Comes in: targets, options, the machine's clock, floors. Goes out: a Bootstrap. Its laws:
-
-1. The servers are asked for a time without checking certificates. At least three must be usable and a majority of all that were
-   named must agree. The time that they claim must not be before a floor: when TSQ was built, or a time that was saved.
-2. They are asked again, now with the whole check of certificates, names and signatures, for the claimed time. Again a majority of
-   all that were named must pass and agree, and on the time that was claimed.
-3. The clock is stepped, and stays marked unsynchronized.
-4. They are asked once more, with the check that every client makes, by the new clock. Only when a majority of all that were named
-   passes and agrees with the clock is it success; anything else puts the clock back.
-
-It must never let the first of these decide anything by itself, and never believe a single server, whatever its certificate says.
+Comes in: targets, options, the machine's clock, the earliest possible times. Goes out: a Bootstrap. It must never set the clock by
+a time for which no certificates were checked, never believe a single server, and never keep a step that the servers do not confirm.
 """
+
+# 1. Query the servers without a check of certificates. At least three must be usable, and a majority of all named servers must
+#    agree. The claimed time must not be before the earliest possible time: when TSQ was built, or a saved time.
+# 2. Query them again, with the whole check of certificates, names and signatures, for the claimed time. Again a majority of all
+#    named servers must pass and agree, and on the claimed time.
+# 3. Step the clock; it stays marked unsynchronized.
+# 4. Query them once more, with the usual check, by the new clock. If a majority of all named servers does not pass and agree with
+#    the clock, step it back.
 
 import datetime
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ _SAME = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """A time before which it cannot be, Unix ns. origin: who says so."""
+    """The earliest time that is possible, Unix ns. origin: why it cannot be earlier."""
 
     at_ns: int
     origin: str
@@ -40,9 +39,8 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """What came of it. measurement: the last one, but with what the kernel said before any change; checked: whether the
-    certificates behind it were checked; stepped: by how much the clock was set and stays set, seconds; failed: why the clock is as
-    it was.
+    """The result. measurement: the last one, but with the kernel's state before any change; checked: whether its certificates
+    were checked; stepped: by how much the clock was stepped and stays so, seconds; failed: why the clock is unchanged.
     """
 
     measurement: Measurement
@@ -62,8 +60,8 @@ def bootstrap(
     owner: Owner = clock_owner,
     say: Callable[[str], None] = lambda text: None,
 ) -> Bootstrap:
-    """Set a clock that may be wrong by decades. Raises ClockError where the kernel refuses; the clock is then as it was; so it is
-    where it is interrupted. Raises NotMoved where a step did not move the clock by what it should.
+    """Set a clock that may be wrong by decades. Raises ClockError if the kernel refuses; the clock is unchanged then, and after
+    an interruption. Raises NotMoved if a step moved the clock by another amount.
     """
     interruptions = interruptions or Interruptions()
 
@@ -71,7 +69,7 @@ def bootstrap(
         so = replace(forced(options), client=replace(options.client, trust=trust))
         found = measure(targets, so, clock, interruptions=interruptions, ask=ask, owner=owner, say=say)
         if interruptions.seen:
-            # What there is by then may be a part.
+            # The results may be incomplete.
             raise KeyboardInterrupt
         return found
 
@@ -79,7 +77,9 @@ def bootstrap(
     claimed_ns = _agreed_ns(claim, clock)
     problem = _unfit(claim.selection, len(targets)) or _too_early(claimed_ns, floors)
     if problem:
-        return Bootstrap(claim, checked=False, failed=f"no time is claimed for which certificates could be checked: {problem}")
+        return Bootstrap(
+            claim, checked=False, failed=f"the servers claim no time for which certificates could be checked: {problem}"
+        )
     say(f"the servers claim that it is {_written(claimed_ns)}; checking their certificates for that time")
     proof = asked(replace(options.client.trust, valid_at=claimed_ns / 1e9))
     problem = _unfit(proof.selection, len(targets))
@@ -102,7 +102,7 @@ def _confirmed(
     clock: SystemClock,
     interruptions: Interruptions,
 ) -> Bootstrap:
-    """Step, and ask with the check that every client makes; put the clock back unless all is well then."""
+    """Step, and query with the usual check of certificates. Step back unless the servers confirm the clock."""
     perform(action, clock, measured=proof, interruptions=interruptions)
     try:
         clock.mark_unsynchronized()
@@ -130,7 +130,7 @@ def _put_back(action: Step, clock: SystemClock) -> None:
 
 
 def _unfit(chosen: Selection, named: int) -> str:
-    """Why what these servers say cannot be trusted with a wrong clock; empty where it can."""
+    """Why these servers are not enough to set a wrong clock; empty if they are."""
     if chosen.agreed is None:
         return "" if chosen.problem is None else chosen.problem.value
     agreeing = chosen.agreed.compared - len(chosen.falsetickers)
@@ -138,7 +138,7 @@ def _unfit(chosen: Selection, named: int) -> str:
         servers = "1 server" if chosen.agreed.compared == 1 else f"{chosen.agreed.compared} servers"
         return f"{servers} can be used, at least {LEAST_SERVERS} are needed"
     if agreeing <= named // 2:
-        return f"{agreeing} of {named} servers agree, that is no majority of those that were named"
+        return f"{agreeing} of {named} servers agree, which is no majority of those that were named"
     return ""
 
 

@@ -3,8 +3,11 @@
 Comes in: what an operator chose. Goes out: plain values. It holds no state and decides nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from math import isfinite
+
+from tsq.errors import ConfigError
 
 # The reason that a server gives with CONNECTION_REFUSED where all its connections are in use.
 FULL = "connection limit reached"
@@ -16,6 +19,16 @@ class RetryPolicy(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
     NEVER = "never"
+
+
+def _check_numbers(limits: "PeerLimits | Limits") -> None:
+    """Raises ConfigError if a limit with a number as its default is something else, negative or not finite."""
+    for one in fields(limits):
+        value, default = getattr(limits, one.name), one.default
+        if type(default) is int and (type(value) is not int or value < 0):
+            raise ConfigError(f"{one.name} {value!r}", expected="a whole number, 0 or more")
+        if type(default) is float and (type(value) not in (int, float) or not isfinite(value) or value < 0):
+            raise ConfigError(f"{one.name} {value!r}", expected="a number, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,9 @@ class PeerLimits:
     sent_packets: int = 128
     connection_ids: int = 64
 
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
 
 # A server's certificates may be many: aioquic itself sends 16 KiB at most, other servers more.
 CLIENT_LIMITS = PeerLimits(crypto_bytes=128 * 1024, crypto_later=16 * 1024, crypto_gaps=128)
@@ -94,3 +110,13 @@ class Limits:
     all_control: float = 3000.0
     most_control: float = 5000.0
     peer: PeerLimits = field(default_factory=PeerLimits)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        if self.max_connections < 1:
+            raise ConfigError(f"max_connections {self.max_connections}", expected="1 or more")
+        if not isinstance(self.retry, RetryPolicy):
+            policies = ", ".join(f"RetryPolicy.{policy.name}" for policy in RetryPolicy)
+            raise ConfigError(f"retry {self.retry!r}", expected=policies)
+        if not isinstance(self.peer, PeerLimits):
+            raise ConfigError(f"peer {self.peer!r}", expected="a PeerLimits")

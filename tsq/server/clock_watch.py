@@ -1,11 +1,9 @@
-"""A server's watch of its host's clock: asks how good it is, again and again, and has the answer told to clients.
+"""Polls the state of the host's clock while the server runs, and gives it to the responder.
 
-Comes in: whom to ask. Goes out: what clients learn, and a log line at each change. It must never end while the server runs,
-never let an old answer stand for the clock's present state, and never keep the server waiting for who is asked.
-
-A state that was found holds for some seconds, with the drift of that time in it. Where no new one comes, because whoever is asked
-hangs or the answer cannot be used, its error grows with its age; from _MOST_AGE on the clock is not synchronized. A server that was
-stopped (SIGSTOP, a suspend) or whose clock was set forward says so with its first answer after it: what is told has its end.
+Comes in: a HostClock, which says what to query. Goes out: clock info for clients, and a log line at each change. It must never end
+while the server runs, never let an old state stand for the present one, and never make the server wait for the program it queries.
+A state is valid for some seconds, with the drift of that time included. Without a new one its error grows with its age; after
+_MOST_AGE the clock counts as unsynchronized. Clock info expires, so a server that was suspended sends no old state either.
 """
 
 import asyncio
@@ -16,98 +14,98 @@ from collections.abc import Callable
 
 from tsq.host.clock import now_ns
 from tsq.host.keepers.sync_state import HostClock, SyncState, sync_state, unknown
-from tsq.server.clock_info import about
+from tsq.server.clock_info import clock_info
 from tsq.server.responder import Responder
 from tsq.settings import Setting
 
 logger = logging.getLogger(__name__)
 
-# How often the host is asked; what was told holds for twice as long, should it be late with the next answer.
+# The poll interval. Clock info is valid for twice as long, in case the next state is late.
 _INTERVAL = 2.0
-_HOLDS = 2 * _INTERVAL
-# How old a state may become while the next one is waited for.
+_VALID = 2 * _INTERVAL
+# The most age of a state while the next one is late.
 _MOST_AGE = 10.0
-# How long one look is waited for before what is known is given out with its age; the first one longer, as nothing is known yet.
+# How long to wait for one poll before the last state is used with its age. The first poll gets longer: there is no last state.
 _PATIENCE, _FIRST_PATIENCE = 1.0, 4.0
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
 
 class ClockWatch:
-    """Asks about the host's clock, and tells a responder. state: how good the clock is; None where nobody is to be asked."""
+    """Polls the host's clock for a responder. state: the clock's quality; None if no program is to be queried."""
 
     def __init__(self, host_clock: HostClock, responder: Responder) -> None:
         self.state: SyncState | None = None
         self._host_clock = host_clock
         self._responder = responder
-        self._found_at = 0.0
-        self._reported: SyncState | None = None
+        self._polled_at = 0.0
+        self._logged: SyncState | None = None
         self._task: asyncio.Task[None] | None = None
-        self._look: asyncio.Future[SyncState | None] | None = None
+        self._poll: asyncio.Future[SyncState | None] | None = None
 
     async def start(self) -> None:
-        """Ask for the first time, and go on until `stop`."""
-        await self._ask(_FIRST_PATIENCE)
+        """Poll once, and then again and again until `stop`."""
+        await self._update(_FIRST_PATIENCE)
         if self.state is not None:
-            self._task = asyncio.create_task(self._go_on())
+            self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        if self._look is not None:
-            # Its answer is not needed any more.
-            self._look.cancel()
-            self._look = None
+        if self._poll is not None:
+            # Nobody needs its result.
+            self._poll.cancel()
+            self._poll = None
 
-    async def _go_on(self) -> None:
+    async def _run(self) -> None:
         while True:
-            self._report()
+            self._log_change()
             await asyncio.sleep(_INTERVAL)
-            await self._ask()
+            await self._update()
 
-    async def _ask(self, patience: float = _PATIENCE) -> None:
-        """Look once. Where the answer is late, what is known is used with its age, and the next call waits for the same look."""
+    async def _update(self, patience: float = _PATIENCE) -> None:
+        """Poll once. If the result is late, use the last state with its age; the next call waits for the same poll."""
         loop = asyncio.get_running_loop()
-        if self._look is None:
-            self._look = _in_a_thread(lambda: sync_state(self._host_clock))
-        await asyncio.wait([self._look], timeout=patience)
-        if not self._look.done():
-            age = loop.time() - self._found_at
+        if self._poll is None:
+            self._poll = _in_a_thread(lambda: sync_state(self._host_clock))
+        await asyncio.wait([self._poll], timeout=patience)
+        if not self._poll.done():
+            age = loop.time() - self._polled_at
             if self.state is None or age > _MOST_AGE:
-                self._tell(unknown(self._host_clock, "no answer"))
+                self._publish(unknown(self._host_clock, "no answer"))
             else:
-                self._tell(self.state, age)
+                self._publish(self.state, age)
             return
-        look, self._look = self._look, None
-        self._found_at = loop.time()
+        poll, self._poll = self._poll, None
+        self._polled_at = loop.time()
         try:
-            state = look.result()
+            state = poll.result()
             if state is not None:
-                self._tell(state)
+                self._publish(state)
         except Exception as error:
-            # Whatever it was: what was given out before must not stand for ever.
-            self._tell(unknown(self._host_clock, str(error) or type(error).__name__))
+            # Whatever it was, the last state must not stand forever.
+            self._publish(unknown(self._host_clock, str(error) or type(error).__name__))
 
-    def _tell(self, state: SyncState, age: float = 0.0) -> None:
-        """From now on clients get this answer, for a while; after that, the answer that nothing is known."""
-        told = about(state.lasting(age + _HOLDS))
-        later = about(unknown(self._host_clock, "no answer"))
+    def _publish(self, state: SyncState, age: float = 0.0) -> None:
+        """Give this state to clients while it is valid, and the state of an unknown clock after that."""
+        info = clock_info(state.lasting(age + _VALID))
+        expired = clock_info(unknown(self._host_clock, "no answer"))
         self.state = state
-        self._responder.tell(*told, until_ns=now_ns() + round(_HOLDS * 1e9), later=later)
+        self._responder.set_clock_info(info, until_ns=now_ns() + round(_VALID * 1e9), expired=expired)
 
-    def _report(self) -> None:
-        """Say in the log what has changed."""
+    def _log_change(self) -> None:
+        """Log a change of the state."""
         state = self.state
-        if state is None or (self._reported is not None and not _differ(self._reported, state)):
+        if state is None or (self._logged is not None and not _differ(self._logged, state)):
             return
-        self._reported = state
+        self._logged = state
         if state.trouble:
-            logger.warning("this machine's clock cannot be asked about: %s", state.trouble)
+            logger.warning("the state of this machine's clock is unknown: %s", state.trouble)
         if not state.synchronized:
             logger.warning(
-                "this machine's clock is not synchronized (%s): clients are told so, and do not use it; in a lab, %s"
-                " claims that it is right",
+                "this machine's clock is not synchronized (%s): clients learn this and do not use it; in a lab, %s"
+                " declares it synchronized",
                 state.keeper,
                 Setting.LOCAL_STRATUM,
             )
@@ -122,7 +120,7 @@ def _differ(one: SyncState, other: SyncState) -> bool:
 
 
 def _in_a_thread(ask: Callable[[], SyncState | None]) -> "asyncio.Future[SyncState | None]":
-    """What it gives, or raises, later. The thread ends with the process: one that hangs must not keep the server from ending."""
+    """The result of `ask`, or its exception. A daemon thread: if it hangs, the server can still end."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[SyncState | None] = loop.create_future()
 
@@ -136,7 +134,7 @@ def _in_a_thread(ask: Callable[[], SyncState | None]) -> "asyncio.Future[SyncSta
 
     def work() -> None:
         state, failed = None, None
-        # Signals are for the main thread, which may hold them back.
+        # The main thread handles signals, and may block them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             state = ask()

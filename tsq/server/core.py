@@ -17,17 +17,17 @@ from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram
-from tsq.server.responder import Draft, Refusal, Responder, stream_request_ready
+from tsq.server.responder import Draft, Responder, Unanswered, stream_request_ready
 from tsq.wire.message import Mode
 
 logger = logging.getLogger(__name__)
 
 _MOST_LOOKED_AFTER = 1000
-# As many frames cost about as much as a packet without any.
+# The cost of so many frames is about that of a packet without any.
 _FRAMES_A_UNIT = 16
 # A request has to be decoded and answered as well.
 _REQUESTS_A_UNIT = 8
-# What a packet counts where nearly all of them are plain requests.
+# The cost of a packet where nearly all packets are plain requests.
 _UNIT_ALONE = 0.05
 
 
@@ -38,10 +38,10 @@ class Outcome(NamedTuple):
     connection: ServerConnection | None
 
 
-class Service:
+class ServerCore:
     """A server but for its sockets and timers.
 
-    clock: the host's time in Unix ns, read as late as can be. datapath: the data plane of the socket; without one, the control
+    clock: the host's time in Unix ns, read as late as possible. datapath: the data plane of the socket; without one, the control
     plane does everything.
     """
 
@@ -85,7 +85,7 @@ class Service:
         excess = self._excess(connection, datagram.data, now)
         if excess is None:
             return self._visit(connection, now, lambda: self._receive(connection, datagram, now))
-        # Nothing of the connection has changed, so nothing else is to be done: this is to cost as little as can be.
+        # The connection has not changed, so there is nothing else to do: a dropped packet must cost as little as possible.
         self.counters.add("dropped", excess)
         if connection.budget.is_offender(now):
             return self._visit(connection, now, lambda: self._close(connection, PROTOCOL_VIOLATION, "too many packets", now))
@@ -116,7 +116,7 @@ class Service:
         return [self._visit(c, now, partial(c.look_after, now), enter=False) for c in all_due[:_MOST_LOOKED_AFTER]]
 
     def _visit(self, connection: ServerConnection, now: float, work: Callable[[], Outgoing], *, enter: bool = True) -> Outcome:
-        """Have something done with one connection: the only way from a packet or a timer to a connection.
+        """Do some work on one connection: every packet and timer reaches a connection by this function only.
 
         Whatever goes wrong ends this connection and nothing else. Afterwards the connection is in all tables with a deadline, or in
         none, so its timer can be kept. enter: False where `work` itself does so if need be.
@@ -182,7 +182,7 @@ class Service:
         return out
 
     def _account(self, connection: ServerConnection, requests: int) -> None:
-        """Count what was not done for a datagram, and charge what was."""
+        """Count the refused parts of a datagram, and charge the connection for the work."""
         frames, refused = connection.take_account()
         for reason in refused:
             self.counters.add("dropped", Drop(reason))
@@ -214,43 +214,42 @@ class Service:
         """Answer all requests of one datagram in one go: drafts first, then the time, then the packet."""
         due = [message for message in messages if self._is_due(message)]
         drafts = [(message, self._draft(message, received_ns)) for message in due]
-        # What else is to be sent goes first, so that nothing but sealing comes between T3 and the wire.
+        # Send everything else first, so that only sealing comes between T3 and the wire.
         out = [] if any(message.stream_id is not None for message in due) else connection.clear(now)
         send_ns = self._clock()
         datagrams: list[bytes] = []
         stamp: tuple[bytes, int] | None = None
+        answered = 0
         for message, draft in drafts:
             if isinstance(draft, Draft) and draft.exact and message.stream_id is None:
-                told = connection.take_report()
-                draft = draft.telling(told) if told else draft  # noqa: PLW2901
+                sent_at = connection.take_report()
+                draft = draft.with_exact_t3(sent_at) if sent_at else draft  # noqa: PLW2901
                 stamp = (draft.nonce, send_ns)
             if message.stream_id is not None and not connection.can_send_stream(message.stream_id):
                 connection.stream_done(message.stream_id, message.finished)
                 self.counters.add("unanswered", "stream cancelled by the client")
                 continue
             response = draft.complete(send_ns) if isinstance(draft, Draft) else draft
-            if isinstance(response, Refusal):
+            if isinstance(response, Unanswered):
                 self.counters.add("unanswered", response.reason)
                 if message.stream_id is None:
                     continue
                 response = response.error
-            else:
-                self.counters.add("answered")
+            elif message.stream_id is not None:
+                answered += 1
             if message.stream_id is not None:
                 connection.send_stream(message.stream_id, response)
                 connection.stream_done(message.stream_id, message.finished)
             elif connection.can_send_datagram(response):
                 datagrams.append(response)
             else:
-                self.counters.add("answered", amount=-1)
                 self.counters.add("unanswered", "peer takes no datagram of this size")
         more, held_back = connection.transmit(datagrams, now, stamp)
-        if held_back:
-            self.counters.add("answered", amount=-held_back)
-            self.counters.add("unanswered", "congestion window or amplification limit", held_back)
+        self.counters.add("answered", amount=answered + len(datagrams) - held_back)
+        self.counters.add("unanswered", "congestion window or amplification limit", held_back)
         return out + more
 
-    def _draft(self, message: Message, received_ns: int) -> Draft | Refusal:
+    def _draft(self, message: Message, received_ns: int) -> Draft | Unanswered:
         mode = Mode.DATAGRAM if message.stream_id is None else Mode.STREAM
         self.counters.add("requests", mode)
         return self.responder.prepare(message.data, received_ns, mode)

@@ -1,4 +1,4 @@
-"""The server: sockets and timers of a Service, on asyncio.
+"""The server: sockets and timers of a ServerCore, on asyncio.
 
 Comes in: datagrams. Goes out: answers, each stamped as late as Python can. Holds no rules of the protocol. It must never stop for
 what one peer sent, and never send an answer later than at once.
@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Sequence
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Self, TextIO
 
 from tsq.counters import Counters
@@ -28,7 +28,7 @@ from tsq.quic.router import Limits, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, FamilyMissing, NetworkPath, UdpSocket, sink
 from tsq.server.clock_watch import ClockWatch
-from tsq.server.core import Outcome, Service
+from tsq.server.core import Outcome, ServerCore
 from tsq.server.responder import NoResponse, Responder
 from tsq.wire.message import Mode
 from tsq.wire.signature import Signer
@@ -82,8 +82,12 @@ class Server:
         data_plane: bool = True,
         host_clock: HostClock | None = None,
     ) -> None:
-        if not listen:
-            raise ConfigError("no address to listen on", expected="at least one")
+        # Targets, so that every way to write the wildcard is known as such.
+        self._listen = _listen_targets(listen)
+        _check_type("certificate_file", certificate_file, str, "the path of a file, as text")
+        _check_type("key_file", key_file, str, "the path of a file, as text")
+        _check_type("limits", limits, Limits | None, "a Limits")
+        _check_type("host_clock", host_clock, HostClock | None, "a HostClock")
         self.counters = Counters()
         self.responder = Responder(signer)
         self._files = (certificate_file, key_file)
@@ -95,8 +99,6 @@ class Server:
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False
-        # A Target, too, so that every way to write the wildcard is known as such.
-        self._listen = [parse_listen(str(item)) for item in listen]
         where = " ".join(sorted(map(str, self._listen)))
         self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
@@ -144,8 +146,8 @@ class Server:
                 continue
             spare = sink() if self._data_plane else None
             datapath = None if not self._data_plane else DataPlane() if spare is None else DataPlane(spare.fileno())
-            service = Service(self._router, self.responder, self.counters, now_ns, datapath)
-            self._endpoints.append(_Endpoint(udp, service, datapath, spare))
+            core = ServerCore(self._router, self.responder, self.counters, now_ns, datapath)
+            self._endpoints.append(_Endpoint(udp, core, datapath, spare))
         if not self._endpoints:
             raise absent[0]
         for missing in absent:
@@ -199,21 +201,41 @@ class Server:
             logger.warning("the certificate expires in %.0f days", left)
 
 
-class _Endpoint:
-    """One socket: moves datagrams between it and the service, and keeps the timers of the connections that came by it."""
+def _listen_targets(listen: Sequence[str | Target]) -> list[Target]:
+    """Raises ConfigError where these are not addresses to listen on, each once."""
+    if isinstance(listen, str | bytes | Target) or not isinstance(listen, Sequence):
+        raise ConfigError(f"listen {listen!r}", expected='a list of addresses, such as ["0.0.0.0:443"]')
+    if not listen:
+        raise ConfigError("no address to listen on", expected="at least one")
+    for item in listen:
+        _check_type("address to listen on", item, str | Target, 'text such as "0.0.0.0:443", or a Target')
+    targets = [parse_listen(str(item)) for item in listen]
+    for number, target in enumerate(targets):
+        if target.port and target in targets[:number]:
+            raise ConfigError(f"address {target} to listen on is given twice", expected="each address once")
+    return targets
 
-    def __init__(self, udp: UdpSocket, service: Service, datapath: DataPlane | None, sink: socket.socket | None) -> None:
+
+def _check_type(name: str, value: object, kind: type | UnionType, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} {value!r}", expected=expected)
+
+
+class _Endpoint:
+    """One socket: moves datagrams between it and the core, and keeps the timers of the connections that came by it."""
+
+    def __init__(self, udp: UdpSocket, core: ServerCore, datapath: DataPlane | None, sink: socket.socket | None) -> None:
         self.udp = udp
         self._sink = sink
-        self._service = service
+        self._core = core
         self._datapath = datapath
         self._care: asyncio.TimerHandle | None = None
         self._counted = dict.fromkeys(_DATAPATH_COUNTS, 0)
         if datapath is not None:
-            service.counters.before_reading(self._count)
+            core.counters.before_reading(self._count)
         self._loop = asyncio.get_running_loop()
         self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
-        service.router.when_forgotten(self._forgotten)
+        core.router.when_forgotten(self._forgotten)
         self._truncated = 0
         self._forgotten_before = 0
 
@@ -247,7 +269,7 @@ class _Endpoint:
         """Close all connections of this socket."""
         now = self._loop.time()
         for connection in list(self._timers):
-            self._send(self._service.goodbye(connection, reason, now))
+            self._send(self._core.goodbye(connection, reason, now))
 
     def _readable(self) -> None:
         try:
@@ -257,13 +279,13 @@ class _Endpoint:
             logger.debug("socket error: %s", error)
             return
         if self.udp.truncated != self._truncated:
-            self._service.counters.add("dropped", "datagram over 2048 bytes", self.udp.truncated - self._truncated)
+            self._core.counters.add("dropped", "datagram over 2048 bytes", self.udp.truncated - self._truncated)
             self._truncated = self.udp.truncated
         for datagram in datagrams:
-            self._conclude(self._service.received(datagram, self._loop.time()))
+            self._conclude(self._core.received(datagram, self._loop.time()))
 
     def _serve(self) -> None:
-        """The data plane answers what it can by itself; the rest comes up."""
+        """Let the data plane answer; the control plane handles the packets that it does not take."""
         datapath = self._datapath
         if datapath is None:
             return
@@ -275,14 +297,14 @@ class _Endpoint:
                 return
             now = self._loop.time()
             for data, remote, local, received_ns, kernel in rest:
-                self._conclude(self._service.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), now))
+                self._conclude(self._core.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), now))
             if not rest or count % BATCH:
                 # Nothing waits any more, or it has had its turn.
                 return
 
     def _count(self) -> None:
         """Add what the data plane counted since the last time."""
-        datapath, counters = self._datapath, self._service.counters
+        datapath, counters = self._datapath, self._core.counters
         if datapath is None:
             return
         now = {name: getattr(datapath, name) for name in _DATAPATH_COUNTS}
@@ -307,29 +329,29 @@ class _Endpoint:
     def _look_after(self) -> None:
         """The coarse timer of the data plane."""
         self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
-        router = self._service.router
+        router = self._core.router
         if router.forgotten >= self._forgotten_before + _MANY_FORGOTTEN and router.half_open < _FEW_HALF_OPEN:
             self._forgotten_before = router.forgotten
             give_back()
-        for outcome in self._service.look_after(self._loop.time()):
+        for outcome in self._core.look_after(self._loop.time()):
             self._conclude(outcome)
 
     def _expired(self, connection: ServerConnection) -> None:
         self._timers.pop(connection, None)
         now = self._loop.time()
-        due = self._service.router.deadline(connection)
+        due = self._core.router.deadline(connection)
         if due is not None and due > now:
             # The deadline has moved away since.
             self._keep(connection)
             return
-        self._conclude(self._service.expired(connection, now))
+        self._conclude(self._core.expired(connection, now))
 
     def _conclude(self, outcome: Outcome) -> None:
-        """What comes after everything that was done with a connection: its timer is kept, whatever comes of sending."""
+        """Send the datagrams, and update the connection's timer even if sending fails."""
         try:
             self._send(outcome.datagrams)
         except Exception as error:
-            # The rest of the batch is others'.
+            # The batch holds datagrams of other connections, too.
             logger.error("answers that could not be sent: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         finally:
             if outcome.connection is not None:
@@ -341,8 +363,8 @@ class _Endpoint:
             handle.cancel()
 
     def _keep(self, connection: ServerConnection) -> None:
-        """See that the connection's timer is armed, or gone when the connection is."""
-        due = self._service.router.deadline(connection)
+        """Arm the connection's timer, or cancel it if the connection is gone."""
+        due = self._core.router.deadline(connection)
         if due is None:
             self._forgotten(connection)
             return
@@ -367,4 +389,4 @@ class _Endpoint:
         except OSError as error:
             logger.debug("send failed: %s", error)
         if sent < len(datagrams):
-            self._service.counters.add("unsent", "no room in the socket, or unreachable", len(datagrams) - sent)
+            self._core.counters.add("unsent", "no room in the socket, or unreachable", len(datagrams) - sent)

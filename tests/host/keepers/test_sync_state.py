@@ -15,7 +15,7 @@ from tsq.host.keepers.chrony import Tracking
 from tsq.host.keepers.ntpd_rs import Observation
 from tsq.host.keepers.sync_state import HostClock, Keeper, by_observation, by_tracking, checked, sync_state
 from tsq.options import LocalClock
-from tsq.server.clock_info import about
+from tsq.server.clock_info import clock_info
 from tsq.wire.tlv import ClockClass, SourceType
 
 NOWHERE = {"chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs"}
@@ -85,7 +85,7 @@ def test_what_cannot_be_or_cannot_be_told_is_unsynchronized_and_the_trouble_is_n
     assert (state.stratum, state.leap, state.error) == (0, 3, 16.0)
     assert state.trouble.startswith("chrony reports values that cannot be used: ")
     # It can be told to clients.
-    assert about(state.lasting(4.0))[0]
+    assert clock_info(state.lasting(4.0))[0]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
-"""What chronyd says of the clock that it keeps: its `tracking` report.
+"""chronyd's `tracking` report of the clock.
 
-Comes in: the address of chronyd's command port. Goes out: a Tracking, or None where nobody answers. It must never ask anything that
-changes chronyd, and never believe a reply to another question. Whether the numbers can be is for `sync_state` to say.
-
-The report is asked for over UDP, as anybody on the machine may. Where that port is closed (`cmdport 0`) and chronyd's own socket is
-there, `chronyc` is asked instead, which may use it as root or as chrony's user.
-
-Layout (chrony's candm.h, protocol version 6), numbers big-endian: request of 104 bytes: version, type 1, two zeros, command 33,
-attempt, sequence, zeros. Reply: version, type 2, two zeros, command 33, reply 5, status 0, three unused u16, sequence, two unused
-u32; then the report. A float is a signed exponent of 7 bits and a signed coefficient of 25: coefficient · 2^(exponent - 25).
+Comes in: the address of chronyd's command port. Goes out: a Tracking, or None without an answer. It must never send a request that
+changes chronyd, and never accept a reply to another request. `sync_state` checks whether the numbers are plausible.
 """
+
+# Query over UDP, which any user of the machine may. If that port is closed (`cmdport 0`) and chronyd's own socket exists, run
+# `chronyc`, which may use the socket as root or as chrony's user.
+#
+# Layout (chrony's candm.h, protocol version 6), numbers big-endian: request of 104 bytes: version, type 1, two zeros, command 33,
+# attempt, sequence, zeros. Reply: version, type 2, two zeros, command 33, reply 5, status 0, three unused u16, sequence, two unused
+# u32; then the report. A float is a signed exponent of 7 bits and a signed coefficient of 25: coefficient · 2^(exponent - 25).
 
 import os
 import socket

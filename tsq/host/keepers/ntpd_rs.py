@@ -1,10 +1,9 @@
-"""What ntpd-rs says of the clock that it keeps, at its observation socket.
+"""ntpd-rs's report of the clock, at its observation socket.
 
-Comes in: the socket's path (`observation-path` in ntp.toml). Goes out: an Observation, or None where nobody answers. It must never
-use the configuration socket, and never read more than a state can be.
-
-The daemon sends a length (u64, big-endian) and that much JSON to whoever connects. Read are, of `system`: stratum, leap indicator,
-root delay and root dispersion in seconds; some versions put all but the stratum into an object of its own.
+Comes in: the socket's path (`observation-path` in ntp.toml). Goes out: an Observation, or None without an answer. It must never use
+the configuration socket, and never read more than a state can need. The daemon sends a length (u64, big-endian) and JSON of that
+length. Of `system` in it, read stratum, leap indicator, root delay and root dispersion in seconds; some versions put all but the
+stratum into an inner object.
 """
 
 import json
@@ -35,7 +34,7 @@ class Observation:
 
 
 def observe(path: str = DEFAULT) -> Observation | None:
-    """The state; None where nobody answers or the answer is none. Takes a second at the most."""
+    """The state; None without a valid answer. Takes a second at the most."""
     until = time.monotonic() + _TIMEOUT
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as unix:
@@ -66,7 +65,7 @@ def decode(data: bytes) -> Observation | None:
 def _exactly(unix: socket.socket, size: int, until: float) -> bytes:
     data = bytearray()
     while len(data) < size:
-        # All of it together: a byte now and then must not keep the caller.
+        # One deadline for all of it: a slow sender must not delay the caller.
         unix.settimeout(max(0.001, until - time.monotonic()))
         part = unix.recv(min(size - len(data), 65536))
         if not part or time.monotonic() > until:

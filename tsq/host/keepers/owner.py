@@ -1,10 +1,8 @@
-"""Who keeps this machine's clock: a running program that would set it against whatever we did.
+"""The clock daemon that runs on this machine: it would undo any setting of the clock.
 
-Comes in: the process table (/proc), and chrony's command port for a chronyd that another process namespace hides. Goes out: the
-owner's name, or None. It must never signal or change anything.
-
-A chronyd with -x touches no clock, nor do one-shot runs that only look (-Q), so they own none. Names are those of the programs that
-discipline the clock on Linux; one under another name is not recognized.
+Comes in: the process table (/proc), and chrony's command port for a chronyd in another process namespace. Goes out: the daemon's
+name, or None. It must never signal or change anything. A chronyd that sets no clock (-x, or -Q) does not count. A daemon under a
+name that is not in the list is not recognized.
 """
 
 import getopt
@@ -27,10 +25,7 @@ _HANDS_OFF = {"-x", "-Q", "-p", "-h", "-v"}
 
 
 def clock_owner(processes: Path = Path("/proc"), chronyd: chrony.Address = chrony.DEFAULT) -> str | None:
-    """The program that keeps the clock, with its process id; None where there is none.
-
-    Raises ClockError where nothing can be seen at all.
-    """
+    """The clock daemon, with its process id; None if there is none. Raises ClockError if the process table cannot be read."""
     hands_off = False
     for pid, arguments in _processes(processes):
         name = _NAMES.get(_program(arguments))
@@ -40,7 +35,7 @@ def clock_owner(processes: Path = Path("/proc"), chronyd: chrony.Address = chron
             hands_off = True
             continue
         return f"{name}, process {pid}"
-    # What answers at the command port may be one of those that only look.
+    # The chronyd at the command port may be one that sets no clock.
     if not hands_off and chrony.ask_tracking(chronyd) is not None:
         return f"chronyd, which answers at {chronyd[0]} port {chronyd[1]} (its process is not to be seen from here)"
     return None
@@ -51,9 +46,7 @@ def _processes(directory: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         entries = list(directory.iterdir())
     except OSError as error:
-        raise ClockError(
-            f"{directory} cannot be read ({error.strerror}): whether another program keeps the clock cannot be known"
-        ) from error
+        raise ClockError(f"{directory} cannot be read ({error.strerror}): whether a clock daemon runs is unknown") from error
     for entry in entries:
         if not entry.name.isdecimal():
             continue

@@ -1,21 +1,19 @@
-"""How good this machine's clock is, according to the program that keeps it: chronyd, ntpd-rs, or else the kernel.
+"""The quality of this machine's clock, as reported by the clock daemon: chronyd, ntpd-rs, or else the kernel.
 
-Comes in: where to ask, what the operator declares. Goes out: a SyncState. It must never make the clock better than it was told:
-what nobody vouches for is unsynchronized, stratum 0, leap 3; so is what cannot be, such as an error that is no number, is negative,
-or is over 16 s.
-
-    error = root delay / 2 + root dispersion
-
-The root dispersion has in it what of the clock's offset is known and not yet corrected, and the clock's drift until the state is
-asked for again. The kernel knows no stratum: of a clock that it calls synchronized, stratum 15 is said, the worst that NTP has.
+Comes in: where to query, what the operator declares. Goes out: a SyncState, error = root delay / 2 + root dispersion. It must never
+make the clock better than it was reported: without a report it is unsynchronized, stratum 0, leap 3. Ignore implausible reports,
+such as an error that is no number, negative, or over 16 s.
 """
+
+# The root dispersion includes the known offset that is not corrected yet, and the drift until the next poll. The kernel has no
+# stratum: a clock that it calls synchronized gets stratum 15, the worst that NTP has.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
 
-from tsq.errors import ClockError, NotPermitted
+from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host.clock import ClockState, SystemClock
 from tsq.host.keepers.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.keepers.ntpd_rs import DEFAULT as OBSERVE
@@ -26,10 +24,10 @@ from tsq.wire.tlv import ClockClass, SourceType
 WORST_STRATUM = 15
 # RFC 5905 §7.2, MAXDISP, and the kernel's limit: a clock with a larger error is not synchronized.
 MOST_ERROR = 16.0
-# What the Clock Quality TLV can tell: a larger drift would be understated.
+# The most drift that the Clock Quality TLV can carry: a larger one would be understated.
 _MOST_DRIFT_PPM = 65.535
 _UNSYNCHRONIZED_STRATUM = 16
-# RFC 5905 §7.2: 15 ppm, where nobody says how fast the clock drifts.
+# RFC 5905 §7.2: 15 ppm, where no program reports how fast the clock drifts.
 TOLERANCE_PPM = 15.0
 # chrony's default for how fast a clock's error grows beside what it has measured (maxclockerror).
 _CHRONY_ERROR_PPM = 1.0
@@ -40,7 +38,7 @@ _PTP = ("PHC", "PTP")
 
 
 class Keeper(StrEnum):
-    """Who is asked about the clock; auto: whoever answers, in this order; none: nobody, and nothing is said of it."""
+    """What to query about the clock; auto: the first of these that answers; none: query nothing, and report nothing."""
 
     AUTO = "auto"
     CHRONY = "chrony"
@@ -53,7 +51,7 @@ class Keeper(StrEnum):
 class SyncState:
     """The clock's quality; seconds and ppm. keeper: which program reports it; reference: what it follows, as text.
 
-    trouble: why it could not be found out, or what was reported that is impossible; empty where all is well.
+    trouble: why the state is unknown, or which reported value is impossible; empty if there is none.
     """
 
     keeper: str
@@ -69,7 +67,7 @@ class SyncState:
 
     @property
     def synchronized(self) -> bool:
-        """Whether anybody vouches for the clock."""
+        """Whether the clock is reported or declared to be synchronized."""
         return self.stratum != 0
 
     @property
@@ -78,13 +76,13 @@ class SyncState:
         return self.root_delay / 2 + self.root_dispersion
 
     def lasting(self, seconds: float) -> "SyncState":
-        """The same, good for so long: with the drift of that time."""
+        """The same, valid for so long: with the drift of that time."""
         return replace(self, root_dispersion=self.root_dispersion + self.drift_ppm * 1e-6 * seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class HostClock:
-    """Where to ask, and what is declared for a clock that nobody vouches for."""
+    """Where to query, and what the operator declares for a clock that no program reports to be synchronized."""
 
     keeper: Keeper = Keeper.AUTO
     chrony: Address = DEFAULT
@@ -92,9 +90,15 @@ class HostClock:
     ntpd_rs: str = OBSERVE
     local: LocalClock | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.keeper, Keeper):
+            raise ConfigError(f"keeper {self.keeper!r}", expected=", ".join(f"Keeper.{keeper.name}" for keeper in Keeper))
+        if not (isinstance(self.local, LocalClock) or self.local is None):
+            raise ConfigError(f"local {self.local!r}", expected="a LocalClock or None")
+
 
 def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncState | None:
-    """The clock's quality now; None where nobody is to be asked. Blocks for seconds at the most."""
+    """The clock's quality now; None if nothing is to be queried. Blocks for seconds at the most."""
     if host_clock.keeper is Keeper.NONE:
         return None
     ways: dict[Keeper, Callable[[], SyncState | None]] = {
@@ -108,19 +112,19 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
         try:
             state = ways[keeper]()
         except NotPermitted:
-            state = nobody_knows(
+            state = unsynchronized(
                 keeper.value, "a filter of system calls forbids clock_adjtime, which reads the kernel's state of the clock"
             )
         except (ClockError, OSError) as error:
-            state = nobody_knows(keeper.value, str(error))
+            state = unsynchronized(keeper.value, str(error))
         if state is not None:
             break
-    state = checked(state or nobody_knows(host_clock.keeper.value))
+    state = checked(state or unsynchronized(host_clock.keeper.value))
     return state if host_clock.local is None else declared(state, host_clock.local)
 
 
 def checked(state: SyncState) -> SyncState:
-    """The same state, where it is possible and can be sent to clients; else that of an unsynchronized clock."""
+    """The same state if it is possible and can be sent to clients; else that of an unsynchronized clock."""
     sizes = (state.root_delay, state.root_dispersion, state.error)
     if not all(0 <= size < inf for size in sizes):
         trouble = f"root delay {state.root_delay} s and root dispersion {state.root_dispersion} s are impossible"
@@ -132,12 +136,12 @@ def checked(state: SyncState) -> SyncState:
         trouble = f"stratum {state.stratum} with leap indicator {state.leap} is impossible"
     else:
         return state
-    return nobody_knows(state.keeper, f"{state.keeper} reports values that cannot be used: {trouble}")
+    return unsynchronized(state.keeper, f"{state.keeper} reports values that cannot be used: {trouble}")
 
 
 def unknown(host_clock: HostClock, trouble: str) -> SyncState:
-    """The state where no program could be asked: what the operator declares, if anything."""
-    state = nobody_knows(host_clock.keeper.value, trouble)
+    """The state if no program could be queried: what the operator declares, if anything."""
+    state = unsynchronized(host_clock.keeper.value, trouble)
     return state if host_clock.local is None else declared(state, host_clock.local)
 
 
@@ -169,15 +173,15 @@ def by_observation(report: Observation) -> SyncState:
 
 
 def by_kernel(state: ClockState) -> SyncState:
-    """The state in what the kernel says."""
+    """The state by the kernel's report."""
     if not state.synchronized:
-        return replace(nobody_knows(Keeper.KERNEL.value), root_dispersion=state.max_error)
-    error = state.max_error + abs(state.rest)
+        return replace(unsynchronized(Keeper.KERNEL.value), root_dispersion=state.max_error)
+    error = state.max_error + abs(state.pending)
     return SyncState(Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error)
 
 
 def declared(state: SyncState, local: LocalClock) -> SyncState:
-    """What the operator declares, where nobody vouches for the clock; only the stratum, where the kernel vouches without one."""
+    """The operator's declaration, if no program reports the clock synchronized; only its stratum, if just the kernel does."""
     source = SourceType[local.source.upper()]
     if not state.synchronized:
         # The declared error is a bound at any time.
@@ -196,7 +200,7 @@ def _by_ntpd_rs(report: Observation | None) -> SyncState | None:
     return None if report is None else by_observation(report)
 
 
-def nobody_knows(keeper: str, trouble: str = "") -> SyncState:
+def unsynchronized(keeper: str, trouble: str = "") -> SyncState:
     """The state of a clock that no program reports to be synchronized. Its error is the most that there is."""
     unknown_kind = SourceType.UNKNOWN, ClockClass.UNKNOWN
     return SyncState(keeper, 0, LEAP_UNSYNCHRONIZED, *unknown_kind, "", 0.0, MOST_ERROR, trouble=trouble)
