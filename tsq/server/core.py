@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 class ServerCore:
     """A server but for its sockets and timers.
 
-    clock: the host's time in Unix ns, read as late as possible. datapath: the data plane of the socket; without one, the control
+    clock: the host's time in Unix ns, read as late as possible. data_plane: the data plane of the socket; without one, the control
     plane does everything.
     """
 
@@ -51,19 +51,19 @@ class ServerCore:
         responder: Responder,
         counters: Counters,
         clock: Callable[[], int],
-        datapath: DataPlane | None = None,
+        data_plane: DataPlane | None = None,
     ) -> None:
         self.router = router
         self.responder = responder
         self.counters = counters
         self._clock = clock
-        self._datapath = datapath
+        self._data_plane = data_plane
         self._everything = Bucket(router.limits.all_control, 2 * router.limits.all_control)
         self._utmost = Bucket(router.limits.most_control, router.limits.most_control / 4)
         self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
         self._unrouted = Throttle(10.0)
         # Without a data plane, plain requests come here, too.
-        self._unit = 1.0 if datapath is not None else _UNIT_ALONE
+        self._unit = 1.0 if data_plane is not None else _UNIT_ALONE
 
     def received(self, datagram: Datagram, now: float) -> Outcome:
         """Deal with one datagram."""
@@ -108,9 +108,9 @@ class ServerCore:
 
     def look_after(self, now: float) -> list[Outcome]:
         """Probe, rekey or end connections that the data plane cannot go on with by itself; to be called every second or so."""
-        if self._datapath is None:
+        if self._data_plane is None:
             return []
-        due = set(self._datapath.due(now))
+        due = set(self._data_plane.due(now))
         all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
         # A few at a time, so that answers do not wait behind them.
         return [self._visit(c, now, partial(c.look_after, now), enter=False) for c in all_due[:_MOST_LOOKED_AFTER]]
@@ -164,8 +164,8 @@ class ServerCore:
 
     def _receive(self, connection: ServerConnection, datagram: Datagram, now: float) -> Outgoing:
         """Feed a datagram to its connection; what is sent for it."""
-        if connection.fresh and self._datapath is not None:
-            connection.attach(self._datapath)
+        if connection.fresh and self._data_plane is not None:
+            connection.attach(self._data_plane)
         shaken = connection.handshake is not None
         messages = connection.receive_on(datagram.path, datagram.data, now)
         self._account(connection, len(messages) + connection.left_out)

@@ -40,7 +40,7 @@ _CARE_INTERVAL = 1.0
 _TURNS = 16
 _CLOSE_REASON = "server is shutting down"
 # What a DataPlane counts by itself.
-_DATAPATH_COUNTS = (
+_DATA_PLANE_COUNTS = (
     "taken",
     "answered",
     "held_back",
@@ -145,9 +145,9 @@ class Server:
                 absent.append(error)
                 continue
             spare = sink() if self._data_plane else None
-            datapath = None if not self._data_plane else DataPlane() if spare is None else DataPlane(spare.fileno())
-            core = ServerCore(self._router, self.responder, self.counters, now_ns, datapath)
-            self._endpoints.append(_Endpoint(udp, core, datapath, spare))
+            data_plane = None if not self._data_plane else DataPlane() if spare is None else DataPlane(spare.fileno())
+            core = ServerCore(self._router, self.responder, self.counters, now_ns, data_plane)
+            self._endpoints.append(_Endpoint(udp, core, data_plane, spare))
         if not self._endpoints:
             raise absent[0]
         for missing in absent:
@@ -224,14 +224,14 @@ def _check_type(name: str, value: object, kind: type | UnionType, expected: str)
 class _Endpoint:
     """One socket: moves datagrams between it and the core, and keeps the timers of the connections that came by it."""
 
-    def __init__(self, udp: UdpSocket, core: ServerCore, datapath: DataPlane | None, sink: socket.socket | None) -> None:
+    def __init__(self, udp: UdpSocket, core: ServerCore, data_plane: DataPlane | None, sink: socket.socket | None) -> None:
         self.udp = udp
         self._sink = sink
         self._core = core
-        self._datapath = datapath
+        self._data_plane = data_plane
         self._care: asyncio.TimerHandle | None = None
-        self._counted = dict.fromkeys(_DATAPATH_COUNTS, 0)
-        if datapath is not None:
+        self._counted = dict.fromkeys(_DATA_PLANE_COUNTS, 0)
+        if data_plane is not None:
             core.counters.before_reading(self._count)
         self._loop = asyncio.get_running_loop()
         self._timers: dict[ServerConnection, asyncio.TimerHandle] = {}
@@ -241,14 +241,14 @@ class _Endpoint:
 
     def start(self) -> None:
         """Answer from now on."""
-        self._loop.add_reader(self.udp.fileno(), self._readable if self._datapath is None else self._serve)
-        if self._datapath is not None:
+        self._loop.add_reader(self.udp.fileno(), self._readable if self._data_plane is None else self._serve)
+        if self._data_plane is not None:
             if isinstance(self._loop, ServingLoop):
-                self._loop.serving.serve(self.udp.fileno(), self._datapath)
+                self._loop.serving.serve(self.udp.fileno(), self._data_plane)
             self.udp.stamp_sent()
-            self._datapath.stamping = self.udp.stamps_sent
+            self._data_plane.stamping = self.udp.stamps_sent
             self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
-        if self.udp.missing is not None and (self._datapath is not None or not self.udp.stamps_received):
+        if self.udp.missing is not None and (self._data_plane is not None or not self.udp.stamps_received):
             logger.warning("%s: %s", Target(*self.udp.address), self.udp.missing)
 
     def stop(self) -> None:
@@ -286,12 +286,12 @@ class _Endpoint:
 
     def _serve(self) -> None:
         """Let the data plane answer; the control plane handles the packets that it does not take."""
-        datapath = self._datapath
-        if datapath is None:
+        data_plane = self._data_plane
+        if data_plane is None:
             return
         for _ in range(_TURNS):
             try:
-                count, rest = datapath.receive(self.udp.fileno())
+                count, rest = data_plane.receive(self.udp.fileno())
             except OSError as error:
                 logger.debug("socket error: %s", error)
                 return
@@ -304,11 +304,11 @@ class _Endpoint:
 
     def _count(self) -> None:
         """Add what the data plane counted since the last time."""
-        datapath, counters = self._datapath, self._core.counters
-        if datapath is None:
+        data_plane, counters = self._data_plane, self._core.counters
+        if data_plane is None:
             return
-        now = {name: getattr(datapath, name) for name in _DATAPATH_COUNTS}
-        new = {name: now[name] - self._counted[name] for name in _DATAPATH_COUNTS}
+        now = {name: getattr(data_plane, name) for name in _DATA_PLANE_COUNTS}
+        new = {name: now[name] - self._counted[name] for name in _DATA_PLANE_COUNTS}
         self._counted = now
         dropped = new["forged"] + new["duplicates"] + new["excessive"]
         requests = new["answered"] + new["held_back"] + new["stepped_back"] + new["malformed"]
@@ -384,8 +384,8 @@ class _Endpoint:
         try:
             sent = self.udp.send([item for item in datagrams if item[1].stamp is None])
             for data, path in datagrams:
-                if path.stamp is not None and self._datapath is not None:
-                    sent += self._datapath.send_stamped(self.udp.fileno(), data, path.remote, path.local, *path.stamp)
+                if path.stamp is not None and self._data_plane is not None:
+                    sent += self._data_plane.send_stamped(self.udp.fileno(), data, path.remote, path.local, *path.stamp)
         except OSError as error:
             logger.debug("send failed: %s", error)
         if sent < len(datagrams):
