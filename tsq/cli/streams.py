@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import select
-import shutil
 import sys
 from typing import TextIO
 
@@ -75,7 +74,12 @@ def lost_output() -> OSError | None:
 
 def columns() -> int:
     """The width of standard output: the terminal's, else 80."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else _COLUMNS
+    if sys.stdout is None or not sys.stdout.isatty():
+        return _COLUMNS
+    # Not at the top: it loads the modules of all compressions.
+    import shutil  # noqa: PLC0415
+
+    return shutil.get_terminal_size().columns
 
 
 def is_plain(stream: TextIO | None) -> bool:
