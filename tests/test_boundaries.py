@@ -322,6 +322,12 @@ def test_a_module_uses_only_what_stands_below_it_in_the_layout(name):
     assert USES[name] <= {*below, *packages}, f"{name} uses {sorted(USES[name] - {*below})}, which does not stand below it"
 
 
+@pytest.mark.parametrize("name", [name for name in IMPORTS if within(name, "tsq.client") or within(name, "tsq.server")])
+def test_client_and_server_do_not_use_each_other(name):
+    other = "tsq.server" if within(name, "tsq.client") else "tsq.client"
+    assert not [used for used in USES[name] if within(used, other)]
+
+
 @pytest.mark.parametrize("package", [name for name in PACKAGES if name != "tsq"])
 def test_a_package_names_its_modules_in_the_order_of_the_layout(package):
     depth = package.count(".") + 1
