@@ -31,7 +31,7 @@ from tsq.options import ClientOptions, Trust
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.quic.udp import UdpSocket
 
-_REST = 0.015
+_IDLE_SECONDS = 0.015
 _EXCHANGES = {"back to back": 1000, "rested 15 ms": 200}
 _ALONE_EXCHANGES = {"back to back": 300, "rested 15 ms": 100}
 _WARM_UP = 20
@@ -73,13 +73,13 @@ class Figures:
     steps: Bars
 
 
-def timeline(client: BlockingClient, session: Channel, exchanges: int, rest: float) -> dict[str, float]:
+def timeline(client: BlockingClient, channel: Channel, exchanges: int, rest: float) -> dict[str, float]:
     """Medians of the spans between the timestamps of an exchange."""
     spans: dict[str, list[float]] = {}
     for number in range(-_WARM_UP, exchanges):
         client.rest(rest)
         sample = client.exchange()
-        early, late = session.exchange.revised or (sample, None)
+        early, late = channel.exchange.revised or (sample, None)
         if number < 0:
             continue
         times = {"T1 to T2": (early.t1_ns, early.t2_ns), "T2 to T3": (early.t2_ns, early.t3_ns)}
@@ -100,7 +100,7 @@ def exchanges(server: TsqServer, options: ClientOptions, counts: Mapping[str, in
     for shape, count in counts.items():
         client = BlockingClient(server.target.port, options)
         try:
-            found[shape] = timeline(client, client.session, count, 0.0 if shape == "back to back" else _REST)
+            found[shape] = timeline(client, client.channel, count, 0.0 if shape == "back to back" else _IDLE_SECONDS)
         finally:
             client.close()
     return found

@@ -96,27 +96,27 @@ class BlockingClient:
     def __init__(self, port: int, options: ClientOptions, rules: Rules | None = None, *, at_once: bool = False) -> None:
         rules = rules or (Rules() if at_once else Rules(state_interval=None))
         address = (socket.AF_INET, (HOST, port))
-        self._link: Attempt = open_attempt(Target(HOST, port), options, rules, [], None, address, count())
+        self._attempt: Attempt = open_attempt(Target(HOST, port), options, rules, [], None, address, count())
         self._poll = select.epoll()
-        self._poll.register(self._link.udp.fileno(), select.EPOLLIN)
-        session = self._link.channel
-        session.start(time.monotonic())
+        self._poll.register(self._attempt.udp.fileno(), select.EPOLLIN)
+        channel = self._attempt.channel
+        channel.start(time.monotonic())
         self._to_ask = at_once
-        self._until(lambda: bool(session.samples) if at_once else session.established)
+        self._until(lambda: bool(channel.samples) if at_once else channel.established)
         if not at_once:
             # Receive the server's last handshake packets and tickets here, so that no exchange includes them.
             self.rest(0.05)
 
     @property
-    def session(self) -> Channel:
-        return self._link.channel
+    def channel(self) -> Channel:
+        return self._attempt.channel
 
     def exchange(self) -> Sample:
-        session = self._link.channel
-        session.take()
-        session.ask(time.monotonic())
-        self._until(lambda: bool(session.samples))
-        sample = session.take()[0].sample
+        channel = self._attempt.channel
+        channel.take()
+        channel.ask(time.monotonic())
+        self._until(lambda: bool(channel.samples))
+        sample = channel.take()[0].sample
         if not sample.valid:
             raise RuntimeError(f"an exchange failed: {sample}")
         return sample
@@ -127,24 +127,24 @@ class BlockingClient:
         self._until(lambda: time.monotonic() >= end, end)
 
     def close(self) -> None:
-        self._link.finish(time.monotonic())
+        self._attempt.finish(time.monotonic())
         self._poll.close()
 
     def _until(self, done: object, end: float = float("inf")) -> None:
         assert callable(done)
-        session = self._link.channel
+        channel = self._attempt.channel
         while True:
             now = time.monotonic()
-            if session.deadline is not None and session.deadline <= now:
-                session.handle_timer(now)
-            if session.error is not None:
-                raise session.error
-            if self._to_ask and session.established:
+            if channel.deadline is not None and channel.deadline <= now:
+                channel.handle_timer(now)
+            if channel.error is not None:
+                raise channel.error
+            if self._to_ask and channel.established:
                 self._to_ask = False
-                session.ask(now)
-            self._link.pump(now)
+                channel.ask(now)
+            self._attempt.pump(now)
             if done():
                 return
-            due = min(end, session.deadline if session.deadline is not None else end, now + 1.0)
+            due = min(end, channel.deadline if channel.deadline is not None else end, now + 1.0)
             for _, kinds in self._poll.poll(max(0.0, due - now)):
-                self._link.readable(time.monotonic(), stamps=bool(kinds & select.EPOLLERR))
+                self._attempt.readable(time.monotonic(), stamps=bool(kinds & select.EPOLLERR))

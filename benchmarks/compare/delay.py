@@ -121,7 +121,7 @@ class TsqClient:
             sample = self._client.exchange()
             wall = time.perf_counter() - start
             if self._exact:
-                revised = self._client.session.exchange.revised
+                revised = self._client.channel.exchange.revised
                 if revised is not None and before:
                     late = revised[1]
                     times.add(before, (late.t1_ns, late.t2_ns or 0, late.t3_ns or 0, late.t4_ns or 0))

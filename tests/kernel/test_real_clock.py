@@ -48,7 +48,7 @@ class State:
 
     synchronized: bool
     max_error: float
-    rest: float
+    pending: float
 
 
 @dataclass
