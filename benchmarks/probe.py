@@ -3,7 +3,7 @@
     python -m benchmarks.probe 192.0.2.1:4433 --ca ca.pem --rate 64 --seconds 4 [--exact] [--warm] [--stream]
 
 Prints one JSON list for each exchange: T1, T2, T3, T4 (Unix ns), the exact T3 from a later answer (null if none), the sources of T1
-and T4. It asks through `tsq.client.attempt`'s own socket and session, so with its stamps; but it writes its requests
+and T4. It asks through `tsq.client.attempt`'s own socket and channel, so with its stamps; but it writes its requests
 itself, and reads `tsq.t3` itself (docs/reference/protocol.md R12), so that it does not depend on what the client makes of them.
 """
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from tsq._fast import ns_from_ntp
 from tsq.client.attempt import Attempt, open_attempt
@@ -52,21 +53,21 @@ class RecordingExchange(Exchange):
         self.exact = exact
         self.times: dict[bytes, Times] = {}
 
-    def request(self, *_: object) -> tuple[bytes, bytes]:
+    def request(self, *_: Any, **__: Any) -> tuple[bytes, bytes]:
         nonce = os.urandom(16)
         return nonce, encode_request(nonce, metadata={_EXACT_KEY: ""} if self.exact else None)
 
-    def sent(self, nonce: bytes, t1_ns: int, source: StampSource, *more: object) -> None:
+    def sent(self, nonce: bytes, t1_ns: int, source: StampSource, *more: Any, **named: Any) -> None:
         self.times[nonce] = Times(t1_ns, str(source))
-        super().sent(nonce, t1_ns, source, *more)
+        super().sent(nonce, t1_ns, source, *more, **named)
 
-    def answer(self, data: bytes, t4_ns: int, source: StampSource, *more: object) -> Sample | None:
+    def answer(self, data: bytes, t4_ns: int, source: StampSource, *more: Any, **named: Any) -> Sample | None:
         response = decode_response(data)
         if isinstance(response, Response) and (times := self.times.get(response.nonce)) is not None:
             times.t2_ns, times.t3_ns = ns_from_ntp(response.receive_ntp, t4_ns), ns_from_ntp(response.send_ntp, t4_ns)
             times.t4_ns, times.t4_source = t4_ns, str(source)
             self._earlier((response.metadata or {}).get(_EXACT_KEY), t4_ns)
-        return super().answer(data, t4_ns, source, *more)
+        return super().answer(data, t4_ns, source, *more, **named)
 
     def _earlier(self, reported: str | None, pivot_ns: int) -> None:
         """Store a reported transmit timestamp: 16 hex digits of an earlier nonce, 16 of the time."""
@@ -86,20 +87,20 @@ class Probe:
         options = ClientOptions(trust=Trust(ca_file=ca), server_name="localhost", stream=stream)
         rules = Rules(precision_ns=1, state_interval=None)
         address = (socket.AF_INET, (target.host, target.port))
-        self._link: Attempt = open_attempt(target, options, rules, [], None, address, count())
-        self._session = self._link.channel
-        self.exchange = self._session.exchange = RecordingExchange(rules, exact)
-        self._session.start(time.monotonic())
+        self._attempt: Attempt = open_attempt(target, options, rules, [], None, address, count())
+        self._channel = self._attempt.channel
+        self.exchange = self._channel.exchange = RecordingExchange(rules, exact)
+        self._channel.start(time.monotonic())
         end = time.monotonic() + 10
-        while not self._session.established:
+        while not self._channel.established:
             if time.monotonic() > end:
                 raise TimeoutError("the handshake did not finish")
             self._turn(time.monotonic() + 0.1)
         self.rest(time.monotonic() + _SETTLE)
 
     def ask(self) -> None:
-        self._session.ask(time.monotonic())
-        self._link.pump(time.monotonic())
+        self._channel.ask(time.monotonic())
+        self._attempt.pump(time.monotonic())
 
     def ask_and_wait(self) -> bytes:
         """Send a request, and wait for the answer; the nonce."""
@@ -116,20 +117,20 @@ class Probe:
             self._turn(until)
 
     def close(self) -> None:
-        self._link.finish(time.monotonic())
+        self._attempt.finish(time.monotonic())
 
     def _turn(self, until: float) -> None:
-        session = self._session
+        channel = self._channel
         now = time.monotonic()
-        if session.deadline is not None and session.deadline <= now:
-            session.handle_timer(now)
-        if session.error is not None:
-            raise session.error
-        self._link.pump(now)
-        due = until if session.deadline is None else min(until, session.deadline)
+        if channel.deadline is not None and channel.deadline <= now:
+            channel.handle_timer(now)
+        if channel.error is not None:
+            raise channel.error
+        self._attempt.pump(now)
+        due = until if channel.deadline is None else min(until, channel.deadline)
         # select has a resolution of microseconds, epoll only of milliseconds.
-        if select.select([self._link.udp.fileno()], [], [], max(0.0, due - time.monotonic()))[0]:
-            self._link.readable(time.monotonic(), stamps=True)
+        if select.select([self._attempt.udp.fileno()], [], [], max(0.0, due - time.monotonic()))[0]:
+            self._attempt.readable(time.monotonic(), stamps=True)
 
 
 def run(target: Target, ca: str, *, rate: float, seconds: float, exact: bool, warm: bool, stream: bool = False) -> list[Times]:
