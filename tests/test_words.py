@@ -36,12 +36,7 @@ FORBIDDEN = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(WORDS)})(?![a-zA-Z])", re.IG
 # Where a word has its ordinary or a technical meaning: (file, text around it).
 ALLOWED: list[tuple[str, str]] = []
 # Files (or directories) that still contain such words. Empty this list.
-NOT_CLEAN_YET: list[str] = [
-    *("tests/dataplane/test_sockets.py", "tests/quic/aioquic/test_trim.py", "tests/client/test_channel.py"),
-    *("tsq/server", "tsq/host", "tsq/oneshot", "tests/server", "tests/host", "tests/integration"),
-    *("tests/cli/test_adjtime.py", "tests/support", "tests/mutants"),
-    *("docs/howto/boot-with-a-wrong-clock.md", "docs/explanation/request-flow.md", "docs/reference/architecture.md"),
-]
+NOT_CLEAN_YET: list[str] = []
 
 
 def texts() -> list[Path]:

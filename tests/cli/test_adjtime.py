@@ -625,7 +625,7 @@ def test_a_slew_is_not_given_up_for_a_signal_that_is_ignored():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert not change.interrupted
-    assert twin.rest_ns == 400_000_000
+    assert twin.pending_ns == 400_000_000
 
 
 def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_back():
@@ -642,7 +642,7 @@ def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_ba
     with interruptions.caught():
         change = perform(SLEW, SystemClock(twin), interruptions=interruptions)
     assert change.interrupted
-    assert twin.rest_ns == 0
+    assert twin.pending_ns == 0
 
 
 def test_fault_69_a_step_is_never_half_done():
@@ -676,10 +676,10 @@ def test_fault_64_killed_in_mid_slew_the_kernel_goes_on_and_no_frequency_is_left
         perform(SLEW, SystemClock(twin), again=never, pause=pause)
     assert twin.frequency == 7 << 16
     twin.frequency = 0
-    left = twin.rest_ns
+    left = twin.pending_ns
     twin.run(1000)
     assert left > 0
-    assert abs(twin.rest_ns) < left / 1000
+    assert abs(twin.pending_ns) < left / 1000
 
 
 def test_what_the_kernel_refuses_is_told(bench):

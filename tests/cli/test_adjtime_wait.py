@@ -18,7 +18,7 @@ from tests.support.kernel import PLL, UNSYNC, VirtualKernel
 from tests.support.virtual_servers import MS, truthful
 from tsq.cli import adjtime
 from tsq.host.clock import SystemClock
-from tsq.oneshot import adjtime as acting
+from tsq.oneshot import adjtime as oneshot
 
 OK, OWNED, NOT_PERMITTED, STEPPED, NOT_MOVED, RUNNING, INTERRUPTED = 0, 10, 11, 12, 14, 15, 130
 HOSTS = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
@@ -56,8 +56,8 @@ def machine(monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
 
         it = Machine(virtual, run, [])
         monkeypatch.setattr(adjtime, "query_all", truthful(virtual, **(servers or {})))
-        monkeypatch.setattr(adjtime, "measure", partial(acting.measure, pause=pause))
-        monkeypatch.setattr(adjtime, "perform", partial(acting.perform, pause=pause))
+        monkeypatch.setattr(adjtime, "measure", partial(oneshot.measure, pause=pause))
+        monkeypatch.setattr(adjtime, "perform", partial(oneshot.perform, pause=pause))
         return it
 
     return make
@@ -92,7 +92,7 @@ def test_it_ends_within_the_bound_that_is_printed_though_the_kernel_slews_inexac
     assert run.err == ""
     assert abs(it.twin.error) <= printed_bound(run.out)
     assert printed_bound(run.out) < 0.0001
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
     assert it.twin.synchronized
     # What the kernel has is of the last measurement: small, and true.
     assert abs(it.twin.error) * 1e6 <= it.twin.maxerror_us <= 100
@@ -140,7 +140,7 @@ def test_a_step_by_another_program_is_noticed(machine, by, when):
     it.pauses.append(lambda number: it.twin.step_by_another(by) if number == when else None)
     run = it.run("--wait")
     not_confirmed(it, run, f"another program stepped the clock by {by:+.6f} s while it was slewed", "Find out, then try again")
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
 
 
 @pytest.mark.parametrize("when", [1, 10, 40])
@@ -149,30 +149,30 @@ def test_a_slew_that_another_program_stops_is_noticed(machine, when):
 
     def stop(number: int) -> None:
         if number == when:
-            it.twin.rest_ns = 0
+            it.twin.pending_ns = 0
 
     it.pauses.append(stop)
     not_confirmed(it, it.run("--wait"), "the clock moved by +0.", "+0.200000 s were expected")
 
 
-@pytest.mark.parametrize("rest_ns", [300_000_000, -100_000_000])
-def test_a_slew_by_another_program_is_noticed_and_left_to_it(machine, rest_ns):
+@pytest.mark.parametrize("pending_ns", [300_000_000, -100_000_000])
+def test_a_slew_by_another_program_is_noticed_and_left_to_it(machine, pending_ns):
     it = machine(0.1)
 
     def slew(number: int) -> None:
         if number == 10:
-            it.twin.rest_ns = rest_ns
+            it.twin.pending_ns = pending_ns
 
     it.pauses.append(slew)
     not_confirmed(it, it.run("--wait"))
-    assert it.twin.rest_ns != 0
+    assert it.twin.pending_ns != 0
 
 
 def test_a_loop_that_always_has_the_same_left_is_noticed(machine):
     it = machine(0.1)
 
     def slew(number: int) -> None:
-        it.twin.rest_ns = 50_000_000
+        it.twin.pending_ns = 50_000_000
 
     it.pauses.append(slew)
     not_confirmed(it, it.run("--wait"))
@@ -188,7 +188,7 @@ def test_a_frequency_that_another_program_changes_is_noticed(machine, what):
 
     it.pauses.append(change)
     not_confirmed(it, it.run("--wait"), "another program changed the clock's frequency by +")
-    assert it.twin.rest_ns == 0, "its own slew is stopped"
+    assert it.twin.pending_ns == 0, "its own slew is stopped"
 
 
 def test_a_kernel_that_only_seems_to_slew_is_noticed(machine):
@@ -200,7 +200,7 @@ def test_a_slew_that_takes_no_way_at_all_ends_with_an_error(machine, monkeypatch
     it = machine(0.1)
     monkeypatch.setattr(it.twin, "_chunk", lambda: 0)
     not_confirmed(it, it.run("--wait"), "the slew does not end")
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
 
 
 def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
@@ -290,7 +290,7 @@ def test_ctrl_c_while_servers_are_asked_again_confirms_nothing_and_leaves_nothin
     assert 0 < shown.spans(run.out, "slewed by ")[0] < 0.1
     assert "measured again" not in run.out
     assert "the clock was not measured again" in run.err
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
     assert it.twin.status & UNSYNC
     assert abs(it.twin.error) < 0.002
 
@@ -352,13 +352,13 @@ def test_the_lock_is_held_while_the_servers_are_asked_and_released_at_the_end(ma
 # ------------------------------------------------------------------------------- a clock that is slewed while it is measured
 
 
-LEFT = [{"rest_ns": 300_000_000, "status": UNSYNC | PLL, "constant": 4}, {"old_slew_us": -200_000}]
+LEFT = [{"pending_ns": 300_000_000, "status": UNSYNC | PLL, "constant": 4}, {"old_slew_us": -200_000}]
 
 
 @pytest.mark.parametrize("left", LEFT, ids=["the kernel's loop", "adjtime(3)"])
 def test_a_slew_that_is_under_way_is_stopped_before_the_clock_is_measured(machine, left):
     seen = []
-    it = machine(2.0, {"seconds": 1, "before": lambda number: seen.append((it.twin.rest_ns, it.twin.old_slew_us))}, **left)
+    it = machine(2.0, {"seconds": 1, "before": lambda number: seen.append((it.twin.pending_ns, it.twin.old_slew_us))}, **left)
     # What the kernel's loop has is in microseconds as long as nobody said nanoseconds.
     run = it.run()
     assert run.status == OK, run.err

@@ -162,7 +162,7 @@ def test_marked_unsynchronized(clock, twin):
 
 
 def test_microseconds_of_a_kernel_that_does_not_count_nanoseconds(clock, twin):
-    twin.rest_ns = 123_456_789
+    twin.pending_ns = 123_456_789
     assert clock.state().pending == pytest.approx(0.123456, abs=1e-12)
     twin.status |= kernel.IN_NS
     assert clock.state().pending == pytest.approx(0.123456789, abs=1e-12)

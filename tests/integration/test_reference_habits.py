@@ -177,7 +177,7 @@ def world(certificates):
     return World(certificates)
 
 
-def departures(world):
+def sent_times(world):
     """From now on: when the server sent, in seconds since now."""
     times = []
     begin = world.now_ns
@@ -203,7 +203,7 @@ def test_client_that_acknowledges_late_gets_every_answer_within_ten_reads(world)
 def test_client_that_acknowledges_late_is_sent_at_most_ten_datagrams_a_second(world):
     client = ProbingClient(world)
     for _ in range(60):
-        times = departures(world)
+        times = sent_times(world)
         client.probe()
         assert 1 <= len(times) <= READS, times
 
@@ -211,7 +211,7 @@ def test_client_that_acknowledges_late_is_sent_at_most_ten_datagrams_a_second(wo
 def test_each_probe_timeout_sends_one_datagram_and_the_next_comes_later(world):
     client = ProbingClient(world)
     for _ in range(10):
-        times = departures(world)
+        times = sent_times(world)
         client.probe()
         # The answer, at once; then what probe time-outs make: one datagram each, further and further apart.
         assert times[0] == 0.0
@@ -225,7 +225,7 @@ def test_probes_become_rare_once_the_server_knows_how_late_acknowledgments_are(w
     client = ProbingClient(world)
     for _ in range(20):
         client.probe()
-    times = departures(world)
+    times = sent_times(world)
     for _ in range(20):
         client.probe()
     assert len(times) <= 2 * 20
@@ -234,7 +234,7 @@ def test_probes_become_rare_once_the_server_knows_how_late_acknowledgments_are(w
 def test_client_that_never_comes_back_is_sent_little_and_forgotten(world):
     client = ProbingClient(world)
     client.probe()
-    times = departures(world)
+    times = sent_times(world)
     world.run(60.0)
     assert len(times) <= READS
     assert not world.router.connections
@@ -245,7 +245,7 @@ def test_client_that_never_comes_back_is_sent_little_and_forgotten(world):
 def test_few_datagrams_follow_the_handshake(world, together):
     client = ProbingClient(world)
     assert not client.unread
-    times = departures(world)
+    times = sent_times(world)
     if not together:
         client.send()
         world.run(0.01)  # before any probe time-out
@@ -269,6 +269,6 @@ def test_one_datagram_answers_one_request_in_virtual_time(world):
     client = ProbingClient(world)
     client.probe()
     for _ in range(20):
-        times = departures(world)
+        times = sent_times(world)
         client.probe()
         assert times.count(0.0) == 1

@@ -208,5 +208,5 @@ def no_thread_outlives_the_test() -> Iterator[None]:
             thread.join(20)
 
 
-def test_nobody_knows_can_be_told():
+def test_an_unsynchronized_state_gives_clock_info():
     assert clock_info(unsynchronized("kernel"))[0]

@@ -117,7 +117,7 @@ def test_ntpd_rs():
 
 
 def test_the_kernel_knows_no_stratum_and_so_the_worst_is_said():
-    twin = VirtualKernel(status=0, maxerror_us=2500, rest_ns=100_000)
+    twin = VirtualKernel(status=0, maxerror_us=2500, pending_ns=100_000)
     state = sync_state(HostClock(Keeper.KERNEL), SystemClock(twin))
     assert (state.stratum, state.leap) == (15, 0)
     assert state.error == pytest.approx(0.0026)
