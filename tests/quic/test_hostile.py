@@ -254,7 +254,7 @@ class BrokenError(RuntimeError):
 
 
 def broken(*_, **__):
-    raise BrokenError("nobody foresaw this")
+    raise BrokenError("unexpected")
 
 
 @pytest.mark.parametrize("name", ["receive_on", "flush", "take_back", "hand_over", "transmit", "clear"])
