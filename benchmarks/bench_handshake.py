@@ -92,7 +92,7 @@ class TsqPair:
         files = peers.certificates
         configuration = tls.server_configuration(str(files.certificate), str(files.key))
         self._router = Router(configuration, Counters(), Limits())
-        self._service = ServerCore(self._router, Responder(), Counters(), clock_ns)
+        self._core = ServerCore(self._router, Responder(), Counters(), clock_ns)
         self._trust = Trust(ca_file=peers.ca)
         self.kind = "full"
         self._ticket: AcceptedTicket | None = None
@@ -143,7 +143,7 @@ class TsqPair:
         return sent
 
     def _server_answers(self, data: bytes) -> list[bytes]:
-        return [reply for reply, _ in self._service.received(Datagram(data, CLIENT_PATH, clock_ns(), True), time.monotonic())[0]]
+        return [reply for reply, _ in self._core.received(Datagram(data, CLIENT_PATH, clock_ns(), True), time.monotonic())[0]]
 
 
 class PlainPair:

@@ -5,7 +5,7 @@ the same frames go, under keys of its own, to a server connection of aioquic alo
 
 - the data plane takes a packet exactly when a reader written in Python (`requests_of`) says that it may;
 - what it takes, aioquic takes too, and finds the same DATAGRAM frames in it; what ends aioquic's connection is never taken;
-- what it does not take leaves no trace in the session, and is handed up as it came, unless it is more work (`work_of`) than the
+- what it does not take leaves no trace in the session, and is handed up unchanged, unless it is more work (`work_of`) than the
   control plane is to have: then it is dropped and counted;
 - answers are for the requests of this packet, each once, in order; packet numbers strictly increase; counters add up.
 

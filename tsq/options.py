@@ -250,7 +250,7 @@ def _path(name: str, value: object) -> str | None:
 
 
 def _canonical_ipv6(text: str) -> str | None:
-    """An IPv6 address in the one form that it has (RFC 5952), its zone as it came; None where the text is no such address."""
+    """An IPv6 address in its canonical form (RFC 5952), with its zone unchanged; None if the text is not an IPv6 address."""
     try:
         parsed = IPv6Address(text)
     except ValueError:

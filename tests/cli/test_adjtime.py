@@ -1,4 +1,4 @@
-"""tsq-adjtime against real servers that tell a time of the test's choice, on a virtual clock: what it does, says and exits with."""
+"""tsq-adjtime with real servers whose time the test chooses, on a virtual clock: what it does and prints, and its exit status."""
 
 import io
 import os
@@ -34,7 +34,7 @@ CLOCK_CALLS = "adjtimex,clock_adjtime,clock_settime,settimeofday"
 
 
 def telling(offset: float):
-    """A server whose clock is ahead of this machine's by so many seconds."""
+    """A server whose clock is ahead of this machine's by this many seconds."""
 
     def answer(nonce: bytes, request: bytes, number: int) -> list[bytes]:
         now = clock_ns() + round(offset * 1e9)
@@ -56,7 +56,7 @@ def files(tmp_path_factory):
 
 @dataclass
 class Bench:
-    """Servers, a virtual clock that shows what this machine's does, and the command."""
+    """Servers, a virtual clock that runs like this machine's, and the command."""
 
     run: Callable[..., Run]
     twin: VirtualKernel
@@ -116,12 +116,12 @@ def test_a_smaller_one_is_slewed_by_the_kernel(bench, offset):
     words = r"^slewing by .*: the kernel does it, 99 % within (\d+) s, and the result is not checked$"
     (seconds,) = re.findall(words, run.out, re.MULTILINE)
     it.twin.run(int(seconds))
-    # 10 ms are assumed for the server's own error, so that is how near it must be; it is nearer.
+    # The assumed error of the server is 10 ms, so the clock must be within that; it is much nearer.
     assert abs(it.twin.error) < abs(offset) * 0.02 + 0.001
     assert it.twin.frequency == 0
 
 
-def test_before_and_after_are_told_with_offset_bound_and_the_kernels_state(bench):
+def test_before_and_after_are_printed_with_offset_bound_and_the_kernels_state(bench):
     it = bench(2.0)
     run = it.run()
     assert re.search(r"^System clock wrong by \+[12]\.\d{6} ± 0\.01\d{4} s$", run.out, re.MULTILINE)
@@ -139,7 +139,7 @@ def test_maxerror_is_the_root_distance_and_esterror_the_jitter_in_microseconds(b
     assert 1 <= it.twin.esterror_us < 5000
 
 
-def test_limits_are_the_users(bench):
+def test_the_user_sets_the_limits(bench):
     it = bench(0.3)
     assert it.run("--step", "0.1").status == OK
     assert abs(it.twin.error) < 0.02
@@ -158,7 +158,7 @@ def test_several_servers_are_combined_and_a_minority_liar_does_not_count(bench):
     assert f"x {it.targets[3]}" in run.err
 
 
-def test_a_single_server_is_said_to_be_no_redundancy(bench):
+def test_a_single_server_gives_a_warning_of_no_redundancy(bench):
     assert "no redundancy" in bench(1.0).run().out
 
 
@@ -170,7 +170,7 @@ def refused(it: Bench, run: Run, status: int, *words: str) -> None:
     assert it.unchanged()
     (line,) = [line for line in run.err.splitlines() if "clock not set" in line]
     assert all(word in line for word in words), line
-    # What the kernel says is printed wherever the servers agreed on a time, though it is not set.
+    # The kernel's state is printed if the servers agree on a time, although the clock is not set.
     assert run.out.count("before: kernel: ") == (status in (TOO_FAR, OWNED, NOT_PERMITTED, STEPPED))
     assert "after:" not in run.out
     assert "stepped" not in run.out
@@ -202,7 +202,7 @@ def test_fault_49_all_servers_down(bench):
     assert "nothing listens" in run.err
 
 
-def test_a_wrong_pin_is_named_and_nobody_is_said_to_be_mistrusted(files, capsys):
+def test_a_wrong_pin_is_named_and_no_authority_is_blamed(files, capsys):
     with Peer(files, telling(2.0)) as peer:
         twin = VirtualKernel()
         status = main(["--pin", f"sha256//{'A' * 43}=", str(peer.target)], SystemClock(twin), lambda: None)
@@ -212,14 +212,14 @@ def test_a_wrong_pin_is_named_and_nobody_is_said_to_be_mistrusted(files, capsys)
 
 
 @pytest.mark.parametrize("offset", [1001.0, -1001.0, 86400.0 * 400])
-def test_fault_56_an_offset_over_the_limit_is_refused_and_told(bench, offset):
+def test_fault_56_an_offset_over_the_limit_is_refused_and_printed(bench, offset):
     it = bench(offset)
     run = it.run()
     refused(it, run, TOO_FAR, "over the limit", "--force")
     assert "System clock wrong by" in run.out
 
 
-def test_force_sets_it_all_the_same(bench):
+def test_force_sets_the_clock_over_the_limit(bench):
     it = bench(86400.0 * 400)
     assert it.run("--force").status == OK
     assert abs(it.twin.error) < 0.02
@@ -236,7 +236,7 @@ def test_fault_57_the_real_command_without_the_capability(files):
     with Peer(files, telling(2.0)) as peer:
         real = command("--ca", files.authority, peer.target)
         dry = command("--dry-run", "--ca", files.authority, peer.target)
-    # Where a daemon keeps this machine's clock, that is the first reason.
+    # If a daemon keeps this machine's clock, that is the first reason.
     assert real.returncode == (NOT_PERMITTED if clock_owner() is None else OWNED), real.stderr
     for run in (real, dry):
         assert "System clock wrong by +" in run.stdout
@@ -245,8 +245,8 @@ def test_fault_57_the_real_command_without_the_capability(files):
     assert "without --dry-run it would be refused, exit status 11: not permitted to set the clock" in dry.stderr
 
 
-def test_fault_57_a_capability_that_is_promised_and_not_kept(bench):
-    # As in a container whose user namespace has all capabilities of its own.
+def test_fault_57_a_capability_that_is_shown_but_cannot_be_used(bench):
+    # As in a container whose user namespace has all capabilities.
     it = bench(2.0, permitted=False, promised=True)
     run = it.run()
     assert run.status == NOT_PERMITTED
@@ -262,16 +262,16 @@ def test_fault_58_another_daemon_owns_the_clock(bench):
 
 
 def test_fault_58_the_real_command_finds_a_daemon_in_the_process_table(files):
-    """It is cat under another name. Where this machine has a daemon of its own, that may be the one that is named."""
+    """The daemon is cat under another name. If this machine runs a real daemon, the command may name that one."""
     there = subprocess.Popen(["ntpd"], executable=shutil.which("cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with Peer(files, telling(2.0)) as peer, there as daemon:
-        # Once it answers, its name is in the table.
+        # When it answers, its name is in the process table.
         daemon.stdin.write("there?\n")
         daemon.stdin.flush()
         assert daemon.stdout.readline() == "there?\n"
         owner = clock_owner()
         run = command("--force", "--ca", files.authority, peer.target)
-        # The end of its input ends it.
+        # It ends at the end of its input.
         daemon.stdin.close()
     assert owner is not None
     assert run.returncode == OWNED, run.stderr
@@ -293,14 +293,14 @@ def test_fault_60_a_clock_that_is_stepped_while_servers_are_asked(files, capsys)
     refused(Bench(main, twin, []), Run(status, said.out, said.err), STEPPED, "another program set the clock", "by -3600.000")
 
 
-def test_fault_60_a_clock_that_somebody_else_steps_meanwhile(bench):
+def test_fault_60_a_clock_that_another_program_steps_meanwhile(bench):
     it = bench(2.0)
-    # Whoever keeps the clock is looked for after the servers were asked.
+    # The command searches for a clock daemon after it has queried the servers.
     run = it.run(owner=lambda: it.twin.step_by_another(0.25))
     refused(it, run, STEPPED, "another program set the clock", "+0.250")
 
 
-def test_fault_53_insecure_needs_a_second_word_before_any_server_is_asked():
+def test_fault_53_insecure_needs_a_second_option_before_any_server_is_queried():
     with deaf_port() as (target, udp):
         run = command("--insecure", target)
         udp.setblocking(False)
@@ -311,7 +311,7 @@ def test_fault_53_insecure_needs_a_second_word_before_any_server_is_asked():
     assert run.stdout == ""
 
 
-def test_fault_53_with_the_second_word_it_is_done_with_a_warning(files, capsys):
+def test_fault_53_with_the_second_option_the_clock_is_set_with_a_warning(files, capsys):
     with Peer(files, telling(2.0)) as peer:
         twin = VirtualKernel(truth_ns=clock_ns() + 2_000_000_000, error_ns=-2e9)
         status = main(["--insecure", "--i-know-this-is-insecure", str(peer.target)], SystemClock(twin), lambda: None)
@@ -358,7 +358,7 @@ def test_options_that_make_no_sense(arguments, words, capsys):
     assert twin.calls == []
 
 
-def test_negative_numbers_are_values_of_every_option_that_takes_a_number():
+def test_each_option_with_a_number_accepts_negative_text_as_its_value():
     takes = {action.option_strings[0] for action in _parser()._actions if action.type is not None and action.option_strings}
     assert takes - {"--pin"} == set(_NUMBERS)
     given = ["--step", "-1", "-4", "--count", "-.5", "--dry-run", "-6", "--panic", "-INF", "--step", "host"]
@@ -366,7 +366,7 @@ def test_negative_numbers_are_values_of_every_option_that_takes_a_number():
     assert negatives_joined(given, _NUMBERS) == joined
 
 
-def test_files_that_cannot_be_used_are_told_before_any_server_is_asked_and_without_the_usage(capsys, tmp_path):
+def test_unusable_files_are_reported_before_any_server_is_queried_and_without_the_usage(capsys, tmp_path):
     empty = tmp_path / "empty.pem"
     empty.touch()
     for ca, words in [(tmp_path / "none", "No such file or directory"), (empty, "holds no certificate"), (__file__, "")]:
@@ -380,7 +380,7 @@ def test_files_that_cannot_be_used_are_told_before_any_server_is_asked_and_witho
 
 
 @pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="+".join)
-def test_whoever_reads_may_go_and_the_work_is_done_all_the_same(files, streams):
+def test_the_clock_is_set_although_the_output_is_closed(files, streams):
     read, write = os.pipe()
     os.close(read)
     kept = {name: write if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
@@ -407,10 +407,10 @@ def test_a_terminal_without_the_signs_leaves_no_clock_half_set(bench, monkeypatc
     assert "after:  kernel: " in text
 
 
-def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files):
+def test_a_log_of_both_streams_has_the_kernels_state_above_the_refusal(files):
     with Peer(files, telling(2.0)) as peer:
         arguments = ["--ca", str(files.authority), "--panic", "1", str(peer.target)]
-        # As Python would do it by itself, a pipe gets standard output at the end.
+        # By default, Python writes standard output to a pipe only at the end.
         usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         run = subprocess.run(
             [BIN / "tsq-adjtime", *arguments], env=usual, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
@@ -427,7 +427,7 @@ def test_a_log_of_both_streams_has_what_the_kernel_says_above_the_refusal(files)
 
 
 @pytest.mark.parametrize(("offset", "words"), [(2.0, "would step by +"), (-0.1, "would slew by -"), (0.4, "would slew by +")])
-def test_a_dry_run_says_what_it_would_do_and_changes_nothing(bench, offset, words):
+def test_a_dry_run_prints_what_a_real_run_would_do_and_changes_nothing(bench, offset, words):
     it = bench(offset)
     run = it.run("--dry-run")
     assert run.status == OK, run.err
@@ -438,7 +438,7 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(bench, offset, word
 
 @pytest.mark.parametrize("permitted", [True, False])
 @pytest.mark.parametrize("owner", [None, "ntpd, process 5"])
-def test_a_dry_run_is_anybodys_and_says_what_would_be_refused(bench, permitted, owner):
+def test_any_user_can_do_a_dry_run_which_prints_what_would_be_refused(bench, permitted, owner):
     it = bench(2.0, permitted=permitted)
     run = it.run("--dry-run", owner=lambda: owner)
     assert run.status == OK, run.err
@@ -453,17 +453,17 @@ def test_a_dry_run_is_anybodys_and_says_what_would_be_refused(bench, permitted, 
     for line, reason in zip(lines, reasons, strict=True):
         assert line.startswith(f"tsq-adjtime: without --dry-run it would be refused, exit status {reason}")
     real = it.run(owner=lambda: owner)
-    # What the real run gives as its reason is the first of them.
+    # A real run gives the first of these reasons.
     assert real.status == (int(reasons[0][:2]) if reasons else OK)
 
 
-def test_a_server_that_leaves_the_question_about_its_clock_unanswered_never_sets_a_clock():
-    """Whatever its own error is taken for."""
+def test_the_clock_is_never_set_by_a_server_that_reports_nothing_about_its_own():
+    """With any --server-error."""
     given = _parser().parse_args(["--server-error", "0.01", "192.0.2.1"])
     assert not _options(given).client.accept_unknown
 
 
-def test_a_dry_run_refuses_where_the_measurement_is_of_no_use(bench):
+def test_a_dry_run_refuses_if_the_measurement_is_not_usable(bench):
     it = bench(2.0, permitted=False)
     refused(it, it.run("--dry-run", "--panic", "1"), TOO_FAR)
     refused(it, it.run("--dry-run", "--min-sources", "2"), NO_TIME)
@@ -471,7 +471,7 @@ def test_a_dry_run_refuses_where_the_measurement_is_of_no_use(bench):
 
 
 @pytest.mark.parametrize("offset", [2.0, 0.1])
-def test_a_kernel_that_cannot_even_be_read_forbids_no_measurement(bench, offset):
+def test_servers_are_measured_although_the_kernel_cannot_be_read(bench, offset):
     it = bench(offset, unreadable=True)
     run = it.run("--dry-run")
     assert run.status == OK, run.err
@@ -507,16 +507,16 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 @needs_strace
 @pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry run", "without the capability"])
 def test_the_real_command_makes_no_call_that_sets_a_clock(files, tmp_path, options):
-    """Every system call that could set a clock, by the kernel's own account: all there are have modes that only read."""
+    """strace shows each system call that can set a clock: those that are made only read."""
     log = tmp_path / "calls"
     with Peer(files, telling(2.0)) as one, Peer(files, telling(2.0)) as two, Peer(files, telling(2.0)) as three:
         targets = [str(peer.target) for peer in (one, two, three)]
         traced = ["strace", "-ff", "-o", log, "-e", f"trace={CLOCK_CALLS}", BIN / "tsq-adjtime", *options, "--ca", files.authority]
         run = subprocess.run([*map(str, traced), *targets], capture_output=True, text=True, timeout=120, check=False)
-    # A clock daemon on this machine is a reason to refuse, too.
+    # With a clock daemon on this machine, the command refuses for that reason.
     assert run.returncode in ((OK,) if options else (NOT_PERMITTED, OWNED)), run.stderr
     assert "System clock wrong by +" in run.stdout
-    # A file for each thread: in one file a call is written in two parts where another thread's comes between.
+    # One file per thread: in a common file, calls of other threads can split a line.
     lines = [line for part in tmp_path.glob("calls.*") for line in part.read_text().splitlines()]
     calls = [line for line in lines if re.search(rf"\b({CLOCK_CALLS.replace(',', '|')})\(", line)]
     assert calls, "it read the kernel's state at least"
@@ -526,14 +526,14 @@ def test_the_real_command_makes_no_call_that_sets_a_clock(files, tmp_path, optio
 
 @needs_strace
 def test_strace_sees_calls_that_set_a_clock(tmp_path):
-    """The test above can fail: the same account shows a change that is tried, and that the kernel refuses."""
+    """Shows that the test above can fail: strace shows a change that is tried and that the kernel refuses."""
     log = tmp_path / "calls"
     code = "from tsq.host.clock import SystemClock; SystemClock().step(0.0, max_error=1, estimated_error=1)"
     traced = ["strace", "-f", "-o", str(log), "-e", f"trace={CLOCK_CALLS}", str(BIN / "python"), "-c", code]
     run = subprocess.run(traced, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode != 0
     assert "NotPermitted" in run.stderr
-    # strace shows no structure that the kernel did not take.
+    # strace does not show a structure that the kernel has not read.
     assert re.search(r"clock_adjtime\(CLOCK_REALTIME, 0x\w+\) += -1 EPERM", log.read_text())
 
 
@@ -554,8 +554,8 @@ def test_fault_69_an_interrupt_while_servers_are_asked_changes_nothing(number):
     assert "stepped" not in out
 
 
-def test_fault_69_what_was_interrupted_is_not_acted_upon_also_where_a_part_has_answered(files, capsys):
-    """One server has given its time, the other is silent: Ctrl-C then must not set the clock by the one."""
+def test_fault_69_an_interrupted_measurement_does_not_set_the_clock_although_some_servers_have_answered(files, capsys):
+    """One server has answered, the other is silent. After Ctrl-C the clock must not be set by the first."""
     twin = VirtualKernel(truth_ns=clock_ns() + 2_000_000_000, error_ns=-2e9)
 
     def interrupt(nonce: bytes, request: bytes, number: int) -> list[bytes]:
@@ -581,7 +581,7 @@ def never() -> Measurement:
 
 @pytest.fixture
 def survived():
-    """Signals that nobody takes over end neither the tests nor are ignored."""
+    """Signals without a handler neither end the tests nor are ignored."""
     before = {number: signal.signal(number, lambda *_: None) for number in INTERRUPTS}
     yield
     for number, handler in before.items():
@@ -613,7 +613,7 @@ def test_fault_69_an_interrupt_in_a_slew_gives_up_the_rest(after, number):
 
 
 def test_a_slew_is_not_given_up_for_a_signal_that_is_ignored():
-    """As by nohup."""
+    """As under nohup."""
     twin = VirtualKernel(error_ns=-4e8)
     interruptions = Interruptions()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -625,7 +625,7 @@ def test_a_slew_is_not_given_up_for_a_signal_that_is_ignored():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert not change.interrupted
-    assert twin.rest_ns == 400_000_000
+    assert twin.pending_ns == 400_000_000
 
 
 def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_back():
@@ -642,7 +642,7 @@ def test_fault_69_an_interrupt_at_the_very_call_that_begins_the_slew_takes_it_ba
     with interruptions.caught():
         change = perform(SLEW, SystemClock(twin), interruptions=interruptions)
     assert change.interrupted
-    assert twin.rest_ns == 0
+    assert twin.pending_ns == 0
 
 
 def test_fault_69_a_step_is_never_half_done():
@@ -676,13 +676,13 @@ def test_fault_64_killed_in_mid_slew_the_kernel_goes_on_and_no_frequency_is_left
         perform(SLEW, SystemClock(twin), again=never, pause=pause)
     assert twin.frequency == 7 << 16
     twin.frequency = 0
-    left = twin.rest_ns
+    left = twin.pending_ns
     twin.run(1000)
     assert left > 0
-    assert abs(twin.rest_ns) < left / 1000
+    assert abs(twin.pending_ns) < left / 1000
 
 
-def test_what_the_kernel_refuses_is_told(bench):
+def test_a_refusal_of_the_kernel_is_reported(bench):
     it = bench(2.0)
 
     def refuse(modes: int, **values: int):

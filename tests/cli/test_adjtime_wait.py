@@ -1,5 +1,5 @@
-"""What tsq-adjtime does about a clock that others move, or that does not move as it should: on a virtual clock, with servers that
-know the truth. tests/kernel/ has some of it on a real kernel's clock.
+"""tsq-adjtime with a clock that other programs change, or that does not move as expected: on a virtual clock, with correct servers.
+tests/kernel/ tests some of this on a real kernel's clock.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.support.kernel import PLL, UNSYNC, VirtualKernel
 from tests.support.virtual_servers import MS, truthful
 from tsq.cli import adjtime
 from tsq.host.clock import SystemClock
-from tsq.oneshot import adjtime as acting
+from tsq.oneshot import adjtime as oneshot
 
 OK, OWNED, NOT_PERMITTED, STEPPED, NOT_MOVED, RUNNING, INTERRUPTED = 0, 10, 11, 12, 14, 15, 130
 HOSTS = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
@@ -37,7 +37,7 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
-    """machine(behind, servers' options, ...): a clock that is so many seconds behind, and its servers."""
+    """machine(behind, servers' options, ...): a clock that is this many seconds behind, and its servers."""
 
     def make(behind: float, servers: dict | None = None, **twin) -> Machine:
         virtual = VirtualKernel(error_ns=-behind * 1e9, **twin)
@@ -56,21 +56,21 @@ def machine(monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
 
         it = Machine(virtual, run, [])
         monkeypatch.setattr(adjtime, "query_all", truthful(virtual, **(servers or {})))
-        monkeypatch.setattr(adjtime, "measure", partial(acting.measure, pause=pause))
-        monkeypatch.setattr(adjtime, "perform", partial(acting.perform, pause=pause))
+        monkeypatch.setattr(adjtime, "measure", partial(oneshot.measure, pause=pause))
+        monkeypatch.setattr(adjtime, "perform", partial(oneshot.perform, pause=pause))
         return it
 
     return make
 
 
 def printed_bound(out: str) -> float:
-    """|offset| + bound of what was measured again."""
+    """|offset| + bound of the second measurement."""
     offset, bound = shown.within(out, "^measured again: System clock wrong by ")[0]
     return abs(offset) + bound
 
 
 def not_confirmed(it: Machine, run: Run, *words: str) -> None:
-    """It failed with one line that says why, and nothing false was reported to the kernel."""
+    """The run failed with one line that gives the reason, and reported nothing false to the kernel."""
     assert run.status == NOT_MOVED, run
     (line,) = [line for line in run.err.splitlines() if "the clock" in line]
     assert all(word in line for word in words), line
@@ -85,16 +85,16 @@ def not_confirmed(it: Machine, run: Run, *words: str) -> None:
 
 @pytest.mark.parametrize("slew_error", [0.0, 0.015, -0.015])
 @pytest.mark.parametrize("behind", [0.2, 0.051, -0.3, 0.5, 0.001, -0.00002])
-def test_it_ends_within_the_bound_that_is_printed_though_the_kernel_slews_inexactly(machine, behind, slew_error):
+def test_the_clock_is_within_the_printed_bound_although_the_kernel_slews_inexactly(machine, behind, slew_error):
     it = machine(behind, {"delay_ns": MS // 10}, slew_error=slew_error)
     run = it.run("--wait")
     assert run.status == OK, run.err
     assert run.err == ""
     assert abs(it.twin.error) <= printed_bound(run.out)
     assert printed_bound(run.out) < 0.0001
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
     assert it.twin.synchronized
-    # What the kernel has is of the last measurement: small, and true.
+    # The kernel has the bound of the last measurement, which is small and true.
     assert abs(it.twin.error) * 1e6 <= it.twin.maxerror_us <= 100
     (slewed,) = shown.spans(run.out, "^slewed by ")
     assert slewed == pytest.approx(behind, abs=1e-4)
@@ -116,7 +116,7 @@ def test_a_clock_is_never_slewed_faster_than_5000_ppm_and_as_fast_as_that_allows
     assert it.run("--wait").status == OK
     moves = [later - earlier for earlier, later in pairwise(errors)]
     assert max(map(abs, moves)) <= 0.0051
-    # The kernel alone takes ten minutes.
+    # Without --wait, the kernel takes ten minutes.
     assert len(errors) < 250
 
 
@@ -140,7 +140,7 @@ def test_a_step_by_another_program_is_noticed(machine, by, when):
     it.pauses.append(lambda number: it.twin.step_by_another(by) if number == when else None)
     run = it.run("--wait")
     not_confirmed(it, run, f"another program stepped the clock by {by:+.6f} s while it was slewed", "Find out, then try again")
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
 
 
 @pytest.mark.parametrize("when", [1, 10, 40])
@@ -149,30 +149,30 @@ def test_a_slew_that_another_program_stops_is_noticed(machine, when):
 
     def stop(number: int) -> None:
         if number == when:
-            it.twin.rest_ns = 0
+            it.twin.pending_ns = 0
 
     it.pauses.append(stop)
     not_confirmed(it, it.run("--wait"), "the clock moved by +0.", "+0.200000 s were expected")
 
 
-@pytest.mark.parametrize("rest_ns", [300_000_000, -100_000_000])
-def test_a_slew_by_another_program_is_noticed_and_left_to_it(machine, rest_ns):
+@pytest.mark.parametrize("pending_ns", [300_000_000, -100_000_000])
+def test_a_slew_by_another_program_is_noticed_and_left_to_it(machine, pending_ns):
     it = machine(0.1)
 
     def slew(number: int) -> None:
         if number == 10:
-            it.twin.rest_ns = rest_ns
+            it.twin.pending_ns = pending_ns
 
     it.pauses.append(slew)
     not_confirmed(it, it.run("--wait"))
-    assert it.twin.rest_ns != 0
+    assert it.twin.pending_ns != 0
 
 
-def test_a_loop_that_always_has_the_same_left_is_noticed(machine):
+def test_a_loop_whose_rest_does_not_change_is_noticed(machine):
     it = machine(0.1)
 
     def slew(number: int) -> None:
-        it.twin.rest_ns = 50_000_000
+        it.twin.pending_ns = 50_000_000
 
     it.pauses.append(slew)
     not_confirmed(it, it.run("--wait"))
@@ -188,7 +188,7 @@ def test_a_frequency_that_another_program_changes_is_noticed(machine, what):
 
     it.pauses.append(change)
     not_confirmed(it, it.run("--wait"), "another program changed the clock's frequency by +")
-    assert it.twin.rest_ns == 0, "its own slew is stopped"
+    assert it.twin.pending_ns == 0, "its own slew is stopped"
 
 
 def test_a_kernel_that_only_seems_to_slew_is_noticed(machine):
@@ -196,11 +196,11 @@ def test_a_kernel_that_only_seems_to_slew_is_noticed(machine):
     not_confirmed(it, it.run("--wait"), "moved by +0.000000 s")
 
 
-def test_a_slew_that_takes_no_way_at_all_ends_with_an_error(machine, monkeypatch):
+def test_a_slew_that_does_not_move_the_clock_ends_with_an_error(machine, monkeypatch):
     it = machine(0.1)
     monkeypatch.setattr(it.twin, "_chunk", lambda: 0)
     not_confirmed(it, it.run("--wait"), "the slew does not end")
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
 
 
 def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
@@ -210,7 +210,7 @@ def test_without_an_answer_afterwards_nothing_is_confirmed(machine):
 
 
 @pytest.mark.parametrize(("wrong", "offset"), [(-2.0, "-1.99"), (0.3, "+0.30")])
-def test_servers_that_say_something_else_afterwards_confirm_nothing(machine, wrong, offset):
+def test_servers_that_report_another_time_afterwards_confirm_nothing(machine, wrong, offset):
     it = machine(0.1, {"wrong": lambda number: 0.0 if number == 1 else wrong})
     not_confirmed(it, it.run("--wait"), f"the servers report that it is wrong by {offset}")
 
@@ -239,7 +239,7 @@ def test_a_step_between_the_last_measurement_and_the_end_is_noticed(machine, by)
     rounds = []
 
     def owner() -> None:
-        # It is looked for after the servers were asked.
+        # The command searches for a clock daemon after it has queried the servers.
         rounds.append(1)
         if len(rounds) >= 2:
             it.twin.step_by_another(by)
@@ -249,7 +249,7 @@ def test_a_step_between_the_last_measurement_and_the_end_is_noticed(machine, by)
     assert it.twin.status & UNSYNC
 
 
-def test_what_others_did_between_measuring_and_setting_is_noticed(machine):
+def test_a_change_between_measuring_and_setting_is_noticed(machine):
     for behind in (0.1, 2.0):
         it = machine(behind)
         perform = adjtime.perform
@@ -278,7 +278,7 @@ def test_a_clock_that_drifts_fast_is_slewed_within_three_rounds_and_its_bound_is
 def test_ctrl_c_while_servers_are_asked_again_confirms_nothing_and_leaves_nothing_pending(machine, partly):
     def press(number: int) -> None:
         if number == 2 and partly:
-            # The client catches it, and gives what it has.
+            # The client handles it, and returns the samples that it has.
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         elif number == 2:
@@ -290,7 +290,7 @@ def test_ctrl_c_while_servers_are_asked_again_confirms_nothing_and_leaves_nothin
     assert 0 < shown.spans(run.out, "slewed by ")[0] < 0.1
     assert "measured again" not in run.out
     assert "the clock was not measured again" in run.err
-    assert it.twin.rest_ns == 0
+    assert it.twin.pending_ns == 0
     assert it.twin.status & UNSYNC
     assert abs(it.twin.error) < 0.002
 
@@ -323,7 +323,7 @@ def test_a_step_by_another_at_the_same_time_is_noticed(machine):
 # -------------------------------------------------------------------------------------------------------------- the lock
 
 
-def test_another_tsq_adjtime_is_left_to_its_work_and_nobody_is_asked(machine):
+def test_beside_another_tsq_adjtime_no_server_is_queried(machine):
     it = machine(2.0, {"before": lambda number: pytest.fail("asked")}, running=4711)
     run = it.run()
     assert run.status == RUNNING
@@ -335,7 +335,7 @@ def test_another_tsq_adjtime_is_left_to_its_work_and_nobody_is_asked(machine):
 
 
 @pytest.mark.parametrize("case", ["dry run", "not permitted"])
-def test_who_cannot_set_the_clock_needs_no_lock(machine, case):
+def test_a_run_that_cannot_set_the_clock_needs_no_lock(machine, case):
     it = machine(2.0, running=4711, permitted=case == "dry run")
     run = it.run(*(["--dry-run"] if case == "dry run" else []))
     assert run.status == (OK if case == "dry run" else NOT_PERMITTED), run.err
@@ -352,14 +352,14 @@ def test_the_lock_is_held_while_the_servers_are_asked_and_released_at_the_end(ma
 # ------------------------------------------------------------------------------- a clock that is slewed while it is measured
 
 
-LEFT = [{"rest_ns": 300_000_000, "status": UNSYNC | PLL, "constant": 4}, {"old_slew_us": -200_000}]
+LEFT = [{"pending_ns": 300_000_000, "status": UNSYNC | PLL, "constant": 4}, {"old_slew_us": -200_000}]
 
 
 @pytest.mark.parametrize("left", LEFT, ids=["the kernel's loop", "adjtime(3)"])
 def test_a_slew_that_is_under_way_is_stopped_before_the_clock_is_measured(machine, left):
     seen = []
-    it = machine(2.0, {"seconds": 1, "before": lambda number: seen.append((it.twin.rest_ns, it.twin.old_slew_us))}, **left)
-    # What the kernel's loop has is in microseconds as long as nobody said nanoseconds.
+    it = machine(2.0, {"seconds": 1, "before": lambda number: seen.append((it.twin.pending_ns, it.twin.old_slew_us))}, **left)
+    # The offset in the kernel's loop is in microseconds, unless a program has set STA_NANO.
     run = it.run()
     assert run.status == OK, run.err
     assert seen == [(0, 0)]
@@ -374,7 +374,7 @@ def test_a_slew_that_is_under_way_is_stopped_before_the_clock_is_measured(machin
 
 @pytest.mark.parametrize("left", LEFT, ids=["the kernel's loop", "adjtime(3)"])
 @pytest.mark.parametrize("case", ["dry run", "owned", "not permitted"])
-def test_who_is_not_going_to_set_the_clock_stops_no_slew_and_widens_the_bound(machine, left, case):
+def test_a_run_that_will_not_set_the_clock_stops_no_slew_and_widens_the_bound(machine, left, case):
     it = machine(0.3, {"seconds": 1}, permitted=case != "not permitted", **left)
     options = ["--dry-run"] if case == "dry run" else []
     run = it.run(*options, owner=lambda: "chronyd, process 5" if case == "owned" else None)
@@ -385,14 +385,14 @@ def test_who_is_not_going_to_set_the_clock_stops_no_slew_and_widens_the_bound(ma
     assert abs(-it.twin.error - offset) <= bound
 
 
-def test_a_capability_that_is_not_there_after_all_stops_no_slew(machine):
+def test_a_capability_that_cannot_be_used_stops_no_slew(machine):
     it = machine(2.0, permitted=False, promised=True, **LEFT[0])
     assert it.run().status == NOT_PERMITTED
     assert it.twin.calls == []
 
 
 def slewed(it: Machine, seconds_per_second: float) -> None:
-    """Another program slews in a way that the kernel does not show."""
+    """Another program slews in a way that the kernel does not report."""
     run = it.twin.run
 
     def faster(seconds: int) -> None:
@@ -453,7 +453,7 @@ def test_a_steady_frequency_is_no_slew(machine, ppm):
 
 
 @pytest.mark.parametrize("ppm", [0, 80, -20])
-def test_a_step_says_how_fast_the_clock_may_drift_where_that_was_not_measured(machine, ppm):
+def test_a_step_prints_the_expected_drift_if_none_was_measured(machine, ppm):
     run = machine(2.0, frequency=ppm << 16).run()
     last = run.out.splitlines()[-1]
     assert last == (
@@ -495,7 +495,7 @@ def test_samples_of_a_clock_that_others_move_show_no_drift(machine):
     assert "drift:  not measured" in it.run().out
 
 
-def test_a_dry_run_and_a_refusal_say_nothing_of_drift(machine):
+def test_a_dry_run_and_a_refusal_print_no_drift(machine):
     it = machine(2.0)
     assert "drift:" not in it.run("--dry-run").out
     assert "drift:" not in it.run("--panic", "1").out

@@ -60,7 +60,7 @@ def test_a_clients_certificate_does_not_pose_as_a_servers(tmp_path, top, trusted
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (CERTIFICATE, "", 1)
     assert "the server's certificate is for TLS clients, not for TLS servers" in done.stderr
     assert "WARNING: clients will refuse certificate" in server.errors
-    assert "handshakes: failed: 1" in server.errors, "it was told inside the handshake"
+    assert "handshakes: failed: 1" in server.errors, "the server reported it in the handshake"
 
 
 @pytest.mark.parametrize(

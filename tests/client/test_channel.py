@@ -309,7 +309,7 @@ def test_a_server_that_goes_away_ends_the_session(certificates, stream):
     world.to_server = lambda data, number: []
     world.ask(channel)
     (connection,) = world.router.connections
-    for data, path in world.service.goodbye(connection, "going down", world.now):
+    for data, path in world.core.close_connection(connection, "going down", world.now):
         world._deliver_to_client(data, path)
     world.run(2.9)
     assert isinstance(channel.error, ConnectionLost)

@@ -182,18 +182,18 @@ def test_R4_request_is_in_order():
 def test_R4_malformed_response_makes_no_valid_sample(world, case, stream):
     session = world.session(stream=stream)
     world.run(0.5)
-    world.service.responder = WrongServer(case)
+    world.core.responder = WrongServer(case)
     world.exchange(session, 4)
     assert [sample.reason for sample in session.samples] == [Reason.MALFORMED]
     assert session.samples[0].offset is None
-    world.service.responder = world.responder
+    world.core.responder = world.responder
     world.exchange(session)
     assert session.samples[1].valid
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_R4_unknown_types_in_a_response_are_skipped(world, stream):
-    world.service.responder = WrongServer(lambda right: right + oracle.pack([(4, b""), (246, b"xyz"), (4, b"again")]))
+    world.core.responder = WrongServer(lambda right: right + oracle.pack([(4, b""), (246, b"xyz"), (4, b"again")]))
     session = world.session(stream=stream)
     world.run(0.5)
     world.exchange(session)
@@ -202,7 +202,7 @@ def test_R4_unknown_types_in_a_response_are_skipped(world, stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_R4_error_reply_is_a_sample_with_its_reason(world, stream):
-    world.service.responder = WrongServer(lambda right: encode_error(2, "not here"))
+    world.core.responder = WrongServer(lambda right: encode_error(2, "not here"))
     session = world.session(stream=stream)
     world.run(0.5)
     world.exchange(session)

@@ -23,7 +23,7 @@ def connected(certificates, *, stream, answer=None, **options):
     """A world and an established client; `answer` makes the server's answers from the right ones."""
     world = World(certificates)
     if answer is not None:
-        world.service.responder = WrongServer(answer)
+        world.core.responder = WrongServer(answer)
     session = world.session(stream=stream, **options)
     world.run(0.5)
     assert session.established
@@ -119,7 +119,7 @@ def test_R8_server_whose_clock_is_stepped_back_gives_no_answer(certificates, str
             world.server_offset_ns -= 1
             return super().prepare(*request)
 
-    world.service.responder = Stepped()
+    world.core.responder = Stepped()
     sample = one_sample(world, session, 4)
     assert not sample.valid
     assert world.counters.get("unanswered", NoResponse.CLOCK_WENT_BACK) == 1
@@ -198,7 +198,7 @@ def test_R11_a_delay_in_one_direction_shifts_the_offset_by_half_of_it(certificat
 @pytest.mark.parametrize("rules", [Rules(), Rules(metadata_query=True, metadata={"tsq.t3": ""}, precision_size=200)])
 def test_R11_T1_and_T4_never_leave_the_client(certificates, stream, rules):
     world = World(certificates)
-    world.service.responder = recorder = Recorder()
+    world.core.responder = recorder = Recorder()
     # A clock far from the server's, so that no time of the client equals one of the server.
     world.server_offset_ns = 77_777_777_777
     session = world.session(stream=stream, rules=rules)
@@ -220,7 +220,7 @@ def test_R11_T1_and_T4_never_leave_the_client(certificates, stream, rules):
 def test_R11_two_requests_differ_only_in_their_nonce(certificates, stream):
     # The stronger proof that a request has no time in it.
     world = World(certificates)
-    world.service.responder = recorder = Recorder()
+    world.core.responder = recorder = Recorder()
     session = world.session(stream=stream, rules=Rules(metadata_query=True, metadata={"a": "b"}, precision_size=100))
     world.run(0.5)
     for _ in range(3):

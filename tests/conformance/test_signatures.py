@@ -50,7 +50,7 @@ def asked(certificates, keys, answer=None, *, stream):
     """The sample of one exchange with a requested signature; `answer` makes the server's answer from the right one."""
     world = World(certificates, signer=keys.signer)
     if answer is not None:
-        world.service.responder = wrong = WrongServer(answer)
+        world.core.responder = wrong = WrongServer(answer)
         wrong.signer = keys.signer
     session = world.session(stream=stream, rules=Rules(verifier=keys.verifier))
     world.run(0.5)
@@ -231,7 +231,7 @@ def test_R6_a_response_is_signed_only_on_request(certificates, keys, stream):
 @STREAM
 def test_R6_client_accepts_a_signature_that_it_did_not_request(certificates, keys, stream):
     world = World(certificates)
-    world.service.responder = WrongServer(lambda right: right + oracle.pack([keys.signer.sign(right)]))
+    world.core.responder = WrongServer(lambda right: right + oracle.pack([keys.signer.sign(right)]))
     session = world.session(stream=stream)
     world.run(0.5)
     world.exchange(session)

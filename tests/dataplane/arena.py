@@ -51,7 +51,7 @@ class Arena:
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         configuration.cipher_suites = [suite]
         self.router = Router(configuration, self.counters, Limits())
-        self.service = ServerCore(self.router, Responder(), self.counters, self._clock, self.data_plane)
+        self.core = ServerCore(self.router, Responder(), self.counters, self._clock, self.data_plane)
         client = QuicConfiguration(is_client=True, alpn_protocols=["tsq/1"], max_datagram_frame_size=65535, server_name="localhost")
         client.load_verify_locations(cafile=str(certificates.authority))
         self.client = QuicConnection(configuration=client)
@@ -157,7 +157,7 @@ class Arena:
             answers, rest = self.data_plane.process(rest, self.now, self._clock())
             out += [(answer, path) for answer, _, _ in answers]
         for item, remote, local, received_ns, kernel in rest:
-            out += self.service.received(Datagram(item, NetworkPath(remote, local), received_ns, kernel), self.now).datagrams
+            out += self.core.received(Datagram(item, NetworkPath(remote, local), received_ns, kernel), self.now).datagrams
         if self.connection is not None:
             # The client may use a connection ID as soon as it has it.
             sent = {item.cid for item in self.connection.quic._host_cids if item.was_sent}
@@ -184,10 +184,10 @@ class Arena:
             # The server's own timer reads the deadline as the router does.
             due = self.router.deadline(connection)
             if due is not None and due <= self.now:
-                self._from_server(self.service.expired(connection, self.now).datagrams)
+                self._from_server(self.core.expired(connection, self.now).datagrams)
         if self.now >= self._next_care:
             self._next_care = self.now + 1
-            for outcome in self.service.look_after(self.now):
+            for outcome in self.core.look_after(self.now):
                 self._from_server(outcome.datagrams)
 
     def _stream(self) -> None:

@@ -185,7 +185,7 @@ class Peer:
         local = self.local if local is None else local
         item = (data, remote, local, received_ns or self.clock_ns, True)
         answers, rest = self.data_plane.process([item], self.now, self.clock_ns)
-        assert rest in ([], [item]), "what is not taken is handed up as it came"
+        assert rest in ([], [item]), "what is not taken is handed up unchanged"
         assert not (answers and rest)
         assert all(answer[1:] == (remote, local) for answer in answers)
         self.taken = not rest

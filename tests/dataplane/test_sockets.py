@@ -718,7 +718,7 @@ def test_a_client_that_falls_silent_is_probed_ever_more_rarely(world):
 def count_look_after(world: World) -> list[int]:
     """Count sent packets of each round of the coarse timer that sends any, from now on."""
     rounds: list[int] = []
-    inner = world.service.look_after
+    inner = world.core.look_after
 
     def look_after(now: float):
         outcomes = inner(now)
@@ -727,7 +727,7 @@ def count_look_after(world: World) -> list[int]:
             rounds.append(sent)
         return outcomes
 
-    world.service.look_after = look_after
+    world.core.look_after = look_after
     return rounds
 
 
@@ -876,7 +876,7 @@ def test_a_server_close_reaches_a_client_of_the_data_plane(world):
     client = connected(world, idle_timeout=60.0)
     assert served(world, client) == 5
     [connection] = world.router.connections
-    world._from_server(world.service.goodbye(connection, "bye", world.now), None)
+    world._from_server(world.core.close_connection(connection, "bye", world.now), None)
     world.run(2.0)
     assert client.end is not None
     assert (client.end.error_code, client.end.reason_phrase) == (0, "bye")

@@ -91,7 +91,7 @@ def test_a_failure_for_one_client_costs_the_others_of_its_batch_nothing(server, 
 
     def receive_on(self, path, data, now):
         if known in self.ids:
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("unexpected error")
         return real(self, path, data, now)
 
     monkeypatch.setattr(ServerConnection, "receive_on", receive_on)
@@ -162,13 +162,13 @@ def test_a_send_that_fails_leaves_the_timer_armed(server, clients, monkeypatch):
     (endpoint,) = server.server._endpoints
 
     def fail(_) -> None:
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unexpected error")
 
     def conclude() -> bool:
         connection = server.server._router.connections[0]
         endpoint._forgotten(connection)
         monkeypatch.setattr(endpoint, "_send", fail)
-        endpoint._conclude(endpoint._service.expired(connection, 0.0))
+        endpoint._conclude(endpoint._core.expired(connection, 0.0))
         monkeypatch.undo()
         return connection in endpoint._timers
 

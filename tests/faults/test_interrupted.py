@@ -19,13 +19,13 @@ from tsq.cli import adjtime
 from tsq.client.result import HostResult
 from tsq.host import clock
 from tsq.host.clock import SystemClock
-from tsq.oneshot import adjtime as acting
+from tsq.oneshot import adjtime as oneshot
 from tsq.oneshot import bootstrap
 from tsq.options import Target
 from tsq.timing.sample import make_sample
 from tsq.timing.server_state import ServerState
 
-TRACED = {module.__file__ for module in (adjtime, acting, bootstrap, clock)}
+TRACED = {module.__file__ for module in (adjtime, oneshot, bootstrap, clock)}
 OK, INTERRUPTED = 0, 130
 MS = 1_000_000
 YEARS = 20 * 365 * 86_400
@@ -92,8 +92,8 @@ def run(monkeypatch, capsys) -> Callable[..., End]:
 
         monkeypatch.setattr(adjtime, "query_all", ask)
         # A slew makes way while it is waited for.
-        monkeypatch.setattr(adjtime, "perform", partial(acting.perform, pause=lambda seconds: twin.run(20)))
-        monkeypatch.setattr(adjtime, "measure", partial(acting.measure, pause=lambda seconds: None))
+        monkeypatch.setattr(adjtime, "perform", partial(oneshot.perform, pause=lambda seconds: twin.run(20)))
+        monkeypatch.setattr(adjtime, "measure", partial(oneshot.measure, pause=lambda seconds: None))
         capsys.readouterr()
         lines = Lines(number)
         try:
@@ -123,7 +123,7 @@ def test_69_ctrl_c_at_any_line_of_a_step_leaves_it_undone_or_done(run):
     statuses = set()
     for end in everywhere(run, 2.0):
         statuses.add(end.status)
-        assert end.twin.rest_ns == 0, end.lines.where
+        assert end.twin.pending_ns == 0, end.lines.where
         if end.twin.calls:
             assert end.twin.error_ns == 0, end.lines.where
             assert end.status in (OK, None), end.lines.where
@@ -138,11 +138,11 @@ def test_69_ctrl_c_at_any_line_of_a_slew_leaves_nothing_pending_unless_it_ends_w
     for end in everywhere(run, 0.3):
         statuses.add(end.status)
         if end.status == INTERRUPTED:
-            assert end.twin.rest_ns == 0, end.lines.where
+            assert end.twin.pending_ns == 0, end.lines.where
             assert end.twin.frequency == 0
         elif end.status is None:
             # Before anything is done, or after all was said.
-            assert end.twin.rest_ns == 0 or "after:" in end.out, end.lines.where
+            assert end.twin.pending_ns == 0 or "after:" in end.out, end.lines.where
         assert end.twin.error == -0.3, "nothing moves at once"
     assert statuses == {OK, INTERRUPTED, None}
 
@@ -153,7 +153,7 @@ def test_69_ctrl_c_at_any_line_of_a_slew_that_is_waited_for_gives_up_the_rest(ru
         if end.status == OK:
             assert abs(end.twin.error) <= 0.3 * 0.011, end.lines.where
             continue
-        assert end.twin.rest_ns == 0 or "after:" in end.out, end.lines.where
+        assert end.twin.pending_ns == 0 or "after:" in end.out, end.lines.where
         partly += -0.3 < end.twin.error < -0.003
         here = end.twin.error_ns
         if end.status == INTERRUPTED:
@@ -163,12 +163,12 @@ def test_69_ctrl_c_at_any_line_of_a_slew_that_is_waited_for_gives_up_the_rest(ru
 
 
 def test_69_ctrl_c_at_any_line_while_an_old_slew_is_stopped_leaves_all_of_it_or_nothing(run):
-    old = {"rest_ns": 400_000_000, "status": UNSYNC | PLL | IN_NS, "constant": 6}
+    old = {"pending_ns": 400_000_000, "status": UNSYNC | PLL | IN_NS, "constant": 6}
     stopped = 0
     for end in everywhere(run, 2.0, **old):
-        assert end.twin.rest_ns in (0, 400_000_000), end.lines.where
+        assert end.twin.pending_ns in (0, 400_000_000), end.lines.where
         assert end.twin.error_ns in (0, -2e9), end.lines.where
-        stopped += end.twin.error_ns != 0 and end.twin.rest_ns == 0
+        stopped += end.twin.error_ns != 0 and end.twin.pending_ns == 0
     assert stopped > 10
 
 
@@ -182,7 +182,7 @@ def test_69_ctrl_c_at_any_line_of_a_bootstrap_puts_the_clock_back_or_finds_it_ri
             assert not as_it_was, end.lines.where
             assert end.twin.synchronized, end.lines.where
             continue
-        assert end.twin.rest_ns == 0 or "after:" in end.out, end.lines.where
+        assert end.twin.pending_ns == 0 or "after:" in end.out, end.lines.where
         if end.status == INTERRUPTED and "stepped by" not in end.out:
             assert as_it_was, end.lines.where
             assert end.twin.status & UNSYNC, end.lines.where

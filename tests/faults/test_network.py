@@ -143,7 +143,7 @@ def names(network, tmp_path_factory) -> Iterator[Table]:
 
 @pytest.fixture(scope="module")
 def library(network, names, certificates) -> Iterator[Ask]:
-    """One process in the asking namespace, which asks by the library whenever it is told to, and says what came of it."""
+    """One process in the client's namespace. On each command it queries with the library, and prints the result."""
     with process([*inside(network.one), sys.executable, "-m", "tests.support.asker"], stdin=subprocess.PIPE, cwd=ROOT) as asker:
 
         def ask(how: str, host: str, timeout: float = HOURS) -> dict:

@@ -1,4 +1,4 @@
-"""Files in places where others may have put something else: what is refused, what is left alone, what a failure leaves behind."""
+"""Files at paths where other users may have put something else: which are refused or not changed, and what a failure leaves."""
 
 import fcntl
 import os
@@ -81,8 +81,8 @@ def test_a_device_is_left_as_it_is(tmp_path):
     assert mode_of(path) == 0o666
 
 
-def test_who_waits_for_a_lock_gets_the_file_that_took_the_old_ones_place(tmp_path, monkeypatch):
-    """Else two processes would hold locks on two files of one name, and the content of one would be lost."""
+def test_a_process_that_waited_for_a_lock_locks_the_new_file(tmp_path, monkeypatch):
+    """Otherwise two processes could lock two files of one name, and the content of one would be lost."""
     path = str(tmp_path / "file")
     files.replace(path, b"old", 0o600)
     seen: list[bytes] = []
@@ -105,14 +105,14 @@ def test_who_waits_for_a_lock_gets_the_file_that_took_the_old_ones_place(tmp_pat
     with files.locked(path):
         waiter = threading.Thread(target=wait)
         waiter.start()
-        # The waiter has the old file open, and its lock is held here.
+        # The waiting thread has the old file open, and this thread holds its lock.
         assert tried.wait(20)
         files.replace(path, b"new", 0o600)
     waiter.join(30)
     assert seen == [b"new"]
 
 
-def test_a_lock_of_another_process_is_waited_for_no_longer_than_said(tmp_path):
+def test_the_wait_for_a_lock_is_limited(tmp_path):
     path = tmp_path / "file"
     files.replace(str(path), b"", 0o600)
     with path.open("rb") as held:
@@ -123,7 +123,7 @@ def test_a_lock_of_another_process_is_waited_for_no_longer_than_said(tmp_path):
         pass
 
 
-def test_directories_that_are_made_are_closed_to_others_whatever_the_umask(tmp_path):
+def test_new_directories_are_not_writable_by_others_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:
         files.make_directory(str(tmp_path / "a" / "b"))
@@ -143,7 +143,7 @@ def test_a_log_is_private_and_appended_to(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o666])
-def test_a_log_that_others_can_read_gets_no_secrets_and_keeps_its_mode(tmp_path, mode):
+def test_a_log_that_others_can_read_is_refused_and_keeps_its_mode(tmp_path, mode):
     path = tmp_path / "log"
     path.write_bytes(b"so far\n")
     path.chmod(mode)
@@ -158,7 +158,7 @@ def test_a_log_may_be_a_fifo_and_needs_no_reader_yet(tmp_path):
     fd = files.open_log(str(path))
     try:
         files.write_all(fd, b"line\n")
-        # Nobody reads: it is full at some time, and that is told.
+        # There is no reader, so the FIFO becomes full, and the write reports it.
         with pytest.raises(BlockingIOError):
             files.write_all(fd, bytes(10_000_000))
         with path.open("rb") as reader:
@@ -167,7 +167,7 @@ def test_a_log_may_be_a_fifo_and_needs_no_reader_yet(tmp_path):
         os.close(fd)
 
 
-def test_what_cannot_be_replaced_is_known_before(tmp_path):
+def test_check_own_refuses_what_cannot_be_replaced(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.check_own(str(tmp_path / "none" / "file"))
     files.check_own(str(tmp_path / "file"))

@@ -1,4 +1,4 @@
-"""What tells this machine from others."""
+"""The identifier of this machine."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""One tsq-adjtime at a time: real locks on real files, and what must not be touched on the way."""
+"""One tsq-adjtime at a time: real locks on real files, and files that must not be changed."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def test_a_lock_whose_holder_was_killed_is_free(tmp_path):
             assert file.read() == f"{os.getpid()}\n"
 
 
-def test_nobody_else_may_open_the_file_and_it_stays(tmp_path):
+def test_the_lock_file_is_private_and_stays(tmp_path):
     with held([str(tmp_path)]):
         assert os.stat(path(tmp_path)).st_mode & 0o777 == 0o600
     assert os.path.exists(path(tmp_path))
@@ -71,7 +71,7 @@ def test_where_the_first_directory_cannot_be_used_the_second_is(tmp_path):
     assert os.path.exists(path(tmp_path))
 
 
-def test_where_none_can_be_used_it_is_a_warning(tmp_path):
+def test_without_a_usable_directory_there_is_a_warning(tmp_path):
     with held([str(tmp_path / "none")]) as warning:
         assert warning.startswith(f"no lock file can be used ({tmp_path / 'none'}")
         assert "No such file or directory" in warning
@@ -100,7 +100,7 @@ def test_no_link_is_followed_and_no_other_kind_of_file_is_touched(tmp_path, kind
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
-def test_another_users_file_is_left_as_it_is(tmp_path):
+def test_another_users_file_is_not_changed(tmp_path):
     place = path(tmp_path)
     with open(place, "w") as file:
         file.write("theirs")

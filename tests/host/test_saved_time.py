@@ -1,4 +1,4 @@
-"""The saved time: what is written is read; what is damaged is ignored, with a warning that says so."""
+"""The saved time: a written time can be read; a damaged file is ignored, with a warning."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def test_what_was_saved_is_read_in_whole_seconds(tmp_path, warnings):
     assert warnings == []
 
 
-def test_no_file_yet_is_no_fault(tmp_path, warnings):
+def test_a_missing_file_gives_no_time_and_no_warning(tmp_path, warnings):
     assert saved_time.load(str(tmp_path / "time"), warnings.append) is None
     assert warnings == []
 
@@ -62,7 +62,7 @@ def test_an_old_time_stays_where_the_new_one_cannot_be_written(tmp_path, warning
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o622, 0o602])
-def test_a_time_that_others_could_have_written_is_ignored_and_replaced(tmp_path, warnings, mode):
+def test_a_file_that_others_can_write_is_ignored_and_replaced(tmp_path, warnings, mode):
     path = tmp_path / "time"
     path.write_text("1800000000\n")
     path.chmod(mode)
@@ -75,7 +75,7 @@ def test_a_time_that_others_could_have_written_is_ignored_and_replaced(tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "hard link", "directory"])
-def test_what_is_no_file_of_its_own_is_neither_read_nor_changed(tmp_path, warnings, kind):
+def test_a_file_of_another_kind_is_neither_read_nor_changed(tmp_path, warnings, kind):
     path, victim = tmp_path / "time", tmp_path / "victim"
     victim.write_text("1800000000\n")
     make = {

@@ -1,4 +1,4 @@
-"""What integration tests share: a QUIC client driven by hand, processes whose output is awaited, tsq-client with --json."""
+"""Shared by integration tests: a QUIC client, processes whose output can be awaited, tsq-client with --json."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tsq.options import Target, Trust
 from tsq.quic import tls
 from tsq.quic.selfsigned import CertificateFiles
 
-# Far beyond what anything here takes: a bound for what hangs, not an expectation.
+# Much longer than any step takes: a limit for a hanging process, not an expectation.
 PATIENCE = 20.0
 REQUEST_SIZE = 18
 RESPONSE_SIZE = 38
@@ -42,7 +42,7 @@ def assert_answers(response: bytes, request: bytes) -> None:
 
 
 class RawClient:
-    """A QUIC connection and a UDP socket, driven by hand. quic: aioquic's QuicConnection, or one with the same interface (qh3's).
+    """A QUIC connection and a UDP socket. quic: aioquic's QuicConnection, or one with the same interface (qh3's).
 
     `events` are those that nobody has waited for; `datagrams` counts what was read. Nothing is read or sent but when asked for;
     while it waits, the connection's timers run.
@@ -67,7 +67,7 @@ class RawClient:
         self._socket.close()
 
     def flush(self) -> None:
-        """Send what the connection has to send."""
+        """Send the connection's pending datagrams."""
         for data, _ in self.quic.datagrams_to_send(time.monotonic()):
             with suppress(ConnectionRefusedError):  # the server may be gone, as its last datagram said
                 self._socket.send(data)
@@ -196,7 +196,7 @@ def run_json(*arguments: Any) -> tuple[subprocess.CompletedProcess[str], list[di
 
 
 def good_samples(host: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of a host's samples that may be used."""
+    """The usable samples of a host."""
     return [sample for sample in host["samples"] if sample["valid"]]
 
 

@@ -1,4 +1,4 @@
-"""Signals to a server process under load: a renewed certificate, and a process that stands still for a while."""
+"""Signals to a server process under load: a renewed certificate, and a process that is stopped for a while."""
 
 import signal
 import threading
@@ -53,5 +53,5 @@ def test_a_server_that_was_stopped_under_load_answers_on_when_it_continues(serve
             if done.wait(0.1):
                 return
 
-    # What waited in its socket while it stood still was answered late.
+    # It answered the requests that waited in its socket late.
     assert under_load(server_process, str(certificates.authority), act) > 0.9 * REQUESTS

@@ -16,7 +16,7 @@ CLIENT_ADDRESSES = ["192.0.2.10", "2001:db8::10"]
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Pair]:
-    """The server's namespace and the client's; gone with everything in them when the tests are done."""
+    """The namespaces of server and client. They are removed after the tests."""
     with pair(ADDRESSES, CLIENT_ADDRESSES) as made:
         yield made
 
@@ -59,7 +59,7 @@ def test_retry_and_version_negotiation_come_from_the_address_that_was_asked(netw
 
 
 def negotiated(network, address):
-    """Where the answer to an Initial of an unknown version comes from."""
+    """The source address of the answer to an Initial of an unknown version."""
     script = f"""
 import socket
 with socket.socket(socket.{"AF_INET6" if ":" in address else "AF_INET"}, socket.SOCK_DGRAM) as s:
@@ -81,12 +81,12 @@ def test_all_addresses_are_asked_at_the_same_time(multihomed, network, certifica
     assert done.stdout.count("3/3") == len(ADDRESSES)
 
 
-def test_address_without_a_way_to_it_is_told(network, certificates):
+def test_address_without_a_route_is_reported(network, certificates):
     status, host = ask(network, certificates, "198.51.100.1")
     assert (status, host["error_kind"]) == (3, "Unreachable")
 
 
-def test_address_where_nothing_listens_is_told(multihomed, network, certificates):
+def test_address_where_nothing_listens_is_reported(multihomed, network, certificates):
     for address in ADDRESSES:
         status, host = ask(network, certificates, address, "--port", "4435")
         assert (status, host["error_kind"]) == (3, "NothingListens")

@@ -44,7 +44,7 @@ def ask(server: ServerProcess, certificates: CertificateFiles, *options: object)
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A UDP port of 127.0.0.1 that nothing listens on and nobody else gets meanwhile: its socket hears one other peer only."""
+    """A UDP port of 127.0.0.1 that no server listens on. It stays reserved: its socket is connected to another port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
         peer.bind(("127.0.0.1", 0))
         held.bind(("127.0.0.1", 0))
@@ -54,7 +54,7 @@ def closed_port() -> Iterator[int]:
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """A UDP port of 127.0.0.1 that takes everything and answers nothing."""
+    """A UDP port of 127.0.0.1 that receives datagrams and never answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -124,7 +124,7 @@ def waiting_client(server: ServerProcess, certificates: CertificateFiles, secret
     """A tsq-client process that would ask for many hours, once its handshake is done."""
     many = ("--count", 1_000_000, "--interval", 0.05)
     command = [BIN / "tsq-client", server.target, "--ca", certificates.authority, *many, "--json"]
-    # The handshake writes the key log: a pipe in its place tells when.
+    # The handshake writes the key log, so a pipe in its place shows when it happens.
     os.mkfifo(secrets, 0o600)
     with process(command, env={**os.environ, "SSLKEYLOGFILE": str(secrets)}) as client, open(secrets, encoding="ascii") as lines:
         assert any(line.startswith("SERVER_TRAFFIC_SECRET_0") for line in lines)
@@ -132,7 +132,7 @@ def waiting_client(server: ServerProcess, certificates: CertificateFiles, secret
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_the_server_well_and_clients_hear_of_it(server_process, certificates, number):
+def test_signal_ends_the_server_with_status_0_and_closes_connections(server_process, certificates, number):
     with aioquic_client(server_process.target, certificates) as client:
         client.exchange()
         assert server_process.stop(number) == 0
@@ -143,7 +143,7 @@ def test_signal_ends_the_server_well_and_clients_hear_of_it(server_process, cert
     assert "Traceback" not in server_process.errors
 
 
-def test_client_process_ends_when_its_server_does_and_says_so(server_process, certificates):
+def test_client_process_ends_with_a_message_when_its_server_ends(server_process, certificates):
     command = [BIN / "tsq-client", "--ca", certificates.authority, "--count", 1_000_000, "--interval", 0.05, "--json"]
     with Relay(server_process.target.port) as relay, process([*command, f"127.0.0.1:{relay.port}"]) as client:
         relay.wait_for_answers(5)
@@ -152,12 +152,12 @@ def test_client_process_ends_when_its_server_does_and_says_so(server_process, ce
     assert "Traceback" not in errors
     [host] = json.loads(output)["hosts"]
     assert 1 <= len(good_samples(host)) < 1_000_000
-    # It has an estimate; that there are not the samples that were asked for must be said all the same.
+    # It has an estimate, but must report that samples are missing.
     lost = [sample for sample in host["samples"] if sample["reason"] == "connection lost"]
     assert lost or host["notices"] or host["error"], host
 
 
-def test_client_process_whose_server_ends_during_the_handshake_says_so(server_process, certificates, tmp_path):
+def test_client_process_reports_that_its_server_ended_during_the_handshake(server_process, certificates, tmp_path):
     with waiting_client(server_process, certificates, tmp_path / "secrets") as client:
         assert server_process.stop() == 0
         output, errors = client.communicate(timeout=PATIENCE)
@@ -195,7 +195,7 @@ def install(source: CertificateFiles, place: CertificateFiles) -> None:
 
 @pytest.fixture
 def served(certificates, tmp_path) -> CertificateFiles:
-    """The certificate as files of this test's own, to be replaced."""
+    """Copies of the certificate's files, which a test can replace."""
     files = CertificateFiles(certificates.authority, tmp_path / "served.pem", tmp_path / "served-key.pem")
     install(certificates, files)
     return files
@@ -330,10 +330,10 @@ def test_one_failing_host_does_not_spoil_the_others(server_process, certificates
     assert [len(good_samples(host)) for host in hosts] == [0, 3]
 
 
-def test_port_that_nothing_listens_on_is_told_at_once(certificates):
+def test_port_that_nothing_listens_on_is_reported_at_once(certificates):
     with closed_port() as closed:
         done = run_client(f"127.0.0.1:{closed}", "--ca", certificates.authority, "--timeout", 50)
-    # The process would be ended by force before its own time-out.
+    # The test would kill the process before its own time-out.
     assert done.returncode == 3
     assert "nothing listens on this UDP port" in done.stderr
     assert done.stdout == ""
@@ -399,7 +399,7 @@ def test_samples_are_exact_to_the_wire_in_both_modes(server_process, certificate
     assert status == 0
     assert host["mode"] == ("stream" if mode else "datagram")
     assert len(good_samples(host)) == 10
-    # One clock on both sides: what is measured is within what it may be.
+    # Both sides use one clock, so the offset is within its bound.
     assert abs(host["offset"]) <= host["root_distance"]
 
 

@@ -1,4 +1,4 @@
-"""TSQ's server against qh3, a QUIC stack with a core of its own, as a client that is driven by hand."""
+"""TSQ's server with a client on qh3, a QUIC stack with a core of its own, controlled by the test."""
 
 from typing import Any
 
@@ -130,7 +130,7 @@ def test_connection_goes_on_under_another_connection_id(qh3_client):
         client.exchange()
 
 
-def test_clients_hear_that_the_server_ends(qh3_client, server_process):
+def test_connections_are_closed_when_the_server_ends(qh3_client, server_process):
     with qh3_client() as client:
         client.wait("HandshakeCompleted")
         client.exchange()

@@ -1,4 +1,4 @@
-"""TSQ against Cloudflare quiche, in both directions: the stack that deployed TSQ servers and clients are written on."""
+"""TSQ with Cloudflare quiche, in both directions. Deployed TSQ servers and clients use this stack."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ PEERS = Path(__file__).parent / "quiche"
 
 @pytest.fixture(scope="module", autouse=True)
 def node() -> None:
-    """node and quiche, or a skip that says what is missing."""
+    """node and quiche; skips with a message if one is missing."""
     if shutil.which("node") is None:
         pytest.skip("node is not installed: `make peers` installs it where it may")
     if not (PEERS / "node_modules").is_dir():
@@ -37,7 +37,7 @@ def node() -> None:
 
 @dataclass
 class QuicheServer:
-    """A quiche server that runs; its events are there when it has ended."""
+    """A running quiche server; its events are available after it has ended."""
 
     name: str
     connections: list[dict[str, Any]] = field(default_factory=list)
@@ -195,7 +195,7 @@ def test_tsq_client_falls_back_to_stream_mode_on_a_resumed_connection_too(certif
     assert [connection["resumed"] for connection in server.connections] == [False, True]
 
 
-def test_tsq_client_in_stream_mode_needs_no_word_of_fallback(certificates):
+def test_tsq_client_in_stream_mode_reports_no_fallback(certificates):
     with quiche_server(certificates, "--no-dgram") as server:
         done, [host] = run_json(*arguments(server, certificates, "--stream", "--count", 50, "--interval", 0))
         assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from tsq.quic import tls
 
 # How many datagrams the deployed client reads for each request.
 READS = 10
-# The least time after which a server may ask whether its answer has come: max_ack_delay (RFC 9002 §6.2.1).
+# The least time after which a server may probe for an acknowledgment: max_ack_delay (RFC 9002 §6.2.1).
 PROBE_TIMEOUT = 0.025
 
 
@@ -40,7 +40,7 @@ def datagram_events(events):
 def test_stream_request_without_fin_gets_the_whole_response_and_fin_in_one_read(client):
     request, stream_id = client.ask_on_stream(end=False)
     event = client.wait("StreamDataReceived", stream_id=stream_id)
-    # The first that comes on the stream is all there is: who reads once has it.
+    # The first read of the stream returns the whole response.
     assert_answers(event.data, request)
     assert event.end_stream
 
@@ -51,7 +51,7 @@ def test_stream_request_in_pieces_is_answered_once_it_is_whole(client):
     for piece in (request[:1], request[1:2], request[2:17]):
         client.quic.send_stream_data(stream_id, piece)
         client.flush()
-        # An exchange in between: the piece has been dealt with.
+        # An exchange in between, so that the server has handled the first piece.
         client.exchange()
         assert not stream_events(client.events, stream_id)
     client.quic.send_stream_data(stream_id, request[17:])
@@ -148,7 +148,7 @@ class ProbingClient:
         return [data for side, data in self.world.sent if side == "server"][self._read :]
 
     def read(self, reads: int = READS) -> list[str]:
-        """At most so many datagrams; the names of the events."""
+        """Read at most this many datagrams. Returns the names of the events."""
         names = []
         for data in self.unread[:reads]:
             self._read += 1
@@ -159,7 +159,7 @@ class ProbingClient:
         return names
 
     def probe(self, seconds: float = 1.0, reads: int = READS) -> None:
-        """One request, one second, and a look at what has come."""
+        """Send one request, wait one second, and read."""
         request = new_request()
         self.requests.append(request)
         self.quic.send_datagram_frame(request)
@@ -177,8 +177,8 @@ def world(certificates):
     return World(certificates)
 
 
-def departures(world):
-    """From now on: when the server sent, in seconds since now."""
+def sent_times(world):
+    """Records when the server sends from now on, in seconds since now."""
     times = []
     begin = world.now_ns
 
@@ -203,7 +203,7 @@ def test_client_that_acknowledges_late_gets_every_answer_within_ten_reads(world)
 def test_client_that_acknowledges_late_is_sent_at_most_ten_datagrams_a_second(world):
     client = ProbingClient(world)
     for _ in range(60):
-        times = departures(world)
+        times = sent_times(world)
         client.probe()
         assert 1 <= len(times) <= READS, times
 
@@ -211,9 +211,9 @@ def test_client_that_acknowledges_late_is_sent_at_most_ten_datagrams_a_second(wo
 def test_each_probe_timeout_sends_one_datagram_and_the_next_comes_later(world):
     client = ProbingClient(world)
     for _ in range(10):
-        times = departures(world)
+        times = sent_times(world)
         client.probe()
-        # The answer, at once; then what probe time-outs make: one datagram each, further and further apart.
+        # The answer, at once. Then one datagram for each probe time-out, with growing intervals.
         assert times[0] == 0.0
         probes = times[1:]
         assert len(set(probes)) == len(probes)
@@ -225,7 +225,7 @@ def test_probes_become_rare_once_the_server_knows_how_late_acknowledgments_are(w
     client = ProbingClient(world)
     for _ in range(20):
         client.probe()
-    times = departures(world)
+    times = sent_times(world)
     for _ in range(20):
         client.probe()
     assert len(times) <= 2 * 20
@@ -234,7 +234,7 @@ def test_probes_become_rare_once_the_server_knows_how_late_acknowledgments_are(w
 def test_client_that_never_comes_back_is_sent_little_and_forgotten(world):
     client = ProbingClient(world)
     client.probe()
-    times = departures(world)
+    times = sent_times(world)
     world.run(60.0)
     assert len(times) <= READS
     assert not world.router.connections
@@ -245,12 +245,12 @@ def test_client_that_never_comes_back_is_sent_little_and_forgotten(world):
 def test_few_datagrams_follow_the_handshake(world, together):
     client = ProbingClient(world)
     assert not client.unread
-    times = departures(world)
+    times = sent_times(world)
     if not together:
         client.send()
         world.run(0.01)  # before any probe time-out
     client.probe()
-    # Confirmation, ticket and connection IDs, perhaps an acknowledgment; the answer. All in one where the request came along.
+    # Confirmation, ticket and connection IDs, perhaps an acknowledgment; the answer. One for all if the request came along.
     assert sum(time <= 0.01 for time in times) <= (1 if together else 3)
     assert len(client.answers) == 1
     assert len(times) <= READS
@@ -269,6 +269,6 @@ def test_one_datagram_answers_one_request_in_virtual_time(world):
     client = ProbingClient(world)
     client.probe()
     for _ in range(20):
-        times = departures(world)
+        times = sent_times(world)
         client.probe()
         assert times.count(0.0) == 1

@@ -1,5 +1,5 @@
-"""The server's truth about its host, with a real chronyd (-x, on ports of its own) beside a real tsq-server: unsynchronized before
-it has a source, as good as the source after, stratum 0 again when chronyd is gone.
+"""What a real tsq-server reports about its clock, with a real chronyd (-x, on other ports): unsynchronized before chronyd has a
+source, then chronyd's state, and stratum 0 again after chronyd has ended.
 """
 
 import os
@@ -18,8 +18,8 @@ from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.timing.server_state import ServerState
 
 
-class Told:
-    """A tsq-server that asks this chronyd only, until the end of the `with`."""
+class ReportingServer:
+    """A tsq-server that queries only this chronyd, until the end of the `with`."""
 
     def __init__(self, certificates, command: tuple[str, int], *options: str) -> None:
         self._certificates = certificates
@@ -28,7 +28,7 @@ class Told:
             "--clock-state", "chrony", "--chrony", f"{command[0]}:{command[1]}", "--chrony-socket", "/nonexistent", *options,
         ]
 
-    def __enter__(self) -> "Told":
+    def __enter__(self) -> "ReportingServer":
         self._process = subprocess.Popen(
             [BIN / "tsq-server", *self._options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
         )
@@ -39,8 +39,8 @@ class Told:
         self._process.send_signal(signal.SIGTERM)
         self.log = self._process.communicate(timeout=20)[1]
 
-    def says(self) -> ServerState:
-        """What it says of its clock now."""
+    def report(self) -> ServerState:
+        """What the server reports about its clock now."""
         trust = Trust(ca_file=str(self._certificates.authority))
         result = query(Target("127.0.0.1", self._target.port), ClientOptions(count=1, trust=trust), rules=Rules())
         return next(sample.server for sample in result.samples if sample.server is not None)
@@ -50,53 +50,53 @@ class Told:
 def reference(tmp_path: Path):
     """A chronyd that serves NTP, as a reference of stratum 3."""
     port = free_port()
-    # The later `port` counts.
+    # chronyd uses the last `port` line.
     with Chronyd(tmp_path / "reference", f"port {port}", "bindaddress 127.0.0.1", "allow 127.0.0.1", "local stratum 3"):
         yield port
 
 
 @needs_chronyd
-def test_stratum_0_until_chronyd_is_synchronized_then_its_word_and_0_when_it_is_gone(tmp_path, certificates, reference):
+def test_stratum_0_until_chronyd_is_synchronized_then_its_report_and_0_when_it_is_gone(tmp_path, certificates, reference):
     source = f"server 127.0.0.1 port {reference} iburst minpoll 0 maxpoll 0"
-    with Chronyd(tmp_path / "lost") as lost, Told(certificates, lost.command) as server:
-        before = server.says()
+    with Chronyd(tmp_path / "lost") as lost, ReportingServer(certificates, lost.command) as server:
+        before = server.report()
         assert (before.stratum, before.leap) == (0, 3)
     assert "not synchronized (chrony)" in server.log
     running = Chronyd(tmp_path / "client", source)
-    with Told(certificates, running.command) as server:
-        assert server.says().stratum == 0
+    with ReportingServer(certificates, running.command) as server:
+        assert server.report().stratum == 0
         with running:
             report = until(lambda: (found := ask_tracking(running.command, "/nonexistent")) and found.stratum and found)
-            word = until(lambda: (found := server.says()).stratum and found)
-            assert word.stratum == report.stratum == 4
-            assert word.leap == 0
-            assert word.source == "chrony 127.0.0.1"
-            # What chronyd says now is what the server said, give or take what changed between.
+            state = until(lambda: (found := server.report()).stratum and found)
+            assert state.stratum == report.stratum == 4
+            assert state.leap == 0
+            assert state.source == "chrony 127.0.0.1"
+            # chronyd's report has changed little since the server's.
             report = ask_tracking(running.command, "/nonexistent")
             own = abs(report.correction) + report.root_dispersion + report.root_delay / 2
             assert 0 < own < 0.1
-            assert word.error == pytest.approx(own, rel=0.9, abs=1e-3)
-        assert until(lambda: server.says().stratum == 0)
+            assert state.error == pytest.approx(own, rel=0.9, abs=1e-3)
+        assert until(lambda: server.report().stratum == 0)
     assert "stratum 4" in server.log
     assert "according to chrony" in server.log
 
 
 @needs_chronyd
 def test_local_stratum_of_chrony_is_a_declared_source(tmp_path, certificates):
-    with Chronyd(tmp_path / "chrony", "local stratum 5") as running, Told(certificates, running.command) as server:
-        word = server.says()
-    assert (word.stratum, word.leap, word.source_type) == (5, 0, 4)
+    with Chronyd(tmp_path / "chrony", "local stratum 5") as running, ReportingServer(certificates, running.command) as server:
+        state = server.report()
+    assert (state.stratum, state.leap, state.source_type) == (5, 0, 4)
 
 
 def test_what_the_operator_declares(certificates):
     options = ("--local-stratum", "1", "--local-source", "ptp", "--local-error", "0.0000005")
-    with Told(certificates, ("127.0.0.1", free_port()), *options) as server:
-        word = server.says()
-    assert (word.stratum, word.leap, word.source_type, word.source) == (1, 0, 2, "operator")
-    assert 5e-7 <= word.error < 1e-3
+    with ReportingServer(certificates, ("127.0.0.1", free_port()), *options) as server:
+        state = server.report()
+    assert (state.stratum, state.leap, state.source_type, state.source) == (1, 0, 2, "operator")
+    assert 5e-7 <= state.error < 1e-3
 
 
-def test_a_server_that_asks_nobody_says_nothing(certificates):
+def test_a_server_that_queries_no_program_reports_nothing(certificates):
     command = [
         BIN / "tsq-server", "--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key,
         "--clock-state", "none",

@@ -1,4 +1,4 @@
-"""Wireshark's dissector sees what TSQ sends: the commands of docs/howto/decrypt-with-wireshark.md, run as they stand there."""
+"""Wireshark's dissector sees what TSQ sends: the commands of docs/howto/decrypt-with-wireshark.md, run unchanged."""
 
 import itertools
 import os
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.foreign
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "decrypt-with-wireshark.md"
 PORT = "4433"
 SAMPLES = 3
-# One more, which makes no sample: its answer tells when the last one left (docs/reference/protocol.md R12).
+# One more, which makes no sample: its answer reports the exact T3 of the last one (docs/reference/protocol.md R12).
 EXCHANGES = SAMPLES + 1
 ACK, DATAGRAM = 2, {0x30, 0x31}
 
 
 def commands(port: int | str) -> list[tuple[list[str], dict[str, str]]]:
-    """The page's shell commands in their order, each as (arguments, environment), with this port in place of the page's."""
+    """The page's shell commands in order, each as (arguments, environment), with this port instead of the page's."""
     blocks = re.findall(r"^```console\n(.*?)^```$", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     found = []
     for line in "".join(blocks).replace("\\\n", "").splitlines():
@@ -44,7 +44,7 @@ def commands(port: int | str) -> list[tuple[list[str], dict[str, str]]]:
 
 @dataclass
 class Capture:
-    """A capture in a directory of its own, and how to look at it: by the page's commands for tshark, in their order."""
+    """A capture in its own directory, and the page's commands for tshark, in order."""
 
     directory: Path
     port: int
@@ -60,14 +60,14 @@ class Capture:
 
 
 def wait_for_packet(directory: Path, port: int) -> None:
-    """Until the capture file holds the last packet of the client's connection: what was captured reaches it in steps."""
+    """Wait until the capture file contains the last packet of the client's connection: tshark writes it in steps."""
     end = time.monotonic() + PATIENCE
     command = [
         "tshark", "-r", "tsq.pcapng", "-d", f"udp.port=={port},quic", "-o", "tls.keylog_file:client-keys.log",
         "-Y", "quic.cc.error_code.app || quic.cc.error_code",
     ]
     while time.monotonic() < end:
-        # The file may end in the middle of a packet: that is no failure yet.
+        # The file may still end in the middle of a packet.
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=PATIENCE, check=False)
         if done.stdout:
             return
@@ -76,7 +76,7 @@ def wait_for_packet(directory: Path, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory) -> Capture:
-    """What the page tells to do, done once."""
+    """The result of the page's steps, done once."""
     if shutil.which("tshark") is None:
         pytest.skip("tshark is not installed: `make peers` installs it where it may")
     directory: Any = tmp_path_factory.mktemp("capture")
@@ -157,7 +157,7 @@ def test_either_side_s_secrets_show_requests_and_answers_in_datagram_frames(capt
         assert told[38:48] == b"\xfd\x28\x06tsq.t3\x20"
         left = bytes.fromhex(told[48:].decode("ascii"))
         assert left[:8] == earlier[2:10]
-        # It left after it was stamped, in less than a second.
+        # The server sent it less than a second after it had read its clock.
         assert 0 <= int.from_bytes(left[8:], "big") - int.from_bytes(earlier[30:38], "big") < 1 << 32
     assert all(DATAGRAM & set(packet.frames) for packet in packets if packet.messages)
 
@@ -181,13 +181,13 @@ def test_client_s_handshake_ends_in_the_packet_that_carries_its_first_request(ca
     assert 6 in first.frames  # CRYPTO
 
 
-def test_nothing_is_read_without_the_secrets(capture):
+def test_nothing_is_decrypted_without_the_secrets(capture):
     words = [word for word in capture.readers[1] if word != "-o" and not word.startswith("tls.keylog_file")]
     done = subprocess.run(words, cwd=capture.directory, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout
     assert not any(line.split("\t")[3] for line in done.stdout.splitlines())
 
 
-def test_secrets_are_their_owner_s_only(capture):
+def test_only_their_owner_can_read_the_secrets(capture):
     for name in ("client-keys.log", "server-keys.log"):
         assert (capture.directory / name).stat().st_mode & 0o077 == 0

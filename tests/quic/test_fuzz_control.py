@@ -35,7 +35,7 @@ def test_it_finds_connections_that_are_left_without_their_end(certificates, monk
 
 
 def test_it_finds_answers_on_streams_that_are_cancelled(certificates, monkeypatch):
-    def careless(self, connection, now, work, *, enter=True):
+    def careless(self, connection, now, work, *, take_back=True):
         connection.take_back()
         out = work()
         self.router.refresh(connection)

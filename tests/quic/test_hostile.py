@@ -254,7 +254,7 @@ class BrokenError(RuntimeError):
 
 
 def broken(*_, **__):
-    raise BrokenError("nobody foresaw this")
+    raise BrokenError("unexpected")
 
 
 @pytest.mark.parametrize("name", ["receive_on", "flush", "take_back", "hand_over", "transmit", "clear"])
@@ -266,7 +266,7 @@ def test_a_failure_anywhere_ends_the_connection_and_nothing_else(world, monkeypa
     # Not taken by the data plane, and due for an answer; a timer, where that is not what fails.
     world.deliver_to_server(one_rtt(client, datagram(REQUEST + b"\xfd\x08\x06tsq.t4\x00")), ATTACKER)
     if connection in world.router.connections:
-        outcome = world.service.expired(connection, world.now + 100)
+        outcome = world.core.expired(connection, world.now + 100)
         assert outcome.datagrams == []
     assert connection not in world.router.connections
     assert world.router.deadline(connection) is None

@@ -1,4 +1,4 @@
-"""What a server says about its clock, byte by byte: only to those who ask, and never better than it is."""
+"""What a server reports about its clock, byte by byte: only on request, and never better than it is."""
 
 import pytest
 
@@ -27,11 +27,11 @@ def asked(*keys: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("request_", [{}, {"metadata": {"site": "x"}}, {"metadata": asked(*STATE_KEYS)}, {"signature": False}])
-def test_who_does_not_ask_gets_38_bytes(request_):
+def test_a_request_without_a_metadata_query_gets_38_bytes(request_):
     assert len(answered(GOOD, **request_)) == 38
 
 
-def test_a_metadata_query_is_told_stratum_source_error_and_drift():
+def test_the_answer_to_a_metadata_query_reports_stratum_source_error_and_drift():
     response = decode_response(answered(GOOD, metadata_query=True))
     assert response.metadata == {}
     assert (response.time_source.stratum, response.time_source.source_type) == (2, SourceType.NTP)
@@ -42,32 +42,32 @@ def test_a_metadata_query_is_told_stratum_source_error_and_drift():
 
 
 @pytest.mark.parametrize("keys", [(LEAP,), (ROOT_DELAY, ROOT_DISPERSION), STATE_KEYS])
-def test_keys_are_told_to_those_who_ask_for_them_with_a_query(keys):
+def test_keys_are_reported_if_a_metadata_query_asks_for_them(keys):
     response = decode_response(answered(GOOD, metadata_query=True, metadata=asked(*keys)))
-    told = {LEAP: "1", ROOT_DELAY: "10000001", ROOT_DISPERSION: "2100000"}
-    # Whether leap seconds are smeared the server does not know.
-    assert response.metadata == {key: told[key] for key in keys if key != SMEAR}
+    reported = {LEAP: "1", ROOT_DELAY: "10000001", ROOT_DISPERSION: "2100000"}
+    # The server does not know whether leap seconds are smeared.
+    assert response.metadata == {key: reported[key] for key in keys if key != SMEAR}
 
 
-def test_a_key_with_a_value_is_no_question():
+def test_a_key_with_a_value_asks_for_nothing():
     assert decode_response(answered(GOOD, metadata_query=True, metadata={LEAP: "0"})).metadata == {}
 
 
-def test_the_client_reads_what_the_server_means():
-    word = server_state(decode_response(answered(GOOD, metadata_query=True, metadata=asked(*STATE_KEYS))), RECEIVED_NS)
-    assert word.error == pytest.approx(GOOD.error, abs=2e-9)
-    assert word.error >= GOOD.error
-    assert (word.stratum, word.leap, word.smeared) == (2, 1, None)
+def test_the_client_decodes_the_reported_error_stratum_and_leap():
+    state = server_state(decode_response(answered(GOOD, metadata_query=True, metadata=asked(*STATE_KEYS))), RECEIVED_NS)
+    assert state.error == pytest.approx(GOOD.error, abs=2e-9)
+    assert state.error >= GOOD.error
+    assert (state.stratum, state.leap, state.smeared) == (2, 1, None)
 
 
-def test_fault_33_an_unsynchronized_clock_is_stratum_0_and_leap_3_and_its_error_beyond_the_field():
+def test_fault_33_an_unsynchronized_clock_is_reported_with_stratum_0_leap_3_and_the_largest_error():
     response = decode_response(answered(BAD, metadata_query=True, metadata=asked(*STATE_KEYS)))
     assert response.time_source.stratum == 0
     assert response.clock_quality.error_us == 65535
     assert response.metadata[LEAP] == "3"
 
 
-def test_no_clock_is_told_to_be_without_error():
+def test_an_error_of_0_is_reported_as_the_least_error():
     perfect = SyncState("operator", 1, 0, SourceType.MANUAL, ClockClass.UNKNOWN, "", 0.0, 0.0, 0.0)
     response = decode_response(answered(perfect, metadata_query=True, metadata=asked(*STATE_KEYS)))
     assert response.clock_quality.error_us == 1
@@ -79,7 +79,7 @@ def test_a_reference_of_any_length_fits():
     assert decode_response(answered(long, metadata_query=True)).time_source.description.startswith("chrony ü")
 
 
-def test_precision_mode_leaves_the_keys_out_first_and_keeps_the_length():
+def test_precision_mode_leaves_out_the_keys_first_and_keeps_the_length():
     plain = answered(GOOD, metadata_query=True)
     size = len(plain) + 2
     answer = answered(GOOD, metadata_query=True, metadata=asked(*STATE_KEYS), precision_size=size + 90)
@@ -88,12 +88,12 @@ def test_precision_mode_leaves_the_keys_out_first_and_keeps_the_length():
     assert decode_response(answer).time_source is not None
 
 
-def test_the_keys_beside_exact_t3_are_one_metadata_tlv_more():
+def test_keys_and_exact_t3_are_both_reported():
     tlvs, pairs = clock_info(GOOD)
     request = encode_request(NONCE, metadata_query=True, metadata=asked(*STATE_KEYS, EXACT_T3))
     draft = Responder(clock_info=tlvs, pairs=pairs).prepare(request, RECEIVED_NS, Mode.DATAGRAM)
     assert draft.exact
-    told = "0" * 32
-    response = decode_response(draft.with_exact_t3(told).complete(RECEIVED_NS + 1))
-    assert response.metadata[EXACT_T3] == told
+    exact = "0" * 32
+    response = decode_response(draft.with_exact_t3(exact).complete(RECEIVED_NS + 1))
+    assert response.metadata[EXACT_T3] == exact
     assert response.metadata[LEAP] == "1"

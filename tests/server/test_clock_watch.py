@@ -1,4 +1,4 @@
-"""The server's watch of its host's clock: at start, again and again, and when looks fail, hang or make no sense."""
+"""How the server polls its host's clock: at start, periodically, and if polls fail, hang or give impossible states."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ SYNCHRONIZED = by_kernel(SystemClock(VirtualKernel(status=0, maxerror_us=100)).s
 NOWHERE = {"chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs"}
 
 
-class Looks:
-    """What the host says at one look after another; when there is nothing more, `done` is set, and looks hang until `release`."""
+class Polls:
+    """The states of successive polls. After the last one, `done` is set, and polls hang until `release`."""
 
     def __init__(self, states) -> None:
         self._states = iter(states)
@@ -45,46 +45,46 @@ class Looks:
         return state or SYNCHRONIZED
 
 
-def stratum_told(responder: Responder, after_ns: int = 0) -> int:
-    """The stratum in an answer to a request that comes so long after now."""
+def reported_stratum(responder: Responder, after_ns: int = 0) -> int:
+    """The stratum in the answer to a request that is received this much later than now."""
     request = encode_request(bytes(16), metadata_query=True)
     draft = responder.prepare(request, now_ns() + after_ns, Mode.DATAGRAM)
     assert isinstance(draft, Draft)
     return decode_response(draft.complete(draft.receive_ns)).time_source.stratum
 
 
-def watched(monkeypatch, states, until: Callable[[Looks, ClockWatch, Responder], object] | None = None) -> list[int]:
-    """Strata that are told to clients, one for each change, while looks give these states; then what `until` waits for."""
+def watched(monkeypatch, states, until: Callable[[Polls, ClockWatch, Responder], object] | None = None) -> list[int]:
+    """The strata that clients get while polls give these states, without repetitions. Then wait for `until`."""
     monkeypatch.setattr(clock_watch, "_INTERVAL", 0.0)
-    told: list[int] = []
+    reported: list[int] = []
 
     async def main() -> None:
-        looks = Looks(states)
-        monkeypatch.setattr(clock_watch, "sync_state", looks)
+        polls = Polls(states)
+        monkeypatch.setattr(clock_watch, "sync_state", polls)
         responder = Responder()
         watch = ClockWatch(HostClock(), responder)
         real = watch._publish
 
         def tell(*arguments) -> None:
             real(*arguments)
-            stratum = stratum_told(responder)
-            if told[-1:] != [stratum]:
-                told.append(stratum)
+            stratum = reported_stratum(responder)
+            if reported[-1:] != [stratum]:
+                reported.append(stratum)
 
         monkeypatch.setattr(watch, "_publish", tell)
         await watch.start()
-        await asyncio.wait_for(looks.done.wait(), 20)
+        await asyncio.wait_for(polls.done.wait(), 20)
         if until is not None:
-            await until(looks, watch, responder)
+            await until(polls, watch, responder)
         watch.stop()
-        looks.release.set()
+        polls.release.set()
 
     asyncio.run(main())
-    return told
+    return reported
 
 
 def started(certificates, host_clock: HostClock) -> Server:
-    """A server as it is right after its start."""
+    """A server right after its start."""
 
     async def main() -> Server:
         async with Server(["127.0.0.1:0"], str(certificates.certificate), str(certificates.key), host_clock=host_clock) as running:
@@ -93,7 +93,7 @@ def started(certificates, host_clock: HostClock) -> Server:
     return asyncio.run(main())
 
 
-def test_changes_are_said_once_each(monkeypatch, caplog):
+def test_each_change_is_logged_once(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "tsq")
     states = [UNSYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED, SYNCHRONIZED, UNSYNCHRONIZED, SYNCHRONIZED]
     assert watched(monkeypatch, states) == [0, 15, 0, 15]
@@ -108,9 +108,9 @@ def test_changes_are_said_once_each(monkeypatch, caplog):
         ValueError("cannot convert float NaN to integer"), OverflowError("cannot convert float infinity to integer"),
     ],
 )  # fmt: skip
-def test_fault_37_a_look_that_fails_makes_the_clock_unsynchronized_and_the_next_one_counts_again(monkeypatch, caplog, error):
+def test_fault_37_a_failed_poll_makes_the_clock_unsynchronized_until_the_next_good_poll(monkeypatch, caplog, error):
     assert watched(monkeypatch, [SYNCHRONIZED, error, error, error, SYNCHRONIZED]) == [15, 0, 15]
-    # However often: one line for one change.
+    # Repeated failures are one change, and one line.
     assert caplog.text.count("the state of this machine's clock is unknown") == 1
 
 
@@ -119,29 +119,29 @@ def test_fault_37_a_look_that_fails_makes_the_clock_unsynchronized_and_the_next_
     [{"root_dispersion": float("nan")}, {"root_delay": float("inf")}, {"stratum": 300}, {"drift_ppm": float("nan")}],
     ids=str,
 )
-def test_a_state_that_cannot_be_told_ends_neither_the_watch_nor_keeps_the_old_one(monkeypatch, impossible):
+def test_a_state_that_cannot_be_encoded_makes_the_clock_unsynchronized_and_polling_continues(monkeypatch, impossible):
     assert watched(monkeypatch, [SYNCHRONIZED, replace(SYNCHRONIZED, **impossible), SYNCHRONIZED])[:2] == [15, 0]
 
 
-def test_a_look_that_hangs_makes_the_clock_unsynchronized_and_counts_when_it_comes(monkeypatch):
+def test_a_poll_that_hangs_makes_the_clock_unsynchronized_and_its_late_result_is_used(monkeypatch):
     monkeypatch.setattr(clock_watch, "_PATIENCE", 0.0)
     monkeypatch.setattr(clock_watch, "_MOST_AGE", 0.0)
 
-    async def until(looks: Looks, watch: ClockWatch, responder: Responder) -> None:
-        while stratum_told(responder) != 0:
+    async def until(polls: Polls, watch: ClockWatch, responder: Responder) -> None:
+        while reported_stratum(responder) != 0:
             await asyncio.sleep(0)
-        looks.release.set()
-        while stratum_told(responder) != 15:
+        polls.release.set()
+        while reported_stratum(responder) != 15:
             await asyncio.sleep(0)
 
     assert watched(monkeypatch, [SYNCHRONIZED], until)[:3] == [15, 0, 15]
 
 
-def test_a_state_that_waits_for_the_next_one_grows_with_its_age(monkeypatch):
+def test_the_error_of_a_state_grows_while_the_next_one_is_late(monkeypatch):
     monkeypatch.setattr(clock_watch, "_PATIENCE", 0.0)
     errors: list[int] = []
 
-    async def until(looks: Looks, watch: ClockWatch, responder: Responder) -> None:
+    async def until(polls: Polls, watch: ClockWatch, responder: Responder) -> None:
         request = encode_request(bytes(16), metadata_query=True)
         while len(errors) < 3:
             error = decode_response(responder.prepare(request, now_ns(), Mode.DATAGRAM).complete(now_ns())).clock_quality.error_us
@@ -154,18 +154,18 @@ def test_a_state_that_waits_for_the_next_one_grows_with_its_age(monkeypatch):
     assert errors == sorted(set(errors))
 
 
-def test_what_was_told_has_an_end_that_needs_no_timer(monkeypatch):
-    """As after a suspend: the first request is answered before anything else is done."""
+def test_clock_info_expires_without_a_timer(monkeypatch):
+    """As after a suspend: the server answers the first request before it does anything else."""
 
-    async def until(looks: Looks, watch: ClockWatch, responder: Responder) -> None:
-        assert stratum_told(responder, 3 * 10**9) == 15
-        assert stratum_told(responder, 5 * 10**9) == 0
-        assert stratum_told(responder, 10**18) == 0
+    async def until(polls: Polls, watch: ClockWatch, responder: Responder) -> None:
+        assert reported_stratum(responder, 3 * 10**9) == 15
+        assert reported_stratum(responder, 5 * 10**9) == 0
+        assert reported_stratum(responder, 10**18) == 0
 
     watched(monkeypatch, [SYNCHRONIZED], until)
 
 
-def test_where_no_thread_can_be_started_what_the_operator_declares_is_told(monkeypatch):
+def test_if_no_thread_can_be_started_the_declared_state_is_reported(monkeypatch):
     def refused(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -181,18 +181,18 @@ def test_where_no_thread_can_be_started_what_the_operator_declares_is_told(monke
     assert (state.stratum, state.trouble) == (4, "can't start new thread")
 
 
-def test_a_server_that_asks_nobody_says_nothing_of_its_clock(certificates):
+def test_a_server_without_a_keeper_reports_nothing_about_its_clock(certificates):
     running = started(certificates, HostClock(Keeper.NONE))
     assert running.clock is None
     assert running.responder.clock_info == ()
 
 
-def test_what_the_operator_declares_is_said(certificates):
+def test_the_declared_state_is_reported(certificates):
     running = started(certificates, HostClock(Keeper.CHRONY, ("127.0.0.1", 9), "/nonexistent", "/nonexistent", LocalClock(3)))
     assert running.clock.stratum == 3
 
 
-def test_a_hanging_chronyd_keeps_a_server_neither_from_starting_nor_from_ending(certificates):
+def test_a_server_starts_and_ends_although_chronyd_hangs(certificates):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         running = started(certificates, HostClock(Keeper.CHRONY, silent.getsockname(), "/nonexistent", "/nonexistent"))
@@ -208,5 +208,5 @@ def no_thread_outlives_the_test() -> Iterator[None]:
             thread.join(20)
 
 
-def test_nobody_knows_can_be_told():
+def test_an_unsynchronized_state_gives_clock_info():
     assert clock_info(unsynchronized("kernel"))[0]

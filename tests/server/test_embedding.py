@@ -1,4 +1,4 @@
-"""Wrong types and values are refused where a program gives them, with what was expected."""
+"""Wrong types and values raise errors at once, with a message that says what was expected."""
 
 import math
 
@@ -67,13 +67,13 @@ def test_options_of_another_type_are_refused(certificates, options, words):
         ({"peer": 5}, "peer 5 (expected a PeerLimits)"),
     ],
 )
-def test_limits_that_cannot_be_are_refused(limits, words):
+def test_impossible_limits_are_refused(limits, words):
     with pytest.raises(ConfigError) as refused:
         tsq.Limits(**limits)
     assert words in str(refused.value)
 
 
-def test_limits_of_a_peer_are_checked_and_whole_numbers_serve_as_rates():
+def test_limits_of_a_peer_are_checked_and_rates_may_be_whole_numbers():
     with pytest.raises(ConfigError, match="frames -1"):
         PeerLimits(frames=-1)
     assert tsq.Limits(newcomers=300, half_open=0).newcomers == 300

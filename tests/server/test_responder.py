@@ -1,4 +1,4 @@
-"""The server's role: from a request's bytes to a draft, a response or a refusal (R2, R4 to R7)."""
+"""From a request's bytes to a draft, a response or a refusal (R2, R4 to R7)."""
 
 import pytest
 from hypothesis import given
@@ -36,19 +36,19 @@ def test_no_answer_has_T3_before_T2(mode):
     assert Responder().prepare(PLAIN_REQUEST, T2_NS, mode).complete(T2_NS - 1) == Unanswered(NoResponse.CLOCK_WENT_BACK)
 
 
-def test_malformed_is_refused_with_words_on_a_stream_only():
+def test_a_malformed_request_gets_an_error_message_on_a_stream_only():
     assert Responder().prepare(b"\x01", T2_NS, Mode.DATAGRAM) == Unanswered(NoResponse.MALFORMED)
     refusal = Responder().prepare(b"\x01", T2_NS, Mode.STREAM)
     assert isinstance(decode_response(refusal.error), ErrorReply)
 
 
-def test_no_key_is_refused_with_words_on_a_stream_only():
+def test_a_request_that_cannot_be_signed_gets_an_error_message_on_a_stream_only():
     request = encode_request(NONCE, signature=True)
     assert Responder().prepare(request, T2_NS, Mode.DATAGRAM) == Unanswered(NoResponse.CANNOT_SIGN)
     assert decode_response(Responder().prepare(request, T2_NS, Mode.STREAM).error).code == 3
 
 
-def test_key_and_description_may_be_replaced_at_any_time():
+def test_signer_and_clock_info_may_be_replaced_at_any_time():
     responder = Responder()
     request = encode_request(NONCE, signature=True, metadata_query=True)
     assert isinstance(responder.prepare(request, T2_NS, Mode.DATAGRAM), Unanswered)
@@ -58,7 +58,7 @@ def test_key_and_description_may_be_replaced_at_any_time():
 
 
 @MODES
-def test_nothing_is_said_of_the_clock_unless_a_metadata_query_asks_for_it(mode):
+def test_nothing_is_reported_about_the_clock_without_a_metadata_query(mode):
     responder = Responder(None, (TimeSource(1, 1).tlv(),), {"tsq.leap": "0"})
     request = encode_request(NONCE, metadata={"tsq.leap": ""})
     response = responder.prepare(request, T2_NS, mode).complete(T2_NS)

@@ -18,7 +18,7 @@ from tsq.client import blocking as client
 from tsq.client.result import HostResult
 from tsq.host.clock import SystemClock
 
-_KEPT = ("error_ns", "status", "maxerror_us", "esterror_us", "constant", "rest_ns")
+_KEPT = ("error_ns", "status", "maxerror_us", "esterror_us", "constant", "pending_ns")
 _BEHIND_NS = -182_400_000_000
 
 

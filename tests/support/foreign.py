@@ -29,7 +29,7 @@ def path(number: int) -> NetworkPath:
 class ForeignClient:
     """A client on aioquic's public interface alone. `datagram_messages` and `streams` hold what it received."""
 
-    # What the World asks of a session: departure times are of no use here.
+    # The World reads this of a session. This client does not use transmit timestamps.
     has_leaving = False
 
     def __init__(

@@ -50,7 +50,7 @@ class VirtualKernel:
     maxerror_us: int = _MAX_ERROR_US
     esterror_us: int = _MAX_ERROR_US
     constant: int = 2
-    rest_ns: int = 0
+    pending_ns: int = 0
     tick: int = _USUAL_TICK
     old_slew_us: int = 0
     calls: list[tuple[int, dict[str, int]]] = field(default_factory=list)
@@ -99,7 +99,7 @@ class VirtualKernel:
     def read(self):
         if self.unreadable:
             raise NotPermitted("not permitted to set the clock")
-        offset = self.rest_ns if self.status & IN_NS else self.rest_ns // 1000
+        offset = self.pending_ns if self.status & IN_NS else self.pending_ns // 1000
         return self.status, offset, self.frequency, self.maxerror_us, self.esterror_us, self.constant, self.tick
 
     def adjust(self, modes, **values):
@@ -141,7 +141,7 @@ class VirtualKernel:
         for _ in range(seconds):
             self.truth_ns += _SECOND
             chunk = self._chunk()
-            self.rest_ns -= chunk
+            self.pending_ns -= chunk
             old = max(-_OLD_SLEW_US, min(self.old_slew_us, _OLD_SLEW_US))
             self.old_slew_us -= old
             slewed = chunk * (1 + self.slew_error) + old * 1000
@@ -161,7 +161,7 @@ class VirtualKernel:
 
     def _chunk(self) -> int:
         shift = 2 + self.constant
-        return self.rest_ns >> shift if self.rest_ns >= 0 else -(-self.rest_ns >> shift)
+        return self.pending_ns >> shift if self.pending_ns >= 0 else -(-self.pending_ns >> shift)
 
     def _inject(self, values) -> None:
         if not 0 <= values["nanoseconds"] < _SECOND:
@@ -172,7 +172,7 @@ class VirtualKernel:
 
     def _clear(self) -> None:
         """The effects of every step."""
-        self.rest_ns = self.old_slew_us = 0
+        self.pending_ns = self.old_slew_us = 0
         self.status |= UNSYNC
         self.maxerror_us = self.esterror_us = _MAX_ERROR_US
 
@@ -186,12 +186,12 @@ class VirtualKernel:
     def _change_offset(self, offset_ns: int) -> None:
         if not self.status & PLL:
             return
-        self.rest_ns = max(-_MAX_PHASE, min(offset_ns, _MAX_PHASE))
+        self.pending_ns = max(-_MAX_PHASE, min(offset_ns, _MAX_PHASE))
         seconds = (self.truth_ns - self._reference_ns) // _SECOND
         if self.status & FREQHOLD:
             seconds = 0
         self._reference_ns = self.truth_ns
         seconds = min(seconds, 1 << (3 + self.constant))
         # Scaled ppm: offset * seconds / 2^(2 * (SHIFT_PLL + 1 + constant)) in ns/s, times 65536/1000.
-        gained = self.rest_ns * seconds / 2 ** (2 * (4 + self.constant))
+        gained = self.pending_ns * seconds / 2 ** (2 * (4 + self.constant))
         self.frequency = max(-500 << 16, min(self.frequency + round(gained * 65.536), 500 << 16))

@@ -54,7 +54,7 @@ class World:
         self.router = Router(configuration, self.counters, limits or Limits())
         self.responder = Responder(**responder)
         self.data_plane = DataPlane() if data_plane else None
-        self.service = ServerCore(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
+        self.core = ServerCore(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
         self._events: list[_Event] = []
         self._number = 0
         self._numbers = {"client": 0, "server": 0}
@@ -113,13 +113,13 @@ class World:
         out = [(answer, NetworkPath(remote, local)) for answer, remote, local in answers]
         self._from_server(out, None)
         for data, remote, local, received_ns, kernel in rest:
-            more, connection = self.service.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), self.now)
+            more, connection = self.core.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), self.now)
             self._from_server(more, connection)
             out += more
         return [data for data, _ in out]
 
     def _look_after(self) -> None:
-        for out, connection in self.service.look_after(self.now):
+        for out, connection in self.core.look_after(self.now):
             self._from_server(out, connection)
         self._at(self.now_ns + 1_000_000_000, self._look_after)
 
@@ -151,7 +151,7 @@ class World:
         self.pump(session)
 
     def _server_timer(self, connection: ServerConnection) -> None:
-        self._from_server(*self.service.expired(connection, self.now))
+        self._from_server(*self.core.expired(connection, self.now))
 
     def _transmit(self, side: str, data: bytes, link: Callable[[bytes, int], list[int]], arrive: Callable[[], None]) -> None:
         self.sent.append((side, data))

@@ -28,7 +28,7 @@ OnChange = Callable[[Snapshot], None]
 class HostQuery:
     """One host that is asked `options.count` times. A driver is a subclass: it waits, and ends the attempts.
 
-    error: why the query ended early. stopped: whether it was told to end. ended: whether there is nothing more to come.
+    error: why the query ended early. stopped: whether `stop` was called. ended: whether there is nothing more to come.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Files that belong to TSQ, in places where others may have put something else.
+"""Reads and writes TSQ's own files, at paths where other users may have put something else.
 
-Comes in: paths. Goes out: their content, file descriptors, locks. It must never wait for another process longer than a short time
-(a FIFO, a lock), and never change, truncate or chmod a file that this program's user does not own, a special file, a symbolic link
-or a file with several hard links. A file is replaced by a new one beside it and a rename: until then the old one stays whole.
+Comes in: paths. Goes out: file contents, file descriptors, locks. It must never wait long for another process (a FIFO, a lock),
+and never change, truncate or chmod a file that this program's user does not own, a special file, a symbolic link or a file with
+several hard links. To replace a file, write a new one in the same directory and rename it: until then the old file stays complete.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-# How long another process may hold a lock before this one goes on without the file.
+# How long to wait for a lock that another process holds. After that, do without the file.
 LOCK_PATIENCE = 0.25
 _LOCK_PERIOD = 0.01
 _OTHERS = 0o077
@@ -34,26 +34,26 @@ _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class FileRefused(OSError):
-    """A file that must not be used. `strerror` says what was found."""
+    """A file that must not be used. `strerror` is the reason."""
 
     def __init__(self, found: str) -> None:
         super().__init__(errno.EPERM, found)
 
 
 def why(error: OSError) -> str:
-    """What went wrong, in the system's words or ours, without the file's name."""
+    """The reason for an error, as text, without the file's name."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def kind_of(status: os.stat_result) -> str:
-    """What a file is, in words."""
+    """The kind of a file, as text."""
     return next((words for is_one, words in _KINDS if is_one(status.st_mode)), "a regular file")
 
 
 def read(path: str, most: int, *, private: bool = False) -> bytes:
-    """The first `most` bytes of a regular file that its owner alone can change: this user or root.
+    """The first `most` bytes of a regular file that only its owner can change. The owner is this user or root.
 
-    private: others must not be able to read it either. Raises OSError, FileRefused among them.
+    private: other users must not be able to read it either. Raises OSError, including FileRefused.
     """
     fd = _open_regular(path, os.O_RDONLY, 0)
     try:
@@ -73,7 +73,7 @@ def read(path: str, most: int, *, private: bool = False) -> bytes:
 
 
 def check_directory(path: str) -> None:
-    """Raises FileRefused where others than this user and root could put files into this directory, or take files out of it."""
+    """Raises FileRefused if users other than this one and root can create or remove files in this directory."""
     status = os.stat(path)
     if not stat.S_ISDIR(status.st_mode):
         raise FileRefused("it is not a directory")
@@ -85,7 +85,7 @@ def check_directory(path: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and those above it that are missing, so that nobody else can write to them, whatever the umask."""
+    """Create a directory and its missing parents. Other users cannot write to them, whatever the umask is."""
     missing = []
     at = os.path.abspath(path)
     while not os.path.lexists(at):
@@ -96,9 +96,9 @@ def make_directory(path: str) -> None:
 
 
 def check_own(path: str, *, private: bool = False) -> None:
-    """Raises OSError where a file must not be replaced; a file that is not there yet may be made.
+    """Raises OSError if a file must not be replaced. A file that does not exist yet may be created.
 
-    private: others must not be able to read it.
+    private: other users must not be able to read it.
     """
     try:
         status = os.lstat(path)
@@ -117,9 +117,9 @@ def check_own(path: str, *, private: bool = False) -> None:
 
 
 def replace(path: str, data: bytes, mode: int, *, durable: bool = True) -> None:
-    """Put a new file with this content and mode in a file's place, or make the file. Raises OSError; the old file is whole then.
+    """Replace or create a file, with this content and mode. Raises OSError; the old file is unchanged then.
 
-    durable: wait until the content is on the disk, so that a loss of power leaves the old file or the new one.
+    durable: wait until the content is on the disk, so that after a power failure the file is the old one or the new one.
     """
     check_own(path)
     directory, name = os.path.split(path)
@@ -132,7 +132,7 @@ def replace(path: str, data: bytes, mode: int, *, durable: bool = True) -> None:
             if durable:
                 os.fsync(fd)
         finally:
-            # A network file system may tell only here that the disk is full.
+            # A network file system may report a full disk only here.
             os.close(fd)
         os.replace(fresh, path)
     except BaseException:
@@ -142,7 +142,7 @@ def replace(path: str, data: bytes, mode: int, *, durable: bool = True) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of the data, in as many pieces as the system takes."""
+    """Write all data, with as many calls as it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -150,10 +150,10 @@ def write_all(fd: int, data: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(path: str, patience: float = LOCK_PATIENCE) -> Iterator[int]:
-    """A private file of this user, made where it is missing, under a lock. Goes out: its descriptor, for reading.
+    """Lock a private file of this user; create it if it is missing. Yields its descriptor, for reading.
 
-    Writers put a new file in its place (`replace`) while they hold the lock; whoever waited then takes the new file's lock.
-    Raises OSError; TimeoutError where another process holds the lock for longer than `patience` seconds.
+    A writer replaces the file (`replace`) while it holds the lock. A process that waited for the lock then locks the new file.
+    Raises OSError; TimeoutError if another process holds the lock for longer than `patience` seconds.
     """
     until = time.monotonic() + patience
     while True:
@@ -173,15 +173,15 @@ def locked(path: str, patience: float = LOCK_PATIENCE) -> Iterator[int]:
 
 
 def open_log(path: str) -> int:
-    """A descriptor to append secrets to a file that only this user can read, made where it is missing; it never blocks.
+    """A descriptor that appends to a file that only this user can read; create the file if it is missing. Writes never block.
 
-    A FIFO is taken, too: programs that follow a log may read from one. Raises OSError.
+    The file may be a FIFO: a program that follows the log can read from it. Raises OSError.
     """
     access = os.O_WRONLY
     with contextlib.suppress(FileNotFoundError):
         status = os.lstat(path)
         if stat.S_ISFIFO(status.st_mode):
-            # Opened for both, a FIFO needs no reader yet.
+            # A FIFO that is opened for reading and writing needs no reader yet.
             access = os.O_RDWR
         else:
             _check_regular(status)
@@ -199,7 +199,7 @@ def open_log(path: str) -> int:
 
 
 def _open_regular(path: str, flags: int, mode: int) -> int:
-    # Opening a device may have effects of its own: look first.
+    # Opening a device may have side effects, so check before opening.
     with contextlib.suppress(FileNotFoundError):
         _check_regular(os.lstat(path))
     fd = os.open(path, flags | _CAREFULLY, mode)
@@ -232,7 +232,7 @@ def _check_mode(status: os.stat_result, forbidden: int) -> None:
 
 
 def _is_own_group(status: os.stat_result) -> bool:
-    """Whether a group is its owner's alone: with some systems each user has one, and files of the mode 0664."""
+    """Whether the owner is the group's only member. Some systems give each user such a group, and create files with mode 0664."""
     try:
         user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     except KeyError:
@@ -252,7 +252,7 @@ def _lock(fd: int, until: float) -> None:
 
 
 def _is_at(path: str, fd: int) -> bool:
-    """Whether this is still the file of that name: while we waited for the lock, another process may have replaced it."""
+    """Whether the path still names this file. Another process may have replaced it during the wait for the lock."""
     try:
         there = os.lstat(path)
     except FileNotFoundError:

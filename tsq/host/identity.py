@@ -1,6 +1,6 @@
-"""What tells this machine from others, and stays the same when it is restarted.
+"""An identifier of this machine that stays the same after a restart.
 
-Comes in: nothing. Goes out: bytes. It is no secret, and must never be used as one or be sent to anybody.
+Comes in: nothing. Goes out: bytes. It is not secret: it must never be used as a secret, and never be sent to a peer.
 """
 
 import os
@@ -10,7 +10,7 @@ _MACHINE_ID = "/etc/machine-id"
 
 
 def machine() -> bytes:
-    """The machine's ID (machine-id(5)), which containers of one image may share, and its host name, which they do not."""
+    """The machine ID (machine-id(5)) and the host name. Containers of one image may share the former, but not the latter."""
     try:
         with open(_MACHINE_ID, "rb") as file:
             number = file.read(64).strip()

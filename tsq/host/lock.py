@@ -1,9 +1,9 @@
-"""One tsq-adjtime at a time: a lock on a file, which the kernel releases when its holder ends, however it ends.
+"""A lock file that lets only one tsq-adjtime run at a time. The kernel releases the lock when its holder ends.
 
 Comes in: directories to try. Goes out: the lock until the end of a `with`, or AlreadyRunning with the process that holds it. It
-must never follow a link, never write to a file that is not its own, and never forbid anything because no lock can be made.
+must never follow a link, never write to another user's file, and never stop the program because no lock file can be created.
 
-The file's name is fixed and it stays when the lock is released: removing it would let two programs hold two locks under one name.
+The file stays when the lock is released. If it were removed, two programs could hold two locks under one name.
 """
 
 import fcntl
@@ -14,14 +14,14 @@ from contextlib import contextmanager, suppress
 
 from tsq.errors import AlreadyRunning
 
-# Only root writes to the first; what is in the second has the user's number in its name.
+# Only root writes to the first. In the second, files of different users need different names.
 _DIRECTORIES = ("/run", "/tmp")
 _MOST_DIGITS = 10
 
 
 @contextmanager
 def held(directories: Sequence[str] = _DIRECTORIES) -> Iterator[str]:
-    """Hold the lock, and give a warning, empty where the lock is held. Raises AlreadyRunning where another process holds it."""
+    """Hold the lock. Yields a warning, which is empty if the lock is held. Raises AlreadyRunning if another process holds it."""
     problems = []
     for directory in directories:
         path = os.path.join(directory, f"tsq-adjtime-{os.geteuid()}.lock")
@@ -39,8 +39,8 @@ def held(directories: Sequence[str] = _DIRECTORIES) -> Iterator[str]:
 
 
 def _locked(path: str) -> int:
-    """The lock's file, made if it is not there, and locked. Raises OSError where it is not a plain file of this user's own."""
-    # Not blocking: the name may be that of a FIFO.
+    """Open or create the lock file, and lock it. Raises OSError if it is not a regular file of this user."""
+    # O_NONBLOCK, because the path may be a FIFO.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -63,7 +63,7 @@ def _lock(descriptor: int, path: str) -> None:
         raise AlreadyRunning(
             f"another tsq-adjtime sets this clock ({who}, lock {path})", advice="wait until it has ended, or end it"
         ) from None
-    # On a full disk the number is missing, and the lock is held all the same.
+    # On a full disk the process ID cannot be written. The lock is held all the same.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

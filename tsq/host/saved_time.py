@@ -1,9 +1,9 @@
-"""A time that the clock had when it was right, kept in a file: no right clock says less later.
+"""Saves a correct time in a file. A later time can never be less, so it is a lower limit.
 
-Comes in: the file's name. Goes out: the time in Unix ns, or None with a warning. It must never fail a program: a file that cannot
-be read or written costs the floor, nothing more.
+Comes in: the file's name. Goes out: the time in Unix ns, or None with a warning. It must never make a program fail: without a
+file that can be read, there is no lower limit from it.
 
-The file holds one line, whole Unix seconds in decimal digits. A file that others than its owner could have changed is not read.
+The file contains one line, Unix seconds in decimal digits. Do not read a file that users other than its owner can change.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from tsq.host import files
 
 _MOST_DIGITS = 18
 _MOST_READ = 64
-# No secret, but nobody else may change it.
+# The content is not secret, but other users must not change it.
 _MODE = 0o644
 Warn = Callable[[str], None]
 
 
 def load(path: str, warn: Warn) -> int | None:
-    """The time in the file, Unix ns; None where there is no file yet, or, with a warning, none that can be used."""
+    """The time in the file, Unix ns. None if there is no file yet, or, with a warning, if it cannot be used."""
     try:
         text = files.read(path, _MOST_READ).decode("ascii").strip()
     except FileNotFoundError:
@@ -36,7 +36,7 @@ def load(path: str, warn: Warn) -> int | None:
 
 
 def save(path: str, now_ns: int, warn: Warn) -> None:
-    """Keep this time; with a warning where that fails. The old file stays whole until the new one is."""
+    """Save this time. If that fails, warn; the old file stays complete."""
     try:
         files.replace(path, f"{now_ns // 1_000_000_000}\n".encode("ascii"), _MODE)
     except (OSError, ValueError) as error:

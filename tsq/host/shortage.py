@@ -1,24 +1,24 @@
-"""What a process can run out of: open files, threads, memory; in a user's words.
+"""Messages for errors that mean that a process has run out of open files, threads or memory.
 
 Comes in: an error. Goes out: what is missing, how much there is, and what to do; None for an error of another kind. It must never
-need a descriptor itself: it is loaded before anything is short.
+open a file itself: import it before anything runs out.
 """
 
 import contextlib
 import errno
 import os
 
-# Standard streams, modules and certificates that are being read, name resolution.
+# Standard streams, modules and certificates while they are read, name resolution.
 FILES_OF_ITS_OWN = 12
-# A poll, a socket, one more to warm the path, and a file that is being read.
+# An epoll descriptor, a socket, one more to warm the transmit path, and a file that is being read.
 FILES_A_HOST = 4
 _NO_THREAD = "can't start new thread"
-# What Python says of one of its own encodings whose module it could not load.
+# Python's message if it cannot load the module of one of its own encodings.
 _NO_ENCODING = "unknown encoding"
 
 
 def explained(error: BaseException) -> str | None:
-    """What there is too little of, as a sentence; None where the error says nothing of that kind."""
+    """What has run out, as a sentence; None if the error has another reason."""
     number = error.errno if isinstance(error, OSError) else None
     words = str(error)
     if number == errno.EMFILE or (isinstance(error, ImportError) and os.strerror(errno.EMFILE) in words):
@@ -35,14 +35,14 @@ def explained(error: BaseException) -> str | None:
 
 
 def open_files() -> int:
-    """How many files this process may have open at a time."""
+    """The limit of open files of this process."""
     return os.sysconf("SC_OPEN_MAX")
 
 
 def too_few_files(needed: int, purpose: str) -> str | None:
-    """What to say where this process may not have so many files open at a time; None where it may.
+    """A message if the limit of open files is less than needed; None otherwise.
 
-    The process raises its own limit first, as far as it is allowed to.
+    Raise the limit first, as far as allowed.
     """
     allow_open_files(needed)
     limit = open_files()
@@ -52,7 +52,7 @@ def too_few_files(needed: int, purpose: str) -> str | None:
 
 
 def allow_open_files(needed: int) -> None:
-    """Raise this process's own limit of open files as far as is needed and as it may."""
+    """Raise the limit of open files to what is needed, as far as allowed."""
     if open_files() >= needed:
         return
     import resource  # noqa: PLC0415 - a compiled module of its own, for the rare case only
@@ -64,10 +64,10 @@ def allow_open_files(needed: int) -> None:
 
 
 def files_for(hosts: int) -> int:
-    """How many open files it takes to ask so many hosts at the same time."""
+    """How many open files queries of so many hosts at the same time need."""
     return FILES_OF_ITS_OWN + FILES_A_HOST * hosts
 
 
 def hosts_at_a_time() -> int:
-    """How many hosts this process can ask at the same time with the open files that it may have."""
+    """How many hosts this process can query at the same time, within its limit of open files."""
     return max(0, (open_files() - FILES_OF_ITS_OWN) // FILES_A_HOST)

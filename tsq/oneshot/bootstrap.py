@@ -53,7 +53,7 @@ def bootstrap(
     targets: Sequence[Target],
     options: AdjustOptions,
     clock: SystemClock,
-    floors: Sequence[Floor],
+    not_before: Sequence[Floor],
     *,
     interruptions: Interruptions | None = None,
     ask: Ask = query_all,
@@ -75,7 +75,7 @@ def bootstrap(
 
     claim = asked(Trust(insecure=True))
     claimed_ns = _agreed_ns(claim, clock)
-    problem = _unfit(claim.selection, len(targets)) or _too_early(claimed_ns, floors)
+    problem = _unfit(claim.selection, len(targets)) or _too_early(claimed_ns, not_before)
     if problem:
         return Bootstrap(
             claim, checked=False, failed=f"the servers claim no time for which certificates could be checked: {problem}"
@@ -142,8 +142,8 @@ def _unfit(chosen: Selection, named: int) -> str:
     return ""
 
 
-def _too_early(claimed_ns: int, floors: Sequence[Floor]) -> str:
-    for floor in floors:
+def _too_early(claimed_ns: int, not_before: Sequence[Floor]) -> str:
+    for floor in not_before:
         if claimed_ns < floor.at_ns:
             return f"they claim {_written(claimed_ns)}, which is before {_written(floor.at_ns)}, when {floor.origin}"
     return ""

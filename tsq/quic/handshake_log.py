@@ -1,7 +1,7 @@
 """The server's log of failed handshakes: with which client, and why.
 
 Comes in: the client's address, how its connection ended, the time. Goes out: lines at level `info`, few of them in a flood. It must
-never write a peer's text as it came: the text is quoted, so that it cannot begin another line or steer a terminal.
+never write a peer's text unquoted: it could begin another line or control a terminal.
 """
 
 import logging

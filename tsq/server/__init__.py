@@ -1,4 +1,4 @@
-"""The server's role: requests in, responses out. `core` and what is below it do no I/O; `driver` does.
+"""The server: requests in, responses out. `driver` does I/O; `core`, `clock_info` and `responder` do not.
 
 From the top, each using only what comes after it: `driver`, `clock_watch`, `core`, `clock_info`, `responder`.
 """

@@ -1,7 +1,7 @@
-"""Polls the state of the host's clock while the server runs, and gives it to the responder.
+"""Polls the state of the host's clock while the server runs, and passes it to the responder.
 
-Comes in: a HostClock, which says what to query. Goes out: clock info for clients, and a log line at each change. It must never end
-while the server runs, never let an old state stand for the present one, and never make the server wait for the program it queries.
+Comes in: a HostClock, which names the program to query. Goes out: clock info for clients, and a log line at each change. It must
+never end while the server runs, never report an old state as the present one, and never make the server wait for that program.
 A state is valid for some seconds, with the drift of that time included. Without a new one its error grows with its age; after
 _MOST_AGE the clock counts as unsynchronized. Clock info expires, so a server that was suspended sends no old state either.
 """
@@ -84,7 +84,7 @@ class ClockWatch:
             if state is not None:
                 self._publish(state)
         except Exception as error:
-            # Whatever it was, the last state must not stand forever.
+            # Whatever the reason is, do not use the last state forever.
             self._publish(unknown(self._host_clock, str(error) or type(error).__name__))
 
     def _publish(self, state: SyncState, age: float = 0.0) -> None:

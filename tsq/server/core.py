@@ -1,7 +1,7 @@
-"""The server's work without I/O: datagrams in, datagrams out; router and responder put together.
+"""The server without I/O: combines router and responder.
 
-Comes in: received datagrams, the monotonic time, a clock to stamp T3 with. Goes out: datagrams to send at once, and which
-connection to look after. It must never touch a socket, and never keep an answer that cannot leave at once.
+Comes in: received datagrams, the monotonic time, a clock for T3. Goes out: datagrams to send at once, and the connection whose
+timer to update. It must never use a socket, and never keep a response that cannot be sent at once.
 """
 
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _MOST_LOOKED_AFTER = 1000
 # The cost of so many frames is about that of a packet without any.
 _FRAMES_A_UNIT = 16
-# A request has to be decoded and answered as well.
+# A request costs more: it is decoded and answered.
 _REQUESTS_A_UNIT = 8
 # The cost of a packet where nearly all packets are plain requests.
 _UNIT_ALONE = 0.05
@@ -39,10 +39,10 @@ class Outcome(NamedTuple):
 
 
 class ServerCore:
-    """A server but for its sockets and timers.
+    """A server without its sockets and timers.
 
-    clock: the host's time in Unix ns, read as late as possible. data_plane: the data plane of the socket; without one, the control
-    plane does everything.
+    clock: the host's time in Unix ns; read it as late as possible. data_plane: the data plane of the socket; without one, the
+    control plane handles all packets.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class ServerCore:
         self._utmost = Bucket(router.limits.most_control, router.limits.most_control / 4)
         self._strangers = Bucket(router.limits.strangers, router.limits.strangers / 4)
         self._unrouted = Throttle(10.0)
-        # Without a data plane, plain requests come here, too.
+        # Without a data plane, the control plane answers plain requests, too.
         self._unit = 1.0 if data_plane is not None else _UNIT_ALONE
 
     def received(self, datagram: Datagram, now: float) -> Outcome:
-        """Deal with one datagram."""
+        """Handle one datagram."""
         self.counters.add("datagrams")
         if not datagram.kernel:
             self.counters.add("user-space receive times")
@@ -85,14 +85,14 @@ class ServerCore:
         excess = self._excess(connection, datagram.data, now)
         if excess is None:
             return self._visit(connection, now, lambda: self._receive(connection, datagram, now))
-        # The connection has not changed, so there is nothing else to do: a dropped packet must cost as little as possible.
+        # The connection has not changed, so its timer stays. A dropped packet must cost as little as possible.
         self.counters.add("dropped", excess)
         if connection.budget.is_offender(now):
             return self._visit(connection, now, lambda: self._close(connection, PROTOCOL_VIOLATION, "too many packets", now))
         return Outcome([], None)
 
     def expired(self, connection: ServerConnection, now: float) -> Outcome:
-        """A connection's deadline has passed."""
+        """Handle a connection whose deadline has passed."""
         if not self.router.knows(connection):
             return Outcome([], None)
         if self.router.overdue(connection, now):
@@ -107,23 +107,23 @@ class ServerCore:
         return self._visit(connection, now, work)
 
     def look_after(self, now: float) -> list[Outcome]:
-        """Probe, rekey or end connections that the data plane cannot go on with by itself; to be called every second or so."""
+        """Send probes, update keys, or close connections, where the data plane cannot do so. Call this about once a second."""
         if self._data_plane is None:
             return []
         due = set(self._data_plane.due(now))
         all_due = [c for c in self.router.connections if c.plane is not None and c.plane.session in due]
-        # A few at a time, so that answers do not wait behind them.
-        return [self._visit(c, now, partial(c.look_after, now), enter=False) for c in all_due[:_MOST_LOOKED_AFTER]]
+        # Handle a limited number at a time, so that responses are not delayed.
+        return [self._visit(c, now, partial(c.look_after, now), take_back=False) for c in all_due[:_MOST_LOOKED_AFTER]]
 
-    def _visit(self, connection: ServerConnection, now: float, work: Callable[[], Outgoing], *, enter: bool = True) -> Outcome:
-        """Do some work on one connection: every packet and timer reaches a connection by this function only.
+    def _visit(self, connection: ServerConnection, now: float, work: Callable[[], Outgoing], *, take_back: bool = True) -> Outcome:
+        """Do some work on one connection. Each packet and each timer reaches a connection through this function only.
 
-        Whatever goes wrong ends this connection and nothing else. Afterwards the connection is in all tables with a deadline, or in
-        none, so its timer can be kept. enter: False where `work` itself does so if need be.
+        An error ends this connection and no other. Afterwards the connection is in all tables and has a deadline, or it is in none,
+        so the caller can update its timer. take_back: False if `work` takes the connection back itself.
         """
         out: Outgoing = []
         try:
-            if enter:
+            if take_back:
                 connection.take_back()
             out = work()
             self.router.refresh(connection)
@@ -135,9 +135,9 @@ class ServerCore:
         return Outcome(out, connection)
 
     def _excess(self, connection: ServerConnection, data: bytes, now: float) -> Drop | None:
-        """Why a datagram may not go through the control plane, for this connection or for all; None where it may."""
+        """Why the control plane must drop a datagram, by the budget of this connection or of all. None if it may handle it."""
         if connection.fresh:
-            # The router has let it in; and nothing but this packet gives the connection a deadline.
+            # The router has accepted it. A new connection has no deadline until this packet is handled.
             connection.arrived = 1
             self._charge(self._unit)
             return None
@@ -158,21 +158,21 @@ class ServerCore:
         return None
 
     def _charge(self, units: float) -> None:
-        """Of what all connections together may have the control plane do."""
+        """Charge the budget that all connections share."""
         self._everything.take(units)
         self._utmost.take(units)
 
     def _receive(self, connection: ServerConnection, datagram: Datagram, now: float) -> Outgoing:
-        """Feed a datagram to its connection; what is sent for it."""
+        """Give a datagram to its connection. Returns the datagrams to send."""
         if connection.fresh and self._data_plane is not None:
             connection.attach(self._data_plane)
-        shaken = connection.handshake is not None
+        was_complete = connection.handshake is not None
         messages = connection.receive_on(datagram.path, datagram.data, now)
         self._account(connection, len(messages) + connection.left_out)
         if any(self._is_due(message) for message in messages):
             out = self._answer(connection, messages, datagram.received_ns, now)
-        elif connection.handshake is not None and not shaken:
-            # What ends the handshake is sent at once, and the acknowledgment goes with it.
+        elif connection.handshake is not None and not was_complete:
+            # Send the end of the handshake at once, together with the acknowledgment.
             out = connection.transmit([], now)[0]
         else:
             out = connection.flush(now)
@@ -182,12 +182,12 @@ class ServerCore:
         return out
 
     def _account(self, connection: ServerConnection, requests: int) -> None:
-        """Count the refused parts of a datagram, and charge the connection for the work."""
+        """Count the refused parts of a datagram, and charge the connection's budget for the work."""
         frames, refused = connection.take_account()
         for reason in refused:
             self.counters.add("dropped", Drop(reason))
         if frames or refused:
-            # In packets that opened.
+            # The work of packets that decrypted.
             units = (frames / _FRAMES_A_UNIT + requests / _REQUESTS_A_UNIT) * self._unit
             connection.budget.opened(units)
             self._charge(units)
@@ -200,21 +200,21 @@ class ServerCore:
         connection.close(code, reason)
         return connection.flush(now)
 
-    def goodbye(self, connection: ServerConnection, reason: str, now: float) -> Outgoing:
-        """Close a connection for good."""
+    def close_connection(self, connection: ServerConnection, reason: str, now: float) -> Outgoing:
+        """Close a connection, and forget it."""
         out = self._visit(connection, now, lambda: self._close(connection, NO_ERROR, reason, now)).datagrams
         self.router.forget(connection)
         return out
 
     def _is_due(self, message: Message) -> bool:
-        """Datagrams at once; streams at FIN, or when what came is a whole request (R2)."""
+        """Whether to answer now: a datagram always, a stream at its FIN or when it contains a whole request (R2)."""
         return message.stream_id is None or stream_request_ready(message.data, message.finished)
 
     def _answer(self, connection: ServerConnection, messages: list[Message], received_ns: int, now: float) -> Outgoing:
-        """Answer all requests of one datagram in one go: drafts first, then the time, then the packet."""
+        """Answer all requests of one datagram together: prepare drafts, read the clock, seal the packet."""
         due = [message for message in messages if self._is_due(message)]
         drafts = [(message, self._draft(message, received_ns)) for message in due]
-        # Send everything else first, so that only sealing comes between T3 and the wire.
+        # Send everything else first, so that after T3 only the packet is encrypted and sent.
         out = [] if any(message.stream_id is not None for message in due) else connection.clear(now)
         send_ns = self._clock()
         datagrams: list[bytes] = []

@@ -1,7 +1,7 @@
-"""The server: sockets and timers of a ServerCore, on asyncio.
+"""Sockets and timers of a ServerCore, on asyncio.
 
-Comes in: datagrams. Goes out: answers, each stamped as late as Python can. Holds no rules of the protocol. It must never stop for
-what one peer sent, and never send an answer later than at once.
+Comes in: datagrams. Goes out: responses, sent at once. It has no rules of the protocol. It must never stop because of what one
+peer sent, and never queue a response for later.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ from tsq.wire.signature import Signer
 logger = logging.getLogger(__name__)
 
 _CARE_INTERVAL = 1.0
-# How many batches that held something for the control plane are served before the loop sees to timers and other sockets.
+# How many batches with packets for the control plane to handle before timers and other sockets get their turn.
 _TURNS = 16
 _CLOSE_REASON = "server is shutting down"
-# What a DataPlane counts by itself.
+# The counters of a DataPlane.
 _DATA_PLANE_COUNTS = (
     "taken",
     "answered",
@@ -53,21 +53,21 @@ _DATA_PLANE_COUNTS = (
     "unsent",
     "truncated",
 )
-# After so many connections have ended, and with fewer than these under way, memory is given back: a flood is over.
+# A flood is over when this many connections have ended and fewer than this are half open. Then return memory to the system.
 _MANY_FORGOTTEN = 500
 _FEW_HALF_OPEN = 50
 
 
 class Server:
-    """A TSQ server, to run by itself or inside another asyncio program.
+    """A TSQ server, for a program of its own or inside another asyncio program.
 
         async with tsq.Server(["127.0.0.1:4433"], "cert.pem", "key.pem") as server:
             print(server.addresses)
             await server.wait_closed()
 
-    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: who is asked how good this
-    machine's clock is, for the answer to clients. counters: what the server did. clock: how good the clock is.
-    Raises ConfigError where certificate, key or an address cannot be used.
+    listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: the program to ask for the
+    quality of this machine's clock, which is reported to clients. counters: what the server did. clock: the clock's quality.
+    Raises ConfigError if the certificate, the key or an address cannot be used.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Server:
         data_plane: bool = True,
         host_clock: HostClock | None = None,
     ) -> None:
-        # Targets, so that every way to write the wildcard is known as such.
+        # Targets, so that each way to write the wildcard address is recognized.
         self._listen = _listen_targets(listen)
         _check_type("certificate_file", certificate_file, str, "the path of a file, as text")
         _check_type("key_file", key_file, str, "the path of a file, as text")
@@ -107,23 +107,23 @@ class Server:
 
     @property
     def addresses(self) -> list[Target]:
-        """Addresses and ports that are listened on."""
+        """The addresses and ports that the server listens on."""
         return [Target(*endpoint.udp.address) for endpoint in self._endpoints]
 
     @property
     def connections(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         return len(self._router.connections)
 
     @property
     def clock(self) -> SyncState | None:
-        """How good this machine's clock is; None where no program is asked."""
+        """The quality of this machine's clock; None if the server asks no program."""
         return self._watch.state
 
     async def start(self) -> None:
-        """Open the sockets and answer from now on. Raises ConfigError where an address cannot be used.
+        """Open the sockets and begin to answer. Raises ConfigError if an address cannot be used.
 
-        Where the machine has no IPv6, or no IPv4, at all, addresses of that family are left out, as long as others remain.
+        If the machine has no IPv6, or no IPv4, at all, leave out addresses of that family, as long as others remain.
         """
         self._closed = asyncio.Event()
         await self._watch.start()
@@ -154,7 +154,7 @@ class Server:
             logger.warning("%s; the other addresses are served", missing)
 
     def reload(self) -> bool:
-        """Load certificate and key anew, for connections to come. A pair that cannot be used is reported and the old one kept."""
+        """Load certificate and key again, for new connections. If they cannot be used, log that and keep the old ones."""
         try:
             configuration = tls.server_configuration(*self._files, key_log=self._key_log)
         except ConfigError as error:
@@ -166,7 +166,7 @@ class Server:
         return True
 
     async def close(self) -> None:
-        """Tell every client that the server goes, and close the sockets."""
+        """Close all connections, so that clients learn of it, and close the sockets."""
         for endpoint in self._endpoints:
             endpoint.close_connections(_CLOSE_REASON)
         self._release()
@@ -222,7 +222,7 @@ def _check_type(name: str, value: object, kind: type | UnionType, expected: str)
 
 
 class _Endpoint:
-    """One socket: moves datagrams between it and the core, and keeps the timers of the connections that came by it."""
+    """One socket: moves datagrams between it and the core, and has the timers of its connections."""
 
     def __init__(self, udp: UdpSocket, core: ServerCore, data_plane: DataPlane | None, sink: socket.socket | None) -> None:
         self.udp = udp
@@ -240,7 +240,7 @@ class _Endpoint:
         self._forgotten_before = 0
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Begin to answer."""
         self._loop.add_reader(self.udp.fileno(), self._readable if self._data_plane is None else self._serve)
         if self._data_plane is not None:
             if isinstance(self._loop, ServingLoop):
@@ -269,13 +269,13 @@ class _Endpoint:
         """Close all connections of this socket."""
         now = self._loop.time()
         for connection in list(self._timers):
-            self._send(self._core.goodbye(connection, reason, now))
+            self._send(self._core.close_connection(connection, reason, now))
 
     def _readable(self) -> None:
         try:
             datagrams = self.udp.receive()
         except OSError as error:
-            # An ICMP error of an earlier answer: its peer is gone, and times out.
+            # An ICMP error for an earlier response. Its client is gone; the connection will time out.
             logger.debug("socket error: %s", error)
             return
         if self.udp.truncated != self._truncated:
@@ -285,7 +285,7 @@ class _Endpoint:
             self._conclude(self._core.received(datagram, self._loop.time()))
 
     def _serve(self) -> None:
-        """Let the data plane answer; the control plane handles the packets that it does not take."""
+        """Let the data plane answer, and the control plane handle the packets that the data plane returns."""
         data_plane = self._data_plane
         if data_plane is None:
             return
@@ -299,11 +299,11 @@ class _Endpoint:
             for data, remote, local, received_ns, kernel in rest:
                 self._conclude(self._core.received(Datagram(data, NetworkPath(remote, local), received_ns, kernel), now))
             if not rest or count % BATCH:
-                # Nothing waits any more, or it has had its turn.
+                # The data plane took the whole batch, or the socket is empty.
                 return
 
     def _count(self) -> None:
-        """Add what the data plane counted since the last time."""
+        """Add the data plane's counts since the last call."""
         data_plane, counters = self._data_plane, self._core.counters
         if data_plane is None:
             return
@@ -341,7 +341,7 @@ class _Endpoint:
         now = self._loop.time()
         due = self._core.router.deadline(connection)
         if due is not None and due > now:
-            # The deadline has moved away since.
+            # The deadline has moved to a later time.
             self._keep(connection)
             return
         self._conclude(self._core.expired(connection, now))
@@ -351,7 +351,7 @@ class _Endpoint:
         try:
             self._send(outcome.datagrams)
         except Exception as error:
-            # The batch holds datagrams of other connections, too.
+            # The batch contains datagrams of other connections, too.
             logger.error("answers that could not be sent: %r", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         finally:
             if outcome.connection is not None:
@@ -363,20 +363,20 @@ class _Endpoint:
             handle.cancel()
 
     def _keep(self, connection: ServerConnection) -> None:
-        """Arm the connection's timer, or cancel it if the connection is gone."""
+        """Set the connection's timer, or cancel it if the connection is gone."""
         due = self._core.router.deadline(connection)
         if due is None:
             self._forgotten(connection)
             return
         handle = self._timers.get(connection)
-        # A deadline that moved away is looked at when the old one fires: arming anew for each packet would cost more.
+        # If the deadline is later than the timer, the timer fires and is set again: setting it for each packet would cost more.
         if handle is None or due < handle.when():
             if handle is not None:
                 handle.cancel()
             self._timers[connection] = self._loop.call_at(due, self._expired, connection)
 
     def _send(self, out: Outgoing) -> None:
-        """Send at once or never."""
+        """Send at once, or drop."""
         datagrams = [(data, path) for data, path in out if isinstance(path, NetworkPath)]
         if not datagrams:
             return

@@ -1,4 +1,4 @@
-"""The server's role without I/O: request -> response (docs/reference/protocol.md, Rulings R2, R4 to R7, R13).
+"""From a request to its response, without I/O (docs/reference/protocol.md, Rulings R2, R4 to R7, R13).
 
 Comes in: the bytes of a request and their receive time. Goes out: a Draft, which the send time completes, or the reason why there
 is no response. It must never read a clock, and never give a response whose T3 is before its T2.
@@ -68,8 +68,8 @@ class Responder:
     """Answers requests.
 
     signer: for requests that ask for a signature. clock_info: the TLVs that answer a Metadata Query. pairs: metadata about the
-    clock, for requests that ask for its keys (R13). All may be replaced at any time. What `set_clock_info` sets expires by the
-    receive time of a request: no clock info is repeated forever.
+    clock, for requests that ask for its keys (R13). All may be replaced at any time. What `set_clock_info` sets
+    expires: from then on, requests get the expired clock info.
     """
 
     signer: Signer | None = None
@@ -84,7 +84,7 @@ class Responder:
         self._until_ns, self._expired = until_ns, expired
 
     def prepare(self, data: bytes, receive_ns: int, mode: Mode) -> Draft | Unanswered:
-        """The answer to one request, all but its send time."""
+        """The answer to one request, without its send time."""
         try:
             request = decode_request(data)
         except MessageError as error:

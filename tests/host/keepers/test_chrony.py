@@ -1,4 +1,4 @@
-"""chronyd's report: its layout, replies that are none, and a real chronyd asked over UDP and through chronyc."""
+"""chronyd's report: its layout, replies that are not reports, and a real chronyd queried over UDP and through chronyc."""
 
 import math
 import shutil
@@ -18,7 +18,7 @@ NOBODY = "/nonexistent/chronyd.sock"
 
 
 def wire_float(value: float) -> int:
-    """chrony's float: a signed exponent of 7 bits, a signed coefficient of 25; written from the page, not from the code."""
+    """chrony's float: a signed exponent of 7 bits, a signed coefficient of 25; written from its documentation."""
     if value == 0.0:
         return 0
     mantissa, exponent = math.frexp(value)
@@ -82,11 +82,11 @@ def test_references_as_text(reference, family, address, expected):
 @pytest.mark.parametrize(
     "header", [{"version": 5}, {"kind": 1}, {"command": 34}, {"reply": 6}, {"status": 2}], ids=lambda header: next(iter(header))
 )
-def test_another_reply_is_none(header):
+def test_a_reply_of_another_kind_gives_no_report(header):
     assert decode_reply(reply(1, **header), 1) is None
 
 
-def test_a_reply_to_another_question_or_a_short_one_is_none():
+def test_a_reply_to_another_request_or_a_short_one_gives_no_report():
     assert decode_reply(reply(1), 2) is None
     whole = reply(1)
     assert len(whole) == 104
@@ -130,7 +130,7 @@ def test_somebody_else_there():
 
         def answer() -> None:
             data, peer = udp.recvfrom(2048)
-            # Right but for the sequence number.
+            # Right except for the sequence number.
             udp.sendto(reply(int.from_bytes(data[8:12], "big") ^ 1), peer)
 
         thread = threading.Thread(target=answer)
@@ -140,7 +140,7 @@ def test_somebody_else_there():
 
 
 @needs_chronyd
-def test_a_real_chronyd_that_follows_nothing_says_so(tmp_path):
+def test_a_real_chronyd_without_a_source_reports_that(tmp_path):
     with Chronyd(tmp_path / "chrony") as running:
         report = ask_tracking(running.command, NOBODY)
     assert report.leap == chrony.LEAP_UNSYNCHRONIZED
@@ -156,7 +156,7 @@ def test_a_real_chronyd_that_is_its_own_reference(tmp_path):
 
 @needs_chronyd
 @pytest.mark.skipif(shutil.which("chronyc") is None, reason="chronyc is not installed (Debian: apt-get install chrony)")
-def test_chronyc_is_asked_where_the_port_is_closed_and_says_the_same(tmp_path):
+def test_chronyc_gives_the_same_report_if_the_port_is_closed(tmp_path):
     with Chronyd(tmp_path / "chrony", "local stratum 6", unix_socket=True) as running:
         by_udp = ask_tracking(running.command, NOBODY)
         until(running.socket.exists)

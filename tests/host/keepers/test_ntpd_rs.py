@@ -1,4 +1,4 @@
-"""ntpd-rs's state at its observation socket: the layouts of its versions, and everything that is none."""
+"""ntpd-rs's state at its observation socket: the layouts of its versions, and data that is not a state."""
 
 import json
 import socket
@@ -48,7 +48,7 @@ def test_not_synchronized(change):
         document({**FLAT, "time_snapshot": 5}), document({**FLAT, "leap_indicator": []}), b"\xff\xfe",
     ],
 )
-def test_what_is_no_state(data):
+def test_data_that_is_no_state(data):
     assert decode(data) is None
 
 
@@ -82,7 +82,7 @@ def test_the_state_comes_with_its_length_in_any_pieces(tmp_path, split):
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", struct.pack("!Q", 100) + b"{}", struct.pack("!Q", 2**40)])
-def test_a_peer_that_says_less_or_too_much(tmp_path, data):
+def test_a_state_with_a_wrong_length(tmp_path, data):
     thread = serve(str(tmp_path / "observe"), data)
     assert observe(str(tmp_path / "observe")) is None
     thread.join(20)
@@ -92,8 +92,8 @@ def test_nobody_there(tmp_path):
     assert observe(str(tmp_path / "observe")) is None
 
 
-def test_a_daemon_that_sends_byte_after_byte_is_not_waited_for(tmp_path, monkeypatch):
-    """Time stands still but for the daemon's bytes: each takes a tenth of a second."""
+def test_a_daemon_that_sends_slowly_is_not_waited_for(tmp_path, monkeypatch):
+    """Virtual time: only the daemon's bytes take time, 0.1 s each."""
     path = str(tmp_path / "observe")
     now = [0.0]
     monkeypatch.setattr("tsq.host.keepers.ntpd_rs.time.monotonic", lambda: now[0])

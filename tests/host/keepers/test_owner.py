@@ -58,7 +58,7 @@ def test_a_chronyd_that_leaves_the_clock_alone_owns_none(tmp_path, nobody, optio
     assert (clock_owner(tmp_path, nobody) is not None) is owns
 
 
-def test_the_first_of_several_is_named_and_one_that_hands_off_hides_none(tmp_path, nobody):
+def test_the_first_owner_is_named_also_after_a_chronyd_that_leaves_the_clock_alone(tmp_path, nobody):
     process(tmp_path, 5, "chronyd", "-x")
     process(tmp_path, 6, "ntpd")
     assert clock_owner(tmp_path, nobody) == "ntpd, process 6"
@@ -76,12 +76,12 @@ def test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does
     assert found.startswith("chronyd, which answers at 127.0.0.1 port")
 
 
-def test_where_nothing_can_be_seen_nothing_is_assumed(tmp_path, nobody):
+def test_without_a_readable_process_table_there_is_no_owner(tmp_path, nobody):
     with pytest.raises(ClockError, match="whether a clock daemon runs is unknown"):
         clock_owner(tmp_path / "no", nobody)
 
 
 def test_the_real_process_table_can_be_read(nobody):
-    # Whatever runs here, this must neither fail nor find what is not there.
+    # With any programs on this machine, this must not fail, and must not name a program that does not run.
     found = clock_owner(Path("/proc"), nobody)
     assert found is None or ", process " in found

@@ -1,4 +1,4 @@
-"""How good the clock is, by all words: what nobody vouches for is unsynchronized, nothing becomes better than it was told."""
+"""The state of the clock from all sources: without a report it is unsynchronized, and it is never better than reported."""
 
 import json
 import socket
@@ -80,18 +80,18 @@ NAN, INF = float("nan"), float("inf")
     ],
     ids=str,
 )  # fmt: skip
-def test_what_cannot_be_or_cannot_be_told_is_unsynchronized_and_the_trouble_is_named(changes):
+def test_an_impossible_state_is_unsynchronized_and_the_trouble_is_named(changes):
     state = checked(by_tracking(tracking(**changes)))
     assert (state.stratum, state.leap, state.error) == (0, 3, 16.0)
     assert state.trouble.startswith("chrony reports values that cannot be used: ")
-    # It can be told to clients.
+    # It can be reported to clients.
     assert clock_info(state.lasting(4.0))[0]
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"root_delay": 0.0, "root_dispersion": 0.0}, {"stratum": 15}, {"stratum": 16}, {"correction": 15}]
 )
-def test_what_can_be_is_as_it_was_told(changes):
+def test_a_possible_state_is_unchanged(changes):
     state = by_tracking(tracking(**changes))
     assert checked(state) == state
     assert state.synchronized == (changes.get("stratum") != 16)
@@ -99,7 +99,7 @@ def test_what_can_be_is_as_it_was_told(changes):
 
 @pytest.mark.parametrize("keeper", [Keeper.KERNEL, Keeper.AUTO])
 @pytest.mark.parametrize("error", [NotPermitted("no"), ClockError("no such call"), OSError(38, "Function not implemented")])
-def test_a_kernel_that_cannot_be_asked_leaves_what_the_operator_declares(keeper, error):
+def test_if_the_kernel_cannot_be_read_the_declared_state_is_used(keeper, error):
     class Refusing(SystemClock):
         def state(self):
             raise error
@@ -116,8 +116,8 @@ def test_ntpd_rs():
     assert not by_observation(Observation(0, 3, 0.01, 0.002)).synchronized
 
 
-def test_the_kernel_knows_no_stratum_and_so_the_worst_is_said():
-    twin = VirtualKernel(status=0, maxerror_us=2500, rest_ns=100_000)
+def test_the_kernel_has_no_stratum_so_the_highest_is_reported():
+    twin = VirtualKernel(status=0, maxerror_us=2500, pending_ns=100_000)
     state = sync_state(HostClock(Keeper.KERNEL), SystemClock(twin))
     assert (state.stratum, state.leap) == (15, 0)
     assert state.error == pytest.approx(0.0026)
@@ -128,22 +128,22 @@ def test_fault_33_a_kernel_that_is_not_synchronized_is_stratum_0():
     assert (state.stratum, state.leap, state.error) == (0, 3, 16.0)
 
 
-def test_whoever_answers_first_is_believed_and_the_kernel_last():
+def test_the_first_program_that_answers_is_used_and_the_kernel_last():
     twin = VirtualKernel(status=0, maxerror_us=10)
     assert sync_state(HostClock(**NOWHERE), SystemClock(twin)).keeper == "kernel"
 
 
 @pytest.mark.parametrize("keeper", [Keeper.CHRONY, Keeper.NTPD_RS])
-def test_one_who_was_named_and_is_silent_vouches_for_nothing(keeper):
+def test_a_named_program_that_is_silent_gives_an_unsynchronized_state(keeper):
     state = sync_state(HostClock(keeper, **NOWHERE), SystemClock(VirtualKernel(status=0, maxerror_us=10)))
     assert (state.keeper, state.stratum) == (keeper.value, 0)
 
 
-def test_nobody_is_asked_where_nothing_is_to_be_said():
+def test_without_a_keeper_no_program_is_queried():
     assert sync_state(HostClock(Keeper.NONE, local=LocalClock(1))) is None
 
 
-def test_what_the_operator_declares_stands_where_nobody_vouches():
+def test_the_declared_state_is_used_if_no_program_reports_one():
     local = LocalClock(2, "ptp", 1e-7)
     unknown, known = SystemClock(VirtualKernel(status=UNSYNC)), SystemClock(VirtualKernel(status=0, maxerror_us=500))
     state = sync_state(HostClock(Keeper.KERNEL, local=local), unknown)
@@ -154,7 +154,7 @@ def test_what_the_operator_declares_stands_where_nobody_vouches():
 
 
 @needs_chronyd
-def test_what_the_operator_declares_does_not_stand_against_chrony(tmp_path):
+def test_the_declared_state_is_not_used_against_chronys(tmp_path):
     with Chronyd(tmp_path / "chrony", "local stratum 9") as running:
         state = sync_state(HostClock(**(NOWHERE | {"chrony": running.command}), local=LocalClock(1)))
     assert (state.keeper, state.stratum) == ("chrony", 9)

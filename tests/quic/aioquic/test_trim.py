@@ -367,7 +367,7 @@ def test_a_forgotten_connection_is_gone_without_the_garbage_collector(either, en
             client.quic.close()
             either.pump(client)
         elif end == "closed by the server":
-            either.service.goodbye(connection, "bye", either.now)
+            either.core.close_connection(connection, "bye", either.now)
         else:
             either.to_server = lambda data, number: []
         del connection

@@ -1,8 +1,8 @@
 """The clock daemon that runs on this machine: it would undo any setting of the clock.
 
 Comes in: the process table (/proc), and chrony's command port for a chronyd in another process namespace. Goes out: the daemon's
-name, or None. It must never signal or change anything. A chronyd that sets no clock (-x, or -Q) does not count. A daemon under a
-name that is not in the list is not recognized.
+name, or None. It must never signal or change anything. A chronyd that leaves the clock alone (-x, or -Q) does not count. A daemon
+with another name than those in the list is not recognized.
 """
 
 import getopt
@@ -35,7 +35,7 @@ def clock_owner(processes: Path = Path("/proc"), chronyd: chrony.Address = chron
             hands_off = True
             continue
         return f"{name}, process {pid}"
-    # The chronyd at the command port may be one that sets no clock.
+    # The chronyd at the command port may be one that leaves the clock alone.
     if not hands_off and chrony.ask_tracking(chronyd) is not None:
         return f"chronyd, which answers at {chronyd[0]} port {chronyd[1]} (its process is not to be seen from here)"
     return None
