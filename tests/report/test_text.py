@@ -161,7 +161,8 @@ def test_names_with_wide_signs_keep_the_columns_in_line_and_fit_the_terminal():
     assert [line.rstrip().endswith("1/1") for line in lines[1:]] == [True] * len(names)
     widths = [columns_of(line.replace("\N{COMBINING ACUTE ACCENT}", "")) for line in lines[1:]]
     assert len(set(widths)) == 1
-    assert lines[3].split()[1].startswith("時計") and lines[3].split()[1].endswith("スト:443")
+    assert lines[3].split()[1].startswith("時計")
+    assert lines[3].split()[1].endswith("スト:443")
 
 
 def test_a_name_with_combining_signs_is_padded_like_its_letters():
