@@ -2,6 +2,7 @@
 
 import ast
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,48 @@ def test_a_command_that_fails_leaves_no_trace():
     with pytest.raises(ValueError, match="--server-name"):
         fail()
     assert str(Setting.SERVER_NAME) == "ClientOptions(server_name=...)"
+
+
+def test_a_command_in_one_thread_changes_no_error_of_another():
+    with for_command_line():
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(str(Setting.CA_FILE)))
+        thread.start()
+        thread.join()
+    assert seen == ["Trust(ca_file=...)"]
+
+
+def test_two_commands_that_overlap_leave_no_trace():
+    first_began, second_began = threading.Event(), threading.Event()
+    first_ended = threading.Event()
+
+    def first():
+        with for_command_line():
+            first_began.set()
+            second_began.wait(10)
+        first_ended.set()
+
+    def second():
+        first_began.wait(10)
+        with for_command_line():
+            second_began.set()
+            first_ended.wait(10)
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert str(Setting.CA_FILE) == "Trust(ca_file=...)"
+
+
+def test_hosts_that_are_asked_at_the_same_time_are_told_as_their_caller_is():
+    seen = []
+    with for_command_line():
+        tsq.query_all(["127.0.0.1:1", "127.0.0.1:2"], tsq.ClientOptions(count=1, timeout=1),
+                      on_change=lambda snapshot: seen.append((threading.current_thread().name, str(Setting.CA_FILE))))
+    assert {name for name, _ in seen} >= {"127.0.0.1:1", "127.0.0.1:2"}
+    assert {text for _, text in seen} == {"--ca FILE"}
 
 
 @pytest.mark.parametrize("setting", Setting)

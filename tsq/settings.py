@@ -5,11 +5,11 @@ Comes in: who reads the text. Goes out: a name for it. Nothing here may import a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 
-
-class _Reader:
-    typed_command = False
+# Of the context, not of the process: a program may run a command's `main` in one thread and use the library in another.
+_typed_command: ContextVar[bool] = ContextVar("typed_command", default=False)
 
 
 class Setting(Enum):
@@ -24,14 +24,17 @@ class Setting(Enum):
 
     def __str__(self) -> str:
         in_program, in_command = self.value
-        return in_command if _Reader.typed_command else in_program
+        return in_command if _typed_command.get() else in_program
 
 
 @contextmanager
 def for_command_line() -> Iterator[None]:
-    """Name settings as options of the command line, until the end of this block or of the function that this decorates."""
-    before, _Reader.typed_command = _Reader.typed_command, True
+    """Name settings as options of the command line, until the end of this block or of the function that this decorates.
+
+    A thread that is started meanwhile does so too if it runs in a copy of this context.
+    """
+    before = _typed_command.set(True)
     try:
         yield
     finally:
-        _Reader.typed_command = before
+        _typed_command.reset(before)

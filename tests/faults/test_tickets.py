@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import datetime
 import json
 import shutil
@@ -15,7 +16,8 @@ from tests.cli.peers import DAY, NOW
 from tests.integration.peers import good_samples, run_json, server_arguments
 from tests.support.processes import ServerProcess
 from tests.support.threads import ServerThread
-from tsq import ClientOptions, HostResult, Trust, connect, query
+from tsq import ClientOptions, HostResult, Trust, aquery, aquery_all, connect, query
+from tsq.errors import ConnectionLost
 
 HOUR = 3600
 
@@ -139,6 +141,30 @@ def test_67_a_ticket_with_which_the_handshake_fails_costs_the_ticket_and_not_the
     refused = [notice for notice in result.notices if notice.startswith("the session ticket is good for nothing (")]
     assert len(refused) == (fields is not UNUSABLE["the largest that is kept"])
     assert query(server.target, options).zero_rtt
+
+
+def test_a_full_server_is_no_fault_of_the_ticket(certificates, tmp_path):
+    trust, file = Trust(ca_file=str(certificates.authority)), tmp_path / "sessions"
+    options = ClientOptions(count=1, trust=trust, session_file=str(file), timeout=20)
+
+    async def while_others_are_served(server: ServerProcess) -> HostResult:
+        async with connect(server.target, ClientOptions(trust=trust)), contextlib.AsyncExitStack() as others:
+            await aquery(server.target, options)
+            assert json.loads(file.read_text())["sessions"]
+            while True:
+                # The connection that gave the ticket may have its place for a while after its end.
+                with contextlib.suppress(ConnectionLost):
+                    await others.enter_async_context(connect(server.target, ClientOptions(trust=trust)))
+                    break
+            [result] = await aquery_all([server.target], options)
+            return result
+
+    with ServerProcess([*server_arguments(certificates), "--max-connections", "2"]) as server:
+        result = asyncio.run(while_others_are_served(server))
+        assert server.stop() == 0
+    assert "the server is full" in str(result.error)
+    assert not json.loads(file.read_text())["sessions"]
+    assert result.notices == ()
 
 
 class Days:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from dataclasses import replace
 from fractions import Fraction
 
@@ -39,6 +40,11 @@ def table(results) -> str:
 
 def short(results, columns: int = 80) -> list[str]:
     return text.table(results, selection(results), columns).splitlines()
+
+
+def columns_of(line: str) -> int:
+    """The columns of a terminal that a line takes, for names without combining signs."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
 
 
 def verdict(results) -> str:
@@ -146,6 +152,22 @@ def test_a_long_name_is_shortened_until_the_line_fits_and_keeps_its_port():
         assert lines[1].split()[1].endswith(":443")
         assert ".." in lines[1]
     assert name in table(results)
+
+
+def test_names_with_wide_signs_keep_the_columns_in_line_and_fit_the_terminal():
+    names = ["time.example", "時計.例え.テスト", "時計" * 30 + ".テスト", "cafe\N{COMBINING ACUTE ACCENT}.example"]
+    lines = short([host(sample(), name=name) for name in names])
+    assert max(map(columns_of, lines)) <= 80
+    assert [line.rstrip().endswith("1/1") for line in lines[1:]] == [True] * len(names)
+    widths = [columns_of(line.replace("\N{COMBINING ACUTE ACCENT}", "")) for line in lines[1:]]
+    assert len(set(widths)) == 1
+    assert lines[3].split()[1].startswith("時計")
+    assert lines[3].split()[1].endswith("スト:443")
+
+
+def test_a_name_with_combining_signs_is_padded_like_its_letters():
+    plain, marked = short([host(sample(), name="cafe.example"), host(sample(), name="cafe\N{COMBINING ACUTE ACCENT}.example")])[1:]
+    assert marked.replace("\N{COMBINING ACUTE ACCENT}", "")[1:] == plain[1:]
 
 
 def test_all_columns_stand_where_they_fit():

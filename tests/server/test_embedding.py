@@ -1,6 +1,7 @@
 """Wrong types and values raise errors at once, with a message that says what was expected."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,10 @@ def test_options_of_another_type_are_refused(certificates, options, words):
     with pytest.raises(ConfigError) as refused:
         tsq.Server(["127.0.0.1:0"], **{**files, **options})
     assert words in str(refused.value)
+
+
+def test_the_certificate_and_the_key_may_be_pathlib_paths(certificates):
+    assert tsq.Server(["127.0.0.1:0"], Path(certificates.certificate), Path(certificates.key)).reload()
 
 
 @pytest.mark.parametrize(

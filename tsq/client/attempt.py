@@ -19,6 +19,7 @@ from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
+from tsq.quic.outcome import is_refused
 from tsq.quic.tickets import AcceptedTicket, TicketFile
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
@@ -48,7 +49,10 @@ class Attempt:
     @property
     def ticket_failed(self) -> bool:
         """Whether the handshake failed, and its session ticket may be the reason: without one it may succeed."""
-        return self.connection.has_ticket and not self.channel.established and type(self.channel.error) in _TICKET_ERRORS
+        error = self.channel.error
+        if error is None or not self.connection.has_ticket or self.channel.established:
+            return False
+        return type(error) in _TICKET_ERRORS and not is_refused(error)
 
     def pump(self, now: float) -> None:
         """Send what the channel wants to send."""

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any, TextIO
 
 from tsq.client.attempt import Attempt
@@ -72,7 +73,11 @@ def query_all(
 
 def _in_parallel(queries: Sequence["BlockingQuery"], run: Callable[["BlockingQuery"], None]) -> None:
     """Run each in a thread of its own; Ctrl-C ends them early."""
-    threads = [threading.Thread(target=run, args=(query,), name=str(query.target), daemon=True) for query in queries]
+    threads = [
+        # Each in a copy of this context, in which errors name settings as the caller writes them.
+        threading.Thread(target=copy_context().run, args=(run, query), name=str(query.target), daemon=True)
+        for query in queries
+    ]
     try:
         # An interrupt inside `start` could leave threading's own lock taken, and everything waiting for it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

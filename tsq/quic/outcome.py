@@ -26,6 +26,8 @@ STATELESS_RESET = "stateless reset"
 # aioquic's reason after a Version Negotiation packet without QUIC version 1.
 _NO_COMMON_VERSION = "Could not find a common protocol version"
 _IDLE = "the connection went silent"
+_FULL = f"the server is full ({FULL})"
+_REFUSED = "the server refused the connection"
 
 
 def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
@@ -53,8 +55,8 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
         return TransportError(f"TLS failed with alert {alert} ({reason!r})", advice="the server's log may say more")
     if end.error_code == QuicErrorCode.CONNECTION_REFUSED:
         if reason == FULL:
-            return ConnectionLost(f"the server is full ({FULL})", advice="try later, or ask another server")
-        return ConnectionLost(f"the server refused the connection ({reason!r})", advice="it may be at its limits: try later")
+            return ConnectionLost(_FULL, advice="try later, or ask another server")
+        return ConnectionLost(f"{_REFUSED} ({reason!r})", advice="it may be at its limits: try later")
     if end.error_code == QuicErrorCode.APPLICATION_ERROR and not established:
         # A close before the handshake is confirmed has this code (RFC 9000 §10.2.3).
         return ConnectionLost("the server closed the connection during the handshake", advice="it may be shutting down: try again")
@@ -69,3 +71,8 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
 def is_idle(error: Exception) -> bool:
     """Whether a connection ended because nothing came on it for long."""
     return isinstance(error, ConnectionLost) and error.found == _IDLE
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether the server had no room for the connection. It looked at nothing that the client sent."""
+    return isinstance(error, ConnectionLost) and error.found.startswith((_FULL, _REFUSED))

@@ -5,12 +5,15 @@ cannot write to a terminal.
 """
 
 from datetime import UTC, datetime
+from itertools import accumulate
 from math import ceil
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _ROUNDS_UP = 0.9999995
 # Less than this is not rounded up, so that binary fractions do not make a bound one step too large.
 _SLACK = 1e-6
+# Every character before it takes one column.
+_FIRST_COMBINING = "\u0300"
 
 
 def duration(seconds: float, signed: bool = False) -> str:
@@ -79,3 +82,29 @@ def shortened(text: str, most: int, end: str = "…") -> str:
 def escaped(text: str) -> str:
     """Text that may come from the network, safe for a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(_cells(text))
+
+
+def beginning(text: str, most: int) -> str:
+    """As much of a text as takes at most so many columns of a terminal."""
+    return text[: sum(end <= most for end in accumulate(_cells(text)))]
+
+
+def padded(text: str, width: int, *, left: bool) -> str:
+    """A text with spaces up to this width, after it (left) or before it."""
+    space = " " * (width - cells(text))
+    return text + space if left else space + text
+
+
+def _cells(text: str) -> list[int]:
+    """The columns of each character: wide ones, such as Chinese, take two, and combining ones none."""
+    if max(text, default="") < _FIRST_COMBINING:
+        return [1] * len(text)
+    # Few names need it.
+    from unicodedata import combining, east_asian_width  # noqa: PLC0415
+
+    return [0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text]

@@ -9,7 +9,7 @@ from math import ceil
 
 from tsq.client.result import HostResult
 from tsq.report.plain import in_ascii
-from tsq.report.spans import bound, duration, escaped, moment, rounding, shortened, within
+from tsq.report.spans import beginning, bound, cells, duration, escaped, moment, padded, rounding, shortened, within
 from tsq.timing.filter import Estimate
 from tsq.timing.local_clock import ClockReading, Movement
 from tsq.timing.sample import Sample
@@ -43,13 +43,13 @@ def table(
         return ""
     pairs = list(zip(results, chosen.verdicts, strict=True))
     wide = _laid_out(_HEADER, [_row(*pair) for pair in pairs], plain)
-    if full or max(map(len, wide)) <= columns:
+    if full or max(map(cells, wide)) <= columns:
         return "\n".join(wide)
     rows = [_short_row(*pair) for pair in pairs]
     narrow = _laid_out(_SHORT_HEADER, rows, plain)
-    excess = max(map(len, narrow)) - columns
+    excess = max(map(cells, narrow)) - columns
     if excess > 0:
-        most = max(_LEAST_HOST, max(len(row[1]) for row in rows) - excess)
+        most = max(_LEAST_HOST, max(cells(row[1]) for row in rows) - excess)
         narrow = _laid_out(_SHORT_HEADER, [(row[0], _middle_cut(row[1], most), *row[2:]) for row in rows], plain)
     return "\n".join(narrow)
 
@@ -62,22 +62,21 @@ def is_full(table: str) -> bool:
 def _laid_out(header: Sequence[str], rows: Sequence[Sequence[str]], plain: bool) -> list[str]:
     """Lines with aligned columns."""
     lines = [[in_ascii(cell) if plain else cell for cell in line] for line in (header, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(cells(line[column]) for line in lines) for column in range(len(header))]
     return [
         "  ".join(
-            cell.ljust(width) if name in _TO_THE_LEFT else cell.rjust(width)
-            for name, cell, width in zip(header, line, widths, strict=True)
+            padded(cell, width, left=name in _TO_THE_LEFT) for name, cell, width in zip(header, line, widths, strict=True)
         ).rstrip()
         for line in lines
     ]
 
 
 def _middle_cut(text: str, most: int) -> str:
-    """At most so many characters of a name: its beginning, and its end, which has the port."""
-    if len(text) <= most:
+    """At most so many cells of a name: its beginning, and its end, which has the port."""
+    if cells(text) <= most:
         return text
     rest = most - 2
-    return f"{text[: rest - rest // 2]}..{text[len(text) - rest // 2 :]}"
+    return f"{beginning(text, rest - rest // 2)}..{beginning(text[::-1], rest // 2)[::-1]}"
 
 
 def unused(chosen: Selection, *, failed: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ peer sent, and never queue a response for later.
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -73,8 +74,8 @@ class Server:
     def __init__(
         self,
         listen: Sequence[str | Target],
-        certificate_file: str,
-        key_file: str,
+        certificate_file: str | os.PathLike[str],
+        key_file: str | os.PathLike[str],
         *,
         limits: Limits | None = None,
         signer: Signer | None = None,
@@ -84,15 +85,13 @@ class Server:
     ) -> None:
         # Targets, so that each way to write the wildcard address is recognized.
         self._listen = _listen_targets(listen)
-        _check_type("certificate_file", certificate_file, str, "the path of a file, as text")
-        _check_type("key_file", key_file, str, "the path of a file, as text")
         _check_type("limits", limits, Limits | None, "a Limits")
         _check_type("host_clock", host_clock, HostClock | None, "a HostClock")
         self.counters = Counters()
         self.responder = Responder(signer)
-        self._files = (certificate_file, key_file)
+        self._files = (_file_name("certificate_file", certificate_file), _file_name("key_file", key_file))
         self._key_log = key_log
-        configuration = tls.server_configuration(certificate_file, key_file, key_log=key_log)
+        configuration = tls.server_configuration(*self._files, key_log=key_log)
         self._report_expiry(configuration)
         self._data_plane = data_plane
         missing = offload.missing_names() if data_plane else []
@@ -214,6 +213,13 @@ def _listen_targets(listen: Sequence[str | Target]) -> list[Target]:
         if target.port and target in targets[:number]:
             raise ConfigError(f"address {target} to listen on is given twice", expected="each address once")
     return targets
+
+
+def _file_name(name: str, value: str | os.PathLike[str]) -> str:
+    """A file's name as text, from text or a pathlib.Path."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    _check_type(name, text, str, "the path of a file, as text")
+    return text
 
 
 def _check_type(name: str, value: object, kind: type | UnionType, expected: str) -> None:
