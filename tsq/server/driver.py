@@ -6,6 +6,7 @@ what one peer sent, and never send an answer later than at once.
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -73,8 +74,8 @@ class Server:
     def __init__(
         self,
         listen: Sequence[str | Target],
-        certificate_file: str,
-        key_file: str,
+        certificate_file: str | os.PathLike[str],
+        key_file: str | os.PathLike[str],
         *,
         limits: Limits | None = None,
         signer: Signer | None = None,
@@ -84,8 +85,7 @@ class Server:
     ) -> None:
         # Targets, so that every way to write the wildcard is known as such.
         self._listen = _listen_targets(listen)
-        _check_type("certificate_file", certificate_file, str, "the path of a file, as text")
-        _check_type("key_file", key_file, str, "the path of a file, as text")
+        certificate_file, key_file = _file("certificate_file", certificate_file), _file("key_file", key_file)
         _check_type("limits", limits, Limits | None, "a Limits")
         _check_type("host_clock", host_clock, HostClock | None, "a HostClock")
         self.counters = Counters()
@@ -104,6 +104,9 @@ class Server:
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
         self._watch = ClockWatch(host_clock or HostClock(), self.responder)
+
+    def __repr__(self) -> str:
+        return f"<Server {' '.join(map(str, self.addresses or self._listen))}, connections: {self.connections}>"
 
     @property
     def addresses(self) -> list[Target]:
@@ -214,6 +217,13 @@ def _listen_targets(listen: Sequence[str | Target]) -> list[Target]:
         if target.port and target in targets[:number]:
             raise ConfigError(f"address {target} to listen on is given twice", expected="each address once")
     return targets
+
+
+def _file(name: str, value: str | os.PathLike[str]) -> str:
+    """A file's name as text."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    _check_type(name, path, str, "the path of a file, as text")
+    return path
 
 
 def _check_type(name: str, value: object, kind: type | UnionType, expected: str) -> None:
