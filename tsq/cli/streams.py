@@ -99,7 +99,7 @@ def _take_null(wanted: int) -> None:
 
 def _asks_for_ascii() -> bool:
     """Whether LC_ALL asks for the C locale, which has no "±". Python writes UTF-8 there, unless it is asked not to."""
-    chosen = os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8")
+    chosen = any(os.environ.get(name) for name in ("PYTHONIOENCODING", "PYTHONUTF8"))
     return not chosen and os.environ.get("LC_ALL") in ("C", "POSIX")
 
 
