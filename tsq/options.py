@@ -32,7 +32,7 @@ class Trust:
     the authorities' file, read once for all that this trust is used for; `tsq.quic.certificates.trust` keeps it.
     """
 
-    ca_file: str | None = None
+    ca_file: str | os.PathLike[str] | None = None
     insecure: bool = False
     pins: tuple[str, ...] = ()
     valid_at: float | None = None
@@ -117,7 +117,7 @@ class ClientOptions:
     trust: Trust = field(default_factory=Trust)
     server_name: str | None = None
     stream: bool = False
-    session_file: str | None = None
+    session_file: str | os.PathLike[str] | None = None
     server_error: float = DEFAULT_SERVER_ERROR
     accept_unknown: bool = False
 
