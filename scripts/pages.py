@@ -36,6 +36,8 @@ def manual(parser: Parser, section: int) -> str:
     parser.epilog, epilog = None, parser.epilog or ""
     page = str(Manpage(parser, details, format="single-commands-section"))
     page = re.sub(r'^(\.TH \S+ \S+) "[^"]*"', r'\1 ""', page, flags=re.MULTILINE)
+    # A usage of several lines: one line for each.
+    page = re.sub(rf" {parser.prog} (?=.*\n\.SH DESCRIPTION)", lambda _: f"\n.br\n.B {_roff(parser.prog)}\n", page)
     status, _, examples = epilog.partition("\n\nexamples:\n")
     text = [page.rstrip("\n"), ".SH EXIT STATUS AND SIGNALS", _roff(status).replace("\n\n", "\n.PP\n")]
     text += [".SH EXAMPLES"]

@@ -15,6 +15,9 @@ from tests.support.threads import ServerThread
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 
 give_up_the_clock()
+if os.environ.get("LC_ALL") in ("C", "POSIX"):
+    # The commands would write "+/-" in place of "±".
+    os.environ["LC_ALL"] = "C.UTF-8"
 
 
 @pytest.fixture(scope="session")

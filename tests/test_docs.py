@@ -384,7 +384,7 @@ def test_documented_signals_are_those_that_are_handled() -> None:
 
 def test_documented_environment_is_read() -> None:
     documented = {text for row in rows(section(CLI, "## Environment")) for text in code(row[0])}
-    read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", "".join(path.read_text() for path in SOURCES)))
+    read = set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"(\w+)\"", "".join(path.read_text() for path in SOURCES)))
     assert read <= documented
     assert documented - read == {"SSL_CERT_FILE", "SSL_CERT_DIR"}, "read by OpenSSL"
 
@@ -791,7 +791,7 @@ def test_the_layout_names_every_module() -> None:
 
 def test_the_compatibility_page_has_the_build_switches_and_versions_of_the_package() -> None:
     switches = {code(row[0])[0].partition("=")[0] for row in rows(section(COMPATIBILITY, "## Build switches"))}
-    assert switches == set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", (ROOT / "setup.py").read_text()))
+    assert switches == set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"(\w+)\"", (ROOT / "setup.py").read_text()))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     allowed = {row[0]: row[2] for row in rows(section(COMPATIBILITY, "## What is tested"))}
     assert project["requires-python"] == f">={allowed['Python'].split()[0]}"

@@ -48,12 +48,18 @@ def test_targets_that_are_taken(text, target):
     "text",
     ["", ":443", "two words", "tab\there", "host:", "host:443:444", "host:-1", "host:+1", "host:0", "host:65536", "host:4 3",
      "host:٤٤٣", "[]", "[]:443", "[host]:443", "[192.0.2.1]", "[::1", "::1]", "[::1]443", "[::1]:", "[::1]:0", "a" * 254,
-     "line\nbreak", "nul\0byte"],
+     "line\nbreak", "nul\0byte", "https://time.example", "time.example:443/path/"],
 )
 def test_targets_that_are_refused(text):
     with pytest.raises(ConfigError) as caught:
         parse_target(text)
     assert "expected" in str(caught.value)
+
+
+def test_a_web_address_is_refused_as_a_host_not_as_a_port():
+    with pytest.raises(ConfigError) as caught:
+        parse_target("https://time.example/")
+    assert str(caught.value) == "host 'https://time.example/' (expected HOST, HOST:PORT, IPv6 or [IPv6]:PORT)"
 
 
 def test_default_port_is_for_targets_without_one():
@@ -201,6 +207,7 @@ PIN = "sha256//" + "A" * 43 + "="
         (lambda: Target(""), "host '' (expected a name or an address, without a port)"),
         (lambda: Target("two words"), "host 'two words' (expected"),
         (lambda: Target("[::1]"), "host '[::1]' (expected"),
+        (lambda: Target("h:443"), "host 'h:443' (expected a name or an address, without a port)"),
         (lambda: Target(None), "host None (expected"),
         (lambda: LocalClock("1"), "local stratum '1' (expected a whole number)"),
         (lambda: LocalClock(1, error="1"), "local error '1' (expected a number)"),

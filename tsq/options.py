@@ -32,7 +32,7 @@ class Trust:
     the authorities' file, read once for all that this trust is used for; `tsq.quic.certificates.trust` keeps it.
     """
 
-    ca_file: str | None = None
+    ca_file: str | os.PathLike[str] | None = None
     insecure: bool = False
     pins: tuple[str, ...] = ()
     valid_at: float | None = None
@@ -117,7 +117,7 @@ class ClientOptions:
     trust: Trust = field(default_factory=Trust)
     server_name: str | None = None
     stream: bool = False
-    session_file: str | None = None
+    session_file: str | os.PathLike[str] | None = None
     server_error: float = DEFAULT_SERVER_ERROR
     accept_unknown: bool = False
 
@@ -189,7 +189,7 @@ def parse_target(text: str, default_port: int = DEFAULT_PORT) -> Target:
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
-    if not _is_host(host) or ":" in (port or ""):
+    if not _is_host(host) or ":" in (port or "") or (port or "").startswith("/"):
         raise ConfigError(f"host {text!r}", expected="HOST, HOST:PORT, IPv6 or [IPv6]:PORT")
     return Target(host, default_port if port is None else parse_port(port))
 
@@ -223,6 +223,8 @@ def parse_port(text: str, least: int = 1) -> int:
 
 def _is_host(text: str) -> bool:
     """Whether a text may be a host: no name is longer than 253 characters, and brackets are a matter of how hosts are written."""
+    if ":" in text and _canonical_ipv6(text) is None:
+        return False
     return 0 < len(text) <= 253 and text[0] != "[" and not any(c.isspace() or not c.isprintable() for c in text)
 
 

@@ -185,7 +185,9 @@ def test_name_not_found_has_its_own_message_and_status(ask):
 def test_no_address_of_the_family_asked_for_says_which_family(ask, option, host, family):
     run = ask(option, host)
     assert run.status == NAME
-    assert f"no address ({family}) for {host}" in one_line_of(run)
+    line = one_line_of(run)
+    assert f"no address ({family}) for {host}" in line
+    assert line.endswith(f": allow {'IPv4' if family == 'IPv6' else 'IPv6'}, too")
 
 
 @pytest.mark.parametrize("name", ["a" * 64 + ".invalid", "a..invalid", "münchen.invalid"])

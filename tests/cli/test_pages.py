@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
+import tsq
+
 SHARE = Path(__file__).parents[2] / "share"
 MANUALS = sorted((SHARE / "man").rglob("*.[18]"))
 COMMANDS = ["tsq-adjtime", "tsq-client", "tsq-server"]
+
+
+def test_each_way_to_start_the_server_has_its_own_line():
+    text = (SHARE / "man" / "man8" / "tsq-server.8").read_text()
+    synopsis = text.partition(".SH SYNOPSIS\n")[2].partition(".SH ")[0]
+    assert synopsis == (
+        ".B tsq\\-server\n--cert FILE --key FILE [options]\n.br\n.B tsq\\-server\n--self-signed DIR [options]\n"
+    )
 
 
 def test_every_command_has_its_files():
@@ -70,5 +80,7 @@ def test_python_m_tsq_runs_the_commands(name):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{name} ")
     assert name in run("--help").stdout
+    assert run("--version").stdout == f"tsq {tsq.__version__}\n"
+    assert run("--hepl").stderr == "tsq: error: unknown option '--hepl' (expected client, server, adjtime)\n"
     wrong = run(name)
     assert (wrong.returncode, wrong.stderr) == (2, f"tsq: error: unknown command '{name}' (expected client, server, adjtime)\n")

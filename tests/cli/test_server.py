@@ -77,11 +77,11 @@ def logged(server: ServerProcess, words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give --cert and --key, or --self-signed"),
-        (["--cert", "cert.pem"], "give --cert and --key, or --self-signed"),
-        (["--key", "key.pem"], "give --cert and --key, or --self-signed"),
-        (["--cert", "cert.pem", "--key", "key.pem", "--self-signed", "lab"], "give --cert and --key, or --self-signed"),
-        (["--cert", "cert.pem", "--self-signed", "lab"], "give --cert and --key, or --self-signed"),
+        ([], "no certificate (expected --cert and --key, or --self-signed)"),
+        (["--cert", "cert.pem"], "--cert without --key (expected --cert and --key, or --self-signed)"),
+        (["--key", "key.pem"], "--key without --cert (expected --cert and --key, or --self-signed)"),
+        (["--cert", "c.pem", "--key", "k.pem", "--self-signed", "lab"], "--cert together with --self-signed (expected --cert and"),
+        (["--key", "key.pem", "--self-signed", "lab"], "--key together with --self-signed (expected --cert and --key, or"),
         (["--self-signed", "lab", "--listen", "localhost:443"], "a numeric IPv4 address, or an IPv6 one in brackets"),
         (["--self-signed", "lab", "--listen", "0.0.0.0"], "expected ADDRESS:PORT, such as 0.0.0.0:443 or [::]:443"),
         (["--self-signed", "lab", "--listen", "::1:443"], "brackets around IPv6, and only there"),

@@ -27,8 +27,9 @@ def test_an_interrupt_while_modules_are_loaded_ends_quietly(tmp_path, command):
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "interrupted before anything was done\n")
 
 
-def test_a_terminal_without_the_signs_gets_others(server):
-    run = run_client(server.target, "--ca", server.ca, PYTHONIOENCODING="ascii")
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
+def test_a_terminal_without_the_signs_gets_others(server, environment):
+    run = run_client(server.target, "--ca", server.ca, **environment)
     assert (run.returncode, run.stderr) == (0, "")
     assert re.search(r"^System clock wrong by [+-]\d+\.\d{3} \+/- \d+\.\d{3} (us|ms) \(ignored\)$", run.stdout, re.MULTILINE)
     header, row = run.stdout.splitlines()[:2]

@@ -94,3 +94,14 @@ def test_what_has_no_estimate_is_no_query_result():
     assert str(caught.value) == "nothing came: wait"
     with pytest.raises(NoAnswer):
         tsq.QueryResult(tsq.Target("time.example"))
+
+
+@pytest.mark.parametrize("now", [3, 0.5, "now"])
+def test_a_selection_refuses_a_time_that_is_no_reading_of_the_clock(now):
+    with pytest.raises(tsq.errors.ConfigError) as caught:
+        tsq.selection([bad()], now=now)
+    assert str(caught.value) == f"now {now!r} (expected a tsq.ClockReading): write now=tsq.clock_reading()"
+
+
+def test_the_repr_of_a_client_names_its_server():
+    assert repr(tsq.connect("time.example")) == "<Client time.example:443>"

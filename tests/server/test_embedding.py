@@ -1,5 +1,6 @@
 """Wrong types and values raise errors at once, with a message that says what was expected."""
 
+import asyncio
 import math
 from pathlib import Path
 
@@ -89,3 +90,19 @@ def test_a_host_clock_with_a_name_in_place_of_a_keeper_is_refused():
         tsq.HostClock("chrony")
     with pytest.raises(ConfigError, match="local 1"):
         tsq.HostClock(local=1)
+
+
+def test_the_repr_of_a_server_shows_its_addresses_and_connections(certificates):
+    async def shown() -> None:
+        server = tsq.Server(["127.0.0.1:0"], str(certificates.certificate), str(certificates.key))
+        assert repr(server) == "<Server 127.0.0.1:0, connections: 0>"
+        async with server:
+            assert server.addresses[0].port
+            assert repr(server) == f"<Server {server.addresses[0]}, connections: 0>"
+        assert repr(server) == "<Server 127.0.0.1:0, connections: 0>"
+
+    asyncio.run(shown())
+
+
+def test_files_may_be_paths(certificates):
+    assert tsq.Server(["127.0.0.1:0"], Path(certificates.certificate), Path(certificates.key))

@@ -350,7 +350,7 @@ def _parser() -> Parser:
     add("--bootstrap", action="store_true", help=_BOOTSTRAP_HELP)
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")
     add_stream(parser)
-    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
+    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}", help="print the version and exit")
     return parser
 
 

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         cannot_use(parser, error)
     secrets = key_log(PROGRAM)
-    options = replace(options, session_file=usable_session_file(PROGRAM, options.session_file))
+    options = replace(options, session_file=usable_session_file(PROGRAM, values.session_file))
     shortage.allow_open_files(shortage.files_for(len(targets)))
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; the answers may be forged")

@@ -56,8 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     values = parser.parse_args(arguments)
     given = (values.cert is not None, values.key is not None)
-    if given != ((True, True) if values.self_signed is None else (False, False)):
-        parser.error("give --cert and --key, or --self-signed")
+    if values.self_signed is not None and any(given):
+        which = "--cert" if given[0] else "--key"
+        parser.error(f"{which} together with --self-signed (expected --cert and --key, or --self-signed)")
+    if values.self_signed is None and not all(given):
+        found = {(True, False): "--cert without --key", (False, True): "--key without --cert"}
+        parser.error(f"{found.get(given, 'no certificate')} (expected --cert and --key, or --self-signed)")
     try:
         host_clock = _host_clock(values)
     except ConfigError as error:
@@ -254,7 +258,7 @@ def _parser() -> Parser:
         help=f"with --local-stratum: bound of the clock's error in seconds (default: {_CLAIMED.error})",
     )
     add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
-    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}")
+    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}", help="print the version and exit")
     return parser
 
 

@@ -51,11 +51,17 @@ def package(arguments: Sequence[str]) -> int:
         sys.argv = [f"tsq-{name}", *arguments[1:]]
         return run()
     streams.secure("tsq")
+    if name == "--version":
+        from tsq import __version__  # noqa: PLC0415 - reads the metadata of the distribution
+
+        sys.stdout.write(f"tsq {__version__}\n")
+        return _FAILED if streams.lost_output() is not None else 0
     if name in ("-h", "--help"):
         rows = "".join(f"  {name:<8}  {what}\n" for name, (_, what) in _COMMANDS.items())
         sys.stdout.write(f"usage: python -m tsq COMMAND [options]\n\ncommands:\n{rows}\nexamples:\n  python -m tsq client --help\n")
         return _FAILED if streams.lost_output() is not None else 0
-    sys.stderr.write(f"tsq: error: unknown command {name!r} (expected {', '.join(_COMMANDS)})\n")
+    what = "option" if name.startswith("-") else "command"
+    sys.stderr.write(f"tsq: error: unknown {what} {name!r} (expected {', '.join(_COMMANDS)})\n")
     return _USAGE
 
 

@@ -101,9 +101,15 @@ def _take_null(wanted: int) -> None:
             os.close(fd)
 
 
+def _asks_for_ascii() -> bool:
+    """Whether LC_ALL asks for the C locale, which has no "±". Python writes UTF-8 there, unless it is asked not to."""
+    chosen = any(os.environ.get(name) for name in ("PYTHONIOENCODING", "PYTHONUTF8"))
+    return not chosen and os.environ.get("LC_ALL") in ("C", "POSIX")
+
+
 def _wrapped(stream: TextIO | None, fd: int, program: str) -> io.TextIOWrapper:
     """The same stream over an _Output. What its encoding lacks is replaced: "±" by "+/-"."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encoding = "ascii" if _asks_for_ascii() else getattr(stream, "encoding", None) or "utf-8"
     by_lines = fd == 2 or bool(getattr(stream, "line_buffering", False))
     at_once = bool(getattr(stream, "write_through", False))
     try:

@@ -61,6 +61,9 @@ class Client:
         self._awaited: dict[int, Outcome | None] = {}
         self._broken: Exception | None = None
 
+    def __repr__(self) -> str:
+        return f"<Client {self.target}>"
+
     @property
     def notices(self) -> list[str]:
         """What a user should know about this connection."""

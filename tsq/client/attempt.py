@@ -4,6 +4,7 @@ Comes in: a target, one of its addresses, options. Goes out: Attempts, which mov
 errors for what the network said. It must never wait, or decide anything about samples: that is for the clients.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -148,7 +149,7 @@ class _Tickets:
         self._file: TicketFile | None = None
         self._warn = notices.append
         if options.session_file is not None:
-            self._file = TicketFile(options.session_file, notices.append)
+            self._file = TicketFile(os.fspath(options.session_file), notices.append)
             acceptance = tls.acceptance(name, options.trust)
             ticket, expiry = self._file.take(self._key, acceptance)
             self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)

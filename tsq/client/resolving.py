@@ -30,9 +30,12 @@ def resolve(target: Target, family: int) -> list[Address]:
         raise network_error(error) from error
     except OSError as error:
         wanted = {0: "", 4: " (IPv4)", 6: " (IPv6)"}[family]
+        other = {4: "IPv6", 6: "IPv4"}.get(family, "")
         raise NameNotFound(
             f"no address{wanted} for {target.host}: {error.strerror or error}",
-            advice="is the name right, and does name resolution work here?",
+            advice=f"allow {other}, too"
+            if other and is_numeric(target.host)
+            else "is the name right, and does name resolution work here?",
         ) from error
     return [(item[0], item[4]) for item in found]
 

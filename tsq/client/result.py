@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from ipaddress import IPv6Address
 from typing import Any
 
-from tsq.errors import NoAnswer, TSQError
+from tsq.errors import ConfigError, NoAnswer, TSQError
 from tsq.options import Target
 from tsq.timing.filter import DEFAULT_SERVER_ERROR, Estimate, estimate
 from tsq.timing.intersection import with_bound
@@ -129,6 +129,8 @@ def selection(
     None: the reading of the newest valid sample; if at_ns is None, too, the time is that sample's T4.
     """
     if now is not None:
+        if not isinstance(now, ClockReading):
+            raise ConfigError(f"now {now!r}", expected="a tsq.ClockReading", advice="write now=tsq.clock_reading()")
         at_ns = now.at_ns
     else:
         last = newest(sample for result in results for sample in result.samples)

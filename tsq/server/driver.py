@@ -104,6 +104,9 @@ class Server:
         self._closed: asyncio.Event | None = None
         self._watch = ClockWatch(host_clock or HostClock(), self.responder)
 
+    def __repr__(self) -> str:
+        return f"<Server {' '.join(map(str, self.addresses or self._listen))}, connections: {self.connections}>"
+
     @property
     def addresses(self) -> list[Target]:
         """The addresses and ports that the server listens on."""

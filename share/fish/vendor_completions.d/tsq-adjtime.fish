@@ -78,4 +78,4 @@ complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l i-know-this-is-insecure -
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l bootstrap -d 'for a clock that is wrong by years: check certificates for the servers'"'"' time; at least 3 hosts'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l state-file -xka "(__fish_complete_path (commandline -ct))" -d 'keep the time here; --bootstrap believes no time before it'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l stream -d 'Stream Mode: requests on QUIC streams in place of datagrams'
-complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l version -d 'show program'"'"'s version number and exit'
+complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l version -d 'print the version and exit'

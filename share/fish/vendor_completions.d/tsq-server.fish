@@ -72,4 +72,4 @@ complete -c tsq-server -n _shtab_tsq_server_using -l local-stratum -x -d 'stratu
 complete -c tsq-server -n _shtab_tsq_server_using -l local-source -xka "gps ptp ntp manual unknown" -d 'with --local-stratum: what the clock is set by (default: manual)'
 complete -c tsq-server -n _shtab_tsq_server_using -l local-error -x -d 'with --local-stratum: bound of the clock'"'"'s error in seconds (default: 1e-06)'
 complete -c tsq-server -n _shtab_tsq_server_using -l log-level -xka "debug info warning error" -d 'how much goes to standard error (default: info)'
-complete -c tsq-server -n _shtab_tsq_server_using -l version -d 'show program'"'"'s version number and exit'
+complete -c tsq-server -n _shtab_tsq_server_using -l version -d 'print the version and exit'

@@ -215,8 +215,10 @@ def test_certificates_in_the_wrong_order_are_sent_in_the_right_one(tmp_path, par
     assert loaded.chain == tuple(part.certificate for part in parts[: len(order)])
     (warning,) = loaded.warnings
     assert "are in the wrong order" in warning
-    place = order.index(0) + 1
-    assert (f"(the key fits certificate {place})" in warning) == (place > 1)
+    place = next(place for place, part in enumerate(order) if part != place)
+    found, right = (parts[part].certificate.subject.rfc4514_string() for part in (order[place], place))
+    assert f"certificate {place + 1} is {found} (expected certificate {order.index(place) + 1}, {right}" in warning
+    assert ("which the key belongs to" in warning) == (place == 0)
     serves(tmp_path, files, top)
 
 

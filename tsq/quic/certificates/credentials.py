@@ -58,7 +58,7 @@ def load(certificate_file: str, key_file: str) -> Credentials:
         chain, linked = _ordered(certificates, place)
         _check_size(chain, key, certificate_file)
         warnings = [
-            *_order_warnings(certificates, chain, linked, place, certificate_file),
+            *_order_warnings(certificates, chain, linked, certificate_file),
             *_key_file_warnings(key_file, key_state),
         ]
         warnings += [
@@ -212,6 +212,14 @@ def _ordered(certificates: Sequence[x509.Certificate], place: int) -> tuple[list
     return [*chain, *rest], len(chain)
 
 
+def _first_misplaced(found: Sequence[x509.Certificate], chain: Sequence[x509.Certificate]) -> str:
+    """Which certificate of a file stands where another one should, counted from 1."""
+    place = next(place for place, (item, right) in enumerate(zip(found, chain, strict=True)) if item != right)
+    item, right = (which.subject.rfc4514_string() or "one without a subject" for which in (found[place], chain[place]))
+    why = ", which the key belongs to" if place == 0 else ""
+    return f"certificate {place + 1} is {item} (expected certificate {found.index(chain[place]) + 1}, {right}{why})"
+
+
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     if purposes.weak_signature(certificate):
         # `cryptography` does not check it any more; `_rejection_warnings` reports it.
@@ -223,13 +231,12 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _order_warnings(
-    found: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], linked: int, place: int, path: str
-) -> list[str]:
+def _order_warnings(found: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], linked: int, path: str) -> list[str]:
     warnings = []
     if list(found[:linked]) != list(chain[:linked]):
-        which = f" (the key fits certificate {place + 1})" if place else ""
-        warnings.append(f"the certificates in {path} are in the wrong order{which}: they are sent in the right order")
+        warnings.append(
+            f"the certificates in {path} are in the wrong order: {_first_misplaced(found, chain)}: they are sent in the right order"
+        )
     for item in chain[linked:]:
         warnings.append(f"{path} holds a certificate that is no part of the chain: {item.subject.rfc4514_string()}")
     leaf = chain[0]

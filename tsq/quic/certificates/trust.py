@@ -77,7 +77,7 @@ def read_again(trust: Trust, patience: float = DEFAULT_PATIENCE) -> Authorities:
         if known is None or known.state != state:
             try:
                 found: Authorities | ConfigError = (
-                    _of_file(trust.ca_file, patience) if trust.ca_file is not None else _system(patience)
+                    _of_file(os.fspath(trust.ca_file), patience) if trust.ca_file is not None else _system(patience)
                 )
             except ConfigError as error:
                 found = error
@@ -94,7 +94,7 @@ def _found(known: _Read) -> Authorities:
 def _named(trust: Trust) -> tuple[str | None, ...]:
     """The files and directories that are read."""
     if trust.ca_file is not None:
-        return (trust.ca_file,)
+        return (os.fspath(trust.ca_file),)
     paths = ssl.get_default_verify_paths()
     return (os.environ.get(paths.openssl_cafile_env), os.environ.get(paths.openssl_capath_env), paths.cafile, paths.capath)
 
