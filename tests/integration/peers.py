@@ -44,8 +44,8 @@ def assert_answers(response: bytes, request: bytes) -> None:
 class RawClient:
     """A QUIC connection and a UDP socket. quic: aioquic's QuicConnection, or one with the same interface (qh3's).
 
-    `events` are those that nobody has waited for; `datagrams` counts what was read. Nothing is read or sent but when asked for;
-    while it waits, the connection's timers run.
+    `events` are those that no call has returned yet; `datagrams` counts received datagrams. It reads and sends only in calls of its
+    methods; the connection's timers run while it waits.
     """
 
     def __init__(self, quic: Any, target: Target) -> None:
@@ -69,17 +69,17 @@ class RawClient:
     def flush(self) -> None:
         """Send the connection's pending datagrams."""
         for data, _ in self.quic.datagrams_to_send(time.monotonic()):
-            with suppress(ConnectionRefusedError):  # the server may be gone, as its last datagram said
+            with suppress(ConnectionRefusedError):  # the server may have ended
                 self._socket.send(data)
 
     def read(self) -> list[Any]:
-        """Read one datagram; the events that it brought, which are in `events` too. Sends nothing but what timers ask for."""
+        """Read one datagram. Returns its events, which are added to `events`, too. Sends only for timers."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             fresh = self._step(end)
             if fresh is not None:
                 return fresh
-        raise AssertionError("no datagram came")
+        raise AssertionError("no datagram was received")
 
     def wait(self, kind: str, **fields: Any) -> Any:
         """Read and acknowledge until there is an event of this class with these fields."""
@@ -106,20 +106,20 @@ class RawClient:
         try:
             data = self._socket.recv(65536)
         except ConnectionRefusedError:
-            return None  # nobody is there any more
+            return None  # the server has ended
         self.datagrams += 1
         self.quic.receive_datagram(data, self._peer, time.monotonic())
         return self._collect()
 
     def ask(self) -> bytes:
-        """Send a request in a DATAGRAM frame; the request."""
+        """Send a request in a DATAGRAM frame. Returns the request."""
         request = new_request()
         self.quic.send_datagram_frame(request)
         self.flush()
         return request
 
     def ask_on_stream(self, end: bool) -> tuple[bytes, int]:
-        """Send a request on a stream of its own; the request and the stream."""
+        """Send a request on a new stream. Returns the request and the stream's ID."""
         request = new_request()
         stream_id = self.quic.get_next_available_stream_id()
         self.quic.send_stream_data(stream_id, request, end_stream=end)

@@ -374,7 +374,7 @@ cdef class Session:
         self.state.client = value
 
     def open(self, bytes packet not None, double now):
-        """The messages in one packet from the connected peer; None, with the packet unchanged, if the control plane must handle it."""
+        """The messages in a packet from the connected peer; None, with the packet unchanged, if it is for the control plane."""
         cdef Opened opened
         cdef AckRanges ranges
         cdef Frames frames
