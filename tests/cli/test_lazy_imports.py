@@ -54,7 +54,7 @@ def test_a_check_that_cannot_be_loaded_fails_the_handshake_and_says_so(certifica
     world = World(certificates)
     monkeypatch.delattr("tsq.quic.certificates.chain", raising=False)
     monkeypatch.setitem(sys.modules, "tsq.quic.certificates.chain", None)
-    session = world.session()
+    session = world.channel()
     world.run(3)
     assert not session.established
     assert isinstance(session.error, CertificateError)

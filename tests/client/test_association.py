@@ -89,7 +89,7 @@ def test_a_run_that_may_end_early_has_an_outcome_for_all_that_it_asked(certifica
 
 def test_a_request_that_could_not_be_sent_never_gets_a_later_transmit_timestamp_as_its_t1(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     first = channel.ask(world.now, at_ns=123)
     assert channel.datagrams(world.now)
@@ -109,7 +109,7 @@ def test_a_request_that_could_not_be_sent_never_gets_a_later_transmit_timestamp_
 
 def test_a_step_between_the_failed_and_the_repeated_sending_of_a_stream_widens_its_sample(certificates):
     world = World(certificates)
-    channel = world.session(stream=True)
+    channel = world.channel(stream=True)
     world.run(0.5)
     channel.ask(world.now, at_ns=world.now_ns)
     assert channel.datagrams(world.now)
@@ -127,7 +127,7 @@ def test_a_step_between_the_failed_and_the_repeated_sending_of_a_stream_widens_i
 
 def test_a_batch_that_left_in_part_counts_as_sent(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     channel.ask(world.now)
     channel.datagrams(world.now)
@@ -140,7 +140,7 @@ def test_a_batch_that_left_in_part_counts_as_sent(certificates):
 
 def test_what_is_held_back_ends_at_its_time_even_if_it_never_left(certificates):
     world = World(certificates)
-    channel = world.session(timeout=1.0)
+    channel = world.channel(timeout=1.0)
     world.run(0.5)
     world.to_server = lambda data, number: []
     for _ in range(300):
@@ -155,7 +155,7 @@ def test_what_is_held_back_ends_at_its_time_even_if_it_never_left(certificates):
 
 def test_a_session_that_is_over_ends_a_request_at_once(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     channel.fail(ConnectionLost("gone"))
     number = channel.ask(world.now, at_ns=5)

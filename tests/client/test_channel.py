@@ -45,7 +45,7 @@ def assert_true(sample):
 def ticket_from(world):
     """A ticket of a channel that is over."""
     tickets = []
-    channel = world.session(on_ticket=tickets.append)
+    channel = world.channel(on_ticket=tickets.append)
     world.run(0.5)
     channel.close()
     world.pump(channel)
@@ -66,7 +66,7 @@ def ticket_from(world):
 )
 def test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reason(certificates, stream, seed, link):
     world = bad_world(certificates, seed, **link)
-    channel = world.session(stream=stream, timeout=10.0)
+    channel = world.channel(stream=stream, timeout=10.0)
     world.run(10)
     assert channel.established
     for _ in range(20):
@@ -89,7 +89,7 @@ def test_every_request_on_a_bad_link_gets_one_sample_that_is_true_or_has_a_reaso
 @STREAM
 def test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out(certificates, stream, seed):
     world = bad_world(certificates, seed, lost=0.5)
-    channel = world.session(stream=stream)
+    channel = world.channel(stream=stream)
     world.run(4)
     if not channel.established:
         assert isinstance(channel.error, HandshakeTimeout)
@@ -108,7 +108,7 @@ def test_half_of_all_datagrams_lost_is_a_right_answer_or_a_clean_time_out(certif
 
 def test_requests_sent_together_are_answered_each(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     world.ask(channel, 8)
     world.run(1)
@@ -120,7 +120,7 @@ def test_requests_sent_together_are_answered_each(certificates):
 @pytest.mark.parametrize("count", [200, 400])
 def test_more_requests_than_the_window_takes_never_wait_in_a_queue(certificates, count):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     world.ask(channel, count)
     world.run(4)
@@ -139,7 +139,7 @@ def test_more_requests_than_the_window_takes_never_wait_in_a_queue(certificates,
 def test_zero_rtt_gets_its_answer_with_the_first_flight(certificates):
     world = World(certificates)
     ticket = ticket_from(world)
-    channel = world.session(ticket=ticket)
+    channel = world.channel(ticket=ticket)
     world.run(0.0025)
     (sample,) = channel.samples
     assert sample.valid
@@ -152,7 +152,7 @@ def test_zero_rtt_gets_its_answer_with_the_first_flight(certificates):
 
 def test_no_request_goes_early_without_a_ticket(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(1)
     assert channel.early is None
     assert channel.samples == []
@@ -163,10 +163,10 @@ def test_zero_rtt_that_is_refused_is_asked_again_by_itself(certificates):
     world = World(certificates)
     ticket = ticket_from(world)
     # A ticket is good once: the second time the server does not know it.
-    assert world.session(ticket=ticket)
+    assert world.channel(ticket=ticket)
     world.run(60)
     requests = world.counters.get("requests")
-    channel = world.session(ticket=ticket)
+    channel = world.channel(ticket=ticket)
     world.run(2)
     assert channel.established
     assert not channel.zero_rtt
@@ -178,7 +178,7 @@ def test_zero_rtt_that_is_refused_is_asked_again_by_itself(certificates):
 def test_zero_rtt_to_a_server_that_started_anew_is_asked_again(certificates):
     ticket = ticket_from(World(certificates))
     session_world = World(certificates)
-    channel = session_world.session(ticket=ticket)
+    channel = session_world.channel(ticket=ticket)
     session_world.run(2)
     assert not channel.zero_rtt
     assert [sample.valid for sample in channel.samples] == [True]
@@ -197,7 +197,7 @@ def test_zero_rtt_survives_the_loss_of_any_one_of_the_first_datagrams(certificat
             return [] if len(lost) == number + 1 else [MS]
 
         setattr(world, side, link)
-        channel = world.session(ticket=ticket)
+        channel = world.channel(ticket=ticket)
         world.run(3.5)
         assert channel.established
         assert [sample.valid for sample in channel.samples] == [True], side
@@ -207,7 +207,7 @@ def test_zero_rtt_survives_the_loss_of_any_one_of_the_first_datagrams(certificat
 def test_stream_mode_sends_nothing_early(certificates):
     world = World(certificates)
     ticket = ticket_from(world)
-    channel = world.session(ticket=ticket, stream=True)
+    channel = world.channel(ticket=ticket, stream=True)
     world.run(1)
     assert channel.early is None
     world.exchange(channel)
@@ -220,7 +220,7 @@ def test_stream_mode_sends_nothing_early(certificates):
 @STREAM
 def test_retry_without_a_ticket(certificates, stream):
     world = World(certificates, limits=RETRY)
-    channel = world.session(stream=stream)
+    channel = world.channel(stream=stream)
     world.run(1)
     world.exchange(channel)
     assert channel.samples[0].valid
@@ -231,7 +231,7 @@ def test_retry_with_a_ticket(certificates):
     world = World(certificates, limits=RETRY)
     ticket = ticket_from(world)
     assert world.counters.get("retries") == 1
-    channel = world.session(ticket=ticket)
+    channel = world.channel(ticket=ticket)
     world.run(2)
     assert world.counters.get("retries") == 2
     assert channel.established
@@ -241,7 +241,7 @@ def test_retry_with_a_ticket(certificates):
 
 def test_retry_begins_where_too_many_handshakes_are_open(certificates):
     world = World(certificates, limits=Limits(half_open=0))
-    channel = world.session()
+    channel = world.channel()
     world.run(1)
     assert channel.established
     assert world.counters.get("retries") == 1
@@ -254,7 +254,7 @@ def test_retry_begins_where_too_many_handshakes_are_open(certificates):
 def test_silence_in_the_handshake_is_a_handshake_time_out(certificates, stream):
     world = World(certificates)
     world.to_server = lambda data, number: []
-    channel = world.session(stream=stream, timeout=2.0)
+    channel = world.channel(stream=stream, timeout=2.0)
     world.run(1.9)
     assert channel.error is None
     world.run(0.2)
@@ -265,7 +265,7 @@ def test_silence_in_the_handshake_is_a_handshake_time_out(certificates, stream):
 @STREAM
 def test_a_request_without_an_answer_ends_at_its_time(certificates, stream):
     world = World(certificates)
-    channel = world.session(stream=stream, timeout=2.0)
+    channel = world.channel(stream=stream, timeout=2.0)
     world.run(0.5)
     world.to_server = lambda data, number: []
     world.ask(channel)
@@ -280,7 +280,7 @@ def test_a_request_without_an_answer_ends_at_its_time(certificates, stream):
 
 def test_an_answer_after_its_time_is_ignored_and_the_next_is_taken(certificates):
     world = World(certificates)
-    channel = world.session(timeout=0.5)
+    channel = world.channel(timeout=0.5)
     world.run(0.4)
     world.to_client = lambda data, number: [700 * MS]
     world.exchange(channel, 0.6)
@@ -292,7 +292,7 @@ def test_an_answer_after_its_time_is_ignored_and_the_next_is_taken(certificates)
 @STREAM
 def test_a_session_that_waits_goes_on_after_a_break(certificates, stream):
     world = World(certificates)
-    channel = world.session(stream=stream, timeout=1.0)
+    channel = world.channel(stream=stream, timeout=1.0)
     world.run(0.5)
     world.to_server, good = (lambda data, number: []), world.to_server
     world.exchange(channel, 2)
@@ -304,7 +304,7 @@ def test_a_session_that_waits_goes_on_after_a_break(certificates, stream):
 @STREAM
 def test_a_server_that_goes_away_ends_the_session(certificates, stream):
     world = World(certificates)
-    channel = world.session(stream=stream)
+    channel = world.channel(stream=stream)
     world.run(0.5)
     world.to_server = lambda data, number: []
     world.ask(channel)
@@ -321,14 +321,14 @@ def test_a_server_that_goes_away_ends_the_session(certificates, stream):
 def test_a_server_that_refuses_is_told_from_one_that_is_silent_even_with_little_patience(certificates):
     world = World(certificates)
     world.router.configuration.alpn_protocols = ["h3"]
-    channel = world.session(timeout=0.5)
+    channel = world.channel(timeout=0.5)
     world.run(1)
     assert isinstance(channel.error, AlpnRefused)
 
 
 def test_a_connection_closed_by_the_client_leaves_nothing_at_the_server(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     assert len(world.router.connections) == 1
     channel.close()
@@ -340,7 +340,7 @@ def test_a_connection_closed_by_the_client_leaves_nothing_at_the_server(certific
 @pytest.mark.parametrize(("stream", "mode"), [(False, Mode.DATAGRAM), (True, Mode.STREAM)])
 def test_the_mode_is_the_one_that_was_chosen(certificates, stream, mode):
     world = World(certificates)
-    channel = world.session(stream=stream)
+    channel = world.channel(stream=stream)
     world.run(0.5)
     world.exchange(channel)
     assert channel.mode is mode

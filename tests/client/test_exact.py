@@ -152,7 +152,7 @@ def test_a_long_run_on_a_short_path_warms_it_before_each_sample(certificates):
 def test_only_a_short_path_gains_by_warming(certificates, delay_ns, gains):
     world = World(certificates)
     world.to_server = world.to_client = lambda data, number: [delay_ns // 2]
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     assert not channel.gains_by_warming
     world.exchange(channel)
@@ -161,7 +161,7 @@ def test_only_a_short_path_gains_by_warming(certificates, delay_ns, gains):
 
 def test_a_wrong_answer_to_a_request_that_makes_no_sample_is_still_seen(certificates):
     world = World(certificates)
-    channel = world.session()
+    channel = world.channel()
     world.run(0.5)
     channel.ask(world.now, counted=False)
     world.pump(channel)

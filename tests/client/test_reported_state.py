@@ -137,7 +137,7 @@ def test_stream_mode_asks_too_but_not_for_exact_t3(exchange):
 @pytest.mark.parametrize("data_plane", [False, True])
 def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, data_plane):
     world = World(certificates, data_plane=data_plane, clock_info=REPORT)
-    channel = world.session(stream=stream)
+    channel = world.channel(stream=stream)
     world.run(1)
     for _ in range(5):
         world.exchange(channel)
@@ -151,7 +151,7 @@ def test_a_session_asks_once_and_knows_the_server_then(certificates, stream, dat
 
 def test_on_a_long_run_a_session_asks_again_and_hears_that_the_server_lost_its_source(certificates):
     world = World(certificates, clock_info=REPORT)
-    channel = world.session()
+    channel = world.channel()
     world.run(1)
     world.exchange(channel)
     world.responder.clock_info = (TimeSource(0, 3, "lost").tlv(), metadata_tlv({LEAP: "3"}))

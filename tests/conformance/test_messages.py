@@ -180,7 +180,7 @@ def test_R4_request_is_in_order():
 @by_name(MALFORMED_RESPONSES)
 @pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stream"])
 def test_R4_malformed_response_makes_no_valid_sample(world, case, stream):
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.5)
     world.core.responder = WrongServer(case)
     world.exchange(session, 4)
@@ -194,7 +194,7 @@ def test_R4_malformed_response_makes_no_valid_sample(world, case, stream):
 @pytest.mark.parametrize("stream", [False, True])
 def test_R4_unknown_types_in_a_response_are_skipped(world, stream):
     world.core.responder = WrongServer(lambda right: right + oracle.pack([(4, b""), (246, b"xyz"), (4, b"again")]))
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.5)
     world.exchange(session)
     assert session.samples[0].valid
@@ -203,7 +203,7 @@ def test_R4_unknown_types_in_a_response_are_skipped(world, stream):
 @pytest.mark.parametrize("stream", [False, True])
 def test_R4_error_reply_is_a_sample_with_its_reason(world, stream):
     world.core.responder = WrongServer(lambda right: encode_error(2, "not here"))
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.5)
     world.exchange(session)
     assert session.samples[0].reason is Reason.ERROR_REPLY
@@ -245,7 +245,7 @@ def test_plain_messages_have_18_and_38_bytes(world):
 
 
 def test_nonces_are_16_bytes_and_never_repeat(world):
-    session = world.session()
+    session = world.channel()
     world.run(0.5)
     seen = set()
     for _ in range(50):
@@ -296,7 +296,7 @@ def test_metadata_may_fill_a_value_of_255_bytes():
 def test_metadata_query_is_answered_with_the_servers_clock_info(certificates, stream):
     quality, source = ClockQuality(ClockClass.GNSS, 1, 20, "u-blox"), TimeSource(1, SourceType.GPS, "roof")
     world = World(certificates, clock_info=(quality.tlv(), source.tlv(), metadata_tlv({"site": "us-east"})))
-    session = world.session(stream=stream, rules=Rules(metadata_query=True))
+    session = world.channel(stream=stream, rules=Rules(metadata_query=True))
     world.run(0.5)
     world.exchange(session)
     response = session.exchange.last_response

@@ -152,7 +152,7 @@ def test_R7_precision_mode_works_between_our_client_and_server(certificates, str
     world = World(certificates, signer=HMAC, clock_info=(QUALITY, SOURCE))
     size = 200
     rules = Rules(precision_size=size, metadata_query=True, verifier=Verifier({1: bytes(16)}) if signed else None)
-    session = world.session(stream=stream, rules=rules)
+    session = world.channel(stream=stream, rules=rules)
     world.run(0.5)
     world.exchange(session)
     assert session.samples[0].valid

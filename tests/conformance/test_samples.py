@@ -24,7 +24,7 @@ def connected(certificates, *, stream, answer=None, **options):
     world = World(certificates)
     if answer is not None:
         world.core.responder = WrongServer(answer)
-    session = world.session(stream=stream, **options)
+    session = world.channel(stream=stream, **options)
     world.run(0.5)
     assert session.established
     return world, session
@@ -132,7 +132,7 @@ def test_R9_samples_are_right_on_both_sides_of_the_era_edge(certificates, stream
     world = World(certificates)
     world.now_ns = ERA_EDGE_NS - 3 * NS
     world.server_offset_ns = server_offset_ns
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     for _ in range(12):
         world.run(0.25)
         world.exchange(session, 0.25)
@@ -145,7 +145,7 @@ def test_R9_samples_are_right_on_both_sides_of_the_era_edge(certificates, stream
 def test_R9_an_exchange_across_the_era_edge_is_right(certificates, stream):
     world = World(certificates)
     world.now_ns = ERA_EDGE_NS - NS
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.999)
     world.exchange(session, 0.1)
     (sample,) = session.samples
@@ -201,7 +201,7 @@ def test_R11_T1_and_T4_never_leave_the_client(certificates, stream, rules):
     world.core.responder = recorder = Recorder()
     # A clock far from the server's, so that no time of the client equals one of the server.
     world.server_offset_ns = 77_777_777_777
-    session = world.session(stream=stream, rules=rules)
+    session = world.channel(stream=stream, rules=rules)
     world.run(0.5)
     for _ in range(5):
         world.exchange(session, 0.123456789)
@@ -221,7 +221,7 @@ def test_R11_two_requests_differ_only_in_their_nonce(certificates, stream):
     # The stronger proof that a request has no time in it.
     world = World(certificates)
     world.core.responder = recorder = Recorder()
-    session = world.session(stream=stream, rules=Rules(metadata_query=True, metadata={"a": "b"}, precision_size=100))
+    session = world.channel(stream=stream, rules=Rules(metadata_query=True, metadata={"a": "b"}, precision_size=100))
     world.run(0.5)
     for _ in range(3):
         world.exchange(session, 1.7)

@@ -30,7 +30,7 @@ def world(certificates):
 
 def tickets_of(world) -> list:
     tickets: list = []
-    session = world.session(on_ticket=tickets.append)
+    session = world.channel(on_ticket=tickets.append)
     world.run(0.5)
     world.exchange(session)
     session.close()
@@ -96,7 +96,7 @@ def test_R10_a_replayed_stream_request_gets_no_second_answer(world):
 
 
 def test_R10_messages_are_not_on_the_wire_in_clear(world):
-    session = world.session()
+    session = world.channel()
     world.run(0.5)
     for _ in range(3):
         world.exchange(session)
@@ -109,7 +109,7 @@ def test_R10_messages_are_not_on_the_wire_in_clear(world):
 def test_R10_zero_rtt_first_flight_replayed_after_the_exchange_gets_no_second_answer(world):
     tickets = tickets_of(world)
     tap = Tap(world, lose=False)
-    session = world.session(ticket=tickets[0])
+    session = world.channel(ticket=tickets[0])
     flight = list(tap.taken)
     world.run(0.5)
     assert session.zero_rtt
@@ -132,7 +132,7 @@ def test_R10_zero_rtt_first_flight_delivered_first_by_an_attacker_gives_only_sea
     tickets = tickets_of(world)
     answered = world.counters.get("answered")
     tap = Tap(world, lose=True)
-    session = world.session(ticket=tickets[0])
+    session = world.channel(ticket=tickets[0])
     nonce = session.exchange.under_way[0]
     flight = list(tap.taken)
     replies = [reply for data in flight for reply in world.deliver_to_server(data, OTHER)]
@@ -151,7 +151,7 @@ def test_R10_zero_rtt_first_flight_delivered_first_by_an_attacker_gives_only_sea
 def test_R10_zero_rtt_first_flight_with_flipped_bits_leaves_no_connection(world):
     tickets = tickets_of(world)
     tap = Tap(world, lose=True)
-    world.session(ticket=tickets[0])
+    world.channel(ticket=tickets[0])
     first = tap.taken[0]
     before = world.counters.get("requests")
     for at in range(0, len(first), 37):

@@ -52,7 +52,7 @@ def asked(certificates, keys, answer=None, *, stream):
     if answer is not None:
         world.core.responder = wrong = WrongServer(answer)
         wrong.signer = keys.signer
-    session = world.session(stream=stream, rules=Rules(verifier=keys.verifier))
+    session = world.channel(stream=stream, rules=Rules(verifier=keys.verifier))
     world.run(0.5)
     world.exchange(session, 4)
     (sample,) = session.samples
@@ -232,7 +232,7 @@ def test_R6_a_response_is_signed_only_on_request(certificates, keys, stream):
 def test_R6_client_accepts_a_signature_that_it_did_not_request(certificates, keys, stream):
     world = World(certificates)
     world.core.responder = WrongServer(lambda right: right + oracle.pack([keys.signer.sign(right)]))
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.5)
     world.exchange(session)
     assert session.samples[0].valid

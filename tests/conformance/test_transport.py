@@ -66,7 +66,7 @@ def test_R1_server_refuses_any_other_alpn_and_none(world, offered):
 @pytest.mark.parametrize("stream", [False, True])
 def test_R1_client_accepts_either_from_a_server(world, spoken, chosen, stream):
     world.router.configuration.alpn_protocols = spoken
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.5)
     world.exchange(session)
     assert session.alpn == chosen
@@ -77,7 +77,7 @@ def test_R1_client_accepts_either_from_a_server(world, spoken, chosen, stream):
 @pytest.mark.parametrize("stream", [False, True])
 def test_R1_client_refuses_a_server_of_another_alpn_or_none(world, spoken, stream):
     world.router.configuration.alpn_protocols = spoken
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(2)
     assert isinstance(session.error, AlpnRefused)
     assert not session.established
@@ -192,7 +192,7 @@ def test_R2_an_endless_request_is_stopped(world):
 
 def test_R2_client_ends_its_request_with_fin(world):
     log = PacketLog(world)
-    session = world.session(stream=True, rules=Rules(state_interval=None))
+    session = world.channel(stream=True, rules=Rules(state_interval=None))
     world.run(0.5)
     world.exchange(session)
     frames = [frame for packet in log.packets("packet_received") for frame in packet if frame["frame_type"] == "stream"]
@@ -201,7 +201,7 @@ def test_R2_client_ends_its_request_with_fin(world):
 
 def test_R2_every_request_has_its_own_client_initiated_bidirectional_stream(world):
     log = PacketLog(world)
-    session = world.session(stream=True)
+    session = world.channel(stream=True)
     world.run(0.5)
     for _ in range(20):
         world.exchange(session, 0.1)
@@ -223,7 +223,7 @@ def test_both_modes_work_on_one_connection(world):
 @pytest.mark.parametrize("limit", [None, 40])
 def test_client_uses_stream_mode_and_gives_a_notice_if_the_server_accepts_no_datagrams(world, limit):
     world.router.configuration.max_datagram_frame_size = limit
-    session = world.session()
+    session = world.channel()
     world.run(0.5)
     world.exchange(session)
     assert session.mode is Mode.STREAM
@@ -234,7 +234,7 @@ def test_client_uses_stream_mode_and_gives_a_notice_if_the_server_accepts_no_dat
 
 
 def test_client_gives_no_notice_if_the_server_accepts_datagrams(world):
-    session = world.session()
+    session = world.channel()
     world.run(0.5)
     assert session.mode is Mode.DATAGRAM
     assert session.notices == []
@@ -250,7 +250,7 @@ def test_server_sends_no_datagram_larger_than_the_client_accepts(world):
 
 
 def test_a_request_without_an_answer_gives_a_sample_with_its_reason(world):
-    session = world.session(timeout=1.0)
+    session = world.channel(timeout=1.0)
     world.run(0.5)
     world.to_server = lambda data, number: []
     world.exchange(session, 2.0)

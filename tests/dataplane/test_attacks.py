@@ -88,7 +88,7 @@ def world(certificates) -> World:
 def resumed(world: World) -> tuple[object, list[bytes]]:
     """A session that has asked in its first flight and was answered; that flight."""
     tickets: list = []
-    first = world.session(on_ticket=tickets.append)
+    first = world.channel(on_ticket=tickets.append)
     world.run(0.5)
     world.exchange(first)
     first.close()
@@ -96,7 +96,7 @@ def resumed(world: World) -> tuple[object, list[bytes]]:
     world.run(10)
     assert world.router.connections == []
     before = len(world.sent)
-    session = world.session(ticket=tickets[0])
+    session = world.channel(ticket=tickets[0])
     flight = [data for side, data in world.sent[before:] if side == "client"]
     world.run(0.5)
     assert session.zero_rtt
@@ -277,7 +277,7 @@ MALICIOUS = {
 
 @pytest.mark.parametrize(("frames", "ends"), MALICIOUS.values(), ids=MALICIOUS)
 def test_a_malicious_server_gets_an_error_of_ours_or_the_client_measures_on(world, frames, ends):
-    session = world.session(timeout=2.0)
+    session = world.channel(timeout=2.0)
     world.run(1)
     for _ in range(3):
         world.exchange(session)

@@ -10,7 +10,7 @@ from tsq.quic.udp import Datagram
 def served(certificates, **options) -> tuple[World, object]:
     """A world whose client has asked three times: the data plane serves both ends."""
     world = World(certificates, data_plane=True)
-    session = world.session(**options)
+    session = world.channel(**options)
     world.run(1)
     for _ in range(3):
         world.exchange(session)
@@ -73,7 +73,7 @@ def test_a_request_that_makes_no_sample_is_not_asked_anew_when_it_was_held_back(
 def test_a_request_shortly_before_the_idle_deadline_keeps_the_connection(certificates):
     world = World(certificates, data_plane=True)
     world.to_server = world.to_client = lambda data, number: [50_000_000]
-    session = world.session()
+    session = world.channel()
     world.run(2)
     for _ in range(3):
         world.exchange(session)

@@ -39,7 +39,7 @@ class Recorded(HandOver):
     """A connection that is fit for the data plane and that aioquic holds; `moves`: what moved it."""
 
     def __init__(self, world: World) -> None:
-        world.session()
+        world.channel()
         world.run(1.0)
         [connection] = world.router.connections
         self.moves: list[tuple[Holder, Event]] = []

@@ -958,7 +958,7 @@ def test_a_connection_that_is_closing_is_not_handed_over(world):
 
 def test_a_client_hands_nothing_over_before_its_handshake_is_confirmed(world):
     """RFC 9001 §4.1.2: for a client that is later than complete. Until then Handshake packets are still to be sent."""
-    session = world.session()
+    session = world.channel()
     world.run(1)
     for _ in range(3):
         world.exchange(session)

@@ -454,7 +454,7 @@ def test_68_a_server_that_drips_its_handshake_has_the_time_out_for_all_of_it(cer
         return [round((arrivals[-1] - world.now) * 1e9)]
 
     world.to_client = drip
-    session = world.session(stream=stream, timeout=1.0)
+    session = world.channel(stream=stream, timeout=1.0)
     begin = world.now
     world.run(0.999)
     assert sum(at < begin + 0.999 for at in arrivals) == 3

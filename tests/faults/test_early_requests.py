@@ -39,7 +39,7 @@ def assert_told(session) -> None:
 
 def test_after_a_retry_the_question_about_the_clock_is_asked_again(certificates):
     world = world_of(certificates, limits=RETRY)
-    session = world.session(ticket=ticket_from(world))
+    session = world.channel(ticket=ticket_from(world))
     world.run(2)
     assert_told(session)
     assert not session.zero_rtt
@@ -48,7 +48,7 @@ def test_after_a_retry_the_question_about_the_clock_is_asked_again(certificates)
 def test_after_a_refusal_the_question_about_the_clock_is_asked_again(certificates):
     ticket = ticket_from(World(certificates))
     world = world_of(certificates)
-    session = world.session(ticket=ticket)
+    session = world.channel(ticket=ticket)
     world.run(2)
     assert_told(session)
     assert not session.zero_rtt
@@ -68,7 +68,7 @@ def test_whichever_datagram_is_lost_the_question_is_answered_and_only_an_early_r
 
     setattr(world, side, link)
     began_ns = world.now_ns
-    session = world.session(ticket=ticket)
+    session = world.channel(ticket=ticket)
     world.run(3.5)
     assert_told(session)
     assert began_ns > START_NS

@@ -129,7 +129,7 @@ def test_51_of_several_silent_addresses_each_has_its_time_and_all_of_them_end(wa
 def test_51_a_session_that_hears_nothing_ends_at_its_time_out(certificates, stream, timeout):
     world = World(certificates)
     world.to_server = lambda data, number: []
-    session = world.session(stream=stream, timeout=timeout)
+    session = world.channel(stream=stream, timeout=timeout)
     world.run(timeout - 0.001)
     assert session.error is None
     world.run(0.002)
@@ -146,7 +146,7 @@ def test_51_a_session_that_hears_nothing_ends_at_its_time_out(certificates, stre
 def test_51_answers_alone_that_are_blocked_are_the_same(certificates, stream):
     world = World(certificates)
     world.to_client = lambda data, number: []
-    session = world.session(stream=stream, timeout=3.0)
+    session = world.channel(stream=stream, timeout=3.0)
     world.run(3.001)
     assert isinstance(session.error, HandshakeTimeout)
     assert SILENCE in str(session.error)
@@ -155,7 +155,7 @@ def test_51_answers_alone_that_are_blocked_are_the_same(certificates, stream):
 @STREAM
 def test_51_what_is_blocked_in_mid_run_ends_each_request_at_its_time_out_and_the_connection_at_its_own(certificates, stream):
     world = World(certificates)
-    session = world.session(stream=stream, timeout=1.0)
+    session = world.channel(stream=stream, timeout=1.0)
     world.run(0.5)
     world.exchange(session, 0.5)
     world.to_client = lambda data, number: []

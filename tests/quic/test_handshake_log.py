@@ -48,7 +48,7 @@ def test_a_client_that_speaks_another_protocol_is_logged_with_its_address_and_th
 def test_a_client_that_rejects_the_certificate_is_logged_with_the_alert_that_it_sent(certificates, tmp_path, lines):
     world = World(certificates)
     world.certificates = self_signed(str(tmp_path), ["localhost"])
-    session = world.session(path=path(1))
+    session = world.channel(path=path(1))
     world.run(10)
     assert isinstance(session.error, CertificateError)
     assert lines() == ["handshake with 192.0.2.7:41001 failed: TLS alert 42 (bad_certificate), 'the certificate was refused'"]

@@ -151,7 +151,7 @@ def test_a_tls_message_without_an_end_is_not_kept(world):
 def test_a_server_that_sends_crypto_in_many_pieces_ends_the_clients_connection_at_once(certificates, kept):
     world = World(certificates)
     world.to_server = lambda data, number: []
-    session = world.session()
+    session = world.channel()
     connection = session._connection
     server = Stranger.server_of(connection.quic)
     handled = 0
@@ -167,7 +167,7 @@ def test_a_server_that_sends_crypto_in_many_pieces_ends_the_clients_connection_a
 def test_packets_of_a_server_that_hold_too_much_end_the_clients_connection(certificates, frames):
     world = World(certificates)
     world.to_server = lambda data, number: []
-    connection = world.session()._connection
+    connection = world.channel()._connection
     server = Stranger.server_of(connection.quic)
     for _ in range(200):
         connection.receive(server.initial(frames), world.now)
@@ -553,7 +553,7 @@ def test_a_stranger_cannot_send_many_packets_in_the_first_datagram(world):
 def test_a_client_drops_a_datagram_of_many_packets(certificates):
     world = World(certificates)
     world.to_server = lambda data, number: []
-    connection = world.session()._connection
+    connection = world.channel()._connection
     name = connection.quic.host_cid
     connection.receive((b"\xe3\0\0\0\x01" + bytes([len(name)]) + name + b"\0" + varint(20) + bytes(20)) * 9, world.now)
     assert connection.quic.dropped == ("datagram with too many packets",)

@@ -19,7 +19,7 @@ STRANGER = path(999)
 
 def connected(certificates, **options):
     world = World(certificates, data_plane=True, **options)
-    session = world.session()
+    session = world.channel()
     world.run(1)
     for _ in range(3):
         world.exchange(session)
@@ -52,7 +52,7 @@ def test_fault_a_client_learns_of_a_restart_with_its_next_request(certificates, 
     assert "restarted" in str(session.error)
     # It sends nothing more on that connection (RFC 9000 §10.3.1), and begins anew in one exchange.
     assert session.datagrams(world.now) == []
-    fresh = after.session()
+    fresh = after.channel()
     after.run(1)
     after.exchange(fresh)
     assert [sample.valid for sample in fresh.samples] == [True]

@@ -195,7 +195,7 @@ def test_a_client_that_finds_the_server_full_is_refused_at_once(certificates, ve
 def test_a_client_of_ours_says_at_once_that_the_server_is_full(certificates):
     world = World(certificates, limits=Limits(max_connections=1))
     ForeignClient(world, where=path(1))
-    session = world.session(timeout=60.0)
+    session = world.channel(timeout=60.0)
     world.run(0.01)
     assert isinstance(session.error, ConnectionLost)
     assert str(session.error) == "the server is full (connection limit reached): try later, or ask another server"

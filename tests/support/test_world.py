@@ -9,7 +9,7 @@ from tests.support.world import World
 def test_an_exchange_in_virtual_time_measures_the_configured_offset(certificates, stream):
     world = World(certificates)
     world.server_offset_ns = 250_000_000
-    session = world.session(stream=stream)
+    session = world.channel(stream=stream)
     world.run(0.5)
     assert session.established
     for _ in range(3):

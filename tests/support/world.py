@@ -70,7 +70,7 @@ class World:
     def server_clock(self) -> int:
         return self.now_ns + self.server_offset_ns
 
-    def session(
+    def channel(
         self, *, path: NetworkPath = CLIENT, rules: Rules | None = None, ticket: Any = None, on_ticket: Any = None, **options: Any
     ) -> Channel:
         """A client's channel that verifies the server, already started."""

@@ -123,7 +123,7 @@ def test_no_keys_are_derived_for_a_version_that_is_not_spoken(world):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CryptoPair, "setup_initial", setup_initial)
-        session = world.session()
+        session = world.channel()
         world.run(0.5)
     assert session.established
     assert derived == [QuicProtocolVersion.VERSION_1] * 2
@@ -293,7 +293,7 @@ def test_a_lost_datagram_of_the_server_is_made_good_and_a_ticket_comes(certifica
     world = World(certificates, data_plane=True)
     tickets = []
     world.to_client = lambda data, index: [] if index == number - 1 else [MS]
-    session = world.session(on_ticket=tickets.append)
+    session = world.channel(on_ticket=tickets.append)
     world.run(3)
     assert session.established
     assert len(tickets) == 1
@@ -308,7 +308,7 @@ def test_tickets_and_early_requests_go_on(certificates, retry):
     world = World(certificates, data_plane=True, limits=Limits(retry=retry))
     tickets = []
     for number in range(3):
-        session = world.session(on_ticket=tickets.append, ticket=tickets.pop() if tickets else None)
+        session = world.channel(on_ticket=tickets.append, ticket=tickets.pop() if tickets else None)
         world.run(1)
         assert session.established
         assert (session.early is not None) == (number > 0)
@@ -384,7 +384,7 @@ def test_a_forgotten_connection_is_gone_without_the_garbage_collector(either, en
 
 
 def test_other_users_of_aioquic_are_not_touched(world):
-    session = world.session()
+    session = world.channel()
     world.run(0.5)
     assert session.established
     client = QuicConnection(configuration=QuicConfiguration(is_client=True, server_name="localhost"))

@@ -44,7 +44,7 @@ def serves(directory: Path, files: tuple[str, str], authority: Made) -> None:
     trusted = directory / "trusted.pem"
     trusted.write_bytes(pem(authority))
     world = World(CertificateFiles(trusted, Path(files[0]), Path(files[1])))
-    session = world.session()
+    session = world.channel()
     world.run(5)
     assert session.established, session.error
 
