@@ -92,7 +92,7 @@ def test_a_good_server_gives_a_table_a_legend_and_a_verdict(ask, server):
     assert header.split()[:4] == ["M", "host", "stratum", "offset"]
     assert row.startswith(f"*  {server.target} ")
     assert trust.startswith("one source, no redundancy")
-    assert row.endswith(" 3/3")
+    assert row.endswith(" 3/3 ")
     assert header.split() == ["M", "host", "stratum", "offset", "±", "delay", "samples"]
     assert "positive when this clock is behind" in legend
     assert re.fullmatch(r"holds at \S+ \S+ UTC by this machine's clock", time)
@@ -103,7 +103,7 @@ def test_a_good_server_gives_a_table_a_legend_and_a_verdict(ask, server):
 def test_count_is_the_number_of_samples_and_one_request_more_makes_the_last_exact(ask, server):
     # Not all at once, which takes more than one to make them all exact, and too fast to be worth a warm path.
     run = ask(server.target, "--ca", server.ca, "--count", "7", "--interval", "0.005")
-    assert " 7/7\n" in run.out
+    assert " 7/7 " in run.out
     assert server.server.counters.get("requests") == 8
 
 
@@ -267,7 +267,7 @@ def test_a_connection_that_ends_in_mid_run_gives_what_there_is_and_says_why_it_i
     with Peer(certificates, answer_once, greeting=protocols.append) as peer:
         run = ask(peer.target, "--ca", peer.ca, "--interval", "0.01", "--count", "50", "--timeout", "1")
     assert run.status == OK
-    assert re.search(r" 1/[1-9]\n", run.out)
+    assert re.search(r" 1/[1-9] ", run.out)
     assert "the connection was closed: code 0x17, 'that is all'" in run.err
 
 
@@ -482,7 +482,7 @@ def test_one_rejected_sample_of_three_is_reported_and_the_others_count(ask, cert
     assert run.status == OK
     assert f"tsq-client: sample 2 of {peer.target} not used: {words}" in run.err
     assert len(run.err.splitlines()) == 1
-    assert " 2/3\n" in run.out
+    assert " 2/3 " in run.out
 
 
 def test_verbose_marks_the_rejected_sample_in_its_line(ask, certificates):
@@ -724,7 +724,7 @@ def test_a_long_run_on_a_terminal_shows_progress_and_leaves_a_clean_table(server
     assert "\r\033[K100/100 samples, last" in shown
     # The line is wiped before the table is printed.
     assert re.search(r"100/100 samples[^\r\n]*\r\033\[KM +host +stratum +offset", shown)
-    assert shown.count(" 100/100\r\n") == 1
+    assert shown.count(" 100/100 \r\n") == 1
 
 
 def test_a_short_run_on_a_terminal_shows_no_progress(server):
@@ -791,7 +791,7 @@ def test_ctrl_c_in_mid_run_ends_with_what_there_is(certificates, hosts):
     lines = out.splitlines()
     assert [line.split()[1] for line in lines[1 : 1 + hosts]] == targets
     for line in lines[1 : 1 + hosts]:
-        good, all_of_them = map(int, re.search(r" (\d+)/(\d+)$", line).groups())
+        good, all_of_them = map(int, re.search(r" (\d+)/(\d+) $", line).groups())
         assert 1 <= good <= all_of_them < 100000
     assert lines[-1].startswith("System clock wrong by ")
 

@@ -470,7 +470,7 @@ def test_watch_ends_quietly_when_nobody_reads_on(server, certificates, hosts):
 
 def test_watch_ends_by_itself_after_count_samples(server, capsys):
     assert main([str(server.target), "--ca", server.ca, "--watch", "--count", "3", "--interval", "0"]) == EXIT_OK
-    assert " 3/3\n" in capsys.readouterr().out
+    assert " 3/3 " in capsys.readouterr().out
 
 
 def test_watch_and_json_are_not_for_each_other(capsys):
