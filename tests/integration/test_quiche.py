@@ -177,7 +177,7 @@ def test_session_of_another_quiche_server_costs_a_full_handshake_only(certificat
 
 def test_tsq_client_falls_back_to_stream_mode_and_says_so(certificates):
     with quiche_server(certificates, "--no-dgram") as server:
-        done = run_client(*arguments(server, certificates, "--count", 50, "--interval", 0))
+        done = run_client(*arguments(server, certificates, "--count", 50, "--interval", 0, "-v"))
         assert done.returncode == 0, done.stderr
         assert "the server takes no datagrams: using Stream Mode" in done.stderr
         assert "50/50" in done.stdout

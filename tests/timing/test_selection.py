@@ -124,7 +124,8 @@ def test_a_server_that_is_asked_twice_counts_once():
 )
 def test_a_server_is_one_however_its_address_is_written(one, two, same):
     sample = make_sample(T, T + 500_000, T + 500_000, T + 1_000_000)
-    chosen = selection([HostResult(Target(address), address=address, samples=(sample,)) for address in (one, two)])
+    named = (("a", one), ("b", two))
+    chosen = selection([HostResult(Target(name), address=address, samples=(sample,)) for name, address in named])
     assert chosen.compared == (1 if same else 2)
 
 
