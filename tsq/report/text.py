@@ -47,12 +47,13 @@ def table(
         return "\n".join(wide)
     rows = [_short_row(*pair) for pair in pairs]
     narrow = _laid_out(_SHORT_HEADER, rows, plain)
-    excess = max(map(cells, narrow)) + 1 - columns
+    excess = max(map(cells, narrow)) - columns
     if excess > 0:
         most = max(_LEAST_HOST, max(cells(row[1]) for row in rows) - excess)
         narrow = _laid_out(_SHORT_HEADER, [(row[0], _middle_cut(row[1], most), *row[2:]) for row in rows], plain)
     # Scripts look for the samples as a word between blanks, as in the full table.
-    return "\n".join(f"{line} " for line in narrow)
+    end = " " if max(map(cells, narrow)) < columns else ""
+    return "\n".join(line + end for line in narrow)
 
 
 def is_full(table: str) -> bool:
