@@ -4,6 +4,7 @@ Comes in: targets, options, what to call for each sample. Goes out: HostQueries 
 wait.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ Snapshot = Callable[[], list[HostResult]]
 OnChange = Callable[[Snapshot], None]
 
 
-class HostQuery:
+class HostQuery(ABC):
     """One host that is asked `options.count` times. A driver is a subclass: it waits, and ends the attempts.
 
     error: why the query ended early. stopped: whether `stop` was called. ended: whether there is nothing more to come.
@@ -70,13 +71,13 @@ class HostQuery:
             return result
         return replace(result, notices=tuple(dict.fromkeys([*self._notices, *result.notices])))
 
+    @abstractmethod
     def _opened(self, attempt: Attempt) -> None:
         """Begin to wait for an attempt's socket."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _closing(self, attempt: Attempt) -> None:
         """Cease to wait for an attempt's socket."""
-        raise NotImplementedError
 
 
 AnyQuery = TypeVar("AnyQuery", bound=HostQuery)
