@@ -1,0 +1,5 @@
+"""Keeping a clock: what samples of several sources say about it, and what to do with it. Without I/O.
+
+From the top: `recording`, `machine`, `choice`, `source`, `moves`, `limits`, `leap`, `polling`, `steering`, `fusion`, `bound`,
+`actions`, `events`, `status`, `settings`, `estimator`, `route`, `model`, `normal`.
+"""
