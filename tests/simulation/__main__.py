@@ -3,10 +3,11 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 from random import Random
 from statistics import median
 
-from tests.simulation import filters
+from tests.simulation import clock_pictures, clock_table, filters
 from tests.simulation.local_clock import WORLDS, run_world
 from tests.simulation.sweep import VIOLATIONS, sweep, table, total
 from tests.simulation.votes import VOTES, run_votes
@@ -21,7 +22,12 @@ def main() -> int:
     parser.add_argument("--votes", type=int, default=50_000, help="selections of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--filters", action="store_true", help="compare filters, and nothing else")
+    parser.add_argument("--clock", action="store_true", help="keep a clock in all worlds, beside chronyd, and nothing else")
+    parser.add_argument("--seeds", type=int, default=10, help="of each of these worlds (default: %(default)s)")
+    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="with --clock: draw the documentation's pictures there")
     values = parser.parse_args()
+    if values.clock:
+        return _clock(values.seeds, values.plots)
     if values.filters:
         print("\n".join(filters.table()))
         return 0
@@ -34,6 +40,16 @@ def main() -> int:
     print("\n".join(whole.examples))
     print(f"{whole.counts['requests']} requests in {time.monotonic() - started:.0f} s, seed {values.seed}")
     return int(whole.violations + failed > 0)
+
+
+def _clock(seeds: int, plots: Path | None) -> int:
+    """A table, a line as soon as it is known; 1 if a bound was broken."""
+    print(clock_table.markdown([]))
+    found = clock_table.rows(seeds, done=lambda row: print(f"| {' | '.join(clock_table.cells(row))} |", flush=True))
+    print(clock_table.summary(found))
+    if plots is not None:
+        clock_pictures.draw(found, plots)
+    return int(any(row.broken for row in found))
 
 
 def _worlds(seed: int, exchanges: int) -> int:
