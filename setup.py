@@ -34,6 +34,8 @@ MODULES = (
     "tsq.dataplane.batches",
     "tsq.host._clock",
     "tsq.host._memory",
+    "tsq.host._privileges",
+    "tsq.host._segment",
 )
 LIBRARIES = {"tsq.dataplane.packet": ["crypto"], "tsq.dataplane.session": ["crypto"]}
 OWN_MACROS = {"tsq.host._clock": [BUILT]}

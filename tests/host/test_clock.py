@@ -9,7 +9,7 @@ import pytest
 from tests.support import kernel
 from tests.support.kernel import VirtualKernel
 from tsq._fast import ns_from_ntp, ntp_from_ns
-from tsq.errors import ClockError, NotPermitted
+from tsq.errors import AlreadyRunning, ClockError, NotPermitted
 from tsq.host import _clock
 from tsq.host import clock as clock_module
 from tsq.host.clock import Kernel, SystemClock, build_time_ns, clock_reading, era_pivot_ns, now_ns, precision_ns
@@ -35,8 +35,8 @@ def test_the_virtual_kernel_has_the_calls_of_the_real_one_with_their_parameters(
     for name in set(calls) - {"adjust"}:
         # The other calls have no parameter.
         assert not inspect.signature(getattr(twin, name)).parameters, name
-    with pytest.raises(TypeError, match="tick"):
-        twin.adjust(0, tick=10_000)
+    with pytest.raises(TypeError, match="tai"):
+        twin.adjust(0, tai=37)
     assert (twin.adjust(0), twin.calls) == (twin.read(), [(0, {})])
 
 
@@ -80,11 +80,11 @@ def test_a_step_cancels_the_rest_of_a_slew(clock, twin):
 
 
 @pytest.mark.parametrize("bit", [kernel.INS, kernel.DEL])
-@pytest.mark.parametrize("change", ["step", "slew", "stop_slewing", "mark_unsynchronized"])
+@pytest.mark.parametrize("change", ["step", "slew", "slew_phase", "stop_slewing", "mark_unsynchronized"])
 def test_an_announced_leap_second_stays_announced(clock, twin, bit, change):
     twin.status |= bit
     errors = {"max_error": 0.1, "estimated_error": 0.1}
-    arguments = {"step": (1.0,), "slew": (0.1,)}.get(change, ())
+    arguments = {"step": (1.0,), "slew": (0.1,), "slew_phase": (0.1,)}.get(change, ())
     more = {"step": errors, "slew": {**errors, "time_constant": 3}}.get(change, {})
     getattr(clock, change)(*arguments, **more)
     assert twin.status & (kernel.INS | kernel.DEL) == bit
@@ -237,6 +237,194 @@ def test_errors_are_reported_with_and_without_ending_the_mark_unsynchronized(clo
     assert clock.state().pending == pytest.approx(0.1), "a slew goes on"
 
 
+STEADY = {"max_error": 0.002, "estimated_error": 0.0003, "synchronized": True}
+ALL_MODES = kernel.FREQUENCY | kernel.NANO | kernel.STATUS | kernel.MAXERROR | kernel.ESTERROR
+
+
+def test_steering_sets_the_frequency_the_errors_and_the_status_in_one_call(clock, twin):
+    clock.steer(12.5e-6, **STEADY)
+    ((modes, _),) = twin.calls
+    assert modes == ALL_MODES
+    assert clock.state().frequency_ppm == 12.5
+    assert (clock.state().max_error, clock.state().estimated_error, clock.state().synchronized) == (0.002, 0.0003, True)
+    before = clock.daemon_reading()
+    twin.run(100)
+    after = clock.daemon_reading()
+    assert after.difference_ns - before.difference_ns == pytest.approx(12.5e-6 * 100e9, abs=2)
+    assert after.frequency == pytest.approx(12.5e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("ppm", [500, -500, 500.1, -500.1, 549.9, 550.1, 1234.5, -99_950, 100_000])
+def test_what_the_frequency_cannot_do_the_tick_does(clock, twin, ppm):
+    clock.steer(ppm * 1e-6, **STEADY)
+    assert clock.daemon_reading().frequency == pytest.approx(ppm * 1e-6, abs=1e-11)
+    assert (twin.tick == 10_000) is (abs(ppm) <= 500)
+    assert abs(twin.frequency) <= 500 << 16
+    clock.steer(3e-6, **STEADY)
+    assert (twin.tick, twin.frequency) == (10_000, 3 << 16), "the tick goes back"
+    assert len(twin.calls) == 2
+
+
+def test_a_tick_that_another_program_set_becomes_the_usual_one(clock, twin):
+    twin.tick = 10_003
+    clock.steer(100e-6, **STEADY)
+    assert (twin.tick, twin.frequency) == (10_000, 100 << 16)
+    assert twin.calls[-1][0] == ALL_MODES | kernel.TICK
+
+
+@pytest.mark.parametrize("frequency", [0.1001, -0.1001, float("nan"), float("inf")])
+def test_a_frequency_that_no_kernel_takes_is_an_error_and_changes_nothing(clock, twin, frequency):
+    with pytest.raises(ClockError, match=r"frequency correction of .* ppm .expected at most 100000 ppm"):
+        clock.steer(frequency, **STEADY)
+    assert twin.calls == []
+
+
+def test_a_steered_clock_is_called_synchronized_or_not_as_the_caller_says(clock, twin):
+    for synchronized in (True, False, True):
+        clock.steer(0.0, max_error=0.1, estimated_error=0.1, synchronized=synchronized)
+        assert clock.daemon_reading().synchronized is synchronized
+        assert twin.status & (kernel.PLL | kernel.FREQHOLD) == kernel.PLL | kernel.FREQHOLD
+
+
+@pytest.mark.parametrize("leap", [0, 1, 2])
+def test_steering_announces_a_leap_second_and_takes_it_back(clock, twin, leap):
+    clock.steer(0.0, **STEADY, leap=leap)
+    assert clock.daemon_reading().leap == clock.state().leap == leap
+    clock.steer(0.0, **STEADY)
+    assert clock.daemon_reading().leap == 0
+
+
+@pytest.mark.parametrize(("leap", "sign"), [(1, -1), (2, 1)])
+def test_an_announced_leap_second_happens_at_midnight_once(clock, twin, leap, sign):
+    day = 86_400 * SECOND
+    twin.truth_ns += day - twin.truth_ns % day - 20 * SECOND
+    twin._second_ends_ns = twin.truth_ns
+    twin.error_ns = 3e5
+    clock.steer(20e-6, **STEADY, leap=leap)
+    twin.run(18)
+    assert abs(twin.error) < 1e-3
+    twin.run(4)
+    assert twin.error == pytest.approx(sign, abs=2e-3)
+    assert twin.leap_state in (kernel.TIME_OOP, kernel.TIME_WAIT)
+    clock.steer(20e-6, **STEADY)
+    twin.run(86_500)
+    assert twin.leap_state == kernel.TIME_OK
+    assert twin.error == pytest.approx(sign + 20e-6 * 86_522, abs=1e-2)
+
+
+def test_a_leap_second_that_is_taken_back_does_not_happen(clock, twin):
+    day = 86_400 * SECOND
+    twin.truth_ns += day - twin.truth_ns % day - 10 * SECOND
+    twin._second_ends_ns = twin.truth_ns
+    clock.steer(0.0, **STEADY, leap=1)
+    twin.run(5)
+    clock.steer(0.0, **STEADY)
+    twin.run(20)
+    assert twin.error == 0.0
+
+
+def test_a_leap_second_survives_a_step(clock, twin):
+    """In the kernel a step disarms it; clearing STA_PLL in the same call arms it anew."""
+    day = 86_400 * SECOND
+    twin.truth_ns += day - twin.truth_ns % day - 10 * SECOND
+    twin._second_ends_ns = twin.truth_ns
+    clock.steer(0.0, **STEADY, leap=1)
+    twin.run(3)
+    clock.step(0.25, max_error=0.1, estimated_error=0.1)
+    twin.run(20)
+    assert twin.error == pytest.approx(-0.75)
+
+
+@pytest.mark.parametrize("offset", [0.4, -0.2, 1e-4])
+def test_a_phase_slew_is_quick_keeps_errors_and_frequency_and_ends_by_itself(clock, twin, offset):
+    twin.error_ns = -offset * 1e9
+    clock.steer(0.0, max_error=0.7, estimated_error=0.5, synchronized=False)
+    frequency = twin.frequency
+    clock.slew_phase(offset)
+    assert (twin.maxerror_us, twin.esterror_us, clock.state().synchronized) == (700_000, 500_000, False)
+    assert clock.daemon_reading().pending_ns == round(offset * 1e9)
+    twin.run(1)
+    assert twin.error == pytest.approx(-offset * 0.75, rel=1e-3)
+    twin.run(59)
+    assert abs(twin.error) < 2e-8
+    assert twin.frequency == frequency
+
+
+def test_steering_lets_a_phase_slew_go_on(clock, twin):
+    twin.error_ns = -1e8
+    clock.slew_phase(0.1)
+    for _ in range(60):
+        twin.run(1)
+        clock.steer(0.0, **STEADY)
+    assert abs(twin.error) < 1e-8
+
+
+def test_a_cancelled_phase_slew_stops_at_the_end_of_the_kernels_second_as_does_one_of_adjtime_3(clock, twin):
+    twin.error_ns, twin.old_slew_us = -1e8, 5_000
+    clock.slew_phase(0.1)
+    twin.run(1.5)
+    clock.slew_phase(0.0)
+    twin.run(0.5)
+    stopped = twin.error_ns
+    twin.run(50)
+    assert twin.error_ns == stopped
+    assert clock.daemon_reading().pending_ns == 0
+
+
+def test_a_daemons_reading_shows_sleep_and_not_a_pause(clock, twin):
+    twin.drift_ppm = 10.0
+    before = clock.daemon_reading()
+    twin.suspend(8 * 3600, rtc_error=0.4)
+    woken = clock.daemon_reading()
+    assert woken.asleep_ns - before.asleep_ns == (8 * 3600 + 0.4) * SECOND
+    assert woken.raw_ns == before.raw_ns
+    assert woken.difference_ns - before.difference_ns == pytest.approx((8 * 3600 + 0.4) * 1e9, abs=2)
+    assert twin.error == pytest.approx(0.4)
+    twin.pause(60)
+    paused = clock.daemon_reading()
+    assert (paused.raw_ns, paused.real_ns, paused.asleep_ns) == (woken.raw_ns, woken.real_ns, woken.asleep_ns)
+    assert twin.error == pytest.approx(0.4 - 60)
+    twin.run(1)
+    assert clock.daemon_reading().raw_ns - paused.raw_ns == pytest.approx(SECOND * (1 + 10e-6), abs=2)
+
+
+def test_a_daemons_reading_of_a_kernel_that_refuses_to_be_read(clock, twin):
+    twin.unreadable = True
+    reading = clock.daemon_reading()
+    assert (reading.real_ns, reading.frequency, reading.pending_ns) == (twin.now_ns(), None, None)
+    assert (reading.synchronized, reading.leap, reading.max_error) == (False, 0, 16.0)
+
+
+def test_a_daemons_reading_counts_the_slew_of_adjtime_3_and_the_kernels_units(clock, twin):
+    twin.pending_ns, twin.old_slew_us = 123_456_789, -2_000
+    assert clock.daemon_reading().pending_ns == 121_456_000
+    twin.status |= kernel.IN_NS
+    assert clock.daemon_reading().pending_ns == 121_456_789
+
+
+def test_a_daemons_reading_of_the_real_clocks():
+    clock = SystemClock()
+    first, second = clock.daemon_reading(), clock.daemon_reading()
+    assert second.raw_ns > first.raw_ns
+    assert abs(second.difference_ns - first.difference_ns) < SECOND
+    assert abs(second.asleep_ns - first.asleep_ns) < SECOND
+    assert 0 < second.width_ns < SECOND
+    assert abs(second.real_ns - time.time_ns()) < 60 * SECOND
+    boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    assert abs(second.asleep_ns - boot) < SECOND
+    assert abs(second.frequency - _clock.read()[2] / 65536e6) < 1e-3
+
+
+def test_a_daemon_and_tsq_adjtime_exclude_each_other(clock, twin):
+    with clock.daemon_lock() as warning:
+        assert warning == ""
+        for lock in (clock.alone, clock.daemon_lock):
+            with pytest.raises(AlreadyRunning, match="tsqd keeps this clock"), lock():
+                pytest.fail("two hold the lock")
+    with clock.alone(), pytest.raises(AlreadyRunning, match="tsq-adjtime sets this clock"), clock.daemon_lock():
+        pytest.fail("two hold the lock")
+
+
 def test_without_the_capability_nothing_changes(clock, twin):
     twin.permitted = False
     assert not clock.may_set
@@ -262,6 +450,8 @@ def test_any_user_can_read_the_real_kernel_and_no_test_changes_it():
         lambda: clock.report_error(1, 1),
         lambda: clock.confirm(1, 1),
         lambda: clock.hasten(2),
+        lambda: clock.steer(clock.daemon_reading().frequency, max_error=1, estimated_error=1, synchronized=False),
+        lambda: clock.slew_phase(0.0),
         _clock.stop_old_slew,
     ):
         with pytest.raises(NotPermitted):

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from tsq.errors import AlreadyRunning
-from tsq.host.lock import held
+from tsq.host.lock import DAEMON, ONE_SHOT, held
 
 HOLDER = """
 import sys
 from tsq.host.lock import held
-with held([sys.argv[1]]) as warning:
+with held([sys.argv[1]], sys.argv[2]) as warning:
     print(warning or "held", flush=True)
     sys.stdin.read()
 """
@@ -22,9 +22,9 @@ def path(directory) -> str:
     return os.path.join(directory, f"tsq-adjtime-{os.geteuid()}.lock")
 
 
-def holder(directory) -> subprocess.Popen:
+def holder(directory, program=ONE_SHOT) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(directory), program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
     return process
@@ -41,6 +41,32 @@ def test_the_second_is_refused_and_learns_who_holds_the_lock(tmp_path):
         assert warning == ""
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        (ONE_SHOT, ONE_SHOT, r"another tsq-adjtime sets this clock \(process {pid}, lock .*\): wait until it has ended, or end it"),
+        (ONE_SHOT, DAEMON, r"a tsq-adjtime sets this clock \(process {pid}, lock .*\): wait until it has ended, or end it"),
+        (DAEMON, ONE_SHOT, r"^tsqd keeps this clock \(process {pid}, lock .*\): let tsqd correct it .*, or end tsqd first"),
+        (DAEMON, DAEMON, r"another tsqd keeps this clock \(process {pid}, lock .*\): end it first"),
+    ],
+)
+def test_the_daemon_and_tsq_adjtime_exclude_each_other_and_say_who_is_there(tmp_path, first, second, text):
+    with (
+        holder(tmp_path, first) as running,
+        pytest.raises(AlreadyRunning, match=text.format(pid=running.pid)),
+        held([str(tmp_path)], second),
+    ):
+        pytest.fail("two hold the lock")
+
+
+def test_a_holder_that_has_not_written_its_number_is_a_program_all_the_same(tmp_path):
+    with holder(tmp_path) as first:
+        os.truncate(path(tmp_path), 0)
+        with pytest.raises(AlreadyRunning, match="a process that has not written its number yet"), held([str(tmp_path)]):
+            pytest.fail("two hold the lock")
+        assert first.poll() is None
+
+
 def test_a_lock_whose_holder_was_killed_is_free(tmp_path):
     with holder(tmp_path) as first:
         first.kill()
@@ -48,7 +74,7 @@ def test_a_lock_whose_holder_was_killed_is_free(tmp_path):
     with held([str(tmp_path)]) as warning:
         assert warning == ""
         with open(path(tmp_path)) as file:
-            assert file.read() == f"{os.getpid()}\n"
+            assert file.read() == f"{os.getpid()} tsq-adjtime\n"
 
 
 def test_the_lock_file_is_private_and_stays(tmp_path):

@@ -1,5 +1,6 @@
 """This machine: its clock, its files, what it is short of. Never reached from `wire/` or `timing/`.
 
-From the top, each using only what comes after it: `keepers`, `clock`, `saved_time`, `files`, `lock`, `identity`, `journal`,
-`shortage`, `_clock`, `_memory`.
+From the top, each using only what comes after it: `who_steers`, `keepers`, `clock`, `drift_file`, `leap_table`, `segment`,
+`clockbound`, `saved_time`, `files`, `lock`, `processes`, `privileges`, `systemd`, `identity`, `journal`, `shortage`, `_clock`,
+`_privileges`, `_segment`, `_memory`.
 """

@@ -1,23 +1,28 @@
 """The only module that may set the system clock; it also reads it (adjtimex(2)).
 
-Comes in: offsets in seconds, bounds of their errors. Goes out: the time in integer Unix ns, the kernel's state of its clock, and
-the calls that step or slew it. It must never decide whether to set the clock, and never be imported by wire/ or timing/.
+Comes in: offsets in seconds, frequencies, bounds of errors. Goes out: the time in integer Unix ns, the kernel's state of its clock,
+and the calls that step, slew or steer it. It must never decide whether to set the clock, and never be imported by wire/ or timing/.
 """
 
-# A step adds the offset at once (ADJ_SETOFFSET). A slew hands the offset to the kernel's phase-locked loop (ADJ_OFFSET, for which
-# STA_PLL must be set; RFC 5905 §11.3): each second the kernel corrects 2^-(2 + time constant) of the pending offset, even after
-# this process has ended. Both can report the clock's error to the kernel (maxerror, estimated error), which clears the kernel's
-# "unsynchronized" flag. To see what a clock really did, compare it with CLOCK_MONOTONIC_RAW, which nobody can set or slew.
+# A step adds the offset at once (ADJ_SETOFFSET). Steering sets the frequency (ADJ_FREQUENCY), which stays until the next change. A
+# slew hands the offset to the kernel's phase-locked loop (ADJ_OFFSET, for which STA_PLL must be set; RFC 5905 §11.3): each second
+# the kernel corrects 2^-(2 + time constant) of the pending offset, even after this process has ended. All can report the clock's
+# error to the kernel (maxerror, estimated error), which clears the kernel's "unsynchronized" flag. To see what a clock really did,
+# compare it with CLOCK_MONOTONIC_RAW, which nobody can set or slew.
+#
+# In the kernel a step disarms an announced leap second, although the announcement stays. Only clearing STA_PLL, or the announcement
+# for a second, arms it anew: so a step clears STA_PLL, and everything else keeps it set (tests/kernel/test_steering.py).
 
 import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 
 from tsq._fast import clock_ns
+from tsq.discipline.events import Reading
 from tsq.errors import ClockError
 from tsq.host import _clock
 from tsq.timing.local_clock import ClockReading
@@ -32,16 +37,23 @@ _HALF_ERA_NS = 2**31 * 1_000_000_000
 _BEFORE_BUILD_NS = 10 * 366 * 86_400 * 1_000_000_000
 _MOST_ATTEMPTS = 4
 # <linux/timex.h>
-_OFFSET, _MAXERROR, _ESTERROR, _STATUS, _TIMECONST, _SETOFFSET, _NANO = 0x1, 0x4, 0x8, 0x10, 0x20, 0x100, 0x2000
+_OFFSET, _FREQUENCY, _MAXERROR, _ESTERROR, _STATUS, _TIMECONST, _SETOFFSET = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x100
+_NANO, _TICK = 0x2000, 0x4000
 _PLL, _INSERT, _DELETE, _UNSYNCHRONIZED, _FREQUENCY_HOLD, _IN_NANOSECONDS = 0x1, 0x10, 0x20, 0x40, 0x80, 0x2000
 _LEAP = _INSERT | _DELETE
+_LEAP_STATUS = (0, _INSERT, _DELETE)
 _MOST_ERROR_US = 16_000_000
-# Microseconds that the clock advances in a hundredth of a second, by default.
-_USUAL_TICK = 10_000
 _CAP_SYS_TIME = 25
 # struct timex: the frequency is in 2^-16 ppm, the tick in µs, 100 in a second (USER_HZ).
 _FREQUENCY_UNIT = 65536e6
 _TICKS = os.sysconf("SC_CLK_TCK")
+# Microseconds that the clock advances in a hundredth of a second, by default. The kernel accepts a tenth more or less.
+_USUAL_TICK = 1_000_000 // _TICKS
+_MOST_TICK = _USUAL_TICK // 10
+# The kernel's own limit for a frequency without the tick.
+_MOST_FREQUENCY = 500e-6
+# Of the kernel's loop: a quarter of the pending offset each second.
+_QUICKEST = 0
 
 
 def now_ns() -> int:
@@ -165,6 +177,7 @@ class Kernel:
     adjust = staticmethod(_clock.adjust)
     read_old_slew = staticmethod(_clock.read_old_slew)
     stop_old_slew = staticmethod(_clock.stop_old_slew)
+    clocks = staticmethod(_clock.clocks)
     now_ns = staticmethod(clock_ns)
     monotonic_ns = staticmethod(time.monotonic_ns)
 
@@ -174,6 +187,12 @@ class Kernel:
         from tsq.host import lock  # noqa: PLC0415
 
         return lock.held()
+
+    def daemon_lock(self) -> AbstractContextManager[str]:
+        """The same lock, held by a daemon."""
+        from tsq.host import lock  # noqa: PLC0415
+
+        return lock.held(program=lock.DAEMON)
 
     def raw_ns(self) -> int:
         """CLOCK_MONOTONIC_RAW."""
@@ -215,6 +234,34 @@ class SystemClock:
     def alone(self) -> AbstractContextManager[str]:
         """No other tsq-adjtime sets this clock until the end of the `with`; see `tsq.host.lock.held`."""
         return self._kernel.lock()
+
+    def daemon_lock(self) -> AbstractContextManager[str]:
+        """The same, for the daemon: neither it nor a tsq-adjtime begins while the other holds the lock."""
+        return self._kernel.daemon_lock()
+
+    def daemon_reading(self) -> Reading:
+        """The clock and the raw clock at one instant, how long the machine slept, and what the kernel says of its clock.
+
+        Where the kernel refuses to say anything, as under a filter of system calls, the clock counts as not synchronized.
+        """
+        real, raw, width, monotonic, boot = self._kernel.clocks()
+        asleep = boot - monotonic
+        try:
+            status, offset, frequency, maxerror, _, _, tick = self._kernel.read()
+        except ClockError:
+            return Reading(real, raw, width // 2 + 1, asleep)
+        pending = offset if status & _IN_NANOSECONDS else offset * 1000
+        return Reading(
+            real,
+            raw,
+            width // 2 + 1,
+            asleep,
+            frequency=frequency / _FREQUENCY_UNIT + (tick - _USUAL_TICK) / _USUAL_TICK,
+            pending_ns=pending + self._old_slew() * 1000,
+            synchronized=not status & _UNSYNCHRONIZED,
+            leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
+            max_error=maxerror / 1e6,
+        )
 
     def reading(self) -> TripleReading:
         """The clock beside those that cannot be set. Differences show what was done to it (`TripleReading.since`)."""
@@ -278,6 +325,40 @@ class SystemClock:
         status = self._kept(kept) | _PLL | _FREQUENCY_HOLD
         self._kernel.adjust(modes, status=status, offset=round(offset * 1e9), constant=time_constant, **errors)
 
+    def steer(self, frequency: float, *, max_error: float, estimated_error: float, synchronized: bool, leap: int = 0) -> None:
+        """Let the clock run faster than the raw clock by `frequency` (seconds per second), and report its errors; all in one call.
+
+        leap: 1 or 2: a leap second is to be inserted, or deleted, at the end of this UTC day; 0: none. A pending slew goes on.
+        Raises ClockError.
+        """
+        tick, rest = _tick_and_rest(frequency)
+        status = _PLL | _FREQUENCY_HOLD | _LEAP_STATUS[leap] | (0 if synchronized else _UNSYNCHRONIZED)
+        # A tick that another program has changed goes back to its usual length, too: `frequency` is the whole correction.
+        modes = _FREQUENCY | _NANO | _STATUS | _MAXERROR | _ESTERROR | (_TICK if tick != self._kernel.read()[-1] else 0)
+        self._kernel.adjust(
+            modes,
+            frequency=round(rest * _FREQUENCY_UNIT),
+            tick=tick,
+            status=status,
+            maxerror=_microseconds(max_error),
+            esterror=_microseconds(estimated_error),
+        )
+
+    def slew_phase(self, offset: float) -> None:
+        """Let the kernel's loop correct `offset` as quickly as it can, a quarter of the rest each second; 0 cancels all slews.
+
+        The kernel takes at most half a second. It ends by itself, also after this process was killed. The frequency, the kernel's
+        error bounds and its "unsynchronized" flag stay as they are. Raises ClockError.
+        """
+        self._kernel.adjust(
+            _STATUS | _NANO | _OFFSET | _TIMECONST,
+            status=self._kept(_LEAP | _UNSYNCHRONIZED) | _PLL | _FREQUENCY_HOLD,
+            offset=round(offset * 1e9),
+            constant=_QUICKEST,
+        )
+        if offset == 0 and self._old_slew():
+            self._kernel.stop_old_slew()
+
     def hasten(self, time_constant: int) -> None:
         """Slew the pending offset with another time constant. Raises ClockError."""
         self._kernel.adjust(_TIMECONST, constant=time_constant)
@@ -320,6 +401,17 @@ class SystemClock:
     def _kept(self, bits: int = _LEAP) -> int:
         """The status bits to keep, such as an announced leap second."""
         return self._kernel.read()[0] & bits
+
+
+def _tick_and_rest(frequency: float) -> tuple[int, float]:
+    """A frequency as the kernel's tick, and what has to be added to that. Within 500 ppm the tick is the usual one."""
+    most = _MOST_TICK / _USUAL_TICK
+    if not (isfinite(frequency) and abs(frequency) <= most):
+        raise ClockError(f"a frequency correction of {frequency * 1e6:g} ppm", expected=f"at most {most * 1e6:.0f} ppm")
+    if abs(frequency) <= _MOST_FREQUENCY:
+        return _USUAL_TICK, frequency
+    units = round(frequency * _USUAL_TICK)
+    return _USUAL_TICK + units, frequency - units / _USUAL_TICK
 
 
 def _microseconds(seconds: float) -> int:
