@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
 
-from tsq.quic.tickets import TicketFile, TicketStore
+from tsq.quic.tickets import AcceptedTicket, TicketFile, TicketMemory, TicketStore
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -52,6 +52,44 @@ def put(path: Path | str, content: bytes) -> None:
     """A private file with this content."""
     Path(path).touch(0o600)
     Path(path).write_bytes(content)
+
+
+# --------------------------------------------------------------------------------------------------- the client's memory
+
+
+def test_memory_gives_each_ticket_once_the_newest_first():
+    memory, first, second, third = TicketMemory(), *(AcceptedTicket(ticket(), CA) for _ in range(3))
+    for accepted in (first, second, third):
+        memory.keep(accepted)
+    assert len(memory) == 2
+    assert [memory.take(CA) for _ in range(3)] == [third, second, None]
+
+
+def test_memory_keeps_trusts_apart():
+    memory = TicketMemory()
+    memory.keep(AcceptedTicket(ticket(), CA))
+    assert memory.take("ca:4567") is None
+    assert memory.take(CA) is not None
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        AcceptedTicket(ticket(not_after=NOW - datetime.timedelta(seconds=1)), CA),
+        AcceptedTicket(ticket(not_before=NOW + DAY), CA),
+        AcceptedTicket(ticket(), CA, (NOW - DAY).timestamp()),
+        AcceptedTicket(dataclasses.replace(ticket(), resumption_secret=b"short"), CA),
+    ],
+    ids=["over", "not yet", "the certificate is over", "unsound"],
+)
+def test_memory_gives_no_ticket_that_cannot_be_used(accepted):
+    memory = TicketMemory()
+    memory.keep(accepted)
+    assert memory.take(CA) is None
+    good = AcceptedTicket(ticket(), CA, (NOW + DAY).timestamp())
+    memory.keep(good)
+    assert memory.take(CA) == good
+    assert len(memory) == 0
 
 
 # ----------------------------------------------------------------------------------------------------- the client's file

@@ -205,6 +205,23 @@ class Association:
         if self.chosen is not None:
             self._send_and_collect(self.chosen, now)
 
+    def move(self) -> None:
+        """Go on with the connection in use from a new socket: this machine has another address now. `advance` follows."""
+        attempt = self.chosen
+        if attempt is None:
+            return
+        self._driver.closing(attempt)
+        try:
+            attempt.move()
+        except OSError as error:
+            attempt.channel.fail(network_error(error))
+        self._driver.opened(attempt)
+
+    def lose(self, error: TSQError) -> None:
+        """End all connections and attempts: the network that they used is gone. `advance` follows."""
+        for attempt in self.attempts:
+            attempt.channel.fail(error)
+
     def finish(self, now: float) -> None:
         """Close everything; every request without an outcome ends."""
         self._abandon(now)

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -17,12 +18,14 @@ from tsq.client.association import Association, Driver
 from tsq.client.attempt import Attempt, open_attempt, with_precision
 from tsq.client.channel import Outcome
 from tsq.client.exchange import Rules
+from tsq.client.in_thread import in_thread
 from tsq.client.polling import LAST_WAIT, host_result, no_sample_error
-from tsq.client.resolving import resolve
+from tsq.client.resolving import Address, is_numeric, resolve
 from tsq.client.result import QueryResult
 from tsq.errors import ConnectionLost, TSQError
 from tsq.options import ClientOptions, Target, as_options, as_target
 from tsq.quic import tls
+from tsq.quic.tickets import TicketMemory
 from tsq.timing.sample import Reason, Sample
 
 # Here, because it would block a running event loop.
@@ -43,6 +46,9 @@ class Client:
     options.timeout seconds. If none can be reached, it raises the TSQError that says most. If the connection is lost later, the
     next `sample` connects again.
     """
+
+    # Where session tickets are kept if options has no session file.
+    _memory: TicketMemory | None = None
 
     def __init__(self, target: Target, options: ClientOptions, rules: Rules | None = None) -> None:
         self.target = target
@@ -103,6 +109,9 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection. A call that waits for a sample gets an error."""
+        self._shut()
+
+    def _shut(self) -> None:
         association, self._association = self._association, None
         if self._look_up is not None:
             self._look_up.cancel()
@@ -113,10 +122,14 @@ class Client:
         self._changed.set()
 
     async def __aenter__(self) -> Self:
-        # A trust file may be a pipe that is slow: the loop goes on.
-        await asyncio.to_thread(tls.check_trust, self._options.trust, self._options.timeout)
-        opener = partial(open_attempt, self.target, self._options, self._rules, self._notices, None)
         loop = asyncio.get_running_loop()
+        if tls.trust_is_read(self._options.trust):
+            tls.check_trust(self._options.trust, self._options.timeout)
+        else:
+            # A trust file may be a pipe that is slow: the loop goes on.
+            await in_thread(tls.check_trust, self._options.trust, self._options.timeout)
+        self._notices.clear()
+        opener = partial(open_attempt, self.target, self._options, self._rules, self._notices, None, memory=self._memory)
         association = self._association = Association(Driver(opener, self._opened, self._closing, loop.time, clock_ns))
         self._broken = self._early = None
         self._first = True
@@ -124,7 +137,7 @@ class Client:
         try:
             await self._connect(association)
         except BaseException:
-            await self.close()
+            self._shut()
             raise
         self._entered = self._now()
         return self
@@ -148,11 +161,14 @@ class Client:
                 raise association.failure or ConnectionLost("no connection")
             await self._wait()
 
-    async def _exchange(self, *, keep: bool) -> Outcome:
-        """One request and its outcome. keep: leave the outcome in `_awaited`, where a later answer may make it exact."""
+    async def _exchange(self, *, keep: bool, until: float | None = None, patience: float = inf) -> Outcome:
+        """One request and its outcome. keep: leave the outcome in `_awaited`, where a later answer may make it exact.
+
+        until: when it has to be over, by default in options.timeout seconds. patience: how long the answer may take.
+        """
         async with self._one_at_a_time:
             association = self._open_association()
-            until = self._now() + self._options.timeout
+            until = self._now() + self._options.timeout if until is None else until
             if association.channel is None or association.doubtful:
                 try:
                     async with asyncio.timeout_at(until):
@@ -162,7 +178,7 @@ class Client:
                     raise ConnectionLost(f"no new connection in {self._options.timeout:g} s{lost}", advice="try again") from None
             number = self._early_request()
             if number is None:
-                number = association.ask(self._now(), patience=until - self._now())
+                number = association.ask(self._now(), patience=min(until - self._now(), patience))
                 self._awaited[number] = None
             kept = False
             try:
@@ -265,9 +281,8 @@ class Client:
                 self._awaited[outcome.number] = outcome
 
     async def _resolve(self, association: Association) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            addresses = await loop.run_in_executor(None, resolve, self.target, self._options.family)
+            addresses = await self._addresses()
         except TSQError as error:
             association.not_resolved(error, self._now())
         except Exception as error:
@@ -276,6 +291,12 @@ class Client:
             association.resolved(addresses, self._now())
         self._look_up = None
         self._guarded(partial(self._tend, association))
+
+    async def _addresses(self) -> list[Address]:
+        """The host's addresses. Raises TSQError."""
+        if is_numeric(self.target.host):
+            return resolve(self.target, self._options.family)
+        return await in_thread(resolve, self.target, self._options.family)
 
     def _disarm(self) -> None:
         if self._timer is not None:

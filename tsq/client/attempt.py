@@ -21,7 +21,7 @@ from tsq.options import ClientOptions, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.outcome import is_refused
-from tsq.quic.tickets import AcceptedTicket, TicketFile
+from tsq.quic.tickets import AcceptedTicket, TicketFile, TicketMemory
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 # How a handshake fails because of a bad ticket. Other errors have other causes.
@@ -104,6 +104,18 @@ class Attempt:
         if self.channel.error is not None:
             self.backlog.clear()
 
+    def move(self) -> None:
+        """Use a new socket, and a new connection ID, so that observers cannot link the two paths (RFC 9000 §9.5).
+
+        Raises OSError if the address cannot be reached; nothing has changed then.
+        """
+        assert self.origin is not None
+        udp = UdpSocket.connected(*self.origin)
+        self.udp.close()
+        self.udp = udp
+        self.backlog.clear()
+        self.connection.change_connection_id()
+
     def finish(self, now: float) -> None:
         """Close the connection and the socket."""
         if self.channel.error is None:
@@ -125,10 +137,15 @@ def open_attempt(
     key_log: TextIO | None,
     address: Address,
     numbers: Iterator[int],
+    *,
+    memory: TicketMemory | None = None,
 ) -> Attempt:
-    """A socket and a channel for one address, not started yet. Raises OSError if the address cannot be reached."""
+    """A socket and a channel for one address, not started yet. Raises OSError if the address cannot be reached.
+
+    memory: where to keep session tickets if there is no session file.
+    """
     name = options.server_name or target.host
-    tickets = _Tickets(target, name, options, notices)
+    tickets = _Tickets(target, name, options, notices, memory)
     configuration = tls.client_configuration(name, options.trust, ticket=tickets.taken, key_log=key_log)
     # If a handshake may take longer than QUIC's idle time-out, the error must be HandshakeTimeout, not a connection that idled out.
     configuration.idle_timeout = max(configuration.idle_timeout, options.timeout + 1.0)
@@ -141,10 +158,11 @@ def open_attempt(
 
 
 class _Tickets:
-    """Between a connection and the session file: takes one ticket, keeps those that come."""
+    """Between a connection and the session file, or a memory: takes one ticket, keeps those that come."""
 
-    def __init__(self, target: Target, name: str, options: ClientOptions, notices: list[str]) -> None:
+    def __init__(self, target: Target, name: str, options: ClientOptions, notices: list[str], memory: TicketMemory | None) -> None:
         self.taken: AcceptedTicket | None = None
+        self._memory = memory
         self._key = f"{target} {name}"
         self._file: TicketFile | None = None
         self._warn = notices.append
@@ -153,10 +171,14 @@ class _Tickets:
             acceptance = tls.acceptance(name, options.trust)
             ticket, expiry = self._file.take(self._key, acceptance)
             self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)
+        elif memory is not None:
+            self.taken = memory.take(tls.acceptance(name, options.trust))
 
     def keep(self, accepted: AcceptedTicket) -> None:
         """Keep a ticket of a server that was accepted. If that fails, it is only a notice: the time is still used."""
         if self._file is None:
+            if self._memory is not None:
+                self._memory.keep(accepted)
             return
         try:
             self._file.save(self._key, accepted.acceptance, accepted.ticket, accepted.certificates_expire)

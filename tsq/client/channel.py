@@ -135,8 +135,13 @@ class Channel:
 
         A path that has rested takes longer one way than the other, some microseconds: only where the delay is short does that show.
         """
-        delays = [outcome.sample.delay for outcome in self._recent if outcome.sample.delay is not None]
-        return self.exchange.rules.exact and self.mode is Mode.DATAGRAM and bool(delays) and min(delays) < _SHORT_DELAY
+        delay = self.least_delay
+        return self.exchange.rules.exact and self.mode is Mode.DATAGRAM and delay is not None and delay < _SHORT_DELAY
+
+    @property
+    def least_delay(self) -> float | None:
+        """The least delay of the newest samples, seconds; None where there is none."""
+        return min((outcome.sample.delay for outcome in self._recent if outcome.sample.delay is not None), default=None)
 
     @property
     def state_unknown(self) -> bool:

@@ -67,6 +67,11 @@ class ClientConnection(Connection):
         return self.handshake is not None and self.handshake.session_resumed
 
     @property
+    def idle_timeout(self) -> float:
+        """After how many seconds without a packet the connection ends."""
+        return self.quic.idle_timeout
+
+    @property
     def certificates_expire(self) -> float | None:
         """When the first of the server's certificates expires, Unix seconds; None where it showed none (a resumed session)."""
         certificates = internals.peer_certificates(self.quic)
@@ -137,6 +142,11 @@ class ClientConnection(Connection):
         """Close; `flush` gives the last datagram."""
         self.take_back()
         super().close(error_code, reason)
+
+    def change_connection_id(self) -> None:
+        """Use another of the server's connection IDs, if it has given more than one."""
+        self.take_back()
+        self.quic.change_connection_id()
 
     def open_stream(self) -> int:
         """The stream for one more request."""

@@ -22,12 +22,14 @@ from aioquic.tls import CipherSuite, SessionTicket
 from tsq.errors import ConfigError
 from tsq.host import files
 
-__all__ = ["AcceptedTicket", "SessionTicket", "TicketFile", "TicketStore"]
+__all__ = ["AcceptedTicket", "SessionTicket", "TicketFile", "TicketMemory", "TicketStore"]
 
 _FORMAT = 1
 _BEGINNING = b'{"tsq_sessions"'
 _MAX_STORED = 20_000
 _MAX_SAVED = 1000
+# Of one server: a server gives one or two with each connection.
+_MAX_KEPT = 2
 _MOST_BYTES = 16 << 20
 # A ticket must fit one ClientHello (RFC 8446 §4.1.2). Real ones have some hundred bytes.
 _MOST_OPAQUE = 2048
@@ -70,6 +72,30 @@ class TicketStore:
     def take(self, label: bytes) -> SessionTicket | None:
         """Take out the ticket that a client presents; None where it was used before, or is unknown."""
         return self._tickets.pop(label, None)
+
+
+class TicketMemory:
+    """A client's tickets of one server, in memory: the newest ones, each handed out once, and only to the trust that it is for."""
+
+    def __init__(self) -> None:
+        self._tickets: list[AcceptedTicket] = []
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def take(self, acceptance: str) -> AcceptedTicket | None:
+        """Take out the newest ticket for this trust; None where there is none that can be used."""
+        now = datetime.datetime.now(datetime.UTC).timestamp()
+        self._tickets = [one for one in self._tickets if one.ticket.is_valid and not _past(one.certificates_expire, now)]
+        for place in range(len(self._tickets) - 1, -1, -1):
+            if self._tickets[place].acceptance == acceptance:
+                return self._tickets.pop(place)
+        return None
+
+    def keep(self, accepted: AcceptedTicket) -> None:
+        """Keep a ticket for the next time, unless it cannot be used."""
+        if not _unsound(accepted.ticket):
+            self._tickets = [*self._tickets, accepted][-_MAX_KEPT:]
 
 
 class TicketFile:
@@ -116,7 +142,7 @@ class TicketFile:
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             self._warn(f"{self.path}: the ticket for {server} is unreadable ({error!r}); falling back to a full handshake")
             return None, None
-        if not ticket.is_valid or (expiry is not None and expiry < datetime.datetime.now(datetime.UTC).timestamp()):
+        if not ticket.is_valid or _past(expiry, datetime.datetime.now(datetime.UTC).timestamp()):
             return None, None
         return ticket, expiry
 
@@ -183,6 +209,10 @@ def _content(fd: int) -> bytes:
             return data
         data += part
     raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES} bytes")
+
+
+def _past(expiry: float | None, now: float) -> bool:
+    return expiry is not None and expiry < now
 
 
 def _unsound(ticket: SessionTicket) -> str:

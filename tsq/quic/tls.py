@@ -77,6 +77,11 @@ def check_trust(trust: Trust, patience: float = DEFAULT_PATIENCE) -> None:
         read_again(trust, patience)
 
 
+def trust_is_read(trust: Trust) -> bool:
+    """Whether there is nothing to read, or it has been read, so that `check_trust` reads at most what has changed since."""
+    return trust.insecure or bool(trust.pins) or bool(trust.read)
+
+
 def trust_identity(trust: Trust) -> str:
     """Identifies this trust by its content: another content of the same CA file is another trust.
 

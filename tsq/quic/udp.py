@@ -83,8 +83,8 @@ class UdpSocket:
     stamps_received, stamps_sent: whether the kernel takes these times; where it does not, they are read in user space.
     """
 
-    def __init__(self, family: int, *, destinations: bool = True) -> None:
-        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+    def __init__(self, family: int, *, destinations: bool = True, existing: socket.socket | None = None) -> None:
+        self.socket = existing or socket.socket(family, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self._batch = _fast.ReceiveBatch()
         self._stamped = 0
@@ -141,6 +141,23 @@ class UdpSocket:
         except OSError as error:
             udp.close()
             raise _bind_error(host, port, error) from error
+        return udp
+
+    @classmethod
+    def passed(cls, existing: socket.socket) -> "UdpSocket":
+        """A socket that another process has bound, as a service manager does. Raises ConfigError where it is no such socket."""
+        kind, family = existing.type, existing.family
+        try:
+            name = existing.getsockname() if kind == socket.SOCK_DGRAM and family in (socket.AF_INET, socket.AF_INET6) else ("", 0)
+            if not name[1]:
+                raise ConfigError(f"a passed socket ({family!r}, {kind!r}, address {name[0]!r})", expected="a bound UDP socket")
+            # One for both families has addresses such as ::ffff:192.0.2.1, in both directions.
+            udp = cls(family, destinations=name[0] in _WILDCARDS, existing=existing)
+        except OSError as error:
+            raise ConfigError(
+                f"a passed socket cannot be used: {error.strerror or error}", expected="a bound UDP socket"
+            ) from error
+        _enlarge(udp.socket)
         return udp
 
     @classmethod

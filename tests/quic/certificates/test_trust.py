@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from os import scandir as os_scandir
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,27 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path, files, monkeypa
     tls.check_trust(given)
     assert tls.trust_identity(given) != first
     assert len(reads) == 2
+
+
+def test_a_directory_is_listed_again_only_when_it_has_changed_and_now_and_then(tmp_path, files, monkeypatch):
+    directory = tmp_path / "certs"
+    directory.mkdir()
+    (directory / "0a1b2c3d.0").write_bytes(files.authority.read_bytes())
+    listed = []
+    monkeypatch.setattr(trust.os, "scandir", lambda path: listed.append(path) or os_scandir(path))
+    of = trust.Authorities((), (str(directory),), "a test")
+    first = of.identity
+    assert [of.identity for _ in range(3)] == [first] * 3
+    assert len(listed) == 1
+    (directory / "0a1b2c3e.0").write_bytes(files.authority.read_bytes())
+    # A clock tick of the file system may be longer than this test.
+    os.utime(directory, ns=(1, 1))
+    assert of.identity != first
+    assert len(listed) == 2
+    monkeypatch.setattr(trust, "_DESCRIBED_FOR", 0.0)
+    (directory / "0a1b2c3e.0").write_bytes(b"something else")
+    assert of.identity != first
+    assert len(listed) == 3
 
 
 def test_windows_line_ends_text_and_blanks_do_no_harm(tmp_path, files):

@@ -181,6 +181,12 @@ class SharedConnection(TrimmedConnection):
     def _close_at(self, value: float | None) -> None:
         self.__dict__["own_close_at"] = value
 
+    @property
+    def idle_timeout(self) -> float:
+        """After how many seconds without a packet this connection ends: the lower limit of both ends."""
+        seconds: float = self._idle_timeout()
+        return seconds
+
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """RFC 9000 §13.1: an acknowledgment of a packet that was never sent ends the connection; aioquic does not look."""
         start = buf.tell()

@@ -7,11 +7,13 @@ Trust, before any server is asked; so it may be a pipe. It must never replace th
 import hashlib
 import os
 import re
-import ssl
 import stat
 import threading
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from tsq.errors import ConfigError
 from tsq.options import ClientOptions, Trust
@@ -19,10 +21,16 @@ from tsq.quic.certificates import pem
 from tsq.quic.certificates.reading import read_whole
 from tsq.settings import Setting
 
+if TYPE_CHECKING:
+    from ssl import DefaultVerifyPaths
+
 DEFAULT_PATIENCE = ClientOptions().timeout
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 _EXPECTED = "certificates in PEM form, which begin with -----BEGIN CERTIFICATE-----"
 _UNSET = "name what is there, or unset it to trust the system's authorities"
+# Seconds.
+_DESCRIBED_FOR = 3600.0
+_descriptions: dict[str, tuple[tuple[int, ...] | None, float, bytes]] = {}
 _lock = threading.Lock()
 
 
@@ -43,7 +51,7 @@ class Authorities:
         """Identifies the authorities by their content: another content of the same file is another trust."""
         digest = hashlib.sha256()
         for content in self.content:
-            digest.update(hashlib.sha256(content).digest())
+            digest.update(_digest(content))
         for directory in self.directories:
             digest.update(_described(directory))
         return digest.hexdigest()
@@ -95,8 +103,15 @@ def _named(trust: Trust) -> tuple[str | None, ...]:
     """The files and directories that are read."""
     if trust.ca_file is not None:
         return (os.fspath(trust.ca_file),)
-    paths = ssl.get_default_verify_paths()
+    paths = _default_paths()
     return (os.environ.get(paths.openssl_cafile_env), os.environ.get(paths.openssl_capath_env), paths.cafile, paths.capath)
+
+
+def _default_paths() -> "DefaultVerifyPaths":
+    # Imported only here: a daemon whose sources have their own CA files, or pins, saves 4 MiB without it.
+    import ssl  # noqa: PLC0415
+
+    return ssl.get_default_verify_paths()
 
 
 def _state(path: str | None) -> object:
@@ -129,7 +144,7 @@ def _of_file(name: str, patience: float) -> Authorities:
 
 def _system(patience: float) -> Authorities:
     """The authorities that the environment names, or the system's own; without any of these, certifi's."""
-    paths = ssl.get_default_verify_paths()
+    paths = _default_paths()
     named_file, named_directories = os.environ.get(paths.openssl_cafile_env), os.environ.get(paths.openssl_capath_env)
     if named_file is None and named_directories is None:
         return _without_variables(paths)
@@ -163,7 +178,7 @@ def _system(patience: float) -> Authorities:
     )
 
 
-def _without_variables(paths: ssl.DefaultVerifyPaths) -> Authorities:
+def _without_variables(paths: "DefaultVerifyPaths") -> Authorities:
     """The system's store; where it has none, certifi's."""
     content = b""
     if paths.cafile is not None:
@@ -215,8 +230,28 @@ def _names_in(directory: str) -> list[str]:
         return []
 
 
+@lru_cache(maxsize=8)
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
 def _described(directory: str) -> bytes:
-    """A directory's files by name, size and time: it may hold hundreds of them."""
+    """A directory's files by name, size and time. It may hold hundreds of them: look again only where it has changed, or now and
+    then, in case that a file was written anew in its place.
+    """
+    try:
+        status = os.stat(directory)
+        state: tuple[int, ...] | None = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    except (OSError, ValueError):
+        state = None
+    known = _descriptions.get(directory)
+    now = time.monotonic()
+    if known is None or known[0] != state or now >= known[1] + _DESCRIBED_FOR:
+        known = _descriptions[directory] = (state, now, _listed(directory))
+    return known[2]
+
+
+def _listed(directory: str) -> bytes:
     digest = hashlib.sha256(directory.encode(errors="surrogateescape"))
     try:
         with os.scandir(directory) as entries:
