@@ -24,6 +24,7 @@ class DataPlane:
     unsent: int
     truncated: int
     exact: int
+    send_delay_ns: int
     key_update_after: int
     failed_open_limit: int
     excessive_limit: int

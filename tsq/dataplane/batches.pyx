@@ -217,7 +217,9 @@ cdef class DataPlane:
     cdef list rest
     cdef int discard_fd
     cdef bint segments_refused
-    cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, exact, unstamped
+    cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, unstamped
+    # Transmit timestamps that came back, and the sum of their times since T3, ns.
+    cdef readonly unsigned long long exact, send_delay_ns
     cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
     cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
     # Whether to request transmit timestamps: whether this kernel has them.
@@ -585,6 +587,7 @@ cdef class DataPlane:
                 s.known[s.known_count].ntp = ntp_of_ns(stamps[i].at_ns)
                 s.known_count += 1
                 self.exact += 1
+                self.send_delay_ns += stamps[i].at_ns - asked.send_ns
             if count < C_BATCH:
                 return
 

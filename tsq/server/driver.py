@@ -67,7 +67,8 @@ class Server:
             await server.wait_closed()
 
     listen: numeric addresses with ports ("0.0.0.0:443", "[::]:443"; port 0 is any free one). host_clock: the program to ask for the
-    quality of this machine's clock, which is reported to clients. counters: what the server did. clock: the clock's quality.
+    quality of this machine's clock, which is reported to clients. sockets: bound UDP sockets to serve as well, which a service
+    manager opened; the server closes them. counters: what the server did. clock: the clock's quality.
     Raises ConfigError if the certificate, the key or an address cannot be used.
     """
 
@@ -82,9 +83,11 @@ class Server:
         key_log: TextIO | None = None,
         data_plane: bool = True,
         host_clock: HostClock | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         # Targets, so that each way to write the wildcard address is recognized.
-        self._listen = _listen_targets(listen)
+        self._listen = [] if sockets and not listen else _listen_targets(listen)
+        self._sockets = list(sockets)
         _check_type("limits", limits, Limits | None, "a Limits")
         _check_type("host_clock", host_clock, HostClock | None, "a HostClock")
         self.counters = Counters()
@@ -98,7 +101,7 @@ class Server:
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False
-        where = " ".join(sorted(map(str, self._listen)))
+        where = " ".join(sorted(map(str, [*self._listen, *map(_address, self._sockets)])))
         self._router = Router(configuration, self.counters, limits or Limits(), machine() + b" " + where.encode())
         self._endpoints: list[_Endpoint] = []
         self._closed: asyncio.Event | None = None
@@ -140,20 +143,36 @@ class Server:
 
     def _open(self) -> None:
         absent: list[FamilyMissing] = []
+        for existing in self._sockets:
+            self._add(UdpSocket.passed(existing))
         for target in self._listen:
             try:
                 udp = UdpSocket.listening(target.host, target.port)
             except FamilyMissing as error:
                 absent.append(error)
                 continue
-            spare = sink() if self._data_plane else None
-            data_plane = None if not self._data_plane else DataPlane() if spare is None else DataPlane(spare.fileno())
-            core = ServerCore(self._router, self.responder, self.counters, now_ns, data_plane)
-            self._endpoints.append(_Endpoint(udp, core, data_plane, spare))
+            self._add(udp)
         if not self._endpoints:
             raise absent[0]
         for missing in absent:
             logger.warning("%s; the other addresses are served", missing)
+
+    def _add(self, udp: UdpSocket) -> None:
+        spare = sink() if self._data_plane else None
+        data_plane = None if not self._data_plane else DataPlane() if spare is None else DataPlane(spare.fileno())
+        core = ServerCore(self._router, self.responder, self.counters, now_ns, data_plane)
+        self._endpoints.append(_Endpoint(udp, core, data_plane, spare))
+
+    @property
+    def certificate_expiry(self) -> float:
+        """When the certificate that new connections get expires, Unix seconds."""
+        return tls.certificate_expiry(self._router.configuration).timestamp()
+
+    @property
+    def send_delay(self) -> tuple[float, int]:
+        """(sum in seconds, count) of the times from T3 to the transmit timestamp; of responses whose exact T3 was asked for."""
+        planes = [endpoint.data_plane for endpoint in self._endpoints if endpoint.data_plane is not None]
+        return sum(plane.send_delay_ns for plane in planes) / 1e9, sum(plane.exact for plane in planes)
 
     def reload(self) -> bool:
         """Load certificate and key again, for new connections. If they cannot be used, log that and keep the old ones."""
@@ -218,6 +237,12 @@ def _listen_targets(listen: Sequence[str | Target]) -> list[Target]:
     return targets
 
 
+def _address(existing: socket.socket) -> str:
+    """A passed socket's address; of one that cannot be used, `UdpSocket.passed` says why."""
+    name = existing.getsockname()
+    return str(Target(*name[:2])) if isinstance(name, tuple) and len(name) in (2, 4) else str(name)
+
+
 def _file_name(name: str, value: str | os.PathLike[str]) -> str:
     """A file's name as text, from text or a pathlib.Path."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -237,7 +262,7 @@ class _Endpoint:
         self.udp = udp
         self._sink = sink
         self._core = core
-        self._data_plane = data_plane
+        self.data_plane = data_plane
         self._care: asyncio.TimerHandle | None = None
         self._counted = dict.fromkeys(_DATA_PLANE_COUNTS, 0)
         if data_plane is not None:
@@ -250,14 +275,14 @@ class _Endpoint:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._loop.add_reader(self.udp.fileno(), self._readable if self._data_plane is None else self._serve)
-        if self._data_plane is not None:
+        self._loop.add_reader(self.udp.fileno(), self._readable if self.data_plane is None else self._serve)
+        if self.data_plane is not None:
             if isinstance(self._loop, ServingLoop):
-                self._loop.serving.serve(self.udp.fileno(), self._data_plane)
+                self._loop.serving.serve(self.udp.fileno(), self.data_plane)
             self.udp.stamp_sent()
-            self._data_plane.stamping = self.udp.stamps_sent
+            self.data_plane.stamping = self.udp.stamps_sent
             self._care = self._loop.call_later(_CARE_INTERVAL, self._look_after)
-        if self.udp.missing is not None and (self._data_plane is not None or not self.udp.stamps_received):
+        if self.udp.missing is not None and (self.data_plane is not None or not self.udp.stamps_received):
             logger.warning("%s: %s", Target(*self.udp.address), self.udp.missing)
 
     def stop(self) -> None:
@@ -295,7 +320,7 @@ class _Endpoint:
 
     def _serve(self) -> None:
         """Let the data plane answer, and the control plane handle the packets that the data plane returns."""
-        data_plane = self._data_plane
+        data_plane = self.data_plane
         if data_plane is None:
             return
         for _ in range(_TURNS):
@@ -313,7 +338,7 @@ class _Endpoint:
 
     def _count(self) -> None:
         """Add the data plane's counts since the last call."""
-        data_plane, counters = self._data_plane, self._core.counters
+        data_plane, counters = self.data_plane, self._core.counters
         if data_plane is None:
             return
         now = {name: getattr(data_plane, name) for name in _DATA_PLANE_COUNTS}
@@ -393,8 +418,8 @@ class _Endpoint:
         try:
             sent = self.udp.send([item for item in datagrams if item[1].stamp is None])
             for data, path in datagrams:
-                if path.stamp is not None and self._data_plane is not None:
-                    sent += self._data_plane.send_stamped(self.udp.fileno(), data, path.remote, path.local, *path.stamp)
+                if path.stamp is not None and self.data_plane is not None:
+                    sent += self.data_plane.send_stamped(self.udp.fileno(), data, path.remote, path.local, *path.stamp)
         except OSError as error:
             logger.debug("send failed: %s", error)
         if sent < len(datagrams):
