@@ -1,0 +1,465 @@
+"""The driver of the daemon: reads the clock, gives events to the machine, and does what it wants, on an event loop.
+
+Comes in: a configuration, the clock. Goes out: actions on the clock, and the status to all that show or pass it on: feeds, control
+socket, metrics, the service manager. It must never decide anything about the clock, nor end because one of those fails.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import math
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from tsq.daemon.action_log import ActionLog
+from tsq.daemon.config import ClockConfig, Config, FeedConfig
+from tsq.daemon.control import ControlServer
+from tsq.daemon.description import describe
+from tsq.daemon.feeds.opening import Feed, open_feeds
+from tsq.daemon.measurements_log import MeasurementsLog
+from tsq.daemon.recorder import Recorder, RunSetup
+from tsq.daemon.reload import Changes, changes
+from tsq.daemon.sources import Sources, source_name
+from tsq.discipline.actions import Action, Log, Poll, SaveDrift, SlewPhase, Steer, StepClock
+from tsq.discipline.events import (
+    Event,
+    Failed,
+    LeapKnown,
+    Polled,
+    Reconfigured,
+    SavedDrift,
+    SetOnline,
+    Started,
+    Stopping,
+    Tick,
+)
+from tsq.discipline.machine import Discipline
+from tsq.discipline.settings import Mode
+from tsq.discipline.status import Status
+from tsq.errors import ClockError, TSQError
+from tsq.host.clock import SystemClock
+from tsq.host.drift_file import DriftFile
+from tsq.host.leap_table import LeapTable
+from tsq.host.systemd import Notifier
+from tsq.host.who_steers import who_steers
+
+if TYPE_CHECKING:
+    from tsq.daemon.metrics import Metrics
+
+logger = logging.getLogger("tsq.daemon")
+# The longest time between two looks at the clock, seconds: what another program does to it is noticed within this time.
+_LONGEST_WAIT = 1.0
+_SHORTEST_WAIT = 0.001
+# How often the leap second table is asked, seconds.
+_LEAP_INTERVAL = 3600.0
+# How often the service manager gets a new status text, seconds.
+_STATUS_INTERVAL = 10.0
+# The sources' connections get this time to close, seconds: the clock is slewed meanwhile.
+_CLOSING = 2.0
+_UNKNOWN_ERROR = 16.0
+_DAY_NS = 86_400_000_000_000
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the driver did, for the metrics."""
+
+    events: int = 0
+    actions: int = 0
+    failed_actions: int = 0
+    reloads: int = 0
+    failed_reloads: int = 0
+
+
+class Daemon:
+    """Keeps the clock of this machine: `await Daemon(...).run()`, until `stop`, SIGTERM or SIGINT.
+
+    again: reads the configuration again, for a reload; raises ConfigError. clock: the system clock, or that of a simulation.
+    version: of TSQ. control: a control socket that systemd opened, in place of the configured path.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: SystemClock,
+        again: Callable[[], Config],
+        *,
+        version: str = "",
+        notifier: Notifier | None = None,
+        control: socket.socket | None = None,
+    ) -> None:
+        self.version = version
+        self.config = config
+        self.counters = Counters()
+        self._clock = clock
+        self._again = again
+        self._notifier = notifier or Notifier()
+        self._machine = Discipline()
+        self._drift = _drift_file(config.clock)
+        self._leap = _leap_table(config.clock)
+        self._lines = ActionLog(logger)
+        self._sources = Sources(self._deliver, clock.daemon_reading)
+        # Each with the part of the configuration that it was made from.
+        self._feeds: dict[FeedConfig, list[Feed]] = {}
+        self._control: ControlServer | None = None
+        self._control_socket = control
+        self._metrics: Metrics | None = None
+        self._recorder: Recorder | None = None
+        self._setup = RunSetup()
+        self._measurements: MeasurementsLog | None = None
+        self._waiting: deque[Event] = deque()
+        self._busy = False
+        self._tick: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._leap_at = self._shown_at = 0.0
+        # A fault of the program's own: the run ends by it.
+        self._fault: Exception | None = None
+        self._unfit: set[str] = set()
+
+    # What the control socket asks for.
+
+    def status(self) -> Status:
+        """What is known about the clock and its sources, at the last look."""
+        return self._machine.status()
+
+    def submit(self, event: Event) -> None:
+        """What an operator asks for."""
+        if isinstance(event, SetOnline):
+            self._sources.set_online(event.name, event.online)
+        self._deliver(event)
+
+    async def reload(self) -> str:
+        """Read the configuration again and change what changed; what that was. Raises ConfigError; nothing is changed then."""
+        self._notifier.reloading()
+        before = self.config
+        try:
+            found = changes(before, self._again())
+            await self._apply(found)
+        except Exception:
+            # What was not done is done by the next reload.
+            self.config = before
+            self.counters.failed_reloads += 1
+            raise
+        finally:
+            self._notifier.ready()
+        self.counters.reloads += 1
+        return str(found)
+
+    def metrics(self) -> str:
+        """The metrics as Prometheus reads them."""
+        return self._exporter().text()
+
+    def dump(self) -> str:
+        """The configuration that is in effect and all that is known, for a report on a problem."""
+        status = json.dumps(asdict(self._machine.status()), indent=1)
+        return f"{describe(self.config)}\nstatus = {status}\ncounters = {json.dumps(self._counts())}\n"
+
+    # The run.
+
+    async def run(self, begun: Callable[[], None] = lambda: None) -> None:
+        """Keep the clock until the end. Raises ConfigError for a part that cannot work with this configuration.
+
+        begun: called when signals are handled.
+        """
+        loop = asyncio.get_running_loop()
+        self._begin_log()
+        saved = None if self._drift is None else self._drift.load()
+        self._deliver(Started(self.version, self.config.clock.settings, self._clock.daemon_reading(), saved))
+        try:
+            await self._change_feeds(self.config.feed)
+            await self._open_control()
+            self._open_metrics()
+            await self._sources.start(self.config.sources)
+            for name in (source_name(source) for source in self.config.sources if source.offline):
+                self.submit(SetOnline(False, name))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+            loop.add_signal_handler(signal.SIGUSR1, self._report)
+            begun()
+            self._notifier.ready(summary(self._machine.status()))
+            await self._stop.wait()
+        finally:
+            await self._close()
+        if self._fault is not None:
+            raise ClockError(f"a fault in tsqd: {self._fault!r}", advice="report it with the lines above it in the log")
+
+    def stop(self) -> None:
+        """End the run."""
+        self._stop.set()
+
+    async def _close(self) -> None:
+        self._stop.set()
+        self._notifier.stopping()
+        if self._tick is not None:
+            self._tick.cancel()
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self._sources.close()
+        except Exception:
+            logger.exception("the sources were not closed")
+        if self._fault is None:
+            self._deliver(Tick(self._clock.daemon_reading()))
+            self._deliver(Stopping())
+        if self._fault is not None:
+            self._leave_clock()
+        if self._control is not None:
+            await self._control.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        for feed in itertools.chain.from_iterable(self._feeds.values()):
+            feed.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _leave_clock(self) -> None:
+        """The machine cannot say any more how to leave the clock: no slew, the oscillator's frequency alone, no claim."""
+        if self.config.clock.settings.mode is not Mode.STEER:
+            return
+        try:
+            self._clock.slew_phase(0.0)
+            frequency = self._machine.status().tracking.frequency
+            if frequency is not None:
+                self._clock.steer(frequency, max_error=_UNKNOWN_ERROR, estimated_error=_UNKNOWN_ERROR, synchronized=False)
+            else:
+                self._clock.mark_unsynchronized()
+        except Exception:
+            logger.exception("the clock may still be slewed")
+
+    def _deliver(self, event: Event) -> None:
+        """Give an event to the machine, after those that are being handled, and do what it wants."""
+        self._waiting.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._waiting and self._fault is None:
+                self._handle(self._waiting.popleft())
+            if self._fault is None:
+                self._publish()
+                self._arm()
+        except Exception as error:
+            # What the machine knows may be half of it: nothing is steered by that. The service manager starts the daemon again.
+            logger.exception("a fault in tsqd: it ends")
+            self._fault = error
+            self.stop()
+        finally:
+            self._busy = False
+
+    def _handle(self, event: Event) -> None:
+        actions = self._machine.handle(event)
+        self.counters.events += 1
+        if self._recorder is not None:
+            self._guarded("the recording", self._recorder.event, event, actions)
+        self._setup.note(event)
+        if self._measurements is not None and isinstance(event, Polled):
+            source = next((one for one in self._machine.status().sources if one.name == event.name), None)
+            self._guarded("the measurements log", self._measurements.add, event, source)
+        for action in actions:
+            self.counters.actions += 1
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Poll():
+                self._sources.poll(action.name, action.burst)
+            case Log():
+                self._lines.write(self._explained(action), self._now())
+            case SaveDrift():
+                if self._drift is not None:
+                    # The next start takes no time before this one: a clock that is ahead must not write it.
+                    earliest_ns = self._machine.status().tracking.earliest_ns
+                    now_ns = self._clock.now_ns() if earliest_ns is None else min(self._clock.now_ns(), earliest_ns)
+                    saved = SavedDrift(action.frequency, action.uncertainty, action.weights, now_ns)
+                    self._guarded("the drift file", self._drift.save, saved)
+            case Steer() | SlewPhase() | StepClock():
+                try:
+                    self._set_clock(action)
+                except ClockError as error:
+                    self.counters.failed_actions += 1
+                    self._waiting.append(Failed(type(action).__name__, str(error)))
+
+    def _set_clock(self, action: Steer | SlewPhase | StepClock) -> None:
+        clock = self._clock
+        match action:
+            case Steer(frequency, max_error, estimated_error, synchronized, leap):
+                clock.steer(frequency, max_error=max_error, estimated_error=estimated_error, synchronized=synchronized, leap=leap)
+            case SlewPhase(offset):
+                clock.slew_phase(offset)
+            case StepClock(offset, max_error, estimated_error):
+                clock.step(offset, max_error=max_error, estimated_error=estimated_error)
+
+    def _explained(self, line: Log) -> Log:
+        """A line about another program's doing, with that program's name where it can be known."""
+        if not line.kind.startswith("foreign"):
+            return line
+        who = who_steers()
+        return replace(line, text=f"{line.text} (perhaps by {who})") if who else line
+
+    def _publish(self) -> None:
+        status = self._machine.status()
+        self._sources.judged(status.sources)
+        for feed in itertools.chain.from_iterable(self._feeds.values()):
+            self._guarded(f"the feed {type(feed).__name__}", feed.publish, status)
+        if self._metrics is not None:
+            self._guarded("the metrics", self._metrics.note, status)
+        now = self._now()
+        if now >= self._shown_at:
+            self._shown_at = now + _STATUS_INTERVAL
+            self._lines.flush(now)
+            self._notifier.status(summary(status))
+
+    def _guarded(self, what: str, call: Callable[..., object], *arguments: object) -> None:
+        """What shows or keeps something must not end the daemon. Its first fault is logged in full."""
+        try:
+            call(*arguments)
+        except Exception:
+            if what not in self._unfit:
+                self._unfit.add(what)
+                logger.exception("%s has a fault, and may miss something from now on", what)
+
+    def _arm(self) -> None:
+        """Look at the clock when the machine wants it, and at least once a second."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if not self._stop.is_set():
+            wait = (self._machine.due_ns - self._clock.daemon_reading().raw_ns) / 1e9
+            self._tick = asyncio.get_running_loop().call_later(min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT), self._look)
+
+    def _look(self) -> None:
+        self._notifier.watchdog()
+        now = self._now()
+        if self._leap is not None and now >= self._leap_at:
+            self._leap_at = now + _LEAP_INTERVAL
+            self._guarded("the table of leap seconds", self._ask_leap, self._leap)
+        self._deliver(Tick(self._clock.daemon_reading()))
+
+    def _ask_leap(self, table: LeapTable) -> None:
+        day = self._clock.now_ns() // _DAY_NS
+        self._deliver(LeapKnown(table.leap_on(day), day))
+
+    # Parts that a reload may replace.
+
+    async def _apply(self, found: Changes) -> None:
+        self.config = found.config
+        if found.settings is not None:
+            self._deliver(Reconfigured(found.settings))
+        if found.clock is not None:
+            self._drift, self._leap, self._leap_at = _drift_file(found.clock), _leap_table(found.clock), 0.0
+        if found.feeds:
+            await self._change_feeds(found.config.feed)
+        if found.control is not None:
+            if self._control is not None:
+                await self._control.close()
+            await self._open_control()
+        if found.metrics is not None:
+            if self._metrics is not None:
+                self._metrics.close()
+            self._open_metrics()
+        if found.log is not None:
+            self._begin_log()
+        if self._recorder is not None:
+            self._recorder.reopen()
+        if self._measurements is not None:
+            self._measurements.reopen()
+        await self._sources.reconfigure(found.config.sources)
+
+    async def _change_feeds(self, config: FeedConfig) -> None:
+        """End the feeds that are not configured any more, begin the new ones, and do not touch the others."""
+        parts = _parts(config)
+        for part in [part for part in self._feeds if part not in parts]:
+            for feed in self._feeds.pop(part):
+                feed.close()
+        for part in parts:
+            if part not in self._feeds:
+                self._feeds[part] = open_feeds(part)
+                for feed in self._feeds[part]:
+                    await feed.start()
+
+    def _begin_log(self) -> None:
+        log = self.config.log
+        logging.getLogger("tsq").setLevel(log.level.upper())
+        if self._recorder is not None and self._recorder.settings != (log.record, log.record_bytes, log.record_files):
+            self._recorder.close()
+            self._recorder = None
+        if self._recorder is None and log.record:
+            self._recorder = Recorder(log.record, log.record_bytes, log.record_files, setup=self._setup.events())
+        self._measurements = MeasurementsLog(log.measurements) if log.measurements else None
+
+    async def _open_control(self) -> None:
+        self._control = ControlServer(self.config.control, self, self._control_socket)
+        await self._control.start()
+
+    def _open_metrics(self) -> None:
+        if self.config.metrics.listen is not None:
+            self._exporter().start(self.config.metrics.listen)
+
+    def _exporter(self) -> "Metrics":
+        if self._metrics is None:
+            # Its library takes some megabytes: only for those who ask.
+            from tsq.daemon.metrics import Metrics  # noqa: PLC0415
+
+            self._metrics = Metrics(self.status, self._counts, version=self.version)
+        return self._metrics
+
+    def _counts(self) -> dict[str, int]:
+        return asdict(self.counters)
+
+    def _reload_by_signal(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload_and_log())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_and_log(self) -> None:
+        try:
+            logger.info("configuration read again: %s", await self.reload())
+        except TSQError as error:
+            # A mistake a line: an entry of the log has one line.
+            for line in str(error).splitlines():
+                logger.error("the configuration stays as it was: %s", line)
+        except Exception:
+            logger.exception("the configuration was not read again")
+
+    def _report(self) -> None:
+        logging.getLogger("tsq.status").info("status: %s", summary(self._machine.status()))
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+
+def summary(status: Status) -> str:
+    """The state of the clock in one line, for the service manager and the log."""
+    found = status.tracking
+    used = sum(source.mark in ("*", "+") for source in status.sources)
+    sources = f"{used} of {len(status.sources)} sources used"
+    if found.offset is None or found.bound is None:
+        return f"{found.status}; {sources}"
+    text = f"{found.status}; offset {found.offset * 1e6:+.1f} µs, at most {math.ceil(found.bound * 1e6)} µs; {sources}"
+    return f"{text}; frozen: {found.frozen}" if found.frozen else text
+
+
+def _drift_file(config: ClockConfig) -> DriftFile | None:
+    return DriftFile(config.drift_file) if config.drift_file else None
+
+
+def _leap_table(config: ClockConfig) -> LeapTable | None:
+    return LeapTable(config.leapsectz) if config.leapsectz else None
+
+
+def _parts(config: FeedConfig) -> list[FeedConfig]:
+    """A configuration for each single feed."""
+    nothing = FeedConfig(segment="")
+    return [
+        *([replace(nothing, segment=config.segment)] if config.segment else []),
+        *([replace(nothing, clockbound=config.clockbound)] if config.clockbound else []),
+        *(replace(nothing, sock=(path,)) for path in config.sock),
+        *(replace(nothing, shm=(unit,)) for unit in config.shm),
+        *([] if config.ntp is None else [replace(nothing, ntp=config.ntp)]),
+    ]

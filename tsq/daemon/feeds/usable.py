@@ -1,0 +1,19 @@
+"""Whether the time may be passed on to programs that keep a clock by it.
+
+Comes in: the tracking. Goes out: yes or no. It must never let a clock through whose sources an operator has to look at first.
+"""
+
+from tsq.discipline.status import ClockStatus, Tracking
+
+MOST_STRATUM = 15
+_MOST_LEAP = 2
+
+
+def is_usable(tracking: Tracking, *, holdover: bool = False) -> bool:
+    """holdover: for programs that learn how the error grows while no source is usable."""
+    return (
+        (tracking.status is ClockStatus.SYNCHRONIZED or (holdover and tracking.status is ClockStatus.HOLDOVER))
+        and tracking.offset is not None
+        and 0 < tracking.stratum <= MOST_STRATUM
+        and tracking.leap <= _MOST_LEAP
+    )
