@@ -13,11 +13,18 @@ from pathlib import Path
 import shtab
 from argparse_manpage.manpage import Manpage
 
-from tsq.cli import adjtime, client, server
+from tsq.cli import adjtime, client, control, daemon, server, wait_sync
 from tsq.cli.parsers import Parser
 
 SHARE = Path(__file__).resolve().parent.parent / "share"
-COMMANDS = {"tsq-client": (client, 1), "tsq-adjtime": (adjtime, 8), "tsq-server": (server, 8)}
+COMMANDS = {
+    "tsq-client": (client, 1),
+    "tsqctl": (control, 1),
+    "tsq-adjtime": (adjtime, 8),
+    "tsq-server": (server, 8),
+    "tsq-wait-sync": (wait_sync, 8),
+    "tsqd": (daemon, 8),
+}
 # Where each shell looks, and the name that it expects.
 SHELLS = {
     "bash": "bash-completion/completions/{}",
@@ -30,7 +37,7 @@ PATHS = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}
 def manual(parser: Parser, section: int) -> str:
     """A manual page, without a date."""
     others = ", ".join(rf".BR {name} ({number})" for name, (_, number) in COMMANDS.items() if name != parser.prog)
-    summary = (parser.description or "").rstrip(".")
+    summary = (parser.description or "").partition("\n\n")[0].rstrip(".")
     details = {"manual_section": str(section), "project_name": "TSQ", "manual_title": "TSQ commands"}
     details["description"] = summary[0].lower() + summary[1:]
     parser.epilog, epilog = None, parser.epilog or ""

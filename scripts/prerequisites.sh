@@ -40,18 +40,23 @@ keeps_time() {
     [ -d /run/systemd/system ] && dpkg-query -W -f '${Provides} ${Status}\n' 2>/dev/null | grep -q 'time-daemon.* installed'
 }
 
-# chronyd must not run as a service: forbid starting services during the installation, and disable it afterwards.
-install_chrony() {
+# Forbid starting services until this script ends (invoke-rc.d(8)).
+forbid_services() {
     policy=$SBIN/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         trap 'rm -f "$policy"' EXIT
     fi
-    if install chrony; then
-        update-rc.d chrony disable >/dev/null 2>&1 || true
+}
+
+# What would run as a service must not: it is not started, and disabled.
+install_without_service() {
+    forbid_services
+    if install "$1"; then
+        update-rc.d "$1" disable >/dev/null 2>&1 || true
     else
-        say "could not install chrony; tests that need it are skipped"
+        say "could not install $1; tests that need it are skipped"
     fi
 }
 
@@ -90,8 +95,10 @@ peers() {
     need strace strace "tests count and fail system calls"
     need nft nftables "tests drop packets in namespaces"
     need linux.uml user-mode-linux "tests set the clock of a kernel that runs as a process"
+    need systemd-analyze systemd "tests check the service units with it; no service is started, and init stays what it is"
     if [ -n "$missing" ]; then
         if may_install; then
+            forbid_services
             # shellcheck disable=SC2086
             install $missing || say "could not install$missing; tests that need them are skipped"
         else
@@ -106,7 +113,16 @@ peers() {
         elif keeps_time; then
             say "chrony is not installed: it would replace this system's time service. Tests that need chronyd are skipped"
         else
-            install_chrony
+            install_without_service chrony
+        fi
+    fi
+    missing=""
+    need promtool prometheus "its promtool checks alert rules; the server is not started"
+    if [ -n "$missing" ]; then
+        if may_install; then
+            install_without_service prometheus
+        else
+            say "nothing is installed: $(why_not). Tests that need promtool are skipped. To install: sudo apt-get install prometheus"
         fi
     fi
     quiche=tests/integration/quiche

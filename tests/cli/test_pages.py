@@ -1,8 +1,10 @@
 """Manual pages and shell completions: up to date, and fit for the programs that read them."""
 
+import importlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,12 @@ import tsq
 
 SHARE = Path(__file__).parents[2] / "share"
 MANUALS = sorted((SHARE / "man").rglob("*.[18]"))
-COMMANDS = ["tsq-adjtime", "tsq-client", "tsq-server"]
+COMMANDS = ["tsq-adjtime", "tsq-client", "tsq-server", "tsq-wait-sync", "tsqctl", "tsqd"]
+# By the name that `python -m tsq` takes.
+NAMES = {
+    "client": "tsq-client", "server": "tsq-server", "adjtime": "tsq-adjtime",
+    "daemon": "tsqd", "control": "tsqctl", "wait-sync": "tsq-wait-sync",
+}  # fmt: skip
 
 
 def test_each_way_to_start_the_server_has_its_own_line():
@@ -23,7 +30,7 @@ def test_each_way_to_start_the_server_has_its_own_line():
 
 
 def test_every_command_has_its_files():
-    assert [path.stem for path in MANUALS] == ["tsq-client", "tsq-adjtime", "tsq-server"]
+    assert [path.stem for path in MANUALS] == ["tsq-client", "tsqctl", "tsq-adjtime", "tsq-server", "tsq-wait-sync", "tsqd"]
     for name in COMMANDS:
         assert (SHARE / "bash-completion" / "completions" / name).exists()
         assert (SHARE / "zsh" / "site-functions" / f"_{name}").exists()
@@ -55,6 +62,10 @@ def test_a_manual_page_renders_without_warnings(page):
         ("tsq-client --se", {"--server-name", "--session-file", "--server-error"}),
         ("tsq-adjtime --boot", {"--bootstrap"}),
         ("tsq-server --retry a", {"auto", "always"}),
+        ("tsqctl source", {"sources", "sourcestats"}),
+        ("tsqctl --ma", {"--max-error"}),
+        ("tsqd --mode st", {"steer"}),
+        ("tsq-wait-sync --t", {"--timeout"}),
     ],
 )
 def test_bash_completes_options_and_their_values(line, replies):
@@ -70,17 +81,27 @@ def test_bash_completes_options_and_their_values(line, replies):
     assert set(done.stdout.split()) == replies, done.stderr
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_python_m_tsq_runs_the_commands(name):
+@pytest.mark.parametrize(("name", "command"), list(NAMES.items()))
+def test_python_m_tsq_runs_the_commands(name, command):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tsq", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        line = [sys.executable, "-m", "tsq", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
-    done = run(name.removeprefix("tsq-"), "--version")
+    expected = ", ".join(NAMES)
+    done = run(name, "--version")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{name} ")
-    assert name in run("--help").stdout
+    assert done.stdout.startswith(f"{command} ")
+    assert f"{name}  " in run("--help").stdout
+    assert f"{command}: " in run("--help").stdout
     assert run("--version").stdout == f"tsq {tsq.__version__}\n"
-    assert run("--hepl").stderr == "tsq: error: unknown option '--hepl' (expected client, server, adjtime)\n"
-    wrong = run(name)
-    assert (wrong.returncode, wrong.stderr) == (2, f"tsq: error: unknown command '{name}' (expected client, server, adjtime)\n")
+    assert run("--hepl").stderr == f"tsq: error: unknown option '--hepl' (expected {expected})\n"
+    wrong = run(command)
+    assert (wrong.returncode, wrong.stderr) == (2, f"tsq: error: unknown command '{command}' (expected {expected})\n")
+
+
+def test_each_command_has_its_script():
+    scripts = tomllib.loads((SHARE.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert sorted(scripts) == COMMANDS
+    for place in scripts.values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))

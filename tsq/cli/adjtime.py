@@ -82,10 +82,10 @@ _EXAMPLES = (
 )
 _EPILOG = """exit status: 0 the clock was set, or could be by the time that the servers gave (--dry-run); 1 a failure; 2 usage;
 3 no server gave the time; 8 the servers give no time that can be trusted; 9 the offset is over the limit; 10 another program keeps
-the clock; 11 not permitted; 12 somebody else set or slewed the clock meanwhile; 13 --bootstrap failed; 14 the clock did not move by
-what it was set by, or another program moved it; 15 another tsq-adjtime is at work; 130 interrupted. With any but 0 the clock is as
-it was, but for the part that a slew had done when it was interrupted (130) or given up (14), and for a step of --bootstrap that was
-confirmed before."""
+the clock; 11 not permitted; 12 somebody else set or slewed the clock meanwhile; 13 --bootstrap failed; 14 the clock did not move
+by what it was set by, or another program moved it; 15 another tsq-adjtime, or tsqd, is at work; 130 interrupted. With any but 0
+the clock is as it was, but for the part that a slew had done when it was interrupted (130) or given up (14), and for a step of
+--bootstrap that was confirmed before."""
 _ERRORS = {NotPermitted: EXIT_NOT_PERMITTED, NotMoved: EXIT_NOT_MOVED, AlreadyRunning: EXIT_RUNNING}
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NoReturn, TextIO, TypeVar, cast
 
 from tsq.errors import ConfigError
-from tsq.host import files
 
 T = TypeVar("T")
 
@@ -66,6 +65,8 @@ class KeyLog(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Append, at once."""
+        from tsq.host import files  # noqa: PLC0415 - tsqctl starts without it
+
         try:
             files.write_all(self._fd, text.encode("ascii", "backslashreplace"))
         except OSError as error:
@@ -83,6 +84,7 @@ def key_log(program: str) -> TextIO | None:
     name = os.environ.get("SSLKEYLOGFILE")
     if not name:
         return None
+    from tsq.host import files  # noqa: PLC0415 - tsqctl starts without it
 
     def complain(why: str) -> None:
         sys.stderr.write(f"{program}: warning: TLS secrets are not written to {name} (SSLKEYLOGFILE): {why}\n")
@@ -104,3 +106,17 @@ def usable_session_file(program: str, path: str | None) -> str | None:
 
     usable = TicketFile(path, lambda text: print(f"{program}: {text}", file=sys.stderr)).usable()
     return path if usable else None
+
+
+def start_log(program: str, level: str) -> None:
+    """Log to standard error, with priorities where systemd's journal reads it. A report that somebody asked for has any level."""
+    # Only programs that keep running log.
+    import logging  # noqa: PLC0415
+
+    from tsq.host.journal import JournalFormatter, is_journal  # noqa: PLC0415
+
+    formatter = JournalFormatter if is_journal(sys.stderr) else logging.Formatter
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(f"{program}: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+    logging.getLogger("tsq.status").setLevel(logging.INFO)

@@ -8,11 +8,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import tsq
 from tsq.cli.common import EXIT_USAGE, checked
 from tsq.cli.numbers import number
-from tsq.options import DEFAULT_PORT, ClientOptions, parse_pin, parse_port
-
-_DEFAULTS = ClientOptions()
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +51,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
+class _Version(argparse.Action):
+    """Prints the version. Looks it up only on request, because that is slow."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{parser.prog} {tsq.__version__}")
+        parser.exit()
+
+
 class _Help(argparse.HelpFormatter):
     """Wraps each paragraph, but keeps the lines of one that has indented lines."""
 
@@ -63,6 +69,8 @@ class _Help(argparse.HelpFormatter):
 
 def add_hosts(parser: argparse.ArgumentParser, several: str) -> None:
     """Whom to ask, and how long. several: why to name more than one host."""
+    from tsq.options import DEFAULT_PORT, ClientOptions, parse_port  # noqa: PLC0415 - tsqctl starts without it
+
     add, seconds = parser.add_argument, checked(number)
     # "*", so that an unknown option is reported before a missing HOST.
     add("host", nargs="*", metavar="HOST", help=f"HOST, HOST:PORT, IPv6 or [IPv6]:PORT; {several}")
@@ -70,7 +78,7 @@ def add_hosts(parser: argparse.ArgumentParser, several: str) -> None:
     add(
         "--timeout",
         type=seconds,
-        default=_DEFAULTS.timeout,
+        default=ClientOptions().timeout,
         metavar="S",
         help="seconds to wait for the handshake, and for each answer (default: %(default)s)",
     )
@@ -81,6 +89,8 @@ def add_hosts(parser: argparse.ArgumentParser, several: str) -> None:
 
 def add_trust(parser: argparse.ArgumentParser, *, pins: bool) -> None:
     """Whom to trust. pins: public keys, too."""
+    from tsq.options import parse_pin  # noqa: PLC0415 - tsqctl starts without it
+
     trust = parser.add_mutually_exclusive_group()
     trust.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file, in place of the system's")
     if pins:
@@ -99,3 +109,8 @@ def add_trust(parser: argparse.ArgumentParser, *, pins: bool) -> None:
 def add_stream(parser: argparse.ArgumentParser) -> None:
     """Stream Mode."""
     parser.add_argument("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """The command's version."""
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")

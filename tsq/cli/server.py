@@ -2,27 +2,31 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_address
 from typing import Any, TextIO
 
 import tsq
-from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, hold_back, key_log
+from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, hold_back, key_log, start_log
 from tsq.cli.numbers import number, whole_number
 from tsq.cli.parsers import Parser
 from tsq.dataplane.loop import ServingLoop
 from tsq.errors import ConfigError, TransportError, TSQError
+from tsq.exposition import MOST_CONNECTIONS
 from tsq.host import shortage
-from tsq.host.journal import JournalFormatter, is_journal
 from tsq.host.keepers.sync_state import HostClock, Keeper
+from tsq.host.systemd import Notifier, listen_sockets
 from tsq.options import DEFAULT_PORT, SOURCES, LocalClock, Target, parse_listen
 from tsq.quic.router import Limits, RetryPolicy
 from tsq.quic.selfsigned import dns_name, self_signed
 from tsq.server.driver import Server
+from tsq.server.metrics import ServerMetrics
+from tsq.server.service import Service
 from tsq.settings import for_command_line
 
 PROGRAM = "tsq-server"
@@ -38,6 +42,8 @@ _CLAIMED = LocalClock(stratum=1)
 # Standard streams, the event loop, and what is open for a moment: certificates, who keeps the clock, chronyc.
 _FILES_OF_ITS_OWN = 16
 _FILES_AN_ADDRESS = 2
+# A socket that listens, the connections, and one that is refused.
+_FILES_FOR_METRICS = MOST_CONNECTIONS + 2
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EXAMPLES = (
     ("tsq-server --cert fullchain.pem --key key.pem", "serve on UDP port 443 of all IPv4 addresses"),
@@ -46,6 +52,9 @@ _EXAMPLES = (
 )
 _EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew; SIGUSR1 writes
 uptime, connections and counters to standard error.
+
+Under systemd (Type=notify), it reports when it is ready, its status, and that it lives; UDP sockets of a socket unit are served in
+place of the default of --listen.
 
 exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
@@ -66,14 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host_clock = _host_clock(values)
     except ConfigError as error:
         parser.error(str(error))
-    _start_log(values.log_level)
+    start_log(PROGRAM, values.log_level)
     # aioquic reports each peer's faults: a flood, on a public port.
     logging.getLogger("quic").setLevel(logging.DEBUG if values.log_level == "debug" else logging.CRITICAL)
     try:
-        _check_files(len(values.listen or [DEFAULT_PORT]))
-        server = _server(values, host_clock, key_log(PROGRAM))
+        sockets = [one for named in listen_sockets().values() for one in named]
+        listen: list[Target] = values.listen or ([] if sockets else [parse_listen(f"0.0.0.0:{DEFAULT_PORT}")])
+        _check_files(len(listen) + len(sockets), metrics=values.metrics is not None)
+        server = _server(values, listen, sockets, host_clock, key_log(PROGRAM))
         with asyncio.Runner(loop_factory=ServingLoop) as runner:
-            runner.run(_serve(server))
+            runner.run(_serve(server, values.metrics))
     except ConfigError as error:
         cannot_use(parser, error)
     except TSQError as error:
@@ -82,23 +93,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
-async def _serve(server: Server) -> None:
+async def _serve(server: Server, metrics_address: Target | None) -> None:
+    service = Service(server, Notifier())
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    async with server:
+    async with server, _metrics(server, metrics_address) as metrics:
         started = loop.time()
         for number in _ENDING:
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, server.reload)
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
         loop.add_signal_handler(signal.SIGUSR1, lambda: _report(server, loop.time() - started))
         deliver(signal.SIGHUP)
         deliver(signal.SIGUSR1)
         for address in server.addresses:
             print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
+        if metrics is not None:
+            print(f"{PROGRAM}: metrics at http://{metrics}/metrics", flush=True)
+        service.begin()
         await stop.wait()
         hold_back(_SIGNALS)
+        service.end()
         logger.info("closing %d connections", server.connections)
     _log_counters(server, logger)
+
+
+@contextlib.asynccontextmanager
+async def _metrics(server: Server, listen: Target | None) -> AsyncIterator[Target | None]:
+    """Serve metrics at this address; the address where they are."""
+    if listen is None:
+        yield None
+        return
+    metrics = ServerMetrics(server, version=tsq.__version__)
+    metrics.start(listen)
+    try:
+        yield metrics.address
+    finally:
+        metrics.close()
 
 
 def _report(server: Server, uptime: float) -> None:
@@ -120,23 +150,25 @@ def _duration(seconds: float) -> str:
     return f"{f'{days} d ' if days else ''}{hour:02}:{minute:02}:{second:02}"
 
 
-def _start_log(level: str) -> None:
-    formatter = JournalFormatter if is_journal(sys.stderr) else logging.Formatter
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter(f"{PROGRAM}: %(levelname)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=level.upper())
-    _status_logger.setLevel(logging.INFO)
-
-
-def _server(values: argparse.Namespace, host_clock: HostClock, secrets: TextIO | None) -> Server:
-    listen: list[Target] = values.listen or [parse_listen(f"0.0.0.0:{DEFAULT_PORT}")]
+def _server(
+    values: argparse.Namespace,
+    listen: list[Target],
+    sockets: list[socket.socket],
+    host_clock: HostClock,
+    secrets: TextIO | None,
+) -> Server:
     certificate, key = values.cert, values.key
     if values.self_signed is not None:
-        files = self_signed(values.self_signed, _names(listen, values.name))
+        files = self_signed(values.self_signed, _names([*listen, *_passed(sockets)], values.name))
         certificate, key = str(files.certificate), str(files.key)
         logger.warning("self-signed certificate: clients need --ca %s", files.authority)
     limits = Limits(max_connections=values.max_connections, retry=RetryPolicy(values.retry))
-    return Server(listen, certificate, key, limits=limits, key_log=secrets, host_clock=host_clock)
+    return Server(listen, certificate, key, limits=limits, key_log=secrets, host_clock=host_clock, sockets=sockets)
+
+
+def _passed(sockets: list[socket.socket]) -> list[Target]:
+    """The addresses of UDP sockets that a service manager passed."""
+    return [Target(*one.getsockname()[:2]) for one in sockets if one.family in (socket.AF_INET, socket.AF_INET6)]
 
 
 def _host_clock(values: argparse.Namespace) -> HostClock:
@@ -152,9 +184,9 @@ def _host_clock(values: argparse.Namespace) -> HostClock:
     return HostClock(keeper, address, values.chrony_socket, values.ntpd_rs, local)
 
 
-def _check_files(addresses: int) -> None:
+def _check_files(addresses: int, *, metrics: bool) -> None:
     """Raises TransportError where so many addresses need more open files than there may be."""
-    needed = _FILES_OF_ITS_OWN + _FILES_AN_ADDRESS * addresses
+    needed = _FILES_OF_ITS_OWN + _FILES_AN_ADDRESS * addresses + (_FILES_FOR_METRICS if metrics else 0)
     missing = shortage.too_few_files(
         needed, "listening at one address" if addresses == 1 else f"listening at {addresses} addresses"
     )
@@ -256,6 +288,12 @@ def _parser() -> Parser:
         type=checked(number),
         metavar="S",
         help=f"with --local-stratum: bound of the clock's error in seconds (default: {_CLAIMED.error})",
+    )
+    add(
+        "--metrics",
+        type=checked(parse_listen),
+        metavar="ADDRESS:PORT",
+        help="serve metrics for Prometheus at this numeric address and TCP port, over HTTP, to everybody who reaches it",
     )
     add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
     add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}", help="print the version and exit")

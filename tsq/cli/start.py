@@ -43,12 +43,31 @@ def adjtime() -> int:
     return _run("tsq-adjtime", "tsq.cli.adjtime")
 
 
+def daemon() -> int:
+    """The daemon, tsqd."""
+    # As for the server.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
+    return _run("tsqd", "tsq.cli.daemon")
+
+
+def control() -> int:
+    """The command tsqctl. Ends by SIGPIPE when the reader of its output ends."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    status = _run("tsqctl", "tsq.cli.control", with_aioquic=False)
+    return _FAILED if streams.lost_output() is not None else status
+
+
+def wait_sync() -> int:
+    """tsq-wait-sync."""
+    return _run("tsq-wait-sync", "tsq.cli.wait_sync", with_aioquic=False)
+
+
 def package(arguments: Sequence[str]) -> int:
     """`python -m tsq`: one of the commands, by its name without "tsq-"."""
     name = arguments[0] if arguments else "--help"
     if name in _COMMANDS:
-        run, _ = _COMMANDS[name]
-        sys.argv = [f"tsq-{name}", *arguments[1:]]
+        run, what = _COMMANDS[name]
+        sys.argv = [what.partition(":")[0], *arguments[1:]]
         return run()
     streams.secure("tsq")
     if name == "--version":
@@ -57,7 +76,7 @@ def package(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"tsq {__version__}\n")
         return _FAILED if streams.lost_output() is not None else 0
     if name in ("-h", "--help"):
-        rows = "".join(f"  {name:<8}  {what}\n" for name, (_, what) in _COMMANDS.items())
+        rows = "".join(f"  {name:<9}  {what}\n" for name, (_, what) in _COMMANDS.items())
         sys.stdout.write(f"usage: python -m tsq COMMAND [options]\n\ncommands:\n{rows}\nexamples:\n  python -m tsq client --help\n")
         return _FAILED if streams.lost_output() is not None else 0
     what = "option" if name.startswith("-") else "command"
@@ -69,10 +88,13 @@ _COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
     "client": (client, "tsq-client: ask servers for the time, and print the clock's offset"),
     "server": (server, "tsq-server: serve the time of this machine's clock"),
     "adjtime": (adjtime, "tsq-adjtime: ask servers for the time, and set this machine's clock once"),
+    "daemon": (daemon, "tsqd: keep this machine's clock, or feed the program that keeps it"),
+    "control": (control, "tsqctl: ask the daemon, and tell it what to do"),
+    "wait-sync": (wait_sync, "tsq-wait-sync: wait until the daemon's clock is right"),
 }
 
 
-def _run(program: str, module: str) -> int:
+def _run(program: str, module: str, *, with_aioquic: bool = True) -> int:
     streams.secure(program)
     missing = shortage.too_few_files(_LEAST_FILES, program)
     if missing is not None:
@@ -80,7 +102,8 @@ def _run(program: str, module: str) -> int:
         return _FAILED
     gc.disable()
     try:
-        load_aioquic()
+        if with_aioquic:
+            load_aioquic()
         main = import_module(module).main
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was done\n")

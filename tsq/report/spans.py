@@ -94,6 +94,14 @@ def beginning(text: str, most: int) -> str:
     return text[: sum(end <= most for end in accumulate(_cells(text)))]
 
 
+def middle_cut(text: str, most: int) -> str:
+    """At most so many cells of a name: its beginning, and its end, which has the port."""
+    if cells(text) <= most:
+        return text
+    rest = most - 2
+    return f"{beginning(text, rest - rest // 2)}..{beginning(text[::-1], rest // 2)[::-1]}"
+
+
 def padded(text: str, width: int, *, left: bool) -> str:
     """A text with spaces up to this width, after it (left) or before it."""
     space = " " * (width - cells(text))

@@ -9,7 +9,7 @@ from math import ceil
 
 from tsq.client.result import HostResult
 from tsq.report.plain import in_ascii
-from tsq.report.spans import beginning, bound, cells, duration, escaped, moment, padded, rounding, shortened, within
+from tsq.report.spans import bound, cells, duration, escaped, middle_cut, moment, padded, rounding, shortened, within
 from tsq.timing.filter import Estimate
 from tsq.timing.local_clock import ClockReading, Movement
 from tsq.timing.sample import Sample
@@ -50,7 +50,7 @@ def table(
     excess = max(map(cells, narrow)) - columns
     if excess > 0:
         most = max(_LEAST_HOST, max(cells(row[1]) for row in rows) - excess)
-        narrow = _laid_out(_SHORT_HEADER, [(row[0], _middle_cut(row[1], most), *row[2:]) for row in rows], plain)
+        narrow = _laid_out(_SHORT_HEADER, [(row[0], middle_cut(row[1], most), *row[2:]) for row in rows], plain)
     # Scripts look for the samples as a word between blanks, as in the full table.
     end = " " if max(map(cells, narrow)) < columns else ""
     return "\n".join(line + end for line in narrow)
@@ -71,14 +71,6 @@ def _laid_out(header: Sequence[str], rows: Sequence[Sequence[str]], plain: bool)
         ).rstrip()
         for line in lines
     ]
-
-
-def _middle_cut(text: str, most: int) -> str:
-    """At most so many cells of a name: its beginning, and its end, which has the port."""
-    if cells(text) <= most:
-        return text
-    rest = most - 2
-    return f"{beginning(text, rest - rest // 2)}..{beginning(text[::-1], rest // 2)[::-1]}"
 
 
 def unused(chosen: Selection, *, failed: bool = False) -> list[str]:

@@ -51,7 +51,7 @@ function _shtab_tsq_server_using
 end
 
 set -g _shtab_tsq_server_commands 
-set -g _shtab_tsq_server_opts_with_value --cert --chrony --chrony-socket --clock-state --key --listen --local-error --local-source --local-stratum --log-level --max-connections --name --ntpd-rs --retry --self-signed
+set -g _shtab_tsq_server_opts_with_value --cert --chrony --chrony-socket --clock-state --key --listen --local-error --local-source --local-stratum --log-level --max-connections --metrics --name --ntpd-rs --retry --self-signed
 
 complete -c tsq-server -e
 complete -c tsq-server -f
@@ -71,5 +71,6 @@ complete -c tsq-server -n _shtab_tsq_server_using -l ntpd-rs -xka "(__fish_compl
 complete -c tsq-server -n _shtab_tsq_server_using -l local-stratum -x -d 'stratum to claim while no program reports that the clock is synchronized, 1 to 15; without it: unsynchronized'
 complete -c tsq-server -n _shtab_tsq_server_using -l local-source -xka "gps ptp ntp manual unknown" -d 'with --local-stratum: what the clock is set by (default: manual)'
 complete -c tsq-server -n _shtab_tsq_server_using -l local-error -x -d 'with --local-stratum: bound of the clock'"'"'s error in seconds (default: 1e-06)'
+complete -c tsq-server -n _shtab_tsq_server_using -l metrics -x -d 'serve metrics for Prometheus at this numeric address and TCP port, over HTTP, to everybody who reaches it'
 complete -c tsq-server -n _shtab_tsq_server_using -l log-level -xka "debug info warning error" -d 'how much goes to standard error (default: info)'
 complete -c tsq-server -n _shtab_tsq_server_using -l version -d 'print the version and exit'
