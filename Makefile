@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find tsq -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 COMPILED := $(subst /,.,$(patsubst %.pyx,%,$(filter %.pyx,$(SOURCES))))
 
-.PHONY: demo test build lint sim mutants fuzz sanitize bench compare clean
+.PHONY: demo test build lint sim mutants fuzz sanitize bench compare compare-daemons clean
 
 demo: build
 	@$(BIN)/python scripts/demo.py
@@ -65,6 +65,18 @@ bench: build
 compare: build peers
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group plots
 	@$(BIN)/python -m benchmarks.compare --out docs/explanation
+
+# tsqd and chronyd keep the clocks of user-mode Linux guests through the same faults; about forty minutes; prints tables.
+compare-daemons: build peers
+	@$(BIN)/python -m benchmarks.daemons --poll 0 --settle 100
+	@$(BIN)/python -m benchmarks.daemons --poll 4 --settle 200
+	@$(BIN)/python -m benchmarks.daemons --poll default --settle 400
+
+# Run tsqd against three servers for an hour, while much of it goes wrong; needs root, for network namespaces.
+MINUTES ?= 60
+.PHONY: endurance
+endurance: build
+	@$(BIN)/python -m benchmarks.endurance --minutes $(MINUTES) $(ENDURANCE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

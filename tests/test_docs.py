@@ -2,9 +2,11 @@
 
 Info strings of fenced blocks:
 
-    console run           bash runs each `$ command`, in order, in a directory of the page. Its output must be the lines below it,
-                          except for numbers and the sources of T1 and T4. `...` matches any number of lines, including none.
+    console run           bash runs each `$ command`, in order, in a directory of the page; `> ` goes on with a command. Its output
+                          must be the lines below it, except for numbers and the sources of T1 and T4. `...` matches any number of
+                          lines, including none.
     console run server    one `$ command`, started before all others on the page and ended (SIGTERM) after them.
+    console run daemon    one `$ command`, started at its place and ended (SIGTERM) after all others; its first lines are compared.
     python run            this Python runs it in the directory of the page; it must end with 0 and print no warning.
     hex request|response  a TSQ message; white space is ignored. `reported`, `reported too early`: the responses of R12.
     console, python, ...  not run.
@@ -32,6 +34,7 @@ import sys
 import tomllib
 import unicodedata
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,11 +46,16 @@ from tsq import errors
 from tsq.cli import adjtime as adjtime_command
 from tsq.cli import client as client_command
 from tsq.cli import common
+from tsq.cli import control as control_command
+from tsq.cli import daemon as daemon_command
 from tsq.cli import server as server_command
+from tsq.cli import wait_sync as wait_command
 from tsq.client import polling
 from tsq.client.exchange import STATE_INTERVAL, Exchange, Rules
+from tsq.daemon import control as control_server
+from tsq.daemon import control_protocol
 from tsq.dataplane.batches import DataPlane
-from tsq.options import parse_listen
+from tsq.discipline import status
 from tsq.quic.aioquic import offload
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
 from tsq.quic.router import EXCESSES, Drop
@@ -70,6 +78,8 @@ PAGES = sorted([*OUTER, *DOCS.rglob("*.md")])
 SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
 ADJTIME = DOCS / "reference" / "tsq-adjtime.md"
+CONTROL = DOCS / "reference" / "tsqctl.md"
+DAEMON = DOCS / "reference" / "tsqd.md"
 API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
 ARCHITECTURE = DOCS / "reference" / "architecture.md"
@@ -236,19 +246,52 @@ def with_blocks(*infos: str) -> list[Path]:
 @pytest.mark.parametrize("stage", with_blocks("console run", "console run server"), indirect=True, ids=page_id)
 def test_commands_print_what_the_page_shows(stage: Stage, request: pytest.FixtureRequest) -> None:
     page: Path = request.node.callspec.params["stage"]
-    for block in blocks(page, "console run"):
-        steps = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
-        assert steps[0] == "", f"{name(page)}:{block.line}: output before a command"
-        if steps[1].strip() == "make demo":
-            # Lines of the demo's output begin with `$`, too.
-            steps = ["", block.text.removeprefix("$ ")]
-        for step in steps[1:]:
-            command, *expected = step.rstrip("\n").split("\n")
-            done = subprocess.run(
-                ["bash", "-c", stage.played(command)], cwd=stage.directory, env=stage.environment(command), timeout=60, check=False,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )
-            compare(block, command, expected, done.stdout, stage)
+    with ExitStack() as daemons:
+        for block in blocks(page, "console run", "console run daemon"):
+            if block.info == "console run daemon":
+                daemons.enter_context(daemon(block, stage))
+            else:
+                run_commands(block, stage)
+
+
+@contextmanager
+def daemon(block: Block, stage: Stage) -> Iterator[None]:
+    """A command of a page that goes on."""
+    (command, *expected) = block.text.splitlines()
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {stage.played(command.removeprefix('$ '))}"],
+        cwd=stage.directory, env=stage.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    try:
+        printed = [process.stdout.readline() for _ in expected]
+        compare(block, command, expected, "".join(printed), stage)
+        yield
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=20)[0]
+        assert process.returncode == 0, rest
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def run_commands(block: Block, stage: Stage) -> None:
+    """Run the commands of a block, and compare what they print."""
+    steps = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    assert steps[0] == "", f"{name(block.page)}:{block.line}: output before a command"
+    if steps[1].strip() == "make demo":
+        # Lines of the demo's output begin with `$`, too.
+        steps = ["", block.text.removeprefix("$ ")]
+    for step in steps[1:]:
+        command, *expected = step.rstrip("\n").split("\n")
+        while expected and re.match(r">(?: |$)", expected[0]):
+            # bash's second prompt: the command goes on.
+            command += "\n" + expected.pop(0)[2:]
+        done = subprocess.run(
+            ["bash", "-c", stage.played(command)], cwd=stage.directory, env=stage.environment(command), timeout=60, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        compare(block, command, expected, done.stdout, stage)
 
 
 @pytest.mark.parametrize("stage", with_blocks("python run"), indirect=True, ids=page_id)
@@ -281,7 +324,7 @@ def test_commands_that_are_not_run_have_options_and_targets_that_exist(page: Pat
     lines = [re.sub(r"^(?:[$#] |ExecStart=\S*/)", "", line) for block in blocks(page) for line in block.text.splitlines()]
     lines += [line.strip() for line in text.splitlines() if line.startswith("    ")]
     lines += [span for span in code(prose(page)) if span.startswith(("tsq-", "make "))]
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in lines:
         if line.startswith("make "):
             assert line.split()[1] in targets, f"{name(page)}: {line}"
@@ -292,20 +335,22 @@ def test_commands_that_are_not_run_have_options_and_targets_that_exist(page: Pat
             assert {text for text in arguments if re.match(r"--?[a-z46]", text)} <= known, f"{name(page)}: {line}"
 
 
-def test_the_systemd_unit_starts_a_server_with_options_that_parse() -> None:
-    (unit,) = blocks(DOCS / "howto" / "run-a-server.md", "ini")
-    (command,) = re.findall(r"^ExecStart=(.*)$", unit.text, re.MULTILINE)
-    values = server_command._parser().parse_args(shlex.split(command)[1:])
-    assert values.listen == [parse_listen("0.0.0.0:443"), parse_listen("[::]:443")]
-    assert values.cert
-    assert values.key
-    assert "Type=notify" not in unit.text, "the server does not notify"
+def test_the_systemd_units_start_a_server_with_options_that_parse() -> None:
+    units = blocks(DOCS / "howto" / "run-a-server.md", "ini")
+    commands = [command for unit in units for command in re.findall(r"^ExecStart=(.+)$", unit.text, re.MULTILINE)]
+    assert len(commands) == 2
+    for command in commands:
+        values = server_command._parser().parse_args(shlex.split(command)[1:])
+        assert values.cert
+        assert values.key
 
 
 # -------------------------------------------------------------------------------------------------- reference: commands
 
 COMMANDS = [
     (CLI, "## tsq-client", client_command), (CLI, "## tsq-server", server_command), (ADJTIME, "## Options", adjtime_command),
+    (CONTROL, "## tsqctl", control_command), (CONTROL, "## tsq-wait-sync", wait_command),
+    (DAEMON, "## Command line", daemon_command),
 ]
 
 
@@ -315,7 +360,9 @@ def option_rows(page: Path, heading: str) -> dict[tuple[str, ...], list[str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "heading", "command"), COMMANDS, ids=["client", "server", "adjtime"])
+@pytest.mark.parametrize(
+    ("page", "heading", "command"), COMMANDS, ids=["client", "server", "adjtime", "control", "wait-sync", "daemon"]
+)
 def test_documented_options_are_those_of_the_command(page, heading, command) -> None:
     parser: argparse.ArgumentParser = command._parser()
     actions = {tuple(sorted(action.option_strings)): action for action in parser._actions if action.option_strings}
@@ -342,6 +389,9 @@ def test_documented_options_are_those_of_the_command(page, heading, command) -> 
         (CLI, "### Exit status of tsq-client", [common, client_command], set()),
         (CLI, "### Exit status of tsq-server", [common, server_command], set()),
         (ADJTIME, "## Exit status", [common, adjtime_command], set()),
+        (CONTROL, "### Exit status of tsqctl", [common, control_command], set()),
+        (CONTROL, "### Exit status of tsq-wait-sync", [common, wait_command], set()),
+        (DAEMON, "### Exit status of tsqd", [common, daemon_command], set()),
     ],
 )
 def test_documented_exit_statuses_are_those_of_the_source(page, heading, modules, absent) -> None:
@@ -357,6 +407,43 @@ def test_every_error_has_the_exit_status_that_is_documented() -> None:
     assert {statuses[kind] for kind in (errors.NothingListens, errors.Unreachable, errors.HandshakeTimeout, errors.NoAnswer)} == {3}
     assert statuses[errors.RejectedSamples] == 6
     assert statuses[errors.AlpnRefused] == 7
+
+
+def test_documented_keys_of_the_status_are_those_of_the_daemon() -> None:
+    text = section(CONTROL, "### JSON")
+    kinds = {"int": "integer", "str": "string", "float": "number", "bool": "boolean", "Mode": "string", "ClockStatus": "string"}
+    for title, shape in (("`tracking`", status.Tracking), ("Each of `sources`", status.SourceStatus)):
+        table = text.split(f"\n{title}:\n\n", 1)[1].split("\n\n", 1)[0]
+        documented = [(code(row[0])[0], row[1]) for row in rows(table)]
+        fields = dataclasses.fields(shape)
+        types = [getattr(field.type, "__name__", str(field.type)).split(" | ") for field in fields]
+        assert documented == [
+            (field.name, " or ".join([kinds[names[0]], *(["null"] if "None" in names[1:] else [])]))
+            for field, names in zip(fields, types, strict=True)
+        ]
+
+
+def test_the_documented_control_protocol_is_the_one_that_is_spoken() -> None:
+    tables = section(CONTROL, "## The control protocol").split("\n\n")
+    found = {table.splitlines()[0]: rows(table) for table in tables if table.startswith("|")}
+    requests = {code(row[0])[0]: code(row[1]) for row in found["| request | arguments | result |"]}
+    assert list(requests) == [*control_protocol.READING, *control_protocol.CHANGING]
+    assert {name: names for name, names in requests.items() if names} == {
+        name: list(names) for name, names in control_protocol.ARGUMENTS.items()
+    }
+    assert [code(row[0])[0] for row in found["| problem | meaning |"]] == [problem.value for problem in control_protocol.Problem]
+    commands = [code(row[0])[0] for row in rows(section(CONTROL, "## tsqctl").split("\n\n")[2])]
+    assert commands == list(control_command._COMMANDS)
+    numbers = {
+        str(number)
+        for number in (
+            control_protocol.MAX_REQUEST, control_protocol.MAX_REPLY, control_server._MOST_READERS, control_server._MOST_CHANGERS,
+            control_server._MOST_OF_ONE_USER, f"{control_server._PATIENCE_S:g}", f"{control_server._ACCEPT_RATE:g}",
+            f"{control_server._USER_RATE:g}", f"{control_server._USER_BURST:g}", 4,
+        )
+    }  # fmt: skip
+    limits = next(part for part in tables if part.startswith("Limits: "))
+    assert set(re.findall(r"\d+", limits)) == numbers
 
 
 def test_documented_columns_are_those_of_the_table() -> None:
@@ -434,7 +521,8 @@ def test_json_of_a_sample_without_an_answer_has_the_documented_types() -> None:
 
 def test_documented_counters_are_those_that_are_counted() -> None:
     table = {code(row[0])[0]: set(code(row[2])) for row in rows(section(CLI, "### The server's log"))}
-    text = "".join(path.read_text() for path in SOURCES)
+    # The daemon has metrics of its own.
+    text = "".join(path.read_text() for path in SOURCES if "daemon" not in path.parts)
     counted = set(re.findall(r"[cC]ounters\.add\(\s*\"([^\"]+)\"", text))
     assert table.keys() == counted
     reasons: dict[str, set[str]] = {"dropped": {drop.value for drop in Drop}, "unanswered": {reason.value for reason in NoResponse}}
@@ -811,14 +899,6 @@ def test_the_names_of_the_table_are_in_the_source() -> None:
     names = [span.rpartition(".")[2] if span[0].isupper() else span for row in table for span in code(row[1])]
     assert len(names) > 40
     assert [name for name in names if name not in found] == []
-
-
-def test_reserved_words_name_nothing_yet() -> None:
-    text = section(ARCHITECTURE, "## Names").rpartition("\n\n")[2]
-    reserved = [word.lower() for word in re.findall(r"\b(?:Reach|wander)\b", text)]
-    assert len(reserved) == 2
-    classes, names = defined()
-    assert not {*names, *(member for members in classes.values() for member in members)} & set(reserved)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

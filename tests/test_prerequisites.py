@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "prerequisites.sh"
 README = ROOT / "README.md"
-PEERS = ["tshark", "nodejs", "npm", "iproute2", "strace", "nftables", "user-mode-linux"]
-PROGRAMS = {"tshark", "node", "npm", "ip", "strace", "nft", "linux.uml", "chronyd"}
+PEERS = ["tshark", "nodejs", "npm", "iproute2", "strace", "nftables", "user-mode-linux", "systemd"]
+PROGRAMS = {"tshark", "node", "npm", "ip", "strace", "nft", "linux.uml", "systemd-analyze", "chronyd", "promtool"}
 APT = """\
 echo "apt-get $*" >>"$LOG"
 [ "$FAILS" = 1 ] && [ "$1" = install ] && exit 100
@@ -100,14 +100,16 @@ def test_install_0_forbids_root_to_install(machine: Machine, what: str) -> None:
     assert not list(machine.sbin.iterdir())
 
 
-def test_root_gets_the_peers_and_chrony_without_its_service(machine: Machine) -> None:
+def test_root_gets_the_peers_and_others_without_their_services(machine: Machine) -> None:
     seen = machine.sbin / "policy-rc.d"
     machine.add("apt-get", f'[ "$2" = -y ] && [ -x {seen} ] && echo "no services: $*" >>"$LOG"\n{APT}')
     done = machine.run("peers")
     assert done.returncode == 0, done.stderr
-    assert machine.installed() == [*PEERS, "chrony"]
-    assert "no services: install -y -qq --no-install-recommends chrony" in machine.calls
-    assert "update-rc.d chrony disable" in machine.calls
+    assert machine.installed() == [*PEERS, "chrony", "prometheus"]
+    for packages in (" ".join(PEERS), "chrony", "prometheus"):
+        assert f"no services: install -y -qq --no-install-recommends {packages}" in machine.calls
+    for package in ("chrony", "prometheus"):
+        assert f"update-rc.d {package} disable" in machine.calls
     assert not seen.exists()
 
 
@@ -116,6 +118,7 @@ def test_a_user_is_told_which_tests_are_skipped_and_how_to_install_the_peers(mac
     assert done.returncode == 0
     assert f"sudo apt-get install {' '.join(PEERS)}\n" in done.stdout
     assert "Tests that need chronyd are skipped. To install: sudo apt-get install chrony\n" in done.stdout
+    assert "Tests that need promtool are skipped. To install: sudo apt-get install prometheus\n" in done.stdout
     assert machine.calls == []
 
 
@@ -124,6 +127,7 @@ def test_peers_that_cannot_be_installed_are_no_error(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert f"could not install {' '.join(PEERS)}; tests that need them are skipped" in done.stdout
     assert "could not install chrony" in done.stdout
+    assert "could not install prometheus" in done.stdout
     assert not list(machine.sbin.iterdir())
 
 
@@ -145,7 +149,7 @@ def test_a_missing_python_names_the_packages(machine: Machine) -> None:
 def test_the_readme_names_every_package_that_may_be_installed() -> None:
     text = SCRIPT.read_text()
     packages = {"gcc", "libc6-dev", *re.findall(r"\b(?:need \S+|lack) (\w[\w-]*) \"", text)}
-    assert set(PEERS) | {"chrony", "python3-dev", "python3-venv", "libssl-dev"} <= packages
+    assert set(PEERS) | {"chrony", "prometheus", "python3-dev", "python3-venv", "libssl-dev"} <= packages
     section = README.read_text().partition("### What the commands install")[2].partition("\n## ")[0]
     shown = set(re.findall(r"`([^`]+)`", section))
     assert packages <= shown

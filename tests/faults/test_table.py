@@ -1,7 +1,6 @@
 """Where each fault case is tested, part by part; a test that is named here and does not exist fails.
 
-The cases are those of docs/reference/faults.md, which names those without a test. There is no daemon yet, so what a case says of
-one is not here: that it coasts while all servers are down (49), freezes when steps add up (56), or notices suspend and resume (59).
+The cases are those of docs/reference/faults.md, which names those without a test.
 """
 
 import ast
@@ -26,6 +25,8 @@ MESSAGES, TRANSPORT, SECRECY = "conformance/test_messages.py", "conformance/test
 SIGNATURES, PRECISION = "conformance/test_signatures.py", "conformance/test_precision.py"
 SERVER, SURROUNDINGS, MULTIHOMED = "cli/test_server.py", "cli/test_surroundings.py", "integration/test_multihomed.py"
 SERVER_CLOCK = "server/test_clock_watch.py"
+BOUNDED, WORLDS = "daemon/feeds/test_bounded.py", "daemon/feeds/test_bounded_worlds.py"
+SOURCES, POLLS = "daemon/test_sources.py", "daemon/test_source.py"
 
 # (case, clause, file, names of tests)
 TABLE = [
@@ -98,6 +99,7 @@ TABLE = [
     (31, "without an interruption", PROCESSES, "test_hangup_loads_a_renewed_certificate_and_keeps_connections"),
     (31, "under load", "integration/test_load.py", "test_hangups_under_load_cost_no_connection"),
     (31, "unusable: reported, the old one kept", PROCESSES, "test_hangup_with_a_broken_certificate_keeps_the_old_one"),
+    (32, "metric", "server/test_metrics.py", "test_32_a_certificate_that_has_expired_or_was_reloaded_shows_in_the_metric"),
     (32, "served and reported", SERVER, "test_an_expired_certificate_is_served_and_complained_about"),
     (33, "stratum 0", "server/test_clock_info.py",
      "test_fault_33_an_unsynchronized_clock_is_reported_with_stratum_0_leap_3_and_the_largest_error"),
@@ -120,6 +122,7 @@ TABLE = [
     (38, "the address that was asked", MULTIHOMED, "test_answer_comes_from_the_address_that_was_asked"),
     (38, "also without a connection", MULTIHOMED, "test_retry_and_version_negotiation_come_from_the_address_that_was_asked"),
     (39, "validated", SOCKETS, "test_a_migration_is_validated_by_the_control_plane_and_then_served_by_the_data_plane"),
+    (39, "a source", POLLS, "test_a_nat_that_forgets_its_port_costs_no_poll"),
     (39, "answered", ROUTER, "test_a_client_that_moves_to_another_address_is_answered_there"),
     (41, "limited", HOSTILE, "test_failures_that_a_peer_can_repeat_do_not_fill_the_log"),
     (41, "no raw bytes", "test_boundaries.py", "test_packages_with_message_content_cannot_log_it"),
@@ -157,6 +160,8 @@ TABLE = [
     (48, "bounded, over networks", "simulation/test_sweep.py", "test_no_bound_fails_while_an_honest_majority_is_compared"),
     (49, "exit status", CLIENT, "test_49_all_servers_down_is_no_answer_and_no_table"),
     (49, "in mid-run", CLIENT, "test_49_a_server_that_dies_in_mid_run_leaves_what_it_gave"),
+    (49, "tsqd coasts, its bound grows", "integration/test_daemon_endurance.py",
+     "test_49_nothing_that_the_daemon_says_is_false_and_it_is_right_again_after_each_fault"),
     (49, "exit status, clock untouched", ADJTIME, "test_fault_49_all_servers_down"),
     (50, "Stream Mode", COMMAND, "test_a_server_without_datagrams_is_asked_on_streams_and_that_is_said"),
     (51, "on a network: bounded, message", NETWORK,
@@ -172,6 +177,7 @@ TABLE = [
     (51, "clock untouched", SILENCE, "test_51_tsq_adjtime_leaves_the_clock_alone_where_nothing_comes_back"),
     (51, "message", COMMAND, "test_silence_is_a_time_out_that_suspects_a_firewall"),
     (52, "five messages", CLIENT, "test_52_each_fault_of_a_certificate_has_its_kind_and_no_answer_is_asked_for"),
+    (52, "a source", SOURCES, "test_a_problem_with_a_certificate_is_logged_once"),
     (52, "self-signed", COMMAND, "test_a_self_signed_certificate_is_called_that_and_the_advice_works"),
     (52, "unknown CA", COMMAND, "test_an_unknown_authority_is_named_and_the_advice_works"),
     (52, "wrong name", COMMAND, "test_a_wrong_name_tells_the_certificates_names_and_the_advice_works"),
@@ -209,6 +215,12 @@ TABLE = [
         "host/keepers/test_owner.py",
         "test_a_real_chronyd_with_x_owns_nothing_and_one_whose_process_is_hidden_does",
     ),
+    (58, "tsqd beside another daemon", "host/keepers/test_owner.py", "test_a_daemon_that_steers_is_refused_beside_any_other"),
+    (58, "tsq-adjtime beside tsqd", "host/test_lock.py",
+     "test_the_daemon_and_tsq_adjtime_exclude_each_other_and_say_who_is_there"),
+    (58, "tsqd, tsq-adjtime and chronyd on a real kernel", "kernel/test_one_keeper.py",
+     "test_a_second_daemon_and_tsq_adjtime_are_refused_until_the_first_is_gone"),
+    (58, "tsqd beside a real chronyd", "kernel/test_one_keeper.py", "test_the_daemon_steers_not_beside_chronyd_but_watches"),
     (60, "detected while servers are asked", ADJTIME, "test_fault_60_a_clock_that_is_stepped_while_servers_are_asked"),
     (60, "detected before it acts", ADJTIME, "test_fault_60_a_clock_that_another_program_steps_meanwhile"),
     (60, "in an exchange", SAMPLES, "test_R8_answer_before_the_request_is_discarded"),
@@ -220,6 +232,9 @@ TABLE = [
     (61, "DNS changes: resolve again", NETWORK, "test_61_a_name_that_was_lost_is_found_again_by_the_same_process"),
     (61, "DNS changes between runs", NETWORK,
      "test_61_a_name_that_moves_between_runs_is_asked_at_its_new_address_and_a_ticket_of_the_old_one_does_no_harm"),
+    (61, "DNS changes: a source", POLLS, "test_a_name_that_moves_is_followed_and_a_dead_address_is_passed_over"),
+    (61, "empty: a source", SOURCES, "test_a_name_that_has_no_address_for_a_while"),
+    (61, "one dead address: a source", SOURCES, "test_a_dead_address_of_a_name_costs_no_poll"),
     (61, "empty", NETWORK, "test_61_a_name_without_an_address_says_why"),
     (61, "IPv6 only", NETWORK, "test_61_a_name_with_ipv6_only_is_asked_there"),
     (61, "one dead address: next address", NETWORK, "test_61_the_next_address_is_asked_where_the_first_is_dead"),
@@ -231,6 +246,25 @@ TABLE = [
     (61, "by processes", "integration/test_processes.py", "test_name_with_a_dead_address_is_answered_by_the_next"),
     (61, "message", COMMAND, "test_name_not_found_has_its_own_message_and_status"),
     (61, "message", COMMAND, "test_no_address_of_the_family_asked_for_says_which_family"),
+    (56, "the daemon: frozen", "discipline/test_limits.py",
+     "test_an_offset_over_the_panic_limit_freezes_and_an_operator_unfreezes"),
+    (56, "the daemon: steps that add up", "discipline/test_limits.py", "test_steps_that_add_up_freeze"),
+    (57, "the daemon", "cli/test_daemon.py", "test_fault_57_without_the_right_to_set_the_clock_it_steers_nothing_and_says_so"),
+    (59, "the daemon", "discipline/test_machine.py", "test_a_suspension_of_eight_hours"),
+    (59, "the daemon: a sample from before", "discipline/test_machine.py", "test_a_sample_taken_across_a_suspension_is_not_used"),
+    (59, "bounded time", BOUNDED, "test_fault_59_a_status_from_before_a_sleep_is_not_published"),
+    (59, "bounded time", WORLDS, "test_fault_59_intervals_are_true_after_a_sleep_or_not_used"),
+    (60, "the daemon: a step is undone", "discipline/test_foreign_moves.py", "test_a_foreign_step_is_stepped_back_at_once"),
+    (60, "the daemon: again and again", "discipline/test_foreign_moves.py",
+     "test_a_fight_freezes_the_clock_until_an_operator_has_looked"),
+    (60, "the daemon, a real clock", "kernel/test_daemon.py",
+     "test_another_programs_step_is_noticed_and_the_clock_is_right_again"),
+    (64, "the daemon", "discipline/test_machine.py",
+     "test_killed_in_mid_slew_the_clock_is_no_farther_off_than_when_the_slew_began"),
+    (64, "the daemon, a real clock", "kernel/test_daemon.py", "test_a_kill_in_a_slew_leaves_the_clock_no_farther_off"),
+    (64, "the daemon takes up the frequency", "kernel/test_daemon.py", "test_the_drift_file_serves_after_a_restart"),
+    (60, "bounded time", BOUNDED, "test_fault_60_a_step_of_the_clock_changes_nothing_as_the_raw_clock_counts"),
+    (60, "bounded time, a reader", "host/test_segment.py", "test_a_step_or_a_sleep_since_the_update_is_noticed"),
     (62, "era rollover", SAMPLES, "test_R9_samples_are_right_on_both_sides_of_the_era_edge"),
     (62, "era rollover", SAMPLES, "test_R9_an_exchange_across_the_era_edge_is_right"),
     (62, "era rollover", CLIENT, "test_62_the_year_2036_is_uneventful_from_both_sides_and_for_the_selection"),
@@ -239,6 +273,7 @@ TABLE = [
     (62, "mixed", SELECTION, "test_62_smeared_and_unsmeared_are_not_mixed"),
     (62, "mixed", SELECTION, "test_62_half_smeared_and_half_unsmeared_give_no_time"),
     (62, "mixed", CLIENT, "test_62_smeared_and_unsmeared_servers_give_no_time_together"),
+    (62, "leap second, bounded time", WORLDS, "test_fault_62_intervals_are_true_around_a_leap_second"),
     (63, "off by default", BOOTSTRAP, "test_fault_63_without_the_option_every_certificate_is_refused_and_the_clock_stays"),
     (63, "majority of three, step, full check", BOOTSTRAP,
      "test_fault_63_with_it_a_majority_of_three_sets_the_clock_and_is_checked_again_by_the_new_time"),
@@ -252,16 +287,29 @@ TABLE = [
     (64, "the next run", REAL, "test_a_slew_that_is_not_waited_for_is_covered_by_maxerror_and_stopped_by_the_next_run"),
     (65, "damaged", "host/test_saved_time.py", "test_fault_65_a_damaged_file_is_ignored_with_a_warning"),
     (65, "cannot be written", "host/test_saved_time.py", "test_fault_65_a_file_that_cannot_be_read_or_written_costs_a_warning"),
+    (65, "damaged, of the daemon", "host/test_drift_file.py",
+     "test_a_damaged_file_is_ignored_with_a_warning_and_replaced_later"),
+    (65, "cannot be written, of the daemon", "host/test_drift_file.py",
+     "test_a_place_that_cannot_be_written_is_said_once_until_it_works_again"),
     (65, "damaged, in a bootstrap", BOOTSTRAP, "test_fault_65_a_damaged_state_file_is_ignored_with_a_warning"),
     (65, "cannot be written, in a bootstrap", ADJTIME, "test_fault_65_a_state_file_that_cannot_be_written_is_a_warning"),
+    (65, "a recording", "daemon/test_recorder.py", "test_a_full_disk_costs_one_warning_and_leaves_a_marked_gap"),
+    (65, "a recording on a disk that hangs", "daemon/test_recorder.py", "test_a_disk_that_does_not_answer_stops_nobody"),
+    (65, "a log of measurements", "daemon/test_measurements_log.py",
+     "test_a_disk_that_is_full_costs_one_warning_and_the_log_goes_on"),
+    (66, "a real chronyd", "integration/test_chrony_feeds.py", "test_fault_66_samples_go_on_after_a_restart_of_chronyd"),
+    (66, "the present offset", "daemon/feeds/test_sock.py",
+     "test_fault_66_a_reader_that_comes_late_or_again_gets_the_present_offset"),
     (67, "expired for the client", TICKETS, "test_67_a_ticket_that_the_client_knows_to_be_over_is_a_full_handshake"),
     (67, "by the client's clock", TICKETS, "test_67_days_later_by_the_clients_clock_a_ticket_is_a_full_handshake"),
     (67, "by the server's clock", TICKETS, "test_67_days_later_by_the_servers_clock_a_ticket_is_a_full_handshake"),
     (67, "unknown to the server", TICKETS, "test_67_a_ticket_that_the_server_does_not_know_any_more_is_a_full_handshake"),
     (67, "used already", TICKETS, "test_67_a_ticket_that_was_used_already_is_a_full_handshake"),
+    (67, "a source", SOURCES, "test_67_a_ticket_that_is_over_or_unknown_costs_a_full_handshake_and_no_poll"),
     (67, "not used", "quic/test_tickets.py", "test_a_ticket_out_of_its_time_is_not_used"),
     (68, "an answer, byte by byte", CLIENT, "test_68_a_server_that_drips_bytes_does_not_keep_the_client"),
     (68, "a handshake", CLIENT, "test_68_a_server_that_drips_its_handshake_has_the_time_out_for_all_of_it"),
+    (68, "a source", SOURCES, "test_a_server_that_drips_bytes_has_the_time_out_for_all_of_it"),
     (69, "tsq-client: in mid-run", COMMAND, "test_ctrl_c_in_mid_run_ends_with_what_there_is"),
     (69, "tsq-client: before an answer", COMMAND, "test_ctrl_c_before_any_answer_exits_130_and_says_so"),
     (69, "tsq-client --watch", SELECTED, "test_watch_on_a_terminal_redraws_and_ends_with_the_final_table"),
@@ -277,7 +325,7 @@ TABLE = [
     (69, "in a step", ADJTIME, "test_fault_69_a_step_is_never_half_done"),
     (69, "in a bootstrap", BOOTSTRAP, "test_fault_69_an_interrupt_in_any_round_leaves_the_clock_as_it_was"),
 ]  # fmt: skip
-CASES = [*range(1, 22), 23, *range(25, 40), *range(41, 59), *range(60, 66), *range(67, 70)]
+CASES = [*range(1, 22), 23, *range(25, 40), *range(41, 70)]
 
 
 def defined_in(file: str) -> set[str]:

@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,6 @@ OK, NOT_MOVED, RUNNING, INTERRUPTED = 0, 14, 15, 130
 PORT = 4433
 # The guest's clock runs on this machine's, but for some ppm.
 STEADY_PPM = 5.0
-BUSY_SECONDS = 240.0
 
 SET_TIME = "import time; time.clock_settime(0, time.time() + {})"
 SET_FREQUENCY = """
@@ -157,39 +157,42 @@ SCENARIOS: dict[str, tuple[Callable[[Guest], object], ...]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Iterator[Callable]:
-    """found(name, number): what came of this scenario of this guest. All guests run at once."""
+def came_of(scenario: Callable, machine: Guest) -> object:
+    try:
+        return scenario(machine)
+    except Exception as error:
+        # The guest's other scenarios go on; the test of this one raises it.
+        return error
 
-    def came_of(scenario: Callable, machine: Guest) -> object:
-        try:
-            return scenario(machine)
-        except Exception as error:
-            # The guest's other scenarios go on; the test of this one raises it.
-            return error
 
-    def run(name: str) -> list:
-        directory = tmp_path_factory.mktemp(name)
-        with guest(directory) as machine:
-            server = machine.process(
-                [
-                    BIN / "tsq-server", "--listen", f"{HOST}:{PORT}", "--self-signed", directory / "lab", "--local-stratum", "1",
-                    "--retry", "never",
-                ],
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            )
-            assert "listening" in server.stdout.readline()
-            return [came_of(scenario, machine) for scenario in SCENARIOS[name]]
+def run(name: str, directory: Path) -> list:
+    """The scenarios of one guest."""
+    with guest(directory) as machine:
+        server = machine.process(
+            [
+                BIN / "tsq-server", "--listen", f"{HOST}:{PORT}", "--self-signed", directory / "lab", "--local-stratum", "1",
+                "--retry", "never",
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        assert "listening" in server.stdout.readline()
+        return [came_of(scenario, machine) for scenario in SCENARIOS[name]]
+
+
+RUNS = {name: partial(run, name) for name in SCENARIOS}
+
+
+@pytest.fixture
+def found(guests) -> Callable[[str, int], object]:
+    """found(name, number): what came of this scenario of this guest."""
 
     def get(name: str, number: int) -> object:
-        result = futures[name].result(timeout=BUSY_SECONDS)[number]
+        result = guests(__name__, name)[number]
         if isinstance(result, Exception):
             raise result
         return result
 
-    with ThreadPoolExecutor(len(SCENARIOS)) as pool:
-        futures: dict[str, Future] = {name: pool.submit(run, name) for name in SCENARIOS}
-        yield get
+    return get
 
 
 # --------------------------------------------------------------------------------------------------------------- tests

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.virtual_sockets import Network
 from tsq.client.attempt import Attempt
+from tsq.quic.tickets import TicketMemory
 
 # Virtual descriptors are numbers that no real one has.
 _FIRST = 1_000_000
@@ -64,10 +65,10 @@ class AsyncNetwork(Network):
         super().__init__(*arguments, **options)
         self.attempts: list[Attempt] = []
 
-    def open_attempt(self, *arguments: Any) -> Attempt:
+    def open_attempt(self, *arguments: Any, memory: TicketMemory | None = None) -> Attempt:
         """In place of `tsq.client.attempt.open_attempt`."""
         *_, address, numbers = arguments
-        attempt = self._open(address, numbers)
+        attempt = self._open(address, numbers, memory)
         socket: Any = attempt.udp
         socket._number += _FIRST
         self.attempts.append(attempt)

@@ -20,6 +20,7 @@ from tsq.errors import NoAnswer
 from tsq.options import ClientOptions, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
+from tsq.quic.tickets import TicketMemory
 from tsq.quic.udp import Datagram, NetworkPath, Transmission
 
 SEND_ERRORS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EPERM, errno.EINVAL, errno.ECONNREFUSED, errno.EHOSTUNREACH)
@@ -117,18 +118,21 @@ class Network:
         world = self.world
         world._transmit("client", data, world.to_server, lambda: world.deliver_to_server(data, path))
 
-    def _open(self, address: Address, numbers: Iterator[int]) -> Attempt:
+    def _open(self, address: Address, numbers: Iterator[int], memory: TicketMemory | None = None) -> Attempt:
         self.faults.may("connect", self.faults.connect)
         self.opened += 1
         path = NetworkPath(pack_address("192.0.2.2", 40000 + self.opened), b"\xc0\x00\x02\x01")
         udp: Any = VirtualSocket(self, path, self.opened)
         self.world.sockets[path] = udp
         trust = tls.Trust(ca_file=str(self.world.certificates.authority))
-        connection = ClientConnection(tls.client_configuration("localhost", trust))
+        ticket = None if memory is None else memory.take(tls.acceptance("localhost", trust))
+        connection = ClientConnection(
+            tls.client_configuration("localhost", trust, ticket=ticket), on_ticket=None if memory is None else memory.keep
+        )
         session = Channel(
             connection, rules=Rules(precision_ns=1), stream=self.options.stream, timeout=self.options.timeout, numbers=numbers
         )
-        return Attempt(udp, session, connection, "192.0.2.1")
+        return Attempt(udp, session, connection, "192.0.2.1", address)
 
     def turn(self, deadline: float | None) -> None:
         """Let time pass, at most until the deadline, and read received datagrams."""
