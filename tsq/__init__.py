@@ -4,6 +4,7 @@
     result = tsq.query("time.example.com")          # one call, blocking
     result = await tsq.aquery("time.example.com")   # the same in an asyncio program
     async with tsq.connect("time.example.com") as client: ...
+    earliest, latest, status = tsq.now()            # the true time is between them, by a running tsqd
     async with tsq.Server(["0.0.0.0:443"], "cert.pem", "key.pem") as server: ...
 
 Names are loaded when they are first used, so that a client does not load the server. See docs/reference/api.md.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tsq.errors import TSQError
     from tsq.host.clock import clock_reading
     from tsq.host.keepers.sync_state import HostClock, Keeper
+    from tsq.host.segment import BoundedTime, TimeStatus, now
     from tsq.options import ClientOptions, LocalClock, Target, Trust, parse_target
     from tsq.quic.limits import Limits, RetryPolicy
     from tsq.server.driver import Server
@@ -56,6 +58,9 @@ _HOMES = {
     "clock_reading": "tsq.host.clock",
     "HostClock": "tsq.host.keepers.sync_state",
     "Keeper": "tsq.host.keepers.sync_state",
+    "BoundedTime": "tsq.host.segment",
+    "TimeStatus": "tsq.host.segment",
+    "now": "tsq.host.segment",
     "ClientOptions": "tsq.options",
     "LocalClock": "tsq.options",
     "Target": "tsq.options",
@@ -80,6 +85,7 @@ _HOMES = {
 
 __all__ = [
     "Agreed",
+    "BoundedTime",
     "Client",
     "ClientOptions",
     "ClockReading",
@@ -103,6 +109,7 @@ __all__ = [
     "StampSource",
     "TSQError",
     "Target",
+    "TimeStatus",
     "Trust",
     "Verdict",
     "__version__",
@@ -110,6 +117,7 @@ __all__ = [
     "aquery_all",
     "clock_reading",
     "connect",
+    "now",
     "parse_target",
     "query",
     "query_all",

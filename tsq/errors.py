@@ -17,10 +17,14 @@
     │   │   ├── SelfSigned, UnknownAuthority, WrongName, Expired, NotYetValid, NotPinned, WrongPurpose, TooWeak
     │   └── ConnectionLost          closed by the peer, or gone silent
     ├── ConfigError             an option, a file or a key that cannot be used
+    ├── ControlError            tsqd cannot be asked, or refused a command
+    │   ├── NoDaemon                nothing answers at the control socket
+    │   └── NotAllowed              this user may not change anything
     └── ClockError              the local clock cannot be read or set
         ├── NotPermitted            this process may not set it
         ├── NotMoved                it did not move as it was set
-        └── AlreadyRunning          another tsq-adjtime sets it
+        ├── AlreadyRunning          tsqd, or another tsq-adjtime, sets it
+        └── NoBoundedTime           tsq.now() has no time: no tsqd publishes it
 
 Comes in: what was found, what was expected, advice, and the rule. Goes out: one sentence for a person in `str(error)`. It must
 never log, print or import another part of TSQ.
@@ -176,6 +180,18 @@ def rank(error: TSQError) -> int:
     return _BY_WHAT_THEY_SAY.index(kind)
 
 
+class ControlError(TSQError):
+    """The daemon cannot be asked, or it refused a command (docs/reference/tsqctl.md)."""
+
+
+class NoDaemon(ControlError):
+    """Nothing answers at the control socket."""
+
+
+class NotAllowed(ControlError):
+    """This user may read what the daemon knows, and may not change anything."""
+
+
 class ClockError(TSQError):
     """The local clock cannot be read or set."""
 
@@ -189,4 +205,8 @@ class NotMoved(ClockError):
 
 
 class AlreadyRunning(ClockError):
-    """Another tsq-adjtime sets this clock at the moment."""
+    """tsqd, or another tsq-adjtime, sets this clock at the moment."""
+
+
+class NoBoundedTime(ClockError):
+    """No daemon publishes the time, or not for too long, or the file is not its own."""

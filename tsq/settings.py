@@ -1,4 +1,4 @@
-"""The names of settings in errors and log lines: as a program writes them, or as options of a command line.
+"""The names of settings in errors and log lines: as a program, a command line or a configuration file has them.
 
 Comes in: who reads the text. Goes out: a name for it. Nothing here may import another part of TSQ, or hold a setting's value.
 """
@@ -8,23 +8,27 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
 
+_IN_PROGRAM, _IN_COMMAND, _IN_FILE = range(3)
 # Of the context, not of the process: a program may run a command's `main` in one thread and use the library in another.
-_typed_command: ContextVar[bool] = ContextVar("typed_command", default=False)
+_reader: ContextVar[int] = ContextVar("reader", default=_IN_PROGRAM)
 
 
 class Setting(Enum):
-    """A setting that an error or a log line advises to change. str() is its name as the reader writes it."""
+    """A setting that an error or a log line advises to change. str() is its name as the reader writes it.
 
-    CA_FILE = ("Trust(ca_file=...)", "--ca FILE")
-    SERVER_NAME = ("ClientOptions(server_name=...)", "--server-name")
-    STREAM = ("ClientOptions(stream=True)", "--stream")
-    MAX_CONNECTIONS = ("Limits(max_connections=...)", "--max-connections")
-    LOCAL_STRATUM = ("HostClock(local=LocalClock(1))", "--local-stratum 1")
-    FORCE = ("ClockLimits(force=True)", "--force")
+    In a program, on a command line, in tsqd's configuration file; where it has none, the program's one.
+    """
+
+    CA_FILE = ("Trust(ca_file=...)", "--ca FILE", '`ca = "FILE"`')
+    SERVER_NAME = ("ClientOptions(server_name=...)", "--server-name", '`server_name = "NAME"`')
+    STREAM = ("ClientOptions(stream=True)", "--stream", "`stream = true`")
+    MAX_CONNECTIONS = ("Limits(max_connections=...)", "--max-connections", "")
+    LOCAL_STRATUM = ("HostClock(local=LocalClock(1))", "--local-stratum 1", "")
+    FORCE = ("ClockLimits(force=True)", "--force", "a larger `panic` in [clock]")
 
     def __str__(self) -> str:
-        in_program, in_command = self.value
-        return in_command if _typed_command.get() else in_program
+        name: str = self.value[_reader.get()]
+        return name or str(self.value[_IN_PROGRAM])
 
 
 @contextmanager
@@ -33,8 +37,18 @@ def for_command_line() -> Iterator[None]:
 
     A thread that is started meanwhile does so too if it runs in a copy of this context.
     """
-    before = _typed_command.set(True)
+    before = _reader.set(_IN_COMMAND)
     try:
         yield
     finally:
-        _typed_command.reset(before)
+        _reader.reset(before)
+
+
+@contextmanager
+def for_configuration_file() -> Iterator[None]:
+    """The same for a program whose settings are in a configuration file: name them as its keys."""
+    before = _reader.set(_IN_FILE)
+    try:
+        yield
+    finally:
+        _reader.reset(before)
