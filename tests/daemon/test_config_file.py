@@ -455,7 +455,7 @@ def test_another_drop_in_directory_or_none(written, tmp_path):
 
 
 def test_a_missing_configuration_is_told_with_what_to_do():
-    with pytest.raises(ConfigError, match=r"/no/such: cannot be read: No such file or directory: write it .*--config$"):
+    with pytest.raises(ConfigError, match=r"/no/such: cannot be read: No such file or directory: write it .*name another file$"):
         load("/no/such")
 
 

@@ -344,7 +344,7 @@ def test_a_kill_when_the_clock_is_right_leaves_it_running_at_the_right_rate(stor
 
 def test_no_bound_is_false_through_steps_slews_kills_and_restarts(story):
     # What the killed run had handed to the kernel's loop goes on for some seconds beside the new one.
-    for name, unseen in [("kept", {"stepped": 1.5}), ("killed", {"again": 12}), ("pushed", {"slewed": 1.5, "frequency": 1.5})]:
+    for name, unseen in [("kept", {"stepped": 1.5}), ("killed", {"again": 12}), ("pushed", {"slewed": 3, "frequency": 3})]:
         it = story(name)
         assert [look for look in it.looks if look.bounds], name
         assert it.lies(**unseen) == [], name

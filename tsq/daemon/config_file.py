@@ -153,7 +153,7 @@ class _Files:
             return
         except (OSError, ValueError) as error:
             missing = isinstance(error, FileNotFoundError)
-            advice = ": write it (contrib/tsqd.toml is an example), or name another one with --config" if missing else ""
+            advice = ": write it (contrib/tsqd.toml is an example), or name another file" if missing else ""
             self._report(file, None, f"cannot be read: {_why(error)}{advice}")
             return
         self._files.append(path)
