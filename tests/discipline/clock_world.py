@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tsq.discipline.actions import Log, Poll, SaveDrift, SlewPhase, Steer, WouldDo
-from tsq.discipline.events import Failed, Polled, Reading, SourceAdded, Started, Tick
+from tsq.discipline.events import Failed, Polled, Reading, SourceAdded, SourceChanged, SourceRemoved, Started, Tick
 from tsq.discipline.machine import Discipline
 from tsq.discipline.settings import ClockSettings, SourceSettings
 from tsq.timing.local_clock import ClockReading
@@ -160,13 +160,15 @@ class World:
         self.errors: list[tuple[float, float]] = []
         self.statuses: list[tuple[float, str]] = []
         self.events: list[object] = []
+        self.given: list[tuple[float, object]] = []
         self.checked = self.broken = 0
         self.false: list[tuple[float, float, float]] = []
         self.kernel_broken = 0
         self.failing = False
-        # Between a pause that the machine cannot see and the next sample of a right source, no bound can be true.
+        # Between a pause that the machine cannot see and the next sample of a right source that it knows, no bound can be true.
         self.blind = False
         self._paused_ns = 0
+        self._known: set[str] = set()
         # A bound holds while the sources that lie are a minority of those that it was made of.
         self.liars: set[str] = set()
         self._majority = True
@@ -205,6 +207,10 @@ class World:
 
     def give(self, event):
         self.events.append(event)
+        self.given.append((self.now, event))
+        if isinstance(event, SourceAdded | SourceRemoved) or (isinstance(event, SourceChanged) and not event.same_server):
+            self._known.discard(event.name)
+        refused = False
         for action in self.machine.handle(event):
             if isinstance(action, Log):
                 self.log.append(action)
@@ -216,10 +222,13 @@ class World:
             else:
                 self.actions.append((self.now, action))
                 if self.failing:
+                    refused = True
                     self._push(self.clock.true_ns, ("failed", type(action).__name__))
                 elif not isinstance(action, WouldDo):
                     self.clock.perform(action)
-        self._check()
+        if not refused:
+            # The driver hands a refusal back before anything is published.
+            self._check()
         due = self.machine.due_ns - self.clock.raw_ns
         at = self.clock.true_ns + max(due, 1000)
         if self._tick_at is None or at < self._tick_at:
@@ -229,6 +238,7 @@ class World:
     def pause(self, seconds: float) -> None:
         self.clock.pause(seconds)
         self.blind, self._paused_ns = True, self.clock.raw_ns
+        self._known = {one.name for one in self.machine.status().sources if one.samples}
 
     def run(self, seconds: float) -> None:
         end = self.clock.true_ns + round(seconds * 1e9)
@@ -286,7 +296,7 @@ class World:
             sample = make_sample(
                 t1, t2, t3, t4, precision_ns=30, offset_limit=math.inf, server=state, sent=sent, received=received
             )
-            if sent.at_ns - sent.difference_ns >= self._paused_ns and name not in self.liars:
+            if sent.at_ns - sent.difference_ns >= self._paused_ns and name in self._known - self.liars:
                 self.blind = False
         self.give(Polled(name, sample, self.clock.reading(), f"{name} 443"))
 

@@ -135,3 +135,47 @@ def test_refusals_of_the_kernel_that_are_far_apart_do_not_freeze():
     for second in range(2):
         limits.failed("Steer", "busy", (9 * 3600 + 1 + second) * 1_000_000_000)
     assert "Steer" in limits.frozen
+
+
+def test_a_step_that_the_kernel_refuses_does_not_count():
+    world = World([Server("a"), Server("b")], clock=Clock(error_ns=2 * SECOND), settings=ClockSettings())
+    world.failing = True
+    world.run(3)
+    assert world.did(StepClock)
+    assert world.tracking.steps == 0
+    assert world.tracking.accumulated_steps == 0.0
+    # Nor does the kernel run with a frequency that it refused.
+    assert world.tracking.correction == 0.0
+
+
+def test_a_refused_step_uses_nothing_of_what_may_be_stepped_in_all():
+    limits, settings = Limits(), ClockSettings(makestep=MakeStep(1.0, -1), step_budget=10.0)
+    limits.stepped(5.0)
+    limits.stepped(6.0)
+    limits.not_stepped()
+    limits.not_stepped()
+    assert (limits.steps, limits.accumulated) == (1, 5.0)
+    assert limits.judge(8.0, settings, True) is Ruling.STEP
+
+
+def test_after_an_operators_look_the_next_step_may_have_any_size_whatever_was_stepped_before():
+    limits, settings = Limits(), ClockSettings(makestep=MakeStep(1.0, -1), step_budget=10.0)
+    for offset in (5.0, 6.0):
+        limits.accepted(offset)
+        limits.stepped(offset)
+    assert limits.judge(8.0, settings, True) is Ruling.FREEZE
+    limits.unfreeze()
+    assert limits.judge(8000.0, settings, True) is Ruling.STEP
+    limits.accepted(8000.0)
+    limits.stepped(8000.0)
+    assert limits.judge(11.0, settings, True) is Ruling.FREEZE
+
+
+def test_a_machine_that_was_stepped_at_its_start_may_be_paused_for_long():
+    world = World([Server(name) for name in "abc"], clock=Clock(error_ns=2 * SECOND))
+    world.run(300)
+    world.pause(28_800.0)
+    world.run(60)
+    assert world.tracking.frozen == ""
+    assert world.tracking.steps == 2
+    assert abs(world.error) < 100e-6

@@ -18,9 +18,10 @@ from tsq.discipline.events import (
     SourceChanged,
     SourceRemoved,
     Stopping,
+    Tick,
 )
 from tsq.discipline.machine import Discipline
-from tsq.discipline.settings import ClockSettings, MakeStep, Mode, SourceSettings
+from tsq.discipline.settings import ClockSettings, ForeignStep, MakeStep, Mode, SourceSettings
 from tsq.discipline.status import ClockStatus
 from tsq.timing.sample import Reason, Sample
 from tsq.timing.selection import Criteria, Unused
@@ -38,6 +39,10 @@ def servers(number: int = 4, **values) -> list[Server]:
 
 def assert_bounds_true(world: World) -> None:
     assert world.checked > 50
+    assert (world.broken, world.kernel_broken) == (0, 0)
+
+
+def assert_honest(world: World) -> None:
     assert (world.broken, world.kernel_broken) == (0, 0)
 
 
@@ -93,6 +98,102 @@ def test_the_first_update_does_not_wait_for_ever():
     world.run(30)
     assert world.tracking.status is ClockStatus.SYNCHRONIZED
     assert world.worst(20) < 1e-3
+
+
+def test_the_first_update_waits_longer_for_a_majority():
+    """The first packets to three of four servers are lost: the liar that answers at once decides nothing."""
+    liar = Server("a", offset=lambda seconds: 500.0)
+    world = World([liar, *(Server(name, lost=lambda seconds, dice: seconds < 7) for name in "bcd")])
+    world.run(7)
+    assert world.actions == []
+    world.run(60)
+    assert world.did(StepClock) == []
+    assert world.worst(0) < 1e-3
+    assert world.source("a").mark == "x"
+
+
+def test_the_first_update_comes_by_itself_when_the_wait_is_over():
+    """The others never say anything, and the one that did is not asked again for long."""
+    answering = Server("a", settings=SourceSettings(min_poll=10, max_poll=10))
+    world = World([answering, *(Server(name, base=1000.0) for name in "bcd")], clock=Clock(error_ns=2 * SECOND))
+    world.run(9)
+    assert world.actions == []
+    world.run(2)
+    (at, _), = world.did(StepClock)
+    assert 10 <= at < 11.1
+    assert world.tracking.status is ClockStatus.SYNCHRONIZED
+    assert_honest(world)
+
+
+def test_the_clock_is_looked_at_seldom_when_it_is_right_and_often_while_it_is_slewed():
+    world = World(servers(settings=FOUR), clock=Clock(error_ns=0.3 * SECOND, frequency=steady(30)))
+
+    def looks(since, until):
+        world.run_until(until)
+        return sum(isinstance(one, Tick) and since <= at < until for at, one in world.given)
+
+    assert looks(4, 10) >= 11
+    assert looks(600, 1240) <= 4 * 640 / 16 + 640 / 4
+    assert looks(1240, 1880) <= 4 * 640 / 16 + 640 / 4
+    assert_bounds_true(world)
+
+
+@pytest.mark.parametrize("error_ns", [5 * SECOND, -3600 * SECOND])
+def test_the_true_time_is_passed_on_however_far_the_clock_is_from_it(error_ns):
+    world = World(servers(stratum=2), clock=Clock(error_ns=error_ns), settings=ClockSettings(mode=Mode.FEED))
+    world.run(30)
+    found = world.tracking
+    assert found.status is ClockStatus.UNSYNCHRONIZED
+    assert (found.stratum, found.leap) == (3, 0)
+    assert found.root_delay / 2 + found.root_dispersion < 0.001
+    assert abs(found.offset + error_ns / SECOND) < 0.001
+
+
+@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.FEED])
+def test_what_is_not_done_is_not_reported_as_done(mode):
+    world = World(servers(), clock=Clock(error_ns=2 * SECOND), settings=ClockSettings(mode=mode))
+    world.run(20)
+    world.give(MakeStepNow())
+    assert world.texts("step")
+    assert all(f"not stepped in the mode `{mode}`" in text for text in world.texts("step"))
+    assert f"nothing touches it in the mode `{mode}`" in world.texts("operator")[0]
+    assert world.tracking.steps == 0
+
+
+def test_a_frozen_clock_ages_by_the_frequency_that_it_has_and_not_by_the_one_that_was_asked_for():
+    world = World(servers(), clock=Clock(frequency=steady(30)), settings=ClockSettings(foreign_step=ForeignStep.CORRECT))
+    world.run(60)
+    world.clock.step(2000)
+    world.run(10)
+    assert world.tracking.status is ClockStatus.FROZEN
+    world.clock.correction = 400e-6
+    world.run(10)
+    assert world.tracking.correction == pytest.approx(400e-6)
+    before, at = world.tracking, world.clock.raw_ns
+    for one in world.servers.values():
+        one.lost = lambda seconds, dice: True
+    world.run(30)
+    truth = world.utc_ns(world.clock.true_ns)
+    assert abs(world.clock.real_ns - truth) / 1e9 <= before.bound + before.bound_rate * (world.clock.raw_ns - at) / 1e9
+    assert before.bound_rate >= 370e-6
+
+
+@pytest.mark.parametrize("name", ["", "p"])
+def test_a_burst_for_a_pool_is_for_each_of_its_members(name):
+    world = World([Server("p/1", settings=FOUR), Server("p/2", settings=FOUR), Server("q", settings=FOUR)])
+    world.run(307)
+    begun = world.now
+    world.give(Burst(name, 3))
+    world.run(5)
+    asked = [who for at, who in world.polls if begun <= at <= begun + 5]
+    assert {who: asked.count(who) for who in ("p/1", "p/2", "q")} == {"p/1": 3, "p/2": 3, "q": 0 if name else 3}
+
+
+def test_a_clock_that_is_right_to_the_nanosecond_has_no_minus_sign():
+    world = World(servers(1), clock=Clock(error_ns=1))
+    world.run(60)
+    assert world.texts("status")
+    assert not [text for text in world.texts() + world.texts("status") if "-0.000000" in text]
 
 
 @pytest.mark.parametrize("since", [0, 600])
@@ -535,7 +636,8 @@ def test_the_tracking_is_what_an_ntp_server_reports():
     assert found.leap == 0
     assert found.reference in "abcd"
     assert found.reference_address == f"{found.reference} 443"
-    assert found.root_delay / 2 + found.root_dispersion == pytest.approx(found.bound)
+    # The bound of the clock has its own distance from the estimate in it; what is passed on has not.
+    assert 0 < found.root_delay / 2 + found.root_dispersion <= found.bound
     assert found.updated_real_ns > START
     assert found.rms_offset < 20e-6
     one = world.source(found.reference)
@@ -566,4 +668,4 @@ def test_there_is_always_a_time_for_the_next_tick():
     world = World([])
     assert world.machine.due_ns <= world.clock.raw_ns
     world.run(10)
-    assert 0 < world.machine.due_ns - world.clock.raw_ns <= SECOND
+    assert 0 < world.machine.due_ns - world.clock.raw_ns <= 4 * SECOND

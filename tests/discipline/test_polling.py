@@ -95,3 +95,15 @@ def test_other_limits():
     assert polling.poll == 6
     polling.reset(10**12)
     assert (polling.poll, polling.burst) == (6, 4)
+
+
+def test_a_shorter_limit_shortens_the_wait_that_has_begun():
+    polling, begun = after_burst(SourceSettings(min_poll=10, max_poll=10))
+    while polling.next_ns - begun < 1000 * SECOND:
+        begun = polling.next_ns
+        polling.asked(begun)
+        polling.answered(begun + 10, known(1.0), NOISE, 0.0)
+    polling.change(SourceSettings(min_poll=4, max_poll=6))
+    assert polling.next_ns == begun + 64 * SECOND
+    polling.change(SourceSettings(min_poll=8, max_poll=8))
+    assert polling.next_ns == begun + 64 * SECOND

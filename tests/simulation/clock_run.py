@@ -121,7 +121,7 @@ class Run:
         end = world.seconds if seconds is None else min(seconds, world.seconds)
         while self.clock.true_ns < (end - 1) * SECOND:
             # No two readings are taken at the same time.
-            wait_ns = min(max(self.machine.due_ns - self.clock.raw_ns, _SOON), SECOND)
+            wait_ns = max(self.machine.due_ns - self.clock.raw_ns, _SOON)
             self._advance(min(self.clock.true_ns + ceil(wait_ns / (1 + self.clock.oscillator)), (end - 1) * SECOND))
             self._handle(Tick(self.clock.reading()))
         if end == world.seconds:
@@ -129,7 +129,10 @@ class Run:
         return self.kept
 
     def _advance(self, to_ns: int) -> None:
-        """Let true time pass; write down each second; the oscillator, and other programs, change between seconds."""
+        """Let true time pass; write down each second; the oscillator, and other programs, change between seconds.
+
+        A step ends it: the kernel gives notice of one.
+        """
         clock = self.clock
         while clock.true_ns < to_ns:
             whole_ns = (clock.true_ns // SECOND + 1) * SECOND
@@ -138,6 +141,8 @@ class Run:
                 clock.oscillator = next(self.frequencies)
                 if self.world.stepped and whole_ns == self.world.late * SECOND:
                     clock.error += self.world.stepped
+                    self._record()
+                    return
                 self._record()
 
     def _record(self) -> None:

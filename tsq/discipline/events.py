@@ -101,14 +101,14 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: about once a second, and soon after each poll."""
+    """Time has passed: when the machine is due, and soon after each poll."""
 
     reading: Reading
 
 
 @dataclass(frozen=True, slots=True)
 class SetOnline:
-    """An operator, or the network's state, says whether a source can be reached. name: empty for all."""
+    """An operator, or the network's state, says whether a source can be reached. name: of a source or a pool; empty for all."""
 
     online: bool
     name: str = ""
@@ -116,7 +116,7 @@ class SetOnline:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """An operator asks for some polls in quick succession. name: empty for all."""
+    """An operator asks for some polls in quick succession. name: of a source or a pool; empty for all."""
 
     name: str = ""
     count: int = 4

@@ -9,6 +9,8 @@ _DAY = 86_400 * _SECOND
 # Nothing is steered from 1 s before to 2 s after; no sample of these two seconds before and after is used.
 _QUIET_BEFORE, _QUIET_AFTER = 1 * _SECOND, 2 * _SECOND
 _UNUSED = 2 * _SECOND
+# Steering has to stop in time: so near, every second counts.
+_NEAR = 10 * _SECOND
 # A leap second is announced on its day, and a clock that is a little ahead may be in the next day already.
 _MARGIN = 3 * _SECOND
 INSERT, DELETE = 1, 2
@@ -71,6 +73,10 @@ class LeapWatch:
     def is_quiet(self, true_ns: int) -> bool:
         """Whether nothing may be steered now."""
         return self._end_ns is not None and -_QUIET_BEFORE <= true_ns - self._end_ns <= _QUIET_AFTER
+
+    def is_near(self, true_ns: int) -> bool:
+        """Whether the quiet time begins or ends soon."""
+        return self._end_ns is not None and abs(true_ns - self._end_ns) <= _NEAR
 
     def spoils(self, begin_ns: int, end_ns: int) -> bool:
         """Whether an exchange between these times is too near to a leap second."""

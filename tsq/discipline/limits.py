@@ -44,6 +44,8 @@ class Limits:
     _spent: float = 0.0
     _ignored: int = 0
     _allowance: float = 0.0
+    _free: bool = True
+    _before_step: tuple[int, float, float, float, bool] | None = None
     _undone: tuple[int, ...] = ()
     _failed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -53,19 +55,19 @@ class Limits:
         # What was accepted before, and is still being corrected, is not judged again.
         new = size > self._allowance * _LARGER + _LARGER_LEAST
         if new and (self.updates or not self.trusting) and size > settings.panic:
-            self.frozen = f"an offset of {offset:+.6f} s is over the panic limit of {settings.panic:g} s"
+            self.frozen = f"an offset of {offset:+z.6f} s is over the panic limit of {settings.panic:g} s"
             return Ruling.FREEZE
         change = settings.maxchange
         if new and change is not None and self.updates >= change.start and size > change.offset:
             self._ignored += counts
             if change.ignore < 0 or self._ignored <= change.ignore:
                 return Ruling.IGNORE
-            self.frozen = f"an offset of {offset:+.6f} s is over the largest change of {change.offset:g} s, {self._ignored} times"
+            self.frozen = f"an offset of {offset:+z.6f} s is over the largest change of {change.offset:g} s, {self._ignored} times"
             return Ruling.FREEZE
         rule = settings.makestep
         if rule is None or size <= rule.threshold or not (rule.updates < 0 or self.updates < rule.updates):
             return Ruling.SLEW
-        if self.steps and self._spent + size > settings.step_budget:
+        if not self._free and self._spent + size > settings.step_budget:
             total = self._spent + size
             self.frozen = f"steps of {total:.6f} s in all would be over the limit of {settings.step_budget:g} s"
             return Ruling.FREEZE
@@ -77,12 +79,20 @@ class Limits:
         self._allowance = abs(offset)
 
     def stepped(self, offset: float, counts: bool = True) -> None:
-        """The machine stepped the clock. The first step does not count for the limit of all steps, nor does one that undoes."""
-        if counts and self.steps:
+        """The machine stepped the clock. Neither a first step counts for the limit of all steps, nor one that undoes."""
+        self._before_step = self.steps, self.accumulated, self._spent, self._allowance, self._free
+        if counts and not self._free:
             self._spent += abs(offset)
+        self._free = self._free and not counts
         self.steps += 1
         self.accumulated += abs(offset)
         self._allowance = 0.0
+
+    def not_stepped(self) -> None:
+        """The kernel refused the last step: it does not count."""
+        if self._before_step is not None:
+            self.steps, self.accumulated, self._spent, self._allowance, self._free = self._before_step
+            self._before_step = None
 
     def undoes(self, now_ns: int) -> bool:
         """Whether another program's step may be undone once more; if not, the clock is frozen."""
@@ -103,6 +113,7 @@ class Limits:
     def anew(self, trusting: bool) -> None:
         """The clock has to be measured anew: the next update is a first one."""
         self.updates, self._allowance, self.trusting = 0, 0.0, trusting
+        self._free = self._free or trusting
 
     def unfreeze(self) -> None:
         """An operator has looked: the next update is a first one, and may have any offset."""

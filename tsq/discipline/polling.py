@@ -60,9 +60,11 @@ class Polling:
         self.next_ns = min(self.next_ns, earliest_ns)
 
     def change(self, settings: SourceSettings) -> None:
-        """Other limits."""
+        """Other limits, which a wait that has begun must not exceed either."""
         self._settings = settings
         self.poll = max(settings.min_poll, min(self.poll, settings.max_poll))
+        if self._begun_ns is not None:
+            self.next_ns = min(self.next_ns, self._begun_ns + (_SECOND << self.poll))
 
     def answered(self, now_ns: int, prediction: Prediction, noise: float, wander: float) -> None:
         """A poll gave a sample that was used."""

@@ -71,10 +71,10 @@ class ClockSettings:
     """How the clock is kept.
 
     panic: freeze when an offset over this many seconds would have to be corrected after the first update. step_budget: freeze when
-    the steps of the daemon add up to more seconds than this, without the first one. max_slew_rate: of slews by frequency, ppm.
-    tolerance: how fast the clock's error may grow while nothing is measured, seconds per second. leap: whether an announced leap
-    second is handed to the kernel. rtc_sync: keep the kernel's "synchronized" flag set, so that it copies the time to the
-    real-time clock every 11 minutes.
+    the daemon's steps add up to more seconds, without the first one after a start, a suspension or an unfreeze. max_slew_rate: of
+    slews by frequency, ppm. tolerance: how fast the clock's error may grow while nothing is measured, seconds per second. leap:
+    whether an announced leap second is handed to the kernel. rtc_sync: keep the kernel's "synchronized" flag set, so that it copies
+    the time to the real-time clock every 11 minutes.
     """
 
     mode: Mode = Mode.STEER

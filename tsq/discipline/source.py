@@ -156,6 +156,11 @@ class TrackedSource:
         self._doubted = False
 
     @property
+    def pool(self) -> str:
+        """The name of the pool that it is a member of; empty: of none."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def usable(self) -> bool:
         """Whether it takes part in the selection."""
         return self.online and self.reach != 0 and self.measured and not self.settings.no_select

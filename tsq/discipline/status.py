@@ -29,7 +29,8 @@ class Tracking:
     real_ns, raw_ns: the reading. offset: what is still to be added to the clock; offset_sd: its standard deviation. bound: no
     error of the clock is larger while a majority of the sources is right; it holds at real_ns, and grows by `bound_rate` a second.
     frequency: the oscillator's error, seconds per second, positive: it is slow; frequency_sd. correction: what the kernel is set
-    to. stratum, leap, root_delay, root_dispersion: as an NTP server reports them (RFC 5905); reference: the best source.
+    to. stratum, leap, root_delay, root_dispersion: as an NTP server reports them (RFC 5905) that gives the true time, as it is
+    estimated; stratum 0: that is not known well enough. reference: the best source.
     last_offset, rms_offset: at updates of the clock. update_interval: seconds between the last two; updates: how many.
     updated_real_ns: when the clock was last updated, 0: never. steps, accumulated_steps: by this machine since its start, and the
     sum of their sizes. frozen: why, empty if it is not. foreign_moves: how often another program moved the clock.

@@ -25,6 +25,9 @@ _MOST_AHEAD = 4.0
 # After so many seconds nothing is left.
 _SETTLED = 60
 _NOTHING = 1e-9
+# Without a slew, the clock is looked at this often, ns: a part of the time constant.
+_LOOK_PART = 1 / 4
+LEAST_LOOK, LONGEST_LOOK = _SECOND, 4 * _SECOND
 # What a sum may leave out.
 _LITTLE = 1e-7
 # The kernel begins a second with its next tick, or when a processor wakes up: so far from the beginning, nothing is sure, ns.
@@ -42,11 +45,16 @@ def time_constant(sd: float, frequency_sd: float, age: float, interval: float) -
     return max(_LEAST_TIME_CONSTANT, min(calm * sd / max(frequency_sd, _LEAST_FREQUENCY_SD), age / 4))
 
 
+def effective(constant: float, offset: float, sd: float) -> float:
+    """τ for this offset. One that is no noise is corrected faster: τ 3 σ_θ / |θ|."""
+    if abs(offset) <= _NOTABLE * sd:
+        return constant
+    return max(_LEAST_TIME_CONSTANT, constant * _NOTABLE * sd / abs(offset))
+
+
 def correction(frequency: float, offset: float, sd: float, constant: float, max_slew_rate: float) -> float:
-    """u: the frequency correction, seconds per second. An offset that is no noise is corrected faster: τ 3 σ_θ / |θ|."""
-    if abs(offset) > _NOTABLE * sd:
-        constant = max(_LEAST_TIME_CONSTANT, constant * _NOTABLE * sd / abs(offset))
-    return frequency + max(-max_slew_rate, min(offset / constant, max_slew_rate))
+    """u: the frequency correction, seconds per second."""
+    return frequency + max(-max_slew_rate, min(offset / effective(constant, offset, sd), max_slew_rate))
 
 
 @dataclass(slots=True)
@@ -131,6 +139,11 @@ def phase(offset: float, loop: KernelLoop, real_ns: int) -> float | None:
     wanted = max(-MOST_PHASE, min(ahead * rest, MOST_PHASE))
     # Backwards the clock's seconds are longer, and it is moved farther.
     return wanted if wanted > 0 else wanted * (1 + wanted * _PART)
+
+
+def until_next_correction(constant: float) -> int:
+    """How long a correction by frequency may last with this τ, ns."""
+    return max(LEAST_LOOK, min(round(constant * _LOOK_PART * _SECOND), LONGEST_LOOK))
 
 
 def until_next_look(real_ns: int) -> int:
