@@ -163,10 +163,37 @@ def test_a_zone_is_looked_up_where_zones_are(tmp_path, monkeypatch):
     assert LeapTable("right/UTC", directories).path.startswith(str(tmp_path / "three")), "zones are often links"
 
 
-@pytest.mark.parametrize("zone", ["", "../../etc/passwd", "right/../UTC", "a b", "right/UTC\0", "/no/such/file"])
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "", "../../etc/passwd", "right/../UTC", "./UTC", "right//UTC", "right/UTC/", "..", "right/.", "a b", "right/UTC\0",
+        "/no/such/file", "/no/such\0/file",
+    ],
+)
 def test_what_is_no_zone_is_an_error(zone, tmp_path):
     with pytest.raises(ConfigError):
         LeapTable(zone, [str(tmp_path)])
+
+
+def test_a_file_that_has_changed_is_read_again_and_one_that_is_broken_or_gone_leaves_the_table_as_it_was(tmp_path):
+    found = table(tmp_path, LIST)
+    before = found.days
+    found.renew()
+    new = tmp_path / "new"
+    new.write_text(LIST + "2335219200 11\n")
+    new.rename(tmp_path / "table")
+    found.renew()
+    after = found.days
+    assert after == before | {day(1973, 12, 31): 1}
+    (tmp_path / "table").write_text("Leap 1972\n")
+    with pytest.raises(ConfigError, match="a line 'Leap 1972'"):
+        found.renew()
+    # Said once.
+    found.renew()
+    (tmp_path / "table").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        found.renew()
+    assert found.days == after
 
 
 @pytest.mark.parametrize("kind", ["directory", "FIFO"])

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from tests.kernel import bounds
 from tests.kernel.test_real_clock import PORT, SET_FREQUENCY, SET_TIME, adjtime, spoil, state
 from tests.support.daemon import configuration, tsqctl, tsqd
 from tests.support.processes import BIN
-from tests.support.uml import GUEST, HOST, Done, Guest, Running, guest, in_namespace, missing
+from tests.support.uml import GUEST, HOST, ROOT, Done, Guest, Running, guest, in_namespace, missing
 from tests.test_units import allowed_calls, needs_analyze, needs_strace
+from tsq.quic.selfsigned import self_signed
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there are guests")
 
@@ -113,17 +115,23 @@ class Story:
 
 
 class Teller:
-    """Runs a story in a guest, with a server at this machine's clock, or in the guest (`inside`)."""
+    """Runs a story in a guest, with a server at this machine's clock, in the guest (`inside`), or others."""
 
-    def __init__(self, machine: Guest, *, inside: bool = False, clock: str = "") -> None:
+    def __init__(
+        self, machine: Guest, *, inside: bool = False, clock: str = "", polls: tuple[int, int] = (0, 0), follow: Sequence[str] = ()
+    ) -> None:
+        """follow: servers that run already, whose authority is in the place of a server's on this machine."""
         self.machine = machine
         self.story = Story()
         self.daemon: Running | None = None
         self._began = time.monotonic()
         host, lab = ("127.0.0.1", RUN / "lab") if inside else (HOST, machine.directory / "lab")
         server = [BIN / "tsq-server", "--listen", f"{host}:{PORT}", "--self-signed", lab, *SERVER_OPTIONS]
-        self.path = configuration(machine.directory, [f"{host}:{PORT}"], ca=lab / "ca.pem", where=RUN, clock=clock)
-        if inside:
+        hosts = follow or [f"{host}:{PORT}"]
+        self.path = configuration(machine.directory, hosts, ca=lab / "ca.pem", where=RUN, clock=clock, polls=polls)
+        if follow:
+            pass
+        elif inside:
             machine.start(*server).socket.close()
             # It listens: its certificates are complete.
             machine.python(f"import time\nwhile ':{PORT:04X} ' not in open('/proc/net/udp').read(): time.sleep(0.1)")
@@ -275,7 +283,46 @@ def leap(machine: Guest) -> Story:
     return it.story
 
 
-STORIES: dict[str, Callable[[Guest], Story]] = {"kept": kept, "killed": killed, "pushed": pushed, "traced": traced, "leap": leap}
+def seldom(machine: Guest) -> Story:
+    """Another program's step, beside a daemon that polls, and looks at the clock, seldom."""
+    it = Teller(machine, polls=(4, 4))
+    it.mark("start")
+    it.start()
+    it.watch(50)
+    it.mark("stepped")
+    machine.python(SET_TIME.format(2))
+    it.mark("stepped back")
+    it.watch(10)
+    it.story.found["tracking"] = it.ask("tracking")
+    it.story.found["end"] = it.end(signal.SIGTERM)
+    return it.story
+
+
+def announced(machine: Guest) -> Story:
+    """The end of a month, which two of three servers say has a leap second. All of them count it."""
+    today = datetime.now(UTC)
+    months = today.year * 12 + today.month + 1
+    # The first day of the month after the next: before this machine's certificates end.
+    midnight = round(datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC).timestamp())
+    shift = midnight - 30 - time.time()
+    files = self_signed(str(machine.directory / "lab"), [HOST])
+    hosts = [f"{HOST}:{PORT + number}" for number in range(3)]
+    command = [sys.executable, "-m", "tests.support.leaping_server", files.certificate, files.key, repr(shift), midnight, *hosts]
+    servers = machine.process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    for _ in hosts:
+        assert "listening" in servers.stdout.readline()
+    machine.python(SET_TIME.format(shift + 0.1))
+    it = Teller(machine, follow=hosts)
+    it.mark("start")
+    it.start()
+    it.watch(midnight - shift - time.time() + 12)
+    it.story.found |= {"midnight": midnight, "shift": shift, "tracking": it.ask("tracking"), "end": it.end(signal.SIGTERM)}
+    return it.story
+
+
+STORIES: dict[str, Callable[[Guest], Story]] = {
+    "kept": kept, "killed": killed, "pushed": pushed, "traced": traced, "leap": leap, "announced": announced, "seldom": seldom,
+}  # fmt: skip
 
 
 def run(name: str, directory: Path) -> Story:
@@ -319,6 +366,15 @@ def test_another_programs_step_is_noticed_and_the_clock_is_right_again(story):
     assert "another program steps this clock by +" in it.found["end"].err
 
 
+def test_the_kernels_notice_of_a_step_is_enough_where_the_clock_is_looked_at_seldom(story):
+    it = story("seldom")
+    assert it.found["tracking"]["foreign_moves"] == 1
+    assert it.found["tracking"]["steps"] == 1
+    assert it.worst("stepped back", 0.5, 10) < 1e-3
+    assert "it is stepped back" in it.found["end"].err
+    assert not it.lies(stepped=2)
+
+
 def test_the_drift_file_serves_after_a_restart(story):
     it = story("kept")
     assert it.found["end"].status == 0, it.found["end"].err
@@ -329,7 +385,7 @@ def test_the_drift_file_serves_after_a_restart(story):
 
 def test_a_kill_in_a_slew_leaves_the_clock_no_farther_off(story):
     it = story("killed")
-    before = it.worst("start", 0, 4)
+    before = it.worst("start", 0, it.marks["killed"] - it.marks["start"])
     assert 0.01 < before < 0.35
     assert it.worst("killed", 0, 12) <= before + 1e-3
     assert it.worst("again", 40, 60) < 200e-6
@@ -392,6 +448,27 @@ def test_a_leap_second_of_the_kernels_is_inserted_and_nothing_is_steered_by_it(s
         assert max(look.bounds) < 0.01
         assert abs(look.said["tracking"]["offset"]) < 1e-3
         assert abs(look.said["tracking"]["correction"]) < 100e-6
+    assert it.found["tracking"]["steps"] == 0
+    assert it.found["tracking"]["foreign_moves"] == 0
+    assert "a leap second was inserted" in it.found["end"].err
+
+
+def test_a_leap_second_that_a_majority_of_the_servers_announces_is_inserted_by_the_kernel(story):
+    it = story("announced")
+    midnight, shift = it.found["midnight"], it.found["shift"]
+    before = [look for look in it.looks if look.said["real_ns"] < (midnight - 2) * 1_000_000_000 and look.said["tracking"]]
+    after = [look for look in it.looks if look.said["real_ns"] > (midnight + 6) * 1_000_000_000]
+    assert before[-1].said["leap"] == before[-1].said["tracking"]["leap"] == 1
+    assert before[-1].said["state"] == TIME_INS
+    assert before[-1].said["tracking"]["status"] == "synchronized"
+    # It was right, with the error of 0.1 s that it had at first, and it is right again, at once: by the kernel's second alone.
+    assert before[-1].offset - shift == pytest.approx(0, abs=2e-3)
+    assert after
+    for look in after:
+        assert look.offset - shift == pytest.approx(-1, abs=2e-3)
+        assert look.said["leap"] == 0
+        assert look.said["tracking"]["status"] == "synchronized"
+        assert abs(look.said["tracking"]["offset"]) < 2e-3
     assert it.found["tracking"]["steps"] == 0
     assert it.found["tracking"]["foreign_moves"] == 0
     assert "a leap second was inserted" in it.found["end"].err

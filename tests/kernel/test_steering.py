@@ -138,6 +138,33 @@ found = stepped(4)
     assert found == pytest.approx(0, abs=0.001)
 
 
+def test_a_notice_comes_when_the_clock_is_set_and_for_nothing_else(run):
+    found = run("""
+import select
+from tsq.host.step_notice import StepNotice
+notice = StepNotice()
+def noticed():
+    return bool(select.select([notice.fd], [], [], 0)[0]), notice.arm()
+found = {}
+clock.steer(400e-6, **STEADY)
+clock.slew_phase(0.3)
+time.sleep(2.2)
+found["slewed"] = noticed()
+clock.slew_phase(0.0)
+clock.step(0.001, max_error=0.1, estimated_error=0.1)
+found["stepped"] = noticed()
+found["armed again"] = noticed()
+time.clock_settime(time.CLOCK_REALTIME, time.time() + 2)
+found["set"] = noticed()
+clock.step(-2, max_error=0.1, estimated_error=0.1)
+clock.step(1, max_error=0.1, estimated_error=0.1)
+found["set twice"] = noticed()
+notice.close()
+""")
+    yes, no = [True, True], [False, False]
+    assert found == {"slewed": no, "stepped": yes, "armed again": no, "set": yes, "set twice": yes}
+
+
 def test_a_step_disarms_a_leap_second_unless_the_loop_is_switched_off_with_it(run):
     """Why `SystemClock.step` clears STA_PLL. Without that the announcement stays, and nothing happens at midnight."""
     found = run(f"""

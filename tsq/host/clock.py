@@ -239,6 +239,10 @@ class SystemClock:
         """The same, for the daemon: neither it nor a tsq-adjtime begins while the other holds the lock."""
         return self._kernel.daemon_lock()
 
+    def raw_ns(self) -> int:
+        """The raw clock, which nobody sets or slews."""
+        return self._kernel.raw_ns()
+
     def daemon_reading(self) -> Reading:
         """The clock and the raw clock at one instant, how long the machine slept, and what the kernel says of its clock.
 

@@ -21,7 +21,8 @@ _MOST_READ = 1 << 20
 _DIRECTORIES = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo")
 # Where a system has no "right" zones, its list of leap seconds has the same content.
 _LISTS = ("leap-seconds.list", "leapseconds")
-_ZONE = re.compile(r"[A-Za-z0-9_+.-]+(?:/[A-Za-z0-9_+.-]+)*")
+# No part of a name is "." or "..".
+ZONE = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_+.-]+(?:/(?!\Z)|\Z))+")
 _HEADER = struct.Struct(">4sc15x6I")
 _EXPECTED = "a zone with leap seconds such as right/UTC, a leap-seconds.list, or tzdata's leapseconds"
 
@@ -40,17 +41,29 @@ class _Table:
 class LeapTable:
     """The leap seconds of a zone or a file. Raises ConfigError if it cannot be used.
 
-    zone: "right/UTC" and the like, looked up as other zones are (TZDIR, /usr/share/zoneinfo), or the path of a file.
+    zone: "right/UTC" and the like, looked up as other zones are (TZDIR, /usr/share/zoneinfo), or the absolute path of a file.
     """
 
     def __init__(self, zone: str, directories: Sequence[str] = _DIRECTORIES) -> None:
         self.path = _found(zone, directories)
+        self._state = _state(self.path)
+        self._table = self._read()
+
+    def renew(self) -> None:
+        """Read the file again where it has changed. Raises ConfigError, once for a change; then the old content counts."""
+        state = _state(self.path)
+        if state != self._state:
+            self._state = state
+            self._table = self._read()
+
+    def _read(self) -> _Table:
         try:
             data = _read(self.path)
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be read: {error.strerror or error}", expected=_EXPECTED) from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else None
+            raise ConfigError(f"{self.path} cannot be read: {why or error}", expected=_EXPECTED) from error
         try:
-            self._table = _parsed(data)
+            return _parsed(data)
         except (ValueError, struct.error, OverflowError) as error:
             raise ConfigError(f"{self.path} cannot be used: {error}", expected=_EXPECTED) from error
 
@@ -77,7 +90,7 @@ def _found(zone: str, directories: Sequence[str]) -> str:
     """The file of a zone."""
     if os.path.isabs(zone):
         return zone
-    if not _ZONE.fullmatch(zone) or ".." in zone.split("/"):
+    if not ZONE.fullmatch(zone):
         raise ConfigError(f"zone {zone!r}", expected=_EXPECTED)
     own = os.environ.get("TZDIR")
     places = [*([own] if own else []), *directories]
@@ -86,7 +99,16 @@ def _found(zone: str, directories: Sequence[str]) -> str:
             path = os.path.join(place, name)
             if os.path.isfile(path):
                 return path
-    raise ConfigError(f"no zone {zone!r} in {', '.join(places)}", expected=_EXPECTED, advice="install tzdata, or name a file")
+    raise ConfigError(f"no zone {zone!r} in {', '.join(places)} (is tzdata installed?)", expected=_EXPECTED)
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """What differs where a file has changed, or was replaced."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read(path: str) -> bytes:

@@ -28,7 +28,7 @@ def drop_privileges(*, keep_clock: bool, user: str = "", groups: Iterable[str] =
     """
     clock = 1 << CAP_SYS_TIME if keep_clock else 0
     try:
-        _, permitted, _ = _privileges.capabilities()
+        effective, permitted, inheritable = _privileges.capabilities()
         _close_bounding_set(clock)
         if user or os.geteuid() == 0:
             _change_identity(user, groups)
@@ -36,7 +36,9 @@ def drop_privileges(*, keep_clock: bool, user: str = "", groups: Iterable[str] =
         with contextlib.suppress(OSError):
             # Linux before 4.3 has no ambient capabilities.
             _privileges.prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL)
-        _privileges.keep(left, left, 0)
+        if (effective, permitted, inheritable) != (left, left, 0) or user:
+            # A service without privileges may be forbidden to call this at all.
+            _privileges.keep(left, left, 0)
         _privileges.prctl(_SET_KEEPCAPS, 0)
         _privileges.prctl(_SET_NO_NEW_PRIVS, 1)
     except OSError as error:

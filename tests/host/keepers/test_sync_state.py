@@ -13,12 +13,16 @@ from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host.clock import SystemClock
 from tsq.host.keepers.chrony import Tracking
 from tsq.host.keepers.ntpd_rs import Observation
-from tsq.host.keepers.sync_state import HostClock, Keeper, by_observation, by_tracking, checked, sync_state
+from tsq.host.keepers.sync_state import HostClock, Keeper, by_observation, by_report, by_tracking, checked, sync_state
+from tsq.host.keepers.tsqd import Report, unsynchronized
 from tsq.options import LocalClock
 from tsq.server.clock_info import clock_info
 from tsq.wire.tlv import ClockClass, SourceType
 
-NOWHERE = {"chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs"}
+NOWHERE = {
+    "chrony": ("127.0.0.1", 9), "chrony_socket": "/nonexistent/chrony", "ntpd_rs": "/nonexistent/ntpd-rs",
+    "tsqd": "/nonexistent/tsqd",
+}
 
 
 def tracking(**changes) -> Tracking:
@@ -36,6 +40,55 @@ def test_chronys_error_is_offset_and_dispersion_and_half_the_delay():
     assert (state.stratum, state.leap, state.source, state.clock_class) == (3, 0, SourceType.NTP, ClockClass.NTP_SYNCHRONIZED)
     assert state.drift_ppm == 1.75
     assert state.reference == "192.0.2.1"
+
+
+def report(**changes) -> Report:
+    fields = {
+        "steers": True, "stratum": 2, "leap": 1, "holdover": False, "reference": "time.example:443", "root_delay": 0.002,
+        "root_dispersion": 0.003, "bound_rate": 20e-6,
+    }
+    return Report(**(fields | changes))
+
+
+def test_tsqds_error_is_its_bound():
+    state = by_report(report())
+    assert (state.stratum, state.leap, state.source, state.clock_class) == (2, 1, SourceType.NTP, ClockClass.NTP_SYNCHRONIZED)
+    assert (state.keeper, state.reference) == ("tsqd", "time.example:443")
+    assert (state.root_delay, state.root_dispersion, state.error) == (0.002, 0.003, 0.004)
+    assert state.drift_ppm == pytest.approx(20)
+    assert by_report(report(holdover=True)).clock_class is ClockClass.HOLDOVER
+
+
+def test_a_drift_of_tsqds_that_cannot_be_sent_is_in_the_error():
+    state = checked(by_report(report(bound_rate=200e-6)))
+    assert state.stratum == 2
+    # As long as a state may be used.
+    assert state.lasting(14).error >= 0.004 + 14 * 200e-6 - 1e-12
+    assert clock_info(state)
+
+
+def test_a_tsqd_that_knows_no_time_is_stratum_0():
+    state = by_report(unsynchronized(True))
+    assert (state.stratum, state.leap, state.synchronized) == (0, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("keeper", "steers", "found"),
+    [
+        (Keeper.AUTO, True, "tsqd"), (Keeper.AUTO, False, "kernel"), (Keeper.TSQD, True, "tsqd"), (Keeper.TSQD, False, "tsqd"),
+    ],
+)  # fmt: skip
+def test_a_tsqd_is_asked_first_if_it_steers_or_is_named(keeper, steers, found, monkeypatch):
+    monkeypatch.setattr("tsq.host.keepers.sync_state.ask_status", lambda path: report(steers=steers))
+    state = sync_state(HostClock(keeper, **NOWHERE), SystemClock(VirtualKernel()))
+    assert state is not None
+    assert state.keeper == found
+
+
+def test_a_tsqd_that_is_not_there_is_stratum_0_by_name():
+    state = sync_state(HostClock(Keeper.TSQD, **NOWHERE))
+    assert state is not None
+    assert (state.keeper, state.stratum, state.leap) == ("tsqd", 0, 3)
 
 
 def test_a_state_that_lasts_grows_with_the_drift():

@@ -1,4 +1,4 @@
-"""The quality of this machine's clock, as reported by the clock daemon: chronyd, ntpd-rs, or else the kernel.
+"""The quality of this machine's clock, as reported by the clock daemon: tsqd, chronyd, ntpd-rs, or else the kernel.
 
 Comes in: where to query, what the operator declares. Goes out: a SyncState, error = root delay / 2 + root dispersion. It must never
 make the clock better than it was reported: without a report it is unsynchronized, stratum 0, leap 3. Ignore implausible reports,
@@ -18,6 +18,8 @@ from tsq.host.clock import ClockState, SystemClock
 from tsq.host.keepers.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.keepers.ntpd_rs import DEFAULT as OBSERVE
 from tsq.host.keepers.ntpd_rs import Observation, observe
+from tsq.host.keepers.tsqd import DEFAULT as CONTROL
+from tsq.host.keepers.tsqd import Report, ask_status
 from tsq.options import LocalClock
 from tsq.wire.tlv import ClockClass, SourceType
 
@@ -26,6 +28,8 @@ WORST_STRATUM = 15
 MOST_ERROR = 16.0
 # The most drift that the Clock Quality TLV can carry: a larger one would be understated.
 _MOST_DRIFT_PPM = 65.535
+# `tsq.server.clock_watch`: how old a state may become, and how long clients may use it then, seconds.
+_LONGEST_USED = 14.0
 _UNSYNCHRONIZED_STRATUM = 16
 # RFC 5905 §7.2: 15 ppm, where no program reports how fast the clock drifts.
 TOLERANCE_PPM = 15.0
@@ -38,9 +42,13 @@ _PTP = ("PHC", "PTP")
 
 
 class Keeper(StrEnum):
-    """What to query about the clock; auto: the first of these that answers; none: query nothing, and report nothing."""
+    """What to query about the clock; none: query nothing, and report nothing.
+
+    auto: the first of these that answers; a tsqd only if it steers: else another program keeps the clock.
+    """
 
     AUTO = "auto"
+    TSQD = "tsqd"
     CHRONY = "chrony"
     NTPD_RS = "ntpd-rs"
     KERNEL = "kernel"
@@ -51,7 +59,8 @@ class Keeper(StrEnum):
 class SyncState:
     """The clock's quality; seconds and ppm. keeper: which program reports it; reference: what it follows, as text.
 
-    trouble: why the state is unknown, or which reported value is impossible; empty if there is none.
+    trouble: why the state is unknown, or which reported value is impossible; empty if there is none. correction: what the keeper
+    is about to add to the clock, where it reports that; the error contains it.
     """
 
     keeper: str
@@ -64,6 +73,7 @@ class SyncState:
     root_dispersion: float
     drift_ppm: float = TOLERANCE_PPM
     trouble: str = ""
+    correction: float | None = None
 
     @property
     def synchronized(self) -> bool:
@@ -89,6 +99,7 @@ class HostClock:
     chrony_socket: str = UNIX_SOCKET
     ntpd_rs: str = OBSERVE
     local: LocalClock | None = None
+    tsqd: str = CONTROL
 
     def __post_init__(self) -> None:
         if not isinstance(self.keeper, Keeper):
@@ -101,7 +112,9 @@ def sync_state(host_clock: HostClock, clock: SystemClock | None = None) -> SyncS
     """The clock's quality now; None if nothing is to be queried. Blocks for seconds at the most."""
     if host_clock.keeper is Keeper.NONE:
         return None
+    only_steering = host_clock.keeper is Keeper.AUTO
     ways: dict[Keeper, Callable[[], SyncState | None]] = {
+        Keeper.TSQD: lambda: _by_tsqd(ask_status(host_clock.tsqd), only_steering=only_steering),
         Keeper.CHRONY: lambda: _by_chrony(ask_tracking(host_clock.chrony, host_clock.chrony_socket)),
         Keeper.NTPD_RS: lambda: _by_ntpd_rs(observe(host_clock.ntpd_rs)),
         Keeper.KERNEL: lambda: by_kernel((clock or SystemClock()).state()),
@@ -160,6 +173,7 @@ def by_tracking(report: Tracking) -> SyncState:
         # The least of the two alone: a negative one must not hide behind the other.
         report.root_dispersion + abs(report.correction) if report.root_dispersion >= 0 else report.root_dispersion,
         _CHRONY_ERROR_PPM + abs(report.residual_ppm) + abs(report.skew_ppm),
+        correction=report.correction,
     )
 
 
@@ -172,12 +186,28 @@ def by_observation(report: Observation) -> SyncState:
     return SyncState(Keeper.NTPD_RS.value, report.stratum, report.leap, source, clock_class, "", *distances)
 
 
+def by_report(report: Report) -> SyncState:
+    """The state in tsqd's report."""
+    if not report.stratum:
+        return unsynchronized(Keeper.TSQD.value)
+    clock_class = ClockClass.HOLDOVER if report.holdover else ClockClass.NTP_SYNCHRONIZED
+    rate = report.bound_rate * 1e6
+    # What is too fast for the TLV is added to the error, for as long as a state may be used.
+    drift = min(rate, _MOST_DRIFT_PPM)
+    dispersion = report.root_dispersion + (rate - drift) * 1e-6 * _LONGEST_USED
+    return SyncState(
+        Keeper.TSQD.value, report.stratum, report.leap, SourceType.NTP, clock_class, report.reference,
+        report.root_delay, dispersion, drift,
+    )  # fmt: skip
+
+
 def by_kernel(state: ClockState) -> SyncState:
     """The state by the kernel's report."""
     if not state.synchronized:
         return replace(unsynchronized(Keeper.KERNEL.value), root_dispersion=state.max_error)
     error = state.max_error + abs(state.pending)
-    return SyncState(Keeper.KERNEL.value, WORST_STRATUM, state.leap, SourceType.UNKNOWN, ClockClass.UNKNOWN, "", 0.0, error)
+    unknown_kind = SourceType.UNKNOWN, ClockClass.UNKNOWN
+    return SyncState(Keeper.KERNEL.value, WORST_STRATUM, state.leap, *unknown_kind, "", 0.0, error, correction=state.pending)
 
 
 def declared(state: SyncState, local: LocalClock) -> SyncState:
@@ -190,6 +220,10 @@ def declared(state: SyncState, local: LocalClock) -> SyncState:
     if state.keeper == Keeper.KERNEL.value:
         return replace(state, stratum=local.stratum, source=source)
     return state
+
+
+def _by_tsqd(report: Report | None, *, only_steering: bool) -> SyncState | None:
+    return None if report is None or (only_steering and not report.steers) else by_report(report)
 
 
 def _by_chrony(report: Tracking | None) -> SyncState | None:
