@@ -248,7 +248,7 @@ def _step(action: Step, clock: SystemClock) -> float:
     moved = clock.reading().since(before)
     if abs(moved.total - action.offset) > _LEAST_ERROR + moved.width:
         clock.mark_unsynchronized()
-        raise NotMoved(f"the clock was to be stepped by {action.offset:+.6f} s and moved by {moved.total:+.6f} s", advice=_ADVICE)
+        raise NotMoved(f"the clock was to be stepped by {action.offset:+z.6f} s and moved by {moved.total:+z.6f} s", advice=_ADVICE)
     return moved.total
 
 
@@ -269,7 +269,7 @@ def _stop_old_slew(left: float, clock: SystemClock, say: Say, pause: Callable[[f
     """Cancel the slew that an earlier run, or another program, left pending: a clock that is slewed cannot be measured."""
     with suppress(NotPermitted):
         clock.stop_slewing()
-        say(f"an earlier slew was still pending and was cancelled with {left:+.6f} s left")
+        say(f"an earlier slew was still pending and was cancelled with {left:+z.6f} s left")
         pause(_LAST_SECOND)
 
 
@@ -281,10 +281,10 @@ def _disturbed(moved: Displacement, steady: ClockState | None, say: Say) -> floa
     if steady is None:
         why = "and the kernel's state cannot be read"
     elif steady.tick_ppm:
-        why = f"its tick makes it run {steady.tick_ppm:+.0f} ppm"
+        why = f"its tick makes it run {steady.tick_ppm:+z.0f} ppm"
     else:
         why = "the kernel is slewing it" if abs(steady.pending) > _NOTHING_LEFT else "another program sets or slews it"
-    say(f"the clock moved by {disturbed:+.6f} s while it was measured, {why}: the bound is wider by that")
+    say(f"the clock moved by {disturbed:+z.6f} s while it was measured, {why}: the bound is wider by that")
     return disturbed
 
 
@@ -293,7 +293,7 @@ def _check_untouched(clock: SystemClock, measured: TripleReading) -> None:
     moved = clock.reading().since(measured)
     beyond = moved.beyond(clock.state().rate)
     if abs(beyond) > _LEAST_ERROR + moved.width + _STEADY * moved.seconds:
-        raise NotMoved(f"the clock moved by {beyond:+.6f} s after it was measured, and was left as it is", advice=_ADVICE)
+        raise NotMoved(f"the clock moved by {beyond:+z.6f} s after it was measured, and was left as it is", advice=_ADVICE)
 
 
 def _correct(
@@ -342,7 +342,7 @@ def _next(found: Measurement, most: float) -> Slew:
     if isinstance(action, Slew) and abs(action.offset) <= most + action.max_error:
         return action
     reason = (
-        action.text if isinstance(action, LeaveAlone) else f"the servers report that it is wrong by {action.offset:+.6f} s again"
+        action.text if isinstance(action, LeaveAlone) else f"the servers report that it is wrong by {action.offset:+z.6f} s again"
     )
     raise NotMoved(f"the clock was slewed, and could not be confirmed afterwards: {reason}", advice=_ADVICE)
 
@@ -364,7 +364,7 @@ def _slew_and_wait(action: Slew, clock: SystemClock, interruptions: Interruption
             break
         if clock.monotonic() > end:
             clock.stop_slewing()
-            raise NotMoved(f"the slew does not end: {left:+.6f} s are left", advice=_ADVICE)
+            raise NotMoved(f"the slew does not end: {left:+z.6f} s are left", advice=_ADVICE)
         faster = time_constant(left)
         if faster < constant:
             constant = faster
@@ -396,12 +396,12 @@ def _check_slew(
         # The pending slew is still ours.
         clock.stop_slewing()
     if stepped:
-        found = f"another program stepped the clock by {moved.stepped:+.6f} s while it was slewed"
+        found = f"another program stepped the clock by {moved.stepped:+z.6f} s while it was slewed"
     elif abs(turned) > _SAME_RATE:
-        found = f"another program changed the clock's frequency by {turned * 1e6:+.3f} ppm while it was slewed"
+        found = f"another program changed the clock's frequency by {turned * 1e6:+z.3f} ppm while it was slewed"
     else:
-        found = f"the clock moved by {done:+.6f} s while it was slewed, where {taken:+.6f} s were expected"
-    raise NotMoved(f"{found} (the whole slew: {offset:+.6f} s)", advice=_ADVICE)
+        found = f"the clock moved by {done:+z.6f} s while it was slewed, where {taken:+z.6f} s were expected"
+    raise NotMoved(f"{found} (the whole slew: {offset:+z.6f} s)", advice=_ADVICE)
 
 
 def _asked_again(again: Callable[[], Measurement], interruptions: Interruptions) -> Measurement | None:

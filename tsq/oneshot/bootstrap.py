@@ -115,7 +115,7 @@ def _confirmed(
         raise
     problem = _unfit(last.selection, named)
     if not problem and last.selection.agreed is not None and abs(last.selection.agreed.offset) > MAX_SLEW:
-        problem = f"the clock is off by {last.selection.agreed.offset:+.6f} s again"
+        problem = f"the clock is off by {last.selection.agreed.offset:+z.6f} s again"
     if not problem and isinstance(last.action, LeaveAlone):
         problem = last.action.reason.value
     if problem:

@@ -197,7 +197,7 @@ def _ppm(value: float | None, *, signed: bool = False, up: bool = False) -> str:
     if value is None:
         return _UNKNOWN
     ppm = ceil(value * 1e9 - _SLACK) / 1e3 if up else value * 1e6
-    return f"{ppm + 0.0:+.3f} ppm" if signed else f"{ppm:.3f} ppm"
+    return f"{ppm + 0.0:+z.3f} ppm" if signed else f"{ppm:.3f} ppm"
 
 
 def _seconds(value: float | None, *, signed: bool = False, up: bool = False) -> str:
@@ -205,7 +205,7 @@ def _seconds(value: float | None, *, signed: bool = False, up: bool = False) -> 
         return _UNKNOWN
     if up:
         return f"{_rounded_up(value)} seconds"
-    return f"{value + 0.0:+.9f} seconds" if signed else f"{value:.9f} seconds"
+    return f"{value + 0.0:+z.9f} seconds" if signed else f"{value:.9f} seconds"
 
 
 def _plain_seconds(value: float | None) -> str:
@@ -395,7 +395,7 @@ def _signed_span(seconds: float | None) -> str:
         if abs(seconds) < 9999.5 * scale:
             return f"{round(seconds / scale) + 0:+d}{unit}"
     if abs(seconds) < 999.5:
-        return f"{seconds:+.1f}s"
+        return f"{seconds:+z.1f}s"
     scale, unit = _long_unit(abs(seconds))
     return f"{round(seconds / scale):+d}{unit}"
 

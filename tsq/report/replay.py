@@ -52,7 +52,7 @@ def _figures(figures: Figures) -> list[str]:
     lines.append(
         f"  steps: {figures.steps} ({spans.duration(figures.accumulated_steps)} in all), moves by others: {figures.foreign_moves}"
     )
-    frequency = "" if figures.frequency is None else f", frequency error: {figures.frequency * 1e6:+.4f} ppm"
+    frequency = "" if figures.frequency is None else f", frequency error: {figures.frequency * 1e6:+z.4f} ppm"
     lines.append(f"  at the end: {figures.status or 'unknown'}{frequency}")
     return [*lines, f"  frozen: {spans.escaped(figures.frozen)}"] if figures.frozen else lines
 

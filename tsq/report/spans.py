@@ -23,8 +23,8 @@ def duration(seconds: float, signed: bool = False) -> str:
     # A span that rounds up to the next unit is written in that unit.
     scale, unit = next(((s, u) for s, u in _UNITS if abs(seconds) >= s * _ROUNDS_UP), _UNITS[-1])
     if signed and unit == "s":
-        return f"{seconds:+.6f} s"
-    return f"{seconds / scale:+.3f} {unit}" if signed else f"{seconds / scale:.3f} {unit}"
+        return f"{seconds:+z.6f} s"
+    return f"{seconds / scale:+z.3f} {unit}" if signed else f"{seconds / scale:.3f} {unit}"
 
 
 def bound(seconds: float) -> str:

@@ -147,7 +147,7 @@ def clock_notices(chosen: Selection, now: ClockReading | None = None) -> list[st
         notices.append(f"this clock was stepped by {span} while it was measured: earlier samples have wider bounds")
     elif notable:
         span = duration(moved.moved_ns / 1e9, signed=True)
-        notices.append(f"this clock was being slewed by {moved.rate * 1e6:+.0f} ppm while it was measured ({span} in all)")
+        notices.append(f"this clock was being slewed by {moved.rate * 1e6:+z.0f} ppm while it was measured ({span} in all)")
     if now is not None and now.pending_ns and chosen.agreed is not None:
         rest = now.pending_ns / 1e9
         if abs(rest) > chosen.agreed.root_distance:
