@@ -32,7 +32,7 @@ _JUMPS = (0.0002, 0.002, 0.005, 0.03, 0.3)
 
 
 class Arena:
-    """One connection. lossy: whether the link misbehaves; data_plane: whether the server has one."""
+    """One connection. lossy: whether the link misbehaves; data_plane: whether the server has one; rest_after: as in Limits."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Arena:
         *,
         lossy: bool,
         data_plane: bool = True,
+        rest_after: float = 1e9,
         suite: CipherSuite = CipherSuite.AES_128_GCM_SHA256,
     ) -> None:
         self.random = random.Random(seed)
@@ -50,7 +51,7 @@ class Arena:
         self.data_plane = DataPlane() if data_plane else None
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
         configuration.cipher_suites = [suite]
-        self.router = Router(configuration, self.counters, Limits())
+        self.router = Router(configuration, self.counters, Limits(rest_after=rest_after))
         self.core = ServerCore(self.router, Responder(), self.counters, self._clock, self.data_plane)
         client = QuicConfiguration(is_client=True, alpn_protocols=["tsq/1"], max_datagram_frame_size=65535, server_name="localhost")
         client.load_verify_locations(cafile=str(certificates.authority))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tsq
+from tests.dataplane.peer import Peer
 from tests.support.world import CLIENT, World
 from tsq.dataplane.batches import DataPlane
 from tsq.quic.aioquic.offload import TRANSITIONS, Event, HandOver, Holder
@@ -15,11 +16,22 @@ from tsq.quic.selfsigned import CertificateFiles
 
 SOURCES = Path(tsq.__file__).parent
 PLANES = SOURCES.parent / "docs" / "explanation" / "two-planes.md"
+
+
+def wake(hand_over: HandOver) -> None:
+    """With the session of another connection, as the data plane gives it back."""
+    if hand_over.holder is Holder.AIOQUIC:
+        hand_over._quic.session = Peer().session
+    hand_over.wake()
+
+
 # What to call for an event.
 CALLS: dict[Event, Callable[[HandOver, float], object]] = {
     Event.SHARE: lambda hand_over, now: hand_over.stamped(CLIENT, (bytes(16), 1)),
     Event.HAND_OVER: lambda hand_over, now: hand_over.hand_over(now),
     Event.TAKE_BACK: lambda hand_over, now: hand_over.take_back(),
+    Event.REST: lambda hand_over, now: hand_over.rest((hand_over._quic.host_cid,), b"", 60.0, now),
+    Event.WAKE: lambda hand_over, now: wake(hand_over),
     Event.DROP: lambda hand_over, now: hand_over.drop(),
 }
 WAY: dict[Holder, list[Event]] = {

@@ -1374,3 +1374,16 @@ def test_a_protocol_error_ends_the_connection_as_without_a_data_plane(certificat
 
 def test_a_session_takes_four_kibibytes_at_the_most():
     assert 1024 < STATE_SIZE <= 4096
+
+
+def test_a_client_acknowledges_without_a_message():
+    peer = client_peer()
+    assert peer.session.acknowledge(peer.now) is None
+    assert peer.session.open(peer.seal(PING), peer.now) == []
+    packet = peer.open(peer.session.acknowledge(peer.now))
+    assert (packet.acked, packet.messages) == ([0], [])
+    assert not peer.session.ack_wanted
+    # Nobody acknowledges it: it takes no room in the window, and is not probed for.
+    assert peer.session.in_flight == (0, 0)
+    peer.session.active = False
+    assert peer.session.acknowledge(peer.now) is None

@@ -8,21 +8,33 @@ packet, keep an answer that cannot be sent at once, or answer with T3 before T2.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from tsq._fast cimport (
-    C_BATCH, EXACT_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, BatchIO, TransmitStamp, View, check_message, io_free, io_item, io_new,
+    C_BATCH, EXACT_SIZE, EXACT_VALUE_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, BatchIO, TransmitStamp, View, check_message,
+    io_free, io_item, io_new,
     io_receive, io_reply, io_send, io_view, monotonic, ntp_of_ns, put_exact_header, put_plain_response, read_plain_request,
     read_transmit_stamps, realtime_ns, refuses_segments, restart_stamps, warm_route, warm_transmit_path,
 )
+from tsq.dataplane.admission cimport PASSED, Admission
+from tsq.dataplane.cache cimport (
+    Cache, cache_free, cache_init, give_back, held, let_go, state_at, state_of,
+)
 from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
+from tsq.dataplane.derivation cimport update_keys
+from tsq.dataplane.initials cimport REPLY_CAPACITY
 from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
-from tsq.dataplane.recovery cimport has_room, probe_timeout
+from tsq.dataplane.records cimport (
+    C_MOST_IDS, C_REMAINS_SIZE, CHUNK, COLD_RING, CHUNK_WORDS, NO_RECORD, Chunk, Cold, Records, Slab, chunk_of, cold_of, freeze,
+    place_of, is_draining, record_free, record_new, records_free, records_init, records_size, thaw,
+)
+from tsq.dataplane.recovery cimport active_at, has_room, note_sent, probe_is_due, probe_timeout
+from tsq.dataplane.services cimport Service, may_update_keys, parse_service, put_path_responses
 from tsq.dataplane.session cimport (
-    ANSWER, CONSUMED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened, Session, begin,
-    commit, finish, is_short, open_packet, parse_frames, refuse, take_known,
+    ANSWER, CLOSED, CONSUMED, DRAINED, DUPLICATE, EXCESSIVE, FORGED, MAX_FRAMES, NOT_TAKEN, OPENED, OUT_CAPACITY, Frames, Opened,
+    Session, begin, commit, finish, is_short, open_packet, parse_frames, refuse, seal_close, seal_probe, take_known,
 )
 from tsq.dataplane.state cimport C_CID, KNOWN_T3, AckRanges, KnownT3, State
 from tsq.dataplane.table cimport (
@@ -54,9 +66,23 @@ cdef enum:
     STAMP_PATIENCE_NS = 1000000000
     # Answer so many requests in one packet, so that it fits the smallest MTU; more requests get several packets.
     ANSWERED_AT_ONCE = 16
+    PATH_DATAGRAM = 1200
+    # Messages that Python reads of a packet to a connection at rest, and the largest packet that answers it.
+    MOST_READ = 4
+    MOST_REPLY = 1200
+    # Of a reason for which a connection is closed.
+    MOST_REASON = 255
+    # Records whose keys are kept expanded.
+    HOT = 2048
+    # Packets of one sweep.
+    MOST_PROBES = 1000
+    # Candidates to end next where there are too many records.
+    OLDEST = 64
 
 BATCH = SERVED_AT_ONCE
 
+# Seconds between two packets of a connection at rest that Python reads. A client that sends more gets its connection, and a budget.
+cdef double READ_INTERVAL = 1.0
 # After so many seconds without a send, the kernel's transmit path is no longer in the processor's caches.
 cdef double COLD_AFTER = 0.0005
 
@@ -65,6 +91,12 @@ cdef extern from *:
     #define TSQ_PREFETCH(at) __builtin_prefetch(at)
     """
     void PREFETCH "TSQ_PREFETCH"(const void* at) noexcept nogil
+
+cdef extern from *:
+    """
+    #define TSQ_TRAILING_ZEROS(bits) __builtin_ctzll(bits)
+    """
+    int trailing_zeros "TSQ_TRAILING_ZEROS"(uint64_t bits) noexcept nogil
 
 
 cdef struct Request:
@@ -87,12 +119,14 @@ cdef struct Job:
     bint acknowledge
     bint answer
     bint stepped_back
+    Service service
     Request requests[MAX_FRAMES]
 
 
 # A packet whose transmit timestamp a client asked for.
 cdef struct TransmitRequest:
     uint32_t id
+    uint32_t serial
     int64_t send_ns
     State* state
     uint8_t nonce[8]
@@ -125,12 +159,24 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
     """Open one packet and take note of it; its outcome. ANSWER: the job needs an answering packet."""
     cdef Opened opened
     cdef AckRanges ranges
-    cdef int outcome = open_packet(s, scratch, view, now, &opened)
+    cdef int outcome
+    job.service.closed = False
+    job.service.challenges = job.malformed = 0
+    if s.draining:
+        return DRAINED
+    outcome = open_packet(s, scratch, view, now, &opened)
     if outcome != OPENED:
         return outcome
+    if opened.updated and (not may_update_keys(s, now) or update_keys(s, now)):
+        return NOT_TAKEN
     if parse(s, opened.plain, opened.size, job, &ranges):
-        return refuse(s, &opened)
+        if not s.serial or parse_service(s, opened.plain, opened.size, &job.service, &ranges):
+            return refuse(s, &opened)
+        job.count = job.first = job.malformed = 0
+        job.acknowledge = job.service.acknowledge
     commit(s, &opened, &ranges, now)
+    if job.service.closed:
+        return CLOSED
     if not job.acknowledge:
         return CONSUMED
     job.state = s
@@ -149,6 +195,19 @@ cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t re
     return header + size
 
 
+cdef Py_ssize_t build_path_responses(State* s, Job* job, uint8_t* out, Py_ssize_t end, double now) noexcept nogil:
+    """Finish a packet with the answers to path challenges, in a datagram of 1200 bytes (RFC 9000 §8.2.2)."""
+    job.answer = job.stepped_back = False
+    job.here = 0
+    if not has_room(s, PATH_DATAGRAM):
+        # An acknowledgment alone. The peer asks again.
+        return finish(s, out, end, 0, now)
+    end += put_path_responses(out + end, &job.service)
+    memset(out + end, 0, PATH_DATAGRAM - TAG_SIZE - end)
+    note_sent(s, s.next_pn, PATH_DATAGRAM, now)
+    return finish(s, out, PATH_DATAGRAM - TAG_SIZE, 0, now)
+
+
 cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t clock_ns) noexcept nogil:
     """Build and seal the next packet that answers a job; its size, 0 for none.
 
@@ -158,6 +217,8 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
     cdef Py_ssize_t end = begin(s, out, now)
     cdef int64_t send_ns
     cdef int i
+    if job.service.challenges:
+        return build_path_responses(s, job, out, end, now)
     job.here = job.count - job.first
     if job.here > ANSWERED_AT_ONCE:
         job.here = ANSWERED_AT_ONCE
@@ -184,6 +245,17 @@ cdef bint is_for_session(const View* view) noexcept nogil:
     return view.size >= 1 + C_CID and is_short(view.data)
 
 
+cdef void prefetch_record(const Records* records, uint32_t number) noexcept nogil:
+    """Fetch a record into the cache, unless a state holds it."""
+    cdef const uint8_t* at
+    cdef int i
+    if chunk_of(records, number).hot[place_of(number)]:
+        return
+    at = <const uint8_t*> cold_of(records, number)
+    for i in range(14):
+        PREFETCH(at + 64 * i)
+
+
 cdef void prefetch(const State* s) noexcept nogil:
     """Fetch what a packet will touch, the state up to the ring's first entries; NULL: nothing."""
     cdef const uint8_t* at = <const uint8_t*> s
@@ -199,34 +271,62 @@ cdef void prefetch(const State* s) noexcept nogil:
 cdef class DataPlane:
     """The sessions of one server's socket by connection ID, and its batches. Only one thread may use it at a time.
 
-    sessions: connection ID (8 bytes) -> Session; changed by `add` and `discard`.
+    sessions: connection ID (8 bytes) -> Session; changed by `add` and `discard`. Connections at rest are records (`rest`, `wake`),
+    for which there is no Python object. resting: how many; timed_out: how many have ended because they were idle;
+    closed: because the peer closed them; drained: packets that came after that.
     """
 
     cdef dict sessions
     cdef Table table
+    cdef Records records
+    cdef Cache cache
+    cdef uint32_t oldest[OLDEST]
+    cdef uint32_t oldest_seen
+    cdef int oldest_count
     cdef BatchIO* io
     cdef Job* jobs
     cdef uint8_t* out
+    # Stateless replies of a batch: which datagram each is for.
+    cdef uint8_t* replies
+    cdef Py_ssize_t reply_sizes[C_BATCH]
+    cdef int replied[C_BATCH]
+    cdef int reply_count
+    cdef Admission admission
+    cdef bint guarded
     cdef Keys scratch
     cdef TransmitRequest* transmit_requests
+    # The packet that `read` opened.
+    cdef State* read_state
+    cdef Opened read_packet
+    cdef AckRanges read_ranges
+    cdef Frames read_frames
+    cdef Slot* slots[C_BATCH]
     cdef State* found[C_BATCH]
     cdef uint32_t next_stamp
     cdef uint32_t stamps_back
     cdef double sent_at
     cdef bint handed_up
-    cdef list rest
+    cdef list left
     cdef int discard_fd
     cdef bint segments_refused
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, unstamped
     # Transmit timestamps that came back, and the sum of their times since T3, ns.
     cdef readonly unsigned long long exact, send_delay_ns
+    cdef readonly unsigned long long resting, timed_out, closed, drained
     cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
+    # Datagrams that admission dropped or answered.
+    cdef readonly unsigned long long turned_away
     cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
     # Whether to request transmit timestamps: whether this kernel has them.
     cdef public bint stamping
 
-    def __cinit__(self, int discard_fd=-1):
-        """discard_fd: a socket whose datagrams nobody reads, to warm the transmit path after a pause; -1: none."""
+    def __cinit__(self, int discard_fd=-1, int hot=HOT):
+        """discard_fd: a socket whose datagrams nobody reads, to warm the transmit path after a pause; -1: none.
+
+        hot: how many connections at rest keep their keys expanded, so that they are answered fastest; at least two batches.
+        """
+        if not 2 * C_BATCH <= hot <= 0xFFFF:
+            raise ConfigError(f"{hot} states", expected=f"{2 * C_BATCH} to 65535")
         self.discard_fd = discard_fd
         self.stamping = True
         self.segments_refused = discard_fd >= 0 and refuses_segments(discard_fd)
@@ -238,37 +338,50 @@ cdef class DataPlane:
         self.sessions = {}
         self.jobs = <Job*> calloc(C_BATCH, sizeof(Job))
         self.out = <uint8_t*> calloc(C_BATCH, OUT_CAPACITY)
+        self.replies = <uint8_t*> calloc(C_BATCH, REPLY_CAPACITY)
         self.transmit_requests = <TransmitRequest*> calloc(STAMP_RING, sizeof(TransmitRequest))
         self.io = io_new()
-        if table_init(&self.table) or self.jobs == NULL or self.out == NULL or self.transmit_requests == NULL:
+        records_init(&self.records)
+        if table_init(&self.table) or cache_init(&self.cache, hot) or self.jobs == NULL or self.out == NULL:
             raise MemoryError()
-        if self.io == NULL:
+        if self.io == NULL or self.transmit_requests == NULL or self.replies == NULL:
             raise MemoryError()
 
     def __dealloc__(self):
         table_free(&self.table)
+        cache_free(&self.cache)
+        records_free(&self.records)
         free(self.jobs)
         free(self.out)
+        free(self.replies)
         free(self.transmit_requests)
         io_free(self.io)
         keys_free(&self.scratch)
 
     def __len__(self):
-        return len(self.sessions)
+        return len(self.sessions) + self.resting
 
     def __sizeof__(self):
         """Bytes of the object and of the memory that it allocated itself."""
         return (
-            object.__sizeof__(self) + self.table.capacity * sizeof(Slot) + sizeof(BatchIO)
-            + C_BATCH * (sizeof(Job) + OUT_CAPACITY) + STAMP_RING * sizeof(TransmitRequest)
+            object.__sizeof__(self) + self.table.capacity * sizeof(Slot) + records_size(&self.records)
+            + self.cache.made * sizeof(State) + sizeof(BatchIO)
+            + C_BATCH * (sizeof(Job) + OUT_CAPACITY + REPLY_CAPACITY) + STAMP_RING * sizeof(TransmitRequest)
         )
+
+    def guard(self, Admission admission not None):
+        """Ask this before a datagram that belongs to no session goes to the control plane."""
+        if self.admission is not admission:
+            admission.add_table(self, &self.table)
+            self.admission = admission
+            self.guarded = True
 
     def add(self, bytes connection_id not None, Session session not None):
         """Give packets to this connection ID to this session."""
         if len(connection_id) != C_CID:
             raise ConfigError(f"a connection ID of {len(connection_id)} bytes", expected="8 bytes")
         self.discard(connection_id)
-        if table_put(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)), session.state, 0):
+        if table_put(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)), <uint64_t> session.state):
             raise MemoryError()
         self.sessions[connection_id] = session
         session.state.listed += 1
@@ -293,9 +406,9 @@ cdef class DataPlane:
         """
         cdef int count, total = 0, error = 0
         cdef list rest
-        if self.rest is not None:
+        if self.left is not None:
             # `wait` has served them.
-            rest, self.rest = self.rest, None
+            rest, self.left = self.left, None
             return len(rest), rest
         with nogil:
             count = self.serve_burst(fd, &error, &total)
@@ -335,6 +448,7 @@ cdef class DataPlane:
         """
         cdef bytes data, remote, local
         cdef View view
+        cdef Slot* slot
         cdef State* state
         cdef Py_ssize_t size
         cdef list answers = []
@@ -348,11 +462,19 @@ cdef class DataPlane:
             view.remote, view.remote_size = <const uint8_t*> PyBytes_AS_STRING(remote), len(remote)
             view.local, view.local_size = <const uint8_t*> PyBytes_AS_STRING(local), len(local)
             self.received += 1
-            state = self.find(&view)
+            self.cache.turn += 1
+            slot = self.slot_for(&view)
+            state = self.state_for(slot, &view, now)
             self.jobs[0].received_ns = view.received_ns
             taken = NOT_TAKEN if state == NULL else take(state, &self.scratch, &view, now, &self.jobs[0])
+            if taken == CLOSED:
+                self.drain(slot, state, now)
             if taken == NOT_TAKEN:
-                rest.append(item)
+                self.reply_count = 0
+                if not self.turns_away(0, &view, slot, now):
+                    rest.append(item)
+                elif self.reply_count:
+                    answers.append((PyBytes_FromStringAndSize(<const char*> self.replies, self.reply_sizes[0]), remote, local))
                 continue
             self.count_outcome(taken, &self.jobs[0])
             while taken == ANSWER:
@@ -363,13 +485,45 @@ cdef class DataPlane:
                     break
         return answers, rest
 
-    cdef State* find(self, const View* view) noexcept nogil:
-        """The session that a datagram's connection ID belongs to, or NULL."""
+    cdef Slot* slot_for(self, const View* view) noexcept nogil:
+        """Where a datagram's connection ID stands in the table, or NULL. What it refers to is fetched into the cache."""
         cdef Slot* slot
         if not is_for_session(view):
             return NULL
         slot = table_find(&self.table, key_of(view.data + 1))
-        return slot.state if slot != NULL else NULL
+        if slot != NULL and slot.entry & 1:
+            prefetch_record(&self.records, <uint32_t> (slot.entry >> 1))
+        return slot
+
+    cdef State* state_for(self, const Slot* slot, const View* view, double now) noexcept nogil:
+        """The session that a datagram belongs to; NULL where there is none. A record that was idle for too long is none."""
+        cdef uint32_t number
+        cdef Chunk* chunk
+        cdef State* s
+        if slot == NULL:
+            return NULL
+        if not slot.entry & 1:
+            return <State*> slot.entry
+        number = <uint32_t> (slot.entry >> 1)
+        s = state_of(&self.cache, &self.records, number)
+        if s != NULL and s.draining:
+            return s
+        # A spare connection ID is for the control plane: the peer begins to use it.
+        if s == NULL or s.own_id != key_of(view.data + 1):
+            return NULL
+        chunk = chunk_of(&self.records, number)
+        return s if now < active_at(s) + chunk.idle[place_of(number)] else NULL
+
+    cdef void drain(self, const Slot* slot, State* s, double now) noexcept nogil:
+        """Keep a record whose peer has closed the connection for three probe timeouts, to send nothing more (RFC 9000 §10.2.2)."""
+        cdef uint32_t number = <uint32_t> (slot.entry >> 1)
+        cdef double period = 3 * probe_timeout(s)
+        s.draining = True
+        s.last_receive, s.first_sent = now, 0
+        s.in_flight_count = 0
+        chunk_of(&self.records, number).idle[place_of(number)] = <uint16_t> (period + 0.999 if period < 60 else 60)
+        chunk_of(&self.records, number).seen[place_of(number)] = <uint32_t> now
+        self.closed += 1
 
     cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
         """One batch: receive, open, warm, answer. How many datagrams came, and how many of them are not taken; or -1."""
@@ -382,6 +536,7 @@ cdef class DataPlane:
         jobs = self.open_batch(count, now, handed_up)
         if jobs:
             self.warm(fd, now)
+        if jobs or self.reply_count:
             self.answer_batch(fd, jobs, now)
         if self.next_stamp != self.stamps_back:
             self.collect(fd)
@@ -404,25 +559,34 @@ cdef class DataPlane:
             if io_view(self.io, i, &view) and is_for_session(&view):
                 table_expect(&self.table, key_of(view.data + 1))
         for i in range(count):
-            self.found[i] = self.find(&view) if io_view(self.io, i, &view) else NULL
+            self.slots[i] = self.slot_for(&view) if io_view(self.io, i, &view) else NULL
         return count
 
     cdef int open_batch(self, int count, double now, int* handed_up) noexcept nogil:
         """Open the packets of a batch; how many jobs there are to answer."""
         cdef int jobs = 0, i, outcome
+        cdef bint whole
         cdef View view
+        self.reply_count = 0
+        self.cache.turn += 1
+        for i in range(count):
+            io_view(self.io, i, &view)
+            self.found[i] = self.state_for(self.slots[i], &view, now)
         for i in range(count if count < AHEAD else AHEAD):
             prefetch(self.found[i])
         for i in range(count):
             if i + AHEAD < count:
                 prefetch(self.found[i + AHEAD])
             outcome = NOT_TAKEN
+            # One that was truncated goes up, to be counted.
+            whole = io_view(self.io, i, &view)
             if self.found[i] != NULL:
-                io_view(self.io, i, &view)
                 self.jobs[jobs].message = i
                 self.jobs[jobs].received_ns = view.received_ns
                 outcome = take(self.found[i], &self.scratch, &view, now, &self.jobs[jobs])
-            if outcome == NOT_TAKEN:
+                if outcome == CLOSED:
+                    self.drain(self.slots[i], self.found[i], now)
+            if outcome == NOT_TAKEN and not (whole and self.turns_away(i, &view, self.slots[i], now)):
                 handed_up[0] += 1
                 continue
             self.io.taken[i] = 1
@@ -430,6 +594,29 @@ cdef class DataPlane:
             self.count_outcome(outcome, &self.jobs[jobs])
             jobs += outcome == ANSWER
         return jobs
+
+    cdef bint turns_away(self, int message, const View* view, const Slot* slot, double now) noexcept nogil:
+        """Whether admission drops a datagram that is not taken, or answers it. The answer waits in `replies`."""
+        cdef Py_ssize_t size = 0
+        if not self.guarded:
+            return False
+        if slot != NULL:
+            # Of a session's packets, only those from a denied address: it may have moved there.
+            if not self.admission.denies(view.remote, view.remote_size):
+                return False
+        else:
+            if view.kernel:
+                self.admission.note_wait(<double> (realtime_ns() - view.received_ns) / 1e9, now)
+            if self.admission.judge_at(
+                view.data, view.size, view.remote, view.remote_size, now, self.replies + self.reply_count * REPLY_CAPACITY, &size
+            ) == PASSED:
+                return False
+        self.turned_away += 1
+        if size:
+            self.replied[self.reply_count] = message
+            self.reply_sizes[self.reply_count] = size
+            self.reply_count += 1
+        return True
 
     cdef void warm(self, int fd, double now) noexcept nogil:
         """Warm the kernel's transmit path after a pause; else the first answer leaves some microseconds later after its T3."""
@@ -444,7 +631,7 @@ cdef class DataPlane:
             self.segments_refused = outcome >= 0
 
     cdef void answer_batch(self, int fd, int jobs, double now) noexcept nogil:
-        """Take T3, seal and send the answers to the first so many jobs."""
+        """Take T3, seal and send the answers to the first so many jobs, then the stateless replies of the batch."""
         cdef int packets = 0, i
         cdef Py_ssize_t size
         cdef uint8_t* out
@@ -460,6 +647,12 @@ cdef class DataPlane:
                     packets += 1
                 if not self.goes_on(&self.jobs[i]):
                     break
+        for i in range(self.reply_count):
+            if packets == C_BATCH:
+                self.send(fd, packets, now)
+                packets = 0
+            io_reply(self.io, packets, self.replied[i], self.replies + i * REPLY_CAPACITY, self.reply_sizes[i], False)
+            packets += 1
         if packets:
             self.send(fd, packets, now)
 
@@ -479,6 +672,8 @@ cdef class DataPlane:
             self.duplicates += 1
         elif outcome == EXCESSIVE:
             self.excessive += 1
+        elif outcome == DRAINED:
+            self.drained += 1
         elif outcome != NOT_TAKEN:
             self.taken += 1
             self.malformed += job.malformed
@@ -510,14 +705,16 @@ cdef class DataPlane:
         self.next_stamp = self.stamps_back = 0
 
     def send_stamped(
-        self, int fd, bytes data not None, bytes remote not None, bytes local not None, Session session not None,
+        self, int fd, bytes data not None, bytes remote not None, bytes local not None, session not None,
         bytes nonce not None, int64_t send_ns,
     ):
         """Send one packet of the control plane's, and report its transmit timestamp in a later answer; 1 when sent, else 0.
 
-        send_ns: the T3 in it. An earlier transmit timestamp is not believed.
+        session: or the connection ID of a connection at rest. send_ns: the T3 in it. An earlier transmit timestamp is not believed.
         """
         cdef int sent
+        cdef State* state = NULL
+        cdef uint32_t number
         cdef bint wanted = False
         if len(nonce) != NONCE_SIZE:
             raise ConfigError(f"a nonce of {len(nonce)} bytes", expected="16 bytes")
@@ -526,10 +723,15 @@ cdef class DataPlane:
         self.jobs[0].count = self.jobs[0].here = 1
         self.jobs[0].first = 0
         self.jobs[0].answer = True
-        self.jobs[0].state = session.state
+        if isinstance(session, Session):
+            state = (<Session> session).state
+        else:
+            number = self.number_of(session)
+            state = held(&self.cache, &self.records, number) if number != NO_RECORD else NULL
+        self.jobs[0].state = state
         self.jobs[0].send_ns = send_ns
         # Only this table's `discard` forgets the request when the session ends, and a client may have reached another socket.
-        if session.state.owner == <void*> self:
+        if state != NULL and (state.owner == <void*> self or state.serial):
             wanted = self.request_transmit_timestamp(&self.jobs[0])
         self.io.views[0].local = <const uint8_t*> PyBytes_AS_STRING(local)
         self.io.views[0].local_size = len(local)
@@ -556,6 +758,7 @@ cdef class DataPlane:
                 asked = &self.transmit_requests[self.next_stamp % STAMP_RING]
                 asked.id = self.next_stamp
                 asked.state = job.state
+                asked.serial = job.state.serial
                 asked.send_ns = job.send_ns
                 memcpy(asked.nonce, job.requests[i].nonce, 8)
                 self.next_stamp += 1
@@ -577,6 +780,9 @@ cdef class DataPlane:
                     continue
                 s = asked.state
                 asked.state = NULL
+                # The state holds another connection by now.
+                if s.serial != asked.serial:
+                    continue
                 # A time before the packet's T3, or long after it, belongs to another packet.
                 if stamps[i].at_ns < asked.send_ns or stamps[i].at_ns - asked.send_ns > STAMP_PATIENCE_NS:
                     continue
@@ -609,12 +815,396 @@ cdef class DataPlane:
         for session in self.sessions.values():
             s = (<Session> session).state
             if (
-                (s.in_flight_count and not s.defer_acks and s.ring[0].at + probe_timeout(s) <= now and s.next_probe <= now)
-                or s.next_pn - s.key_first_pn >= <int64_t> self.key_update_after or s.failed_opens >= self.failed_open_limit
-                or s.excessive >= self.excessive_limit
+                probe_is_due(s, now)
+                or self.near_limit(s.next_pn - s.key_first_pn, s.failed_opens, s.excessive)
             ):
                 out.append(session)
         return out
+
+    cdef bint near_limit(self, int64_t sealed, uint64_t failed, uint64_t excessive) noexcept nogil:
+        """Whether the control plane has to update keys, or to end the connection."""
+        return (
+            sealed >= <int64_t> self.key_update_after or failed >= self.failed_open_limit or excessive >= self.excessive_limit
+        )
+
+    # ------------------------------------------------------------------------------------------------ connections at rest
+
+    def rest(self, Session session not None, ids not None, bytes remains not None, double idle, double since):
+        """Make a record of a session, under these connection IDs, the one in use first. The session cannot be used any more.
+
+        remains: what else to keep, as it is. idle: seconds after the last packet at which the connection ends.
+        since: when the control plane had the last one. Raises MemoryError where there is no memory; then nothing has changed.
+        """
+        cdef State* s = session.state
+        cdef uint32_t number
+        cdef Cold* cold
+        cdef Chunk* chunk
+        cdef int i = 0, place
+        if not s.active or s.client or s.defer_acks or not 0 < len(ids) <= C_MOST_IDS or len(remains) > C_REMAINS_SIZE:
+            raise ConfigError("a session that cannot rest", expected="a server's session that is in use, and its connection IDs")
+        for item in ids:
+            if not isinstance(item, bytes) or len(item) != C_CID:
+                raise ConfigError("a connection ID that is not 8 bytes", expected="8 bytes")
+        number = record_new(&self.records, s.suite)
+        if number == NO_RECORD:
+            raise MemoryError()
+        cold, chunk, place = cold_of(&self.records, number), chunk_of(&self.records, number), place_of(number)
+        memset(cold, 0, sizeof(Cold))
+        for item in ids:
+            cold.ids[i] = key_of(<const uint8_t*> PyBytes_AS_STRING(item))
+            i += 1
+        cold.ids_count = <uint8_t> i
+        cold.remains_size = <uint16_t> len(remains)
+        memcpy(cold.remains, PyBytes_AS_STRING(remains), len(remains))
+        if since > s.last_receive:
+            s.last_receive = since
+        freeze(s, cold)
+        chunk.seen[place] = <uint32_t> active_at(s)
+        chunk.idle[place] = <uint16_t> min(max(idle + 0.999, 1.0), 65535.0)
+        if s.in_flight_count:
+            chunk.waiting[place >> 6] |= (<uint64_t> 1) << (place & 63)
+        for i in range(cold.ids_count):
+            if table_put(&self.table, cold.ids[i], (<uint64_t> number << 1) | 1):
+                self.unlist(number)
+                record_free(&self.records, number)
+                if session in self.sessions.values():
+                    table_put(&self.table, cold.ids[0], <uint64_t> s)
+                raise MemoryError()
+        self.sessions.pop(ids[0], None)
+        self.forget_transmit_requests(s)
+        s.active = False
+        s.listed = 0
+        s.owner = NULL
+        keys_free(&s.receive)
+        keys_free(&s.send)
+        self.resting += 1
+
+    def wake(self, bytes connection_id not None):
+        """(session, connection IDs, remains) of the connection with this ID, which rests no more; None where none is at rest."""
+        cdef uint32_t number = self.number_of(connection_id)
+        cdef Cold* cold
+        cdef int i
+        if number == NO_RECORD:
+            return None
+        give_back(&self.cache, &self.records, number)
+        cold = cold_of(&self.records, number)
+        if is_draining(cold):
+            return None
+        session = Session()
+        if thaw(cold, (<Session> session).state):
+            raise MemoryError()
+        (<Session> session).state.serial = 0
+        ids = tuple([PyBytes_FromStringAndSize(<const char*> &cold.ids[i], C_CID) for i in range(cold.ids_count)])
+        remains = PyBytes_FromStringAndSize(<const char*> cold.remains, cold.remains_size)
+        self.remove(number)
+        self.add(ids[0], session)
+        return session, ids, remains
+
+    def rests(self, bytes connection_id not None):
+        """Whether a connection with this ID is at rest here."""
+        return self.number_of(connection_id) != NO_RECORD
+
+    def read(self, bytes data not None, bytes remote not None, bytes local not None, double now):
+        """The messages in a packet of a connection at rest, as often as once a second; else None: then it is for its connection.
+
+        The packet holds nothing else but an acknowledgment, PING and PADDING. Nothing is noted until `reply` is called.
+        """
+        cdef View view
+        cdef Slot* slot
+        cdef State* s
+        cdef int i
+        view.data, view.size = <const uint8_t*> PyBytes_AS_STRING(data), len(data)
+        view.remote, view.remote_size = <const uint8_t*> PyBytes_AS_STRING(remote), len(remote)
+        view.local, view.local_size = <const uint8_t*> PyBytes_AS_STRING(local), len(local)
+        self.read_state = NULL
+        self.cache.turn += 1
+        slot = self.slot_for(&view)
+        if slot == NULL or not slot.entry & 1:
+            return None
+        s = self.state_for(slot, &view, now)
+        if s == NULL or s.draining or now < s.read_at + READ_INTERVAL:
+            return None
+        if open_packet(s, &self.scratch, &view, now, &self.read_packet) != OPENED or self.read_packet.updated:
+            return None
+        if parse_frames(s, self.read_packet.plain, self.read_packet.size, &self.read_frames, &self.read_ranges):
+            return None
+        if not 0 < self.read_frames.count <= MOST_READ:
+            return None
+        self.read_state = s
+        return [
+            PyBytes_FromStringAndSize(<const char*> self.read_frames.frames[i].at, <Py_ssize_t> self.read_frames.frames[i].size)
+            for i in range(self.read_frames.count)
+        ]
+
+    def take_report(self):
+        """An earlier answer's transmit timestamp, of the connection of the packet that `read` opened; as Session.report."""
+        cdef uint8_t out[EXACT_VALUE_SIZE]
+        if self.read_state == NULL or not self.read_state.known_count:
+            return ""
+        take_known(self.read_state, out)
+        return PyBytes_FromStringAndSize(<const char*> out, EXACT_VALUE_SIZE).decode("ascii")
+
+    def reply(self, list messages not None, double now):
+        """Note the packet that `read` opened; (packet with an ACK and these answers, connection ID, whether the answers fit).
+
+        Where the congestion window or the packet has no room for the answers, they are dropped.
+        """
+        cdef uint8_t out[OUT_CAPACITY]
+        cdef State* s = self.read_state
+        cdef Py_ssize_t end, size = 0
+        cdef bint fits
+        cdef bytes message
+        if s == NULL:
+            raise ConfigError("a reply to nothing", expected="a packet that was read")
+        self.read_state = NULL
+        commit(s, &self.read_packet, &self.read_ranges, now)
+        s.read_at = now
+        end = begin(s, out, now)
+        for message in messages:
+            size += len(message) + MOST_DATAGRAM_HEADER
+        fits = end + size + TAG_SIZE <= MOST_REPLY and (not messages or has_room(s, end + size + TAG_SIZE))
+        for message in messages if fits else ():
+            end += put_datagram_header(out + end, len(message))
+            memcpy(out + end, PyBytes_AS_STRING(message), len(message))
+            end += len(message)
+        size = finish(s, out, end, <int> len(messages) if fits else 0, now)
+        return (
+            PyBytes_FromStringAndSize(<const char*> out, size), PyBytes_FromStringAndSize(<const char*> &s.own_id, C_CID),
+            bool(fits),
+        )
+
+    cdef uint32_t number_of(self, bytes connection_id):
+        cdef Slot* slot
+        if len(connection_id) != C_CID:
+            return NO_RECORD
+        slot = table_find(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)))
+        return <uint32_t> (slot.entry >> 1) if slot != NULL and slot.entry & 1 else <uint32_t> NO_RECORD
+
+    cdef void unlist(self, uint32_t number) noexcept nogil:
+        """Take the connection IDs of a record out of the table."""
+        cdef Cold* cold = cold_of(&self.records, number)
+        cdef Slot* slot
+        cdef int i
+        for i in range(cold.ids_count):
+            slot = table_find(&self.table, cold.ids[i])
+            if slot != NULL and slot.entry == ((<uint64_t> number << 1) | 1):
+                table_remove(&self.table, cold.ids[i])
+
+    cdef void remove(self, uint32_t number) noexcept nogil:
+        """Forget a record."""
+        let_go(&self.cache, &self.records, number)
+        self.unlist(number)
+        record_free(&self.records, number)
+        self.resting -= 1
+
+    def sweep(self, double now):
+        """End connections at rest that were idle for too long, and probe those that acknowledge nothing. Once a second is enough.
+
+        (probes to send: (data, remote, local); connection IDs of those that the control plane must look after).
+        """
+        cdef list probes = []
+        cdef list ids = []
+        cdef Slab* slab
+        cdef Chunk* chunk
+        cdef uint32_t at
+        cdef int class_, word, place
+        cdef uint64_t bits
+        self.cache.turn += 1
+        with nogil:
+            self.end_idle(now)
+        for class_ in range(2):
+            slab = &self.records.slabs[class_]
+            for at in range(slab.chunk_count):
+                chunk = slab.chunks[at]
+                for word in range(CHUNK_WORDS if chunk != NULL else 0):
+                    bits = chunk.waiting[word]
+                    while bits:
+                        place = 64 * word + trailing_zeros(bits)
+                        bits &= bits - 1
+                        self.look_after(((at * CHUNK + place) << 1) | class_, now, probes, ids)
+        for word in range(self.cache.made):
+            if self.cache.record[word] != NO_RECORD:
+                self.look_after(self.cache.record[word], now, probes, ids)
+        return probes, ids
+
+    cdef void end_idle(self, double now) noexcept nogil:
+        cdef Slab* slab
+        cdef uint32_t at
+        cdef int class_, word, place
+        cdef uint64_t bits
+        for class_ in range(2):
+            slab = &self.records.slabs[class_]
+            for at in range(slab.chunk_count):
+                for word in range(CHUNK_WORDS):
+                    # The chunk is freed with its last record.
+                    if slab.chunks[at] == NULL:
+                        break
+                    bits = slab.chunks[at].used[word]
+                    while bits:
+                        place = 64 * word + trailing_zeros(bits)
+                        bits &= bits - 1
+                        if <double> slab.chunks[at].seen[place] + slab.chunks[at].idle[place] <= now:
+                            self.end_if_idle(((at * CHUNK + place) << 1) | class_, now)
+
+    cdef void end_if_idle(self, uint32_t number, double now) noexcept nogil:
+        """End a record that was idle for too long, unless its state knows of later packets."""
+        cdef Chunk* chunk = chunk_of(&self.records, number)
+        cdef int place = place_of(number)
+        cdef State* s = held(&self.cache, &self.records, number)
+        cdef Cold* cold
+        cdef double since
+        if s != NULL:
+            since = active_at(s)
+        else:
+            cold = cold_of(&self.records, number)
+            since = max(cold.first_sent, cold.last_receive)
+        chunk.seen[place] = <uint32_t> since
+        if since + chunk.idle[place] <= now:
+            self.remove(number)
+            self.timed_out += 1
+
+    cdef look_after(self, uint32_t number, double now, list probes, list ids):
+        """Probe the peer of a record, or list the record's connection ID, where that is due."""
+        cdef uint8_t out[OUT_CAPACITY]
+        cdef Cold* cold = cold_of(&self.records, number)
+        cdef State* s = held(&self.cache, &self.records, number)
+        cdef Py_ssize_t size
+        cdef bint due
+        if s != NULL:
+            due = self.near_limit(s.next_pn - s.key_first_pn, s.failed_opens, s.excessive)
+        else:
+            due = self.near_limit(cold.next_pn - cold.key_first_pn, cold.failed_opens, cold.excessive)
+        if due:
+            ids.append(PyBytes_FromStringAndSize(<const char*> &cold.ids[0], C_CID))
+        if len(probes) >= MOST_PROBES or (s == NULL and not (cold.in_flight_count and cold.next_probe <= now)):
+            return
+        if s == NULL:
+            s = state_of(&self.cache, &self.records, number)
+            if s == NULL:
+                return
+        if not probe_is_due(s, now):
+            return
+        size = seal_probe(s, out, now)
+        if size:
+            probes.append((
+                PyBytes_FromStringAndSize(<const char*> out, size), s.remote[:s.remote_size], s.local[:s.local_size],
+            ))
+
+    def some_resting(self, int most):
+        """A connection ID of each of so many connections at rest."""
+        cdef list ids = []
+        cdef Slab* slab
+        cdef Cold* cold
+        cdef uint32_t at
+        cdef int class_, place
+        for class_ in range(2):
+            slab = &self.records.slabs[class_]
+            for at in range(slab.chunk_count):
+                for place in range(CHUNK if slab.chunks[at] != NULL else 0):
+                    if len(ids) >= most:
+                        return ids
+                    if slab.chunks[at].used[place >> 6] >> (place & 63) & 1:
+                        cold = cold_of(&self.records, ((at * CHUNK + place) << 1) | class_)
+                        ids.append(PyBytes_FromStringAndSize(<const char*> &cold.ids[0], C_CID))
+        return ids
+
+    def close_resting(self, bytes reason not None, int most, double now):
+        """End at most so many connections at rest; packets to send, (data, remote, local), that tell their peers."""
+        cdef list packets = []
+        cdef Slab* slab
+        cdef uint32_t at, number
+        cdef int class_, place
+        if len(reason) > MOST_REASON:
+            raise ConfigError(f"a reason of {len(reason)} bytes", expected=f"at most {MOST_REASON}")
+        for class_ in range(2):
+            slab = &self.records.slabs[class_]
+            for at in range(slab.chunk_count):
+                for place in range(CHUNK):
+                    if slab.chunks[at] == NULL:
+                        break
+                    if not slab.chunks[at].used[place >> 6] >> (place & 63) & 1:
+                        continue
+                    if most <= 0:
+                        return packets
+                    most -= 1
+                    number = ((at * CHUNK + place) << 1) | class_
+                    self.cache.turn += 1
+                    self.close_record(number, reason, now, packets)
+        return packets
+
+    cdef close_record(self, uint32_t number, bytes reason, double now, list packets):
+        cdef uint8_t out[OUT_CAPACITY]
+        cdef State* s = state_of(&self.cache, &self.records, number)
+        cdef Py_ssize_t size
+        if s != NULL and not s.draining:
+            size = seal_close(s, out, <const uint8_t*> PyBytes_AS_STRING(reason), len(reason), now)
+            if size:
+                packets.append((
+                    PyBytes_FromStringAndSize(<const char*> out, size), s.remote[:s.remote_size], s.local[:s.local_size],
+                ))
+        self.remove(number)
+
+    def cool(self):
+        """Write the states back to their records, where these have room for what is in flight, as when others need the states."""
+        cdef int at
+        for at in range(self.cache.made):
+            if self.cache.record[at] != NO_RECORD and state_at(&self.cache, at).in_flight_count <= COLD_RING:
+                give_back(&self.cache, &self.records, self.cache.record[at])
+
+    def end_oldest(self):
+        """End the connection at rest that was used least recently; whether there was one."""
+        cdef Chunk* chunk
+        cdef uint32_t number
+        cdef int place
+        while self.resting:
+            if not self.oldest_count:
+                with nogil:
+                    self.find_oldest()
+            self.oldest_count -= 1
+            number = self.oldest[self.oldest_count]
+            chunk = self.records.slabs[number & 1].chunks[(number >> 1) / CHUNK]
+            if chunk == NULL:
+                continue
+            place = place_of(number)
+            # It may have ended or come back to life since it was noted.
+            if chunk.used[place >> 6] >> (place & 63) & 1 and self.seen_last(number) == self.oldest_seen:
+                self.remove(number)
+                return True
+        return False
+
+    cdef uint32_t seen_last(self, uint32_t number) noexcept nogil:
+        """The second of a record's last packet."""
+        cdef State* s = held(&self.cache, &self.records, number)
+        cdef Chunk* chunk = chunk_of(&self.records, number)
+        if s != NULL:
+            chunk.seen[place_of(number)] = <uint32_t> active_at(s)
+        return chunk.seen[place_of(number)]
+
+    cdef void find_oldest(self) noexcept nogil:
+        """Note some of the records that were used least recently, in the same second."""
+        cdef Slab* slab
+        cdef Chunk* chunk
+        cdef uint32_t at
+        cdef int class_, place
+        self.oldest_count = 0
+        for place in range(self.cache.made):
+            if self.cache.record[place] != NO_RECORD:
+                self.seen_last(self.cache.record[place])
+        for class_ in range(2):
+            slab = &self.records.slabs[class_]
+            for at in range(slab.chunk_count):
+                chunk = slab.chunks[at]
+                for place in range(CHUNK if chunk != NULL else 0):
+                    if not chunk.used[place >> 6] >> (place & 63) & 1:
+                        continue
+                    if self.oldest_count and chunk.seen[place] > self.oldest_seen:
+                        continue
+                    if self.oldest_count and chunk.seen[place] < self.oldest_seen:
+                        self.oldest_count = 0
+                    self.oldest_seen = chunk.seen[place]
+                    if self.oldest_count < OLDEST:
+                        self.oldest[self.oldest_count] = ((at * CHUNK + place) << 1) | class_
+                        self.oldest_count += 1
 
 
 # -------------------------------------------------------------------------------------------------------------- waiting
@@ -654,7 +1244,7 @@ def wait(int epoll, dict serving not None, double timeout):
                 if last >= 0 and not data_plane.handed_up:
                     continue
                 if data_plane.handed_up:
-                    data_plane.rest = data_plane.not_taken(last)
+                    data_plane.left = data_plane.not_taken(last)
             out.append((events[i].data.fd, events[i].events))
         if out or count == 0 or (timeout >= 0 and monotonic() >= end):
             return out

@@ -18,8 +18,6 @@ cdef enum:
     STREAM_HAS_LENGTH = 0x02
     STREAM_HAS_OFFSET = 0x04
     NEW_CONNECTION_ID = 0x18
-    CLOSE = 0x1C
-    CLOSE_APPLICATION = 0x1D
     LAST_TYPE = 0x1E
     RESET_TOKEN_SIZE = 16
     # Units of work. One unit is an ACK range, for which aioquic takes about a microsecond.
@@ -101,8 +99,7 @@ cdef int skip_frame(const uint8_t** at, const uint8_t* end, uint64_t kind, int* 
             return -1
         # The length of the connection ID is one byte.
         return skip_bytes(at, end, 1 + <uint64_t> at[0][0] + RESET_TOKEN_SIZE)
-    if kind == 0x1A or kind == 0x1B:
-        # PATH_CHALLENGE and PATH_RESPONSE.
+    if kind == PATH_CHALLENGE or kind == PATH_RESPONSE:
         return skip_bytes(at, end, 8)
     if kind == CLOSE or kind == CLOSE_APPLICATION:
         return -1 if skip_integers(at, end, 2 if kind == CLOSE else 1) else skip_counted(at, end)
@@ -124,6 +121,41 @@ cdef int frames_work(const uint8_t* plain, Py_ssize_t size) noexcept nogil:
         if skip_frame(&at, end, kind, &work):
             break
     return work
+
+
+cdef int frames_excess(const uint8_t* plain, Py_ssize_t size, int most_frames, int most_acks, int most_ranges) noexcept nogil:
+    """Which limit the frames of a packet exceed, if any, up to the first broken one. A run of PADDING is one frame."""
+    cdef const uint8_t* at = plain
+    cdef const uint8_t* end = plain + size
+    cdef const uint8_t* ranges_at
+    cdef uint64_t kind = 0, more = 0, ranges = 0
+    cdef int frames = 0, acks = 0, work = 0
+    while at < end:
+        frames += 1
+        if frames > most_frames:
+            return TOO_MANY_FRAMES_HERE
+        if get_varint(&at, end, &kind):
+            break
+        if kind == PADDING:
+            while at < end and at[0] == 0:
+                at += 1
+            continue
+        if kind == ACK or kind == ACK_ECN:
+            acks += 1
+            ranges_at = at
+            if skip_integers(&ranges_at, end, 2) or get_varint(&ranges_at, end, &more):
+                break
+            ranges += 1 + more
+            if acks > most_acks or ranges > <uint64_t> most_ranges:
+                return TOO_MANY_ACK_RANGES
+        if skip_frame(&at, end, kind, &work):
+            break
+    return NO_EXCESS
+
+
+def excess(bytes frames not None, int most_frames, int most_acks, int most_ranges):
+    """Which limit these frames exceed: 0 none, 1 frames, 2 acknowledgments."""
+    return frames_excess(<const uint8_t*> PyBytes_AS_STRING(frames), len(frames), most_frames, most_acks, most_ranges)
 
 
 def work(bytes frames not None):

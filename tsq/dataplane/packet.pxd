@@ -45,6 +45,8 @@ cdef struct Keys:
     AesKey block
 
 
+cdef int key_size(int suite) noexcept nogil
+cdef int secret_size(int suite) noexcept nogil
 cdef bint keys_complete(const Keys* keys) noexcept nogil
 cdef int keys_set_aead(Keys* keys, int suite, const uint8_t* key, const uint8_t* iv, bint sealing) noexcept nogil
 cdef int keys_set_protection(Keys* keys, int suite, const uint8_t* key) noexcept nogil
@@ -56,6 +58,10 @@ cdef int64_t decode_pn(uint64_t truncated, int size, int64_t expected) noexcept 
 cdef Py_ssize_t aead_open(
     Keys* keys, const uint8_t* header, Py_ssize_t header_size, int64_t pn, const uint8_t* sealed, Py_ssize_t sealed_size,
     uint8_t* plain,
+) noexcept nogil
+cdef int protection_mask(Keys* keys, const uint8_t* sample, uint8_t* mask) noexcept nogil
+cdef int aead_seal(
+    Keys* keys, const uint8_t* nonce, const uint8_t* header, Py_ssize_t header_size, uint8_t* payload, Py_ssize_t size
 ) noexcept nogil
 cdef Py_ssize_t seal(Keys* keys, uint8_t* packet, Py_ssize_t header_size, int64_t pn, Py_ssize_t plain_size) noexcept nogil
 cdef int get_varint(const uint8_t** at, const uint8_t* end, uint64_t* value) noexcept nogil

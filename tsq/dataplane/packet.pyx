@@ -79,6 +79,11 @@ cdef int key_size(int suite) noexcept nogil:
     return 16 if suite == AES_128_GCM else 32
 
 
+cdef int secret_size(int suite) noexcept nogil:
+    """The size of the suite's hash."""
+    return 48 if suite == AES_256_GCM else 32
+
+
 cdef bint keys_complete(const Keys* keys) noexcept nogil:
     """Whether both keys of a direction are there."""
     return (keys.gcm.aes.rounds or keys.aead != NULL) and (keys.block.rounds or keys.protection != NULL)
@@ -237,6 +242,16 @@ cdef int evp_seal(
     return 0 if EVP_CIPHER_CTX_ctrl(keys.aead, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, payload + size) == 1 else -1
 
 
+cdef int aead_seal(
+    Keys* keys, const uint8_t* nonce, const uint8_t* header, Py_ssize_t header_size, uint8_t* payload, Py_ssize_t size
+) noexcept nogil:
+    """Encrypt a payload in place, which may be empty, and write the tag behind it; 0 or -1. nonce: one that this key never had."""
+    if keys.gcm.aes.rounds:
+        gcm_seal(&keys.gcm, nonce, header, header_size, payload, size)
+        return 0
+    return evp_seal(keys, nonce, header, header_size, payload, size)
+
+
 cdef Py_ssize_t seal(Keys* keys, uint8_t* packet, Py_ssize_t header_size, int64_t pn, Py_ssize_t plain_size) noexcept nogil:
     """Protect a packet in place: header, which ends with the packet number, payload, room for the tag. Its whole size, or -1.
 
@@ -251,9 +266,7 @@ cdef Py_ssize_t seal(Keys* keys, uint8_t* packet, Py_ssize_t header_size, int64_
     if pn_size + plain_size < MAX_PN_SIZE:
         return -1
     nonce_of(keys, pn, nonce)
-    if keys.gcm.aes.rounds:
-        gcm_seal(&keys.gcm, nonce, packet, header_size, payload, plain_size)
-    elif evp_seal(keys, nonce, packet, header_size, payload, plain_size):
+    if aead_seal(keys, nonce, packet, header_size, payload, plain_size):
         return -1
     if protection_mask(keys, number + MAX_PN_SIZE, mask):
         return -1

@@ -11,5 +11,8 @@ cdef int parse_ack(const State* s, const uint8_t** at, const uint8_t* end, bint 
 cdef void on_ack(State* s, const AckRanges* ranges, double now) noexcept nogil
 cdef bint has_room(const State* s, Py_ssize_t size) noexcept nogil
 cdef void note_sent(State* s, int64_t pn, Py_ssize_t size, double now) noexcept nogil
+cdef double active_at(const State* s) noexcept nogil
 cdef double loss_delay(const State* s) noexcept nogil
+cdef bint probe_is_due(const State* s, double now) noexcept nogil
 cdef double probe_timeout(const State* s) noexcept nogil
+cdef void shrink(State* s, double sent_at, double now) noexcept nogil

@@ -163,6 +163,16 @@ cdef double loss_delay(const State* s) noexcept nogil:
     return delay if delay > GRANULARITY else GRANULARITY
 
 
+cdef double active_at(const State* s) noexcept nogil:
+    """Start of the idle timeout (RFC 9000 §10.1), monotonic seconds."""
+    return s.first_sent if s.first_sent > s.last_receive else s.last_receive
+
+
+cdef bint probe_is_due(const State* s, double now) noexcept nogil:
+    """Whether the oldest packet in flight is older than the probe timeout, and no probe has been sent lately (RFC 9002 §6.2)."""
+    return s.in_flight_count and not s.defer_acks and s.ring[0].at + probe_timeout(s) <= now and s.next_probe <= now
+
+
 cdef double probe_timeout(const State* s) noexcept nogil:
     """Probe timeout (RFC 9002 §6.2.1), seconds."""
     cdef double spread = 4 * s.variance

@@ -23,13 +23,17 @@ cdef enum:
     FORGED = 4
     DUPLICATE = 5
     EXCESSIVE = 6
+    # Of connections at rest: the peer has closed it; a packet after that.
+    CLOSED = 7
+    DRAINED = 8
 
 
-# An authentic packet. earlier: it was sealed with the last phase's keys.
+# An authentic packet. earlier: it was sealed with the last phase's keys; updated: with the next phase's.
 cdef struct Opened:
     int64_t pn
     Py_ssize_t size
     bint earlier
+    bint updated
     uint8_t header[MAX_HEADER_SIZE]
     uint8_t plain[MAX_PLAIN + TAG_SIZE]
 
@@ -54,6 +58,9 @@ cdef void commit(State* s, const Opened* opened, const AckRanges* ranges, double
 cdef void take_known(State* s, uint8_t* out) noexcept nogil
 cdef Py_ssize_t begin(const State* s, uint8_t* out, double now) noexcept nogil
 cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers, double now) noexcept nogil
+
+cdef Py_ssize_t seal_close(State* s, uint8_t* out, const uint8_t* reason, Py_ssize_t size, double now) noexcept nogil
+cdef Py_ssize_t seal_probe(State* s, uint8_t* out, double now) noexcept nogil
 
 
 cdef class Session:

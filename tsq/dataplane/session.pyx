@@ -9,20 +9,21 @@ RFC 9000 §12.3, §17.3, §17.4; RFC 9001 §5, §6; RFC 9221.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from tsq._fast cimport EXACT_VALUE_SIZE, View, put_u64
 from tsq.dataplane.frames cimport (
-    ACK, ACK_ECN, DATAGRAM, DATAGRAM_WITH_LENGTH, MOST_DATAGRAM_HEADER, MOST_WORK, PADDING, PING, frames_work, put_datagram_header,
+    ACK, ACK_ECN, CLOSE, DATAGRAM, DATAGRAM_WITH_LENGTH, MOST_DATAGRAM_HEADER, MOST_WORK, PADDING, PING, frames_work,
+    put_datagram_header,
 )
 from tsq.dataplane.packet cimport (
-    IV_SIZE, MAX_CID_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, keys_complete, keys_free, keys_set_aead,
-    keys_set_protection, seal, unprotect,
+    IV_SIZE, MAX_CID_SIZE, TAG_SIZE, Keys, aead_open, decode_pn, get_varint, key_size, keys_complete, keys_free, keys_set_aead,
+    keys_set_protection, put_varint, seal, secret_size, unprotect,
 )
-from tsq.dataplane.recovery cimport has_room, mark, note_sent, on_ack, parse_ack, probe_timeout, put_ack, seen
-from tsq.dataplane.state cimport C_CID, C_WINDOW, MAX_ACK_RANGES, AckRanges, KnownT3, RawKeys, State
+from tsq.dataplane.recovery cimport active_at, has_room, mark, note_sent, on_ack, parse_ack, probe_timeout, put_ack, seen
+from tsq.dataplane.state cimport C_CID, C_WINDOW, MAX_ACK_RANGES, MOST_KEY, MOST_SECRET, AckRanges, KnownT3, RawKeys, State
 
 from tsq.errors import ConfigError
 
@@ -42,6 +43,8 @@ cdef enum:
     MAX_SEALED = 1200
     MOST_BACKOFF = 10
     LAST_KEYS_PROBES = 3
+    VERSION_1 = 0x00000001
+    VERSION_2 = 0x6B3343CF
 
 cdef extern from "<openssl/crypto.h>" nogil:
     void cleanse "OPENSSL_cleanse"(void* at, size_t size)
@@ -139,7 +142,7 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
     cdef uint64_t truncated = 0
     cdef int pn_size
     cdef Py_ssize_t header_size
-    cdef bint authentic, updated = False
+    cdef bint authentic
     if not s.active:
         return NOT_TAKEN
     pn_size = unprotect(&s.receive, view.data, view.size, 1 + C_CID, opened.header, &truncated)
@@ -148,7 +151,7 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
         return FORGED
     header_size = 1 + C_CID + pn_size
     opened.pn = decode_pn(truncated, pn_size, s.largest + 1)
-    opened.earlier = False
+    opened.earlier = opened.updated = False
     if ((opened.header[0] >> 2) & 1) == s.phase:
         opened.size = aead_open(
             &s.receive, opened.header, header_size, opened.pn, view.data + header_size, view.size - header_size, opened.plain
@@ -161,13 +164,13 @@ cdef int open_packet(State* s, Keys* scratch, const View* view, double now, Open
             now < s.last_keys_until and opened.pn < s.phase_first_pn
             and open_with(s, scratch, &s.last_keys, view, header_size, opened)
         )
-        updated = not opened.earlier and open_with(s, scratch, &s.next_keys, view, header_size, opened)
-        authentic = opened.earlier or updated
+        opened.updated = not opened.earlier and open_with(s, scratch, &s.next_keys, view, header_size, opened)
+        authentic = opened.earlier or opened.updated
     if not authentic:
         s.failed_opens += 1
         return FORGED
-    if updated or opened.header[0] & 0x18:
-        # The control plane handles key updates, and authentic peers that set reserved bits.
+    if (opened.updated and not s.serial) or opened.header[0] & 0x18:
+        # The control plane handles authentic peers that set reserved bits, and key updates of connections that are not at rest.
         return NOT_TAKEN
     if seen(s, opened.pn):
         return DUPLICATE
@@ -240,6 +243,34 @@ cdef Py_ssize_t finish(State* s, uint8_t* out, Py_ssize_t plain_end, int answers
     return size
 
 
+cdef Py_ssize_t seal_probe(State* s, uint8_t* out, double now) noexcept nogil:
+    """A packet with a PING and an ACK; its size, or 0. Later probes wait longer."""
+    cdef double timeout = probe_timeout(s)
+    cdef Py_ssize_t end = begin(s, out, now)
+    # Padding for the header protection sample, where there is no ACK frame (RFC 9001 §5.4.2).
+    out[end] = PING
+    memset(out + end + 1, 0, 3)
+    # As the first ack-eliciting packet since the last receipt, it restarts the idle timer (RFC 9000 §10.1).
+    if s.first_sent <= s.last_receive:
+        s.first_sent = now
+    s.probes += 1 if s.probes < MOST_BACKOFF else 0
+    # Back off from at least a second: nothing is sent again, the probe only frees the congestion window.
+    s.next_probe = now + (timeout if timeout > 1.0 else 1.0) * (1 << s.probes)
+    return finish(s, out, end + 4, 0, now)
+
+
+cdef Py_ssize_t seal_close(State* s, uint8_t* out, const uint8_t* reason, Py_ssize_t size, double now) noexcept nogil:
+    """A packet that closes the connection without an error (RFC 9000 §19.19); its size, or 0. reason: UTF-8, below 256 bytes."""
+    cdef Py_ssize_t end = begin(s, out, now)
+    out[end] = CLOSE
+    # NO_ERROR, and no frame type.
+    out[end + 1] = out[end + 2] = 0
+    end += 3
+    end += put_varint(out + end, <uint64_t> size)
+    memcpy(out + end, reason, size)
+    return finish(s, out, end + size, 0, now)
+
+
 # ------------------------------------------------------------------------------------------------------------- Python's view
 
 @cython.final
@@ -269,6 +300,8 @@ cdef class Session:
         """Set the header protection keys, once: a key update does not change them (RFC 9001 §6.1)."""
         _key_sizes(suite, receive, send)
         self.state.suite = suite
+        memcpy(self.state.protection, PyBytes_AS_STRING(receive), len(receive))
+        memcpy(self.state.protection + MOST_KEY, PyBytes_AS_STRING(send), len(send))
         if (
             keys_set_protection(&self.state.receive, suite, <const uint8_t*> PyBytes_AS_STRING(receive))
             or keys_set_protection(&self.state.send, suite, <const uint8_t*> PyBytes_AS_STRING(send))
@@ -304,11 +337,72 @@ cdef class Session:
             s.last_keys_until = now + LAST_KEYS_PROBES * probe_timeout(s)
         memcpy(s.current_keys.key, PyBytes_AS_STRING(receive), len(receive))
         memcpy(s.current_keys.iv, PyBytes_AS_STRING(receive_iv), IV_SIZE)
+        memcpy(s.sending_keys.key, PyBytes_AS_STRING(send), len(send))
+        memcpy(s.sending_keys.iv, PyBytes_AS_STRING(send_iv), IV_SIZE)
         memcpy(s.next_keys.key, PyBytes_AS_STRING(next_receive), len(next_receive))
         memcpy(s.next_keys.iv, PyBytes_AS_STRING(next_receive_iv), IV_SIZE)
         s.phase = phase & 1
         s.phase_first_pn = NONE_YET
         s.key_first_pn = s.next_pn
+
+    def set_secrets(self, int version, bytes receive not None, bytes send not None):
+        """Set the secrets of this key phase (RFC 9001 §6.1), from which a session at rest derives the next ones.
+
+        version: the QUIC version, 1 or 2 (RFC 9369) as it stands in long headers.
+        """
+        cdef int size = secret_size(self.state.suite)
+        if len(receive) != size or len(send) != size or version not in (VERSION_1, VERSION_2):
+            raise ConfigError(f"secrets of {len(receive)} and {len(send)} bytes", expected="the size of the suite's hash")
+        self.state.version_2 = <uint32_t> version == VERSION_2
+        memcpy(self.state.secrets, PyBytes_AS_STRING(receive), size)
+        memcpy(self.state.secrets + MOST_SECRET, PyBytes_AS_STRING(send), size)
+
+    @property
+    def secrets(self):
+        """(receive, send) secrets of this key phase."""
+        cdef int size = secret_size(self.state.suite)
+        return self.state.secrets[:size], self.state.secrets[MOST_SECRET:MOST_SECRET + size]
+
+    @property
+    def protection(self):
+        """(receive, send) header protection keys."""
+        cdef int size = key_size(self.state.suite)
+        return self.state.protection[:size], self.state.protection[MOST_KEY:MOST_KEY + size]
+
+    @property
+    def suite(self):
+        """TLS cipher suite number."""
+        return self.state.suite
+
+    @property
+    def version(self):
+        """QUIC version, as in long headers."""
+        return VERSION_2 if self.state.version_2 else VERSION_1
+
+    @property
+    def phase(self):
+        """Key phase, 0 or 1."""
+        return self.state.phase
+
+    @property
+    def peer_id(self):
+        """The peer's connection ID."""
+        return self.state.peer_id[:self.state.peer_id_size]
+
+    @property
+    def path(self):
+        """Packed (remote, local) addresses of the active path."""
+        cdef State* s = self.state
+        return s.remote[:s.remote_size], s.local[:s.local_size]
+
+    @property
+    def key_updates(self):
+        """(how many key updates the peer may still make, when that was counted)."""
+        return self.state.updates_left, self.state.updated_at
+
+    @key_updates.setter
+    def key_updates(self, value):
+        self.state.updates_left, self.state.updated_at = value
 
     def set_path(self, bytes remote not None, bytes local not None, bytes peer_id not None):
         """Set the packed addresses of the active path, and the peer's connection ID (0 to 20 bytes)."""
@@ -420,24 +514,23 @@ cdef class Session:
         size = finish(s, out, end, <int> len(messages), now)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
+    def acknowledge(self, double now):
+        """A packet with an ACK alone, which the peer does not acknowledge; None where nothing was received."""
+        cdef uint8_t out[OUT_CAPACITY]
+        cdef State* s = self.state
+        cdef Py_ssize_t size
+        if not s.active or s.largest < 0:
+            return None
+        size = finish(s, out, begin(s, out, now), 0, now)
+        return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
+
     def probe(self, double now):
         """A packet with a PING and an ACK, for a peer that acknowledges nothing (RFC 9002 §6.2.4). Later probes wait longer."""
         cdef uint8_t out[OUT_CAPACITY]
-        cdef State* s = self.state
-        cdef Py_ssize_t end, size
-        if not s.active:
+        cdef Py_ssize_t size
+        if not self.state.active:
             return None
-        end = begin(s, out, now)
-        # Padding for the header protection sample, where there is no ACK frame (RFC 9001 §5.4.2).
-        out[end] = PING
-        memset(out + end + 1, 0, 3)
-        size = finish(s, out, end + 4, 0, now)
-        # As the first ack-eliciting packet since the last receipt, it restarts the idle timer (RFC 9000 §10.1).
-        if s.first_sent <= s.last_receive:
-            s.first_sent = now
-        s.probes += 1 if s.probes < MOST_BACKOFF else 0
-        # Back off from at least a second: nothing is sent again, the probe only frees the congestion window.
-        s.next_probe = now + max(probe_timeout(s), 1.0) * (1 << s.probes)
+        size = seal_probe(self.state, out, now)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 
     def report(self):
@@ -526,8 +619,7 @@ cdef class Session:
     @property
     def last_activity(self):
         """Start of the idle timeout (RFC 9000 §10.1), monotonic seconds."""
-        cdef State* s = self.state
-        return s.first_sent if s.first_sent > s.last_receive else s.last_receive
+        return active_at(self.state)
 
     @property
     def probe_at(self):

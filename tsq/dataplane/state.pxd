@@ -3,7 +3,7 @@
 In a server with thousands of clients, no state is in the processor's caches when its packet comes: what every packet needs comes
 first, and together.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from tsq.dataplane.packet cimport IV_SIZE, MAX_CID_SIZE, Keys
 
@@ -16,6 +16,7 @@ cdef enum:
     MAX_ACK_RANGES = 64
     KNOWN_T3 = 4
     MOST_KEY = 32
+    MOST_SECRET = 48
 
 
 # A packet with answers that is not acknowledged yet.
@@ -38,6 +39,11 @@ cdef struct RawKeys:
 
 
 cdef struct State:
+    # Of a record's state: this end's connection ID, and a number that is another one for each session that it held.
+    uint64_t own_id
+    uint32_t serial
+    # The peer has closed the connection: nothing is sent any more (RFC 9000 §10.2.2).
+    bint draining
     bint active
     uint8_t phase
     bint client
@@ -102,6 +108,16 @@ cdef struct State:
     double last_keys_until
     int known_count
     KnownT3 known[KNOWN_T3]
+    # What a record is made of, too: this phase's key for sealing, the header protection keys, the secrets of this phase.
+    RawKeys sending_keys
+    uint8_t protection[2 * MOST_KEY]
+    uint8_t secrets[2 * MOST_SECRET]
+    bint version_2
+    # Key updates that the peer may still make, and when that was counted.
+    double updates_left
+    double updated_at
+    # When Python last read a request of it while it was at rest.
+    double read_at
     # How many entries a table has for it, and which table: that one forgets its transmit timestamp requests when it ends.
     int listed
     void* owner

@@ -1,13 +1,13 @@
-"""Sessions by connection ID: a hash table with linear probing, at most half full.
+"""Entries by connection ID: a hash table with linear probing, at most four fifths full.
 
 Comes in: connection IDs of 8 bytes. This end chose them at random, so each is its own hash. Goes out: slots, which the next change
-of the table may move. It must never own a session.
+of the table may move. It must never own what an entry refers to.
 """
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from tsq.dataplane.state cimport C_CID, State
+from tsq.dataplane.state cimport C_CID
 
 
 cdef extern from *:
@@ -46,7 +46,7 @@ cdef Slot* slot_of(const Table* table, uint64_t key) noexcept nogil:
     """The key's slot, or the free slot for it."""
     cdef size_t mask = table.capacity - 1
     cdef size_t at = key & mask
-    while table.slots[at].state != NULL and table.slots[at].key != key:
+    while table.slots[at].entry != 0 and table.slots[at].key != key:
         at = (at + 1) & mask
     return &table.slots[at]
 
@@ -54,7 +54,7 @@ cdef Slot* slot_of(const Table* table, uint64_t key) noexcept nogil:
 cdef Slot* table_find(const Table* table, uint64_t key) noexcept nogil:
     """The key's slot, or NULL."""
     cdef Slot* slot = slot_of(table, key)
-    return slot if slot.state != NULL else NULL
+    return slot if slot.entry != 0 else NULL
 
 
 cdef void table_expect(const Table* table, uint64_t key) noexcept nogil:
@@ -71,25 +71,24 @@ cdef int grow(Table* table) noexcept nogil:
     if larger.slots == NULL:
         return -1
     for i in range(table.capacity):
-        if table.slots[i].state != NULL:
+        if table.slots[i].entry != 0:
             slot_of(&larger, table.slots[i].key)[0] = table.slots[i]
     free(table.slots)
     table[0] = larger
     return 0
 
 
-cdef int table_put(Table* table, uint64_t key, State* state, int index) noexcept nogil:
-    """Enter a session under a key, or replace the former one; 0, or -1 where there is no memory."""
+cdef int table_put(Table* table, uint64_t key, uint64_t entry) noexcept nogil:
+    """Enter this under a key, or replace what was there; 0, or -1 where there is no memory. entry: not 0."""
     cdef Slot* slot = slot_of(table, key)
-    if slot.state == NULL:
-        if 2 * (table.used + 1) > table.capacity:
+    if slot.entry == 0:
+        if 5 * (table.used + 1) > 4 * table.capacity:
             if grow(table):
                 return -1
             slot = slot_of(table, key)
         table.used += 1
     slot.key = key
-    slot.state = state
-    slot.index = index
+    slot.entry = entry
     return 0
 
 
@@ -103,10 +102,10 @@ cdef void table_remove(Table* table, uint64_t key) noexcept nogil:
     table.used -= 1
     at = hole = found - table.slots
     while True:
-        table.slots[hole].state = NULL
+        table.slots[hole].entry = 0
         while True:
             at = (at + 1) & mask
-            if table.slots[at].state == NULL:
+            if table.slots[at].entry == 0:
                 return
             home = table.slots[at].key & mask
             if ((at - home) & mask) >= ((at - hole) & mask):

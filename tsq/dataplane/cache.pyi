@@ -1,0 +1,1 @@
+"""Types of the compiled cache of states, which has a C interface only; see cache.pyx."""

@@ -1,0 +1,3 @@
+"""Types of the compiled key derivation; see derivation.pyx."""
+
+def next_keys(suite: int, version: int, secret: bytes) -> tuple[bytes, bytes, bytes]: ...

@@ -1,0 +1,1 @@
+"""Types of the compiled services, which have a C interface only; see services.pyx."""
