@@ -10,7 +10,6 @@ from tests.support.crafted import REQUEST, Stranger, crypto, reset_stream, stop_
 from tsq.quic import tls
 from tsq.quic.aioquic.trim import TrimmedConnection
 from tsq.quic.frames import contents, packets_in
-from tsq.quic.initial import initial_keys, payload
 from tsq.quic.limits import PeerLimits
 from tsq.quic.router import Drop
 
@@ -92,28 +91,6 @@ def test_no_bytes_confuse_it(seed):
         data = bytes(rng.choice(likely) for _ in range(rng.randint(0, 60)))
         found = contents(data, LIMITS)
         assert 0 <= found.frames <= LIMITS.frames + 1
-
-
-def test_the_keys_of_an_initial_are_those_of_the_rfc():
-    """RFC 9001 Appendix A.1; RFC 9369 Appendix A.1."""
-    known = bytes.fromhex("8394c8f03e515708")
-    assert [part.hex() for part in initial_keys(known, 1)] == [
-        "1f369613dd76d5467730efcbe3b1a22d", "fa044b2f42a3fd3b46fb255c", "9f50449e04a0e810283a1e9933adedd2",
-    ]  # fmt: skip
-    assert [part.hex() for part in initial_keys(known, 0x6B3343CF)] == [
-        "8b1a0bc121284290a29e0971b5cd045d", "91f73e2351d8fa91660e909f", "45b95e15235d6f45a6b19cbcb0294ba9",
-    ]  # fmt: skip
-
-
-def test_an_initial_opens_or_does_not():
-    stranger = Stranger(b"eightbyt")
-    packet = stranger.initial(crypto(0, b"hello"))
-    offset = 1 + 4 + 1 + 8 + 1 + 8 + 1 + 2
-    assert payload(packet, offset, b"eightbyt", 1).rstrip(b"\0") == crypto(0, b"hello")
-    assert payload(packet, offset, b"eightbyu", 1) is None
-    for at in (0, offset, offset + 20, len(packet) - 1):
-        assert payload(packet[:at] + bytes([packet[at] ^ 1]) + packet[at + 1 :], offset, b"eightbyt", 1) is None
-    assert payload(packet[: offset + 10], offset, b"eightbyt", 1) is None
 
 
 def test_other_users_of_aioquic_keep_their_receivers():

@@ -290,7 +290,7 @@ def test_a_connection_without_a_deadline_is_forgotten(world, monkeypatch, name):
 
 
 def test_a_datagram_that_the_router_cannot_deal_with_is_dropped(world, monkeypatch):
-    monkeypatch.setattr(world.router, "_stranger", broken)
+    monkeypatch.setattr(world.router, "_open", broken)
     world.deliver_to_server(Stranger().initial(PING), ATTACKER)
     monkeypatch.undo()
     assert is_served(world)
@@ -436,7 +436,7 @@ def test_initials_that_do_not_open_make_no_connection_and_turn_retry_on(world, m
     assert (made, world.counters.get("retries")) == ([], 20)
     monkeypatch.undo()
     for _ in range(40):
-        world.router._failed.add(world.now)
+        world.router.admission.failed(world.now)
     # A correct client still connects, with one more round trip.
     assert is_served(world)
     assert world.counters.get("retries") == 21
@@ -480,7 +480,7 @@ def test_those_who_proved_their_address_are_evicted_last(certificates):
 
 
 def test_newcomers_are_few_while_many_handshakes_are_under_way(certificates):
-    limits = Limits(retry=RetryPolicy.NEVER, half_open=10, newcomers=30.0)
+    limits = Limits(retry=RetryPolicy.NEVER, half_open=10, newcomers=30.0, prefix_newcomers=1e9)
     world = World(certificates, limits=limits)
     for number in range(500):
         world.deliver_to_server(Stranger(number.to_bytes(8, "big")).initial(crypto(0, b"\x01")), ATTACKER)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
 
-from tsq.quic.tickets import AcceptedTicket, TicketFile, TicketMemory, TicketStore
+from tsq.quic.tickets import AcceptedTicket, TicketFile, TicketMemory
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -97,9 +97,9 @@ def test_memory_gives_no_ticket_that_cannot_be_used(accepted):
 
 def test_a_ticket_comes_back_whole_and_once(file, warnings):
     kept = ticket()
-    file.save("host name", CA, kept, None)
-    assert file.take("host name", CA) == (kept, None)
-    assert file.take("host name", CA) == (None, None)
+    file.save("host name", CA, kept, None, b"token")
+    assert (file.take("host name", CA), file.token) == ((kept, None), b"token")
+    assert (file.take("host name", CA), file.token) == ((None, None), b"")
     assert warnings == []
 
 
@@ -376,28 +376,3 @@ def test_of_many_savers_at_once_none_is_lost(file, warnings):
     in_threads(8, lambda number: TicketFile(file.path, warnings.append).save(f"host {number}", CA, kept[number], None))
     assert [file.take(f"host {number}", CA)[0] for number in range(8)] == kept
     assert warnings == []
-
-
-# ---------------------------------------------------------------------------------------------------- the server's store
-
-
-def test_a_store_gives_each_ticket_once():
-    store, kept = TicketStore(), ticket()
-    store.add(kept)
-    assert store.take(kept.ticket) is kept
-    assert store.take(kept.ticket) is None
-
-
-def test_a_store_has_nothing_for_a_ticket_that_it_never_gave():
-    store = TicketStore()
-    store.add(ticket())
-    assert store.take(b"forged") is None
-    assert store.take(b"") is None
-
-
-def test_a_store_is_bounded_and_forgets_the_oldest():
-    store = TicketStore(limit=3)
-    kept = [ticket() for _ in range(5)]
-    for item in kept:
-        store.add(item)
-    assert [store.take(item.ticket) for item in kept] == [None, None, *kept[2:]]

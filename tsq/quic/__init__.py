@@ -1,9 +1,11 @@
 """The control plane: UDP datagrams with timestamps <-> TSQ messages on QUIC connections. Never interprets a timestamp.
 
-It holds the server's router, connections of both sides, TLS and certificates, tickets, the UDP socket, and limits on what peers may
-cost. From the top, each using only what comes after it: `selfsigned`, `router`, `handshake_log`, `server_connection`,
-`client_connection`, `connection`, `outcome`, `tls`, `aioquic`, `udp`, `tickets`, `initial`, `resets`, `frames`, `reassembly`,
-`budget`, `limits`, `certificates`.
+It holds the server's router, connections of both sides, TLS and certificates, connection IDs, secrets, tickets, the UDP socket, and
+limits on what peers may cost.
+
+From the top, each using only what comes after it: `selfsigned`, `router`, `access`, `handshake_log`, `http3`, `server_connection`,
+`client_connection`, `connection`, `outcome`, `tls`, `aioquic`, `udp`, `connection_ids`, `quic_lb`, `sealed_tickets`, `secrets`,
+`tickets`, `resets`, `frames`, `reassembly`, `budget`, `limits`, `certificates`.
 """
 
 import logging

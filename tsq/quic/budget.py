@@ -98,6 +98,11 @@ class ControlBudget:
         if self._offence is not None:
             self._offence.authentic += 1
 
+    @property
+    def is_strained(self) -> bool:
+        """Whether the peer has lately used more than its budget."""
+        return self._offence is not None
+
     def is_offender(self, now: float) -> bool:
         """Whether the peer itself, and not a forger, has caused too much work for too long."""
         offence = self._offence

@@ -16,7 +16,7 @@ from tsq.quic.aioquic.offload import SharedConnection, offload_is_possible
 from tsq.quic.connection import Connection, Message, Outgoing
 from tsq.quic.outcome import STATELESS_RESET, why_ended
 from tsq.quic.resets import is_reset
-from tsq.quic.tickets import AcceptedTicket
+from tsq.quic.tickets import MOST_TOKEN, AcceptedTicket
 from tsq.quic.tls import ClientConfiguration
 
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
@@ -29,7 +29,8 @@ _MOST_TICKETS = 4
 class ClientConnection(Connection):
     """A connection to a server. on_ticket: called with each session ticket once the server is accepted.
 
-    tickets: how many session tickets there were.
+    tickets: how many session tickets there were. heard: whether the last datagram held a packet of the server's, and not only what
+    anybody can send, or what another server of its fleet sends that does not know the connection.
     """
 
     def __init__(self, configuration: ClientConfiguration, *, on_ticket: Callable[[AcceptedTicket], None] | None = None) -> None:
@@ -39,7 +40,9 @@ class ClientConnection(Connection):
         self._judged = False
         self._unjudged: list[SessionTicket] = []
         self.tickets = 0
-        quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket)
+        self.heard = False
+        self._token = b""
+        quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket, token_handler=self._take_token)
         quic.accept = configuration.accept
         super().__init__(quic)
         internals.limit_streams(quic, 0, 0)
@@ -96,21 +99,38 @@ class ClientConnection(Connection):
             times += [self.plane.probe_at, None if since is None else since + _CLIENT_ACK_DELAY]
         return None if times[0] is None else min(time for time in times if time is not None)
 
+    def _must_only_acknowledge(self, now: float) -> bool:
+        """Whether all that is due is an acknowledgment, and the data plane can send it: aioquic need not take over for that."""
+        plane = self.plane
+        if plane is None or (since := plane.waits_to_acknowledge) is None or now < since + _CLIENT_ACK_DELAY:
+            return False
+        others = [time for time in (super().timer, plane.probe_at) if time is not None]
+        return now < min(others, default=now) and not plane.wants_key_update()
+
     def receive(self, data: bytes, now: float) -> list[Message]:
         """Take one UDP datagram from the server. Return the messages in it."""
+        self.heard = False
         if self.plane is not None:
-            messages = self.plane.open(data, now)
-            if messages is not None:
-                return [Message(message) for message in messages]
+            opened = self.plane.open(data, now)
+            if opened is not None:
+                # A packet that does not open is dropped there, and changes nothing.
+                self.heard = self.plane.last_receive == now
+                return [Message(message) for message in opened]
             self.take_back()
         if self.handshake is not None and is_reset(data, internals.peer_reset_token(self.quic)):
             self.terminated = ConnectionTerminated(QuicErrorCode.NO_ERROR, None, STATELESS_RESET)
             return []
-        return self.receive_on(_SERVER_PATH, data, now)
+        before = self.quic.frames
+        messages = self.receive_on(_SERVER_PATH, data, now)
+        self.heard = self.quic.frames > before
+        return messages
 
     def handle_timer(self, now: float) -> list[Message]:
         """Act on deadlines that have passed."""
         probe_at = None if self.plane is None else self.plane.probe_at
+        if self._must_only_acknowledge(now):
+            # `flush` does it.
+            return []
         self.take_back()
         if self.plane is not None and self.plane.wants_key_update():
             self.quic.request_key_update()
@@ -128,7 +148,8 @@ class ClientConnection(Connection):
     def flush(self, now: float) -> Outgoing:
         """Datagrams to send when there is no message to send. While the data plane serves, aioquic has none."""
         if self.plane is not None and self.plane.active:
-            return []
+            sealed = self.plane.acknowledge(now) if self._must_only_acknowledge(now) else None
+            return [] if sealed is None else [sealed]
         out = super().flush(now)
         self.hand_over(now)
         return out
@@ -177,12 +198,18 @@ class ClientConnection(Connection):
         if self.tickets + len(self._unjudged) < _MOST_TICKETS:
             self._unjudged.append(ticket)
 
+    def _take_token(self, token: bytes) -> None:
+        """Keep the newest token that the server gives (NEW_TOKEN, RFC 9000 §8.1.3), for the next ticket."""
+        if len(token) <= MOST_TOKEN:
+            self._token = token
+
     def _give_tickets(self) -> None:
-        """Pass on the tickets of a server that was accepted."""
+        """Pass on the tickets of a server that was accepted; the token with the first one, since it is to be used once."""
         waiting, self._unjudged = self._unjudged, []
         accepted = self._configuration.accepted if self.resumed else None
         for ticket in waiting:
             self.tickets += 1
             if self._on_ticket is not None:
                 expiry = self.certificates_expire if accepted is None else accepted.certificates_expire
-                self._on_ticket(AcceptedTicket(ticket, self._configuration.acceptance, expiry))
+                token, self._token = self._token, b""
+                self._on_ticket(AcceptedTicket(ticket, self._configuration.acceptance, expiry, token))

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
@@ -52,11 +52,42 @@ class Message:
     finished: bool = True
 
 
+class Application(Protocol):
+    """Another protocol than TSQ on a connection that negotiated it, such as HTTP/3.
+
+    deadline: when `expired` is due; None for never.
+    """
+
+    @property
+    def deadline(self) -> float | None: ...
+
+    def take(self, event: events.QuicEvent) -> None:
+        """Take an event of a stream or a datagram."""
+
+    def answer(self, path: object, received_ns: int, clock: Callable[[], int], now: float) -> tuple[bool, float]:
+        """Answer what came in one UDP datagram: (whether to send at once, work in units of one packet)."""
+
+    def expired(self, now: float) -> None:
+        """Act on deadlines that have passed."""
+
+    def drop(self) -> None:
+        """Release what it holds."""
+
+
+_FOR_APPLICATIONS = (
+    events.DatagramFrameReceived,
+    events.StreamDataReceived,
+    events.StreamReset,
+    events.StopSendingReceived,
+)
+
+
 class Connection:
     """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams.
 
     Call `take_back` before anything is done through aioquic, `hand_over` after everything: the planes never work at the same time.
-    left_out: how many messages were dropped because one packet brought too many.
+    left_out: how many messages were dropped because one packet brought too many. application: what serves this connection in place
+    of TSQ's messages; None for a connection of TSQ.
     """
 
     def __init__(self, quic: SharedConnection) -> None:
@@ -66,6 +97,7 @@ class Connection:
         self.handshake: events.HandshakeCompleted | None = None
         self.terminated: events.ConnectionTerminated | None = None
         self.alpn: str | None = None
+        self.application: Application | None = None
         self.issued: list[bytes] = []
         self.retired: list[bytes] = []
         self.left_out = 0
@@ -244,7 +276,9 @@ class Connection:
         messages: list[Message] = []
         touched: dict[int, bool] = {}
         while (event := self.quic.next_event()) is not None:
-            if isinstance(event, events.DatagramFrameReceived):
+            if self.application is not None and isinstance(event, _FOR_APPLICATIONS):
+                self.application.take(event)
+            elif isinstance(event, events.DatagramFrameReceived):
                 if len(messages) < self.quic.limits.messages:
                     messages.append(Message(event.data))
                 else:

@@ -11,6 +11,8 @@ from tsq.errors import ConfigError
 
 # The reason that a server gives with CONNECTION_REFUSED where all its connections are in use.
 FULL = "connection limit reached"
+# The same where it is about to go, and where it has closed a connection for that.
+DRAINING = "server is draining"
 
 
 class RetryPolicy(StrEnum):
@@ -94,21 +96,47 @@ class Limits:
     most_half_open: largest number of unfinished handshakes. A new one replaces the oldest whose client's address is not validated.
     newcomers: handshakes a second that such clients may begin while more than half_open are unfinished. The rest of the machine's
     time is for connected clients. A handshake costs about a millisecond. As many clients a second are refused by a full server.
+    handshakes: handshakes a second that clients whose address is validated may begin, by a token of a Retry or of an earlier
+    connection.
+    arrivals: clients without a token that arrive within half a second before all must show that they receive (Retry): about so many
+    at once, or twice as many a second. Each would cost a handshake, which clients that are connected have to wait for.
+    prefix_newcomers: handshakes a second that clients of one network (/24, /56) may begin while their addresses are not validated,
+    twice as many at once. Beyond that they get a Retry, so that nobody can shut out a network by forging its addresses.
+    prefix_handshakes: the same for those whose address is validated. Beyond that they are dropped.
+    queue_delay: seconds that strangers' datagrams wait in the socket before a Retry is required.
+    memory: the used share of the machine's or the container's memory before a Retry is required. At a tenth more, new clients are
+    refused, and those that are connected stay.
     strangers: packets a second of all handshakes of such clients together, without the first packet of each.
     all_control: packets a second that the control plane takes of all connections before it keeps each to its strained rate.
     most_control: packets a second that it takes at all; the rest of the core is the data plane's.
+    signatures: signed responses a second for one client, and four times as many at once; all_signatures: for all clients together.
+    An Ed25519 signature costs 50 µs of the control plane.
+    awake: connections that are not at rest; each needs 33 KiB. Beyond these, new clients are refused.
+    rest_after: seconds without work for the control plane after which a connection is left to the data plane alone, where it needs
+    less than a kibibyte. rebuilds: such connections a second that are made again for a packet that needs the control plane.
     peer: what one connection may cost.
     """
 
-    max_connections: int = 10_000
+    max_connections: int = 100_000
     half_open: int = 200
     handshake_timeout: float = 5.0
     retry: RetryPolicy = RetryPolicy.AUTO
     most_half_open: int = 1000
     newcomers: float = 300.0
+    handshakes: float = 500.0
+    arrivals: int = 20
+    prefix_newcomers: float = 100.0
+    prefix_handshakes: float = 300.0
+    queue_delay: float = 0.02
+    memory: float = 0.85
     strangers: float = 2000.0
     all_control: float = 3000.0
     most_control: float = 5000.0
+    signatures: float = 8.0
+    all_signatures: float = 2000.0
+    awake: int = 10_000
+    rest_after: float = 2.0
+    rebuilds: float = 200.0
     peer: PeerLimits = field(default_factory=PeerLimits)
 
     def __post_init__(self) -> None:

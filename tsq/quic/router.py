@@ -1,48 +1,42 @@
 """The server's connection router: which connection a datagram belongs to, and what happens to one that belongs to none.
 
-Comes in: datagrams with their path, the time. Goes out: a connection, stateless replies (Version Negotiation, Retry, refusal,
-reset), or a counted drop. It must never keep anything for a datagram too small to be an Initial (RFC 9000 §14.1), nor reply with
-more bytes than came. The cost of ending a connection depends on its own connection IDs only. Every connection has a deadline.
+Comes in: datagrams with their path, the time. Goes out: a connection, which may be new, or a stateless reply or a counted drop, as
+admission says (tsq/dataplane/admission.pyx). The cost of ending a connection depends on its own connection IDs only. Every
+connection has a deadline. It must never open a connection that admission did not admit.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
-from aioquic.quic.retry import QuicRetryTokenHandler
 
-from tsq._fast import unpack_address
 from tsq.counters import Counters
-from tsq.quic import initial, tls
-from tsq.quic.aioquic import internals
-from tsq.quic.budget import Bucket, DecayingCount, Throttle
-from tsq.quic.frames import contents, packets_in
+from tsq.dataplane.admission import MOST_TOKEN_KEYS, Admission
+from tsq.dataplane.batches import DataPlane
+from tsq.dataplane.session import Session
+from tsq.quic import tls
+from tsq.quic.access import AccessList
+from tsq.quic.aioquic import hibernate, internals
+from tsq.quic.budget import Bucket, Throttle
+from tsq.quic.connection_ids import ConnectionIds
 from tsq.quic.handshake_log import HandshakeLog
-from tsq.quic.limits import FULL, Limits, RetryPolicy
+from tsq.quic.limits import DRAINING, FULL, Limits, RetryPolicy
 from tsq.quic.resets import StatelessResets, reset_key
-from tsq.quic.server_connection import ServerConnection
-from tsq.quic.tickets import TicketStore
+from tsq.quic.sealed_tickets import SealedTickets
+from tsq.quic.secrets import Purpose, Secrets
+from tsq.quic.server_connection import Applications, ServerConnection
 from tsq.quic.udp import NetworkPath
 from tsq.settings import Setting
 
 __all__ = ["CONNECTION_ID_SIZE", "EXCESSES", "Drop", "Limits", "RetryPolicy", "Router"]
 
 CONNECTION_ID_SIZE = 8
-_MIN_INITIAL_SIZE = 1200
-# Seconds: how long a failed handshake counts as load, and the time between two reports of a full server.
-_LOAD_FADES = 5.0
+# Seconds between two reports of a full server.
 _REPORT_INTERVAL = 60.0
+# So long new clients are refused after there was no memory.
+_SHORT_OF_MEMORY = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +50,12 @@ class Drop(StrEnum):
     SMALL_INITIAL = "Initial under 1200 bytes"
     NOT_INITIAL = "handshake packet of no connection"
     TOO_MANY_CONNECTIONS = FULL
+    DRAINING = DRAINING
     INVALID_TOKEN = "invalid Retry token"
+    USED_TOKEN = "Retry token that was used before"
+    NETWORK_OVER_BUDGET = "more handshakes than one network may begin"
+    MEMORY_SHORT = "memory is short"
+    DENIED = "address that is denied"
     UNREADABLE_INITIAL = "Initial that cannot be opened"
     TOO_MANY_HANDSHAKES = "too many handshakes under way"
     TOO_MANY_PACKETS = "datagram with too many packets"
@@ -64,6 +63,7 @@ class Drop(StrEnum):
     TOO_MANY_ACKS = "packet with too many acknowledgments"
     HANDSHAKE_DATA = "handshake data beyond the limits"
     OVER_BUDGET = "more packets than one connection may cost"
+    CAME_BEFORE = "packet that came before"
     OVERLOADED = "more packets than the control plane takes"
 
 
@@ -73,39 +73,135 @@ EXCESSES = (
 )  # fmt: skip
 
 
+class _Known(dict[bytes, ServerConnection]):
+    """Connections by connection ID. Admission knows the same IDs."""
+
+    def __init__(self, admission: Admission) -> None:
+        super().__init__()
+        self._admission = admission
+
+    def __setitem__(self, connection_id: bytes, connection: ServerConnection) -> None:
+        if connection_id not in self:
+            self._admission.add_id(connection_id)
+        super().__setitem__(connection_id, connection)
+
+    def discard(self, connection_id: bytes) -> None:
+        """Forget an ID, if it is there."""
+        if super().pop(connection_id, None) is not None:
+            self._admission.discard_id(connection_id)
+
+
 class Router:
     """Connections by connection ID. `configuration` may be replaced at any time; it holds for later connections.
 
-    instance: distinguishes this server from others with the same private key, also after a restart. forgotten: how many connections
-    have ended so far.
+    instance: distinguishes this server from others with the same private key, also after a restart. secrets: of this server or a
+    fleet. connection_ids: makes connection IDs. access: which addresses may use the server; None: all. forgotten: how many
+    connections have ended, or come to rest, so far. admission: what decides about strangers. applications: other protocols than
+    TSQ, by ALPN.
     """
 
-    def __init__(self, configuration: QuicConfiguration, counters: Counters, limits: Limits, instance: bytes = b"") -> None:
-        self.configuration = configuration
-        self.limits = limits
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        counters: Counters,
+        limits: Limits,
+        instance: bytes = b"",
+        secrets: Secrets | None = None,
+        connection_ids: ConnectionIds | None = None,
+        access: AccessList | None = None,
+    ) -> None:
+        self.admission = Admission()
         self.replies: list[tuple[bytes, NetworkPath]] = []
         self.forgotten = 0
+        self.applications: Applications = {}
+        self._draining = False
         self._counters = counters
+        self.secrets = Secrets.random() if secrets is None else secrets
+        self.connection_ids = ConnectionIds() if connection_ids is None else connection_ids
+        self._instance = self.connection_ids.instance or instance
         # Made once: existing connections keep their tokens when the certificate is renewed.
-        self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration), instance))
-        self._tickets = TicketStore()
-        self._tokens = QuicRetryTokenHandler()
-        self._by_id: dict[bytes, ServerConnection] = {}
+        self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration), self._instance))
+        self._tickets = SealedTickets(self.secrets, lambda reason: counters.add("tickets refused", reason))
+        self._by_id = _Known(self.admission)
+        # Where connections rest. This router keeps nothing of them.
+        self._planes: list[DataPlane] = []
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
+        self._counted: dict[str, int] = {}
+        self._short_until = 0.0
+        self.configuration = configuration
+        self.limits = limits
+        if access is not None:
+            self.admission.set_access(*access.compiled())
+        self._share_keys()
+        self.secrets.when_changed(self._share_keys)
+        self._shape_retry_ids()
         # Those of them whose client's address is not validated.
         self._unvalidated: dict[ServerConnection, None] = {}
-        # At most twice the number that turns Retry on, so that Retry is off again seconds after a flood.
-        self._failed = DecayingCount(_LOAD_FADES, 2.0 * limits.half_open)
-        self._newcomers = Bucket(limits.newcomers, limits.newcomers)
         self._full = Throttle(_REPORT_INTERVAL)
+        self._refused_before = 0
+        counters.before_reading(self._count)
         self._log = HandshakeLog()
         self._watchers: list[Callable[[ServerConnection], None]] = []
+        self._rebuilds = Bucket(limits.rebuilds, limits.rebuilds)
+        # Connections in the order in which the control plane last worked on them, and when that was.
+        self._visited: dict[ServerConnection, float] = {}
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new connections because it is about to end."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
+        self._tell_admission()
+
+    @property
+    def configuration(self) -> QuicConfiguration:
+        """What new connections get."""
+        return self._configuration
+
+    @configuration.setter
+    def configuration(self, configuration: QuicConfiguration) -> None:
+        self._configuration = configuration
+        self.admission.set_versions(configuration.supported_versions)
+
+    @property
+    def limits(self) -> Limits:
+        """What strangers and clients may cost."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self.admission.set_limits(
+            retry=limits.retry.value,
+            half_open=limits.half_open,
+            newcomers=limits.newcomers,
+            handshakes=limits.handshakes,
+            arrivals=limits.arrivals,
+            prefix_newcomers=limits.prefix_newcomers,
+            prefix_handshakes=limits.prefix_handshakes,
+            queue_delay=limits.queue_delay,
+            memory=limits.memory,
+            packets=limits.peer.packets,
+            frames=limits.peer.frames,
+            acks=limits.peer.acks,
+            ack_ranges=limits.peer.ack_ranges,
+            handshake_packets=limits.peer.handshake_packets,
+        )
+        self._tell_admission()
 
     @property
     def connections(self) -> list[ServerConnection]:
-        """All connections, oldest first."""
+        """All connections that are not at rest, oldest first."""
         return list(self._connections)
+
+    @property
+    def count(self) -> int:
+        """How many connections there are, with those at rest."""
+        return len(self._connections) + sum(plane.resting for plane in self._planes)
 
     @property
     def half_open(self) -> int:
@@ -113,26 +209,103 @@ class Router:
         return len(self._half_open)
 
     def when_forgotten(self, watcher: Callable[[ServerConnection], None]) -> None:
-        """Call this with every connection that is forgotten, whatever the reason."""
+        """Call this with every connection that is forgotten here, whatever the reason: it has ended, or it is at rest."""
         self._watchers.append(watcher)
 
-    def route(self, data: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
-        """The connection that this datagram belongs to, which may be a new one; None where it belongs to none (see `replies`)."""
-        if len(data) < 1 + CONNECTION_ID_SIZE:
-            return self._drop(Drop.TOO_SHORT)
-        if not data[0] & 0x80:
-            connection_id = data[1 : 1 + CONNECTION_ID_SIZE]
-            return self._by_id.get(connection_id) or self._unknown(data, connection_id, path, now)
-        buffer = Buffer(data=data)
-        try:
-            header = pull_quic_header(buffer, host_cid_length=CONNECTION_ID_SIZE)
-        except ValueError:
-            return self._drop(Drop.TOO_SHORT)
-        most = self.limits.peer.packets
-        if header.packet_length < len(data) and packets_in(data, most) > most:
-            return self._drop(Drop.TOO_MANY_PACKETS)
-        connection = self._by_id.get(header.destination_cid)
-        return connection if connection is not None else self._stranger(header, data, buffer.tell(), path, now)
+    def route(self, data: bytes, path: NetworkPath, now: float, *, judged: bool = False) -> ServerConnection | None:
+        """The connection that this datagram belongs to, which may be a new one; None where it belongs to none (see `replies`).
+
+        judged: a data plane has asked admission already.
+        """
+        long = bool(data) and bool(data[0] & 0x80)
+        connection_id = data[6 : 6 + data[5]] if long and len(data) > 5 else data[1 : 1 + CONNECTION_ID_SIZE]
+        connection = self._by_id.get(connection_id)
+        if connection is not None and judged:
+            return connection
+        # What was admitted a moment ago is admitted again, unless its connection has ended since.
+        reason, reply = self.admission.judge(data, path.remote, now)
+        if reply is not None:
+            self.replies.append((reply, path))
+        if reason is not None:
+            if reason == Drop.TOO_MANY_CONNECTIONS:
+                self._report_full(now)
+            return None
+        if connection is not None:
+            return connection
+        if not long:
+            return self._short(data, connection_id, path, now)
+        if any(plane.rests(connection_id) for plane in self._planes):
+            # Its keys for such packets are gone.
+            return self._drop(Drop.NOT_INITIAL)
+        if (closed := self._takes_none(now)) is not None:
+            return self._drop(closed)
+        if self.half_open >= self.limits.most_half_open:
+            self.forget(next(iter(self._unvalidated), None) or next(iter(self._half_open)))
+        return self._open(data, connection_id, path, now)
+
+    def look_after(self, now: float) -> None:
+        """Call this about once a second."""
+        self.admission.rotate_keys(now)
+        if now >= self._short_until:
+            self._short_until = 0.0
+        self._tell_admission()
+        self._report_full(now)
+
+    def add_plane(self, data_plane: DataPlane) -> None:
+        """Let connections rest in this data plane."""
+        self._planes.append(data_plane)
+
+    def visited(self, connection: ServerConnection, now: float) -> None:
+        """Note that the control plane works on a connection, which must not rest for a while."""
+        if connection in self._connections:
+            self._visited.pop(connection, None)
+            self._visited[connection] = now
+
+    def rest(self, now: float, most: int) -> int:
+        """Leave connections that the control plane has not worked on lately to the data plane; how many. At most this number."""
+        quiet: list[ServerConnection] = []
+        if not hibernate.rest_is_possible():
+            return 0
+        for connection, at in self._visited.items():
+            if at > now - self.limits.rest_after or len(quiet) == most:
+                break
+            if not connection.leaving:
+                quiet.append(connection)
+        count = 0
+        for connection in quiet:
+            self.visited(connection, now)
+            try:
+                rests = connection.rest(now)
+            except MemoryError:
+                self._short_until = now + _SHORT_OF_MEMORY
+                self._tell_admission()
+                break
+            except Exception as error:
+                connection.fail(error)
+                self.forget(connection)
+                continue
+            if rests:
+                self._leave(connection)
+                count += 1
+        return count
+
+    def wake(self, connection_id: bytes, now: float) -> ServerConnection | None:
+        """The connection with this ID, made again where it was at rest; None where there is none, or too many were made lately."""
+        for plane in self._planes:
+            if not plane.rests(connection_id):
+                continue
+            if self._rebuilds.refill(now) < 1:
+                return None
+            self._rebuilds.take()
+            found = plane.wake(connection_id)
+            if found is not None:
+                return self._rebuild(plane, *found, now)
+        return None
+
+    def is_newcomer(self, data: bytes) -> bool:
+        """Whether a datagram is of a handshake that has not begun here."""
+        # RFC 8999 §5.1: the length of the destination connection ID, and the ID, after the version.
+        return bool(data) and bool(data[0] & 0x80) and (len(data) < 7 or data[6 : 6 + data[5]] not in self._by_id)
 
     def refresh(self, connection: ServerConnection) -> None:
         """Note what changed on a connection. Call this after anything was done with it."""
@@ -143,12 +316,13 @@ class Router:
             self._by_id[connection_id] = connection
         for connection_id in connection.retired:
             connection.ids.discard(connection_id)
-            self._by_id.pop(connection_id, None)
+            self._by_id.discard(connection_id)
         connection.issued.clear()
         connection.retired.clear()
         if connection.handshake is not None and connection in self._half_open:
             del self._half_open[connection]
             self._unvalidated.pop(connection, None)
+            self._tell_admission()
             self._counters.add("handshakes", "resumed" if connection.handshake.session_resumed else "full")
         if connection.terminated is not None:
             self.forget(connection)
@@ -181,14 +355,14 @@ class Router:
         """Drop a new connection whose first datagram caused no reply: its handshake cannot go on."""
         self._half_open.pop(connection, None)
         self.forget(connection)
-        self._failed.add(now)
-        self._drop(Drop.UNREADABLE_INITIAL)
+        self.admission.failed(now)
+        self._counters.add("dropped", Drop.UNREADABLE_INITIAL)
 
     def forget(self, connection: ServerConnection) -> None:
         """Drop a connection at once, sending nothing."""
         # Remove it from every table first, in case the rest fails.
         for connection_id in connection.ids:
-            self._by_id.pop(connection_id, None)
+            self._by_id.discard(connection_id)
         connection.ids.clear()
         self._unvalidated.pop(connection, None)
         if connection not in self._connections:
@@ -199,6 +373,12 @@ class Router:
             del self._half_open[connection]
             self._counters.add("handshakes", "failed")
             self._log.failed(connection.path, connection.terminated or internals.closing(connection.quic), time.monotonic())
+        self._tell_admission()
+        self._release(connection)
+
+    def _release(self, connection: ServerConnection) -> None:
+        """Let go of a connection that is in no table any more."""
+        self._visited.pop(connection, None)
         for watcher in self._watchers:
             watcher(connection)
         try:
@@ -207,146 +387,171 @@ class Router:
             # It is in no table any more: nothing else is affected.
             connection.fail(error)
 
-    def _unknown(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
-        """A packet of an unknown connection. Reply with a stateless reset, where one may be sent."""
-        reset = self._resets.answer(data, connection_id, now)
-        if reset is not None:
-            self.replies.append((reset, path))
-            self._counters.add("stateless resets")
-        return self._drop(Drop.UNKNOWN_CONNECTION)
+    def _tell_admission(self) -> None:
+        """Keep what admission knows of the connections up to date."""
+        self.admission.half_open = len(self._half_open)
+        self.admission.draining = self._draining
+        awake = len(self._connections)
+        # Those at rest make room for others.
+        full = awake >= self.limits.max_connections or awake >= self.limits.awake
+        self.admission.full = full or bool(self._short_until)
 
-    def _stranger(
-        self, header: QuicHeader, data: bytes, number_offset: int, path: NetworkPath, now: float
-    ) -> ServerConnection | None:
-        """A packet with a long header and an unknown connection ID."""
-        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
-            return self._drop(Drop.UNKNOWN_VERSION)
-        if len(data) < _MIN_INITIAL_SIZE:
-            return self._drop(Drop.SMALL_INITIAL)
-        if header.version is None or header.version not in self.configuration.supported_versions:
-            versions = encode_quic_version_negotiation(
-                source_cid=header.destination_cid,
-                destination_cid=header.source_cid,
-                supported_versions=self.configuration.supported_versions,
-            )
-            self.replies.append((versions, path))
-            return self._drop(Drop.UNKNOWN_VERSION)
-        if header.packet_type != QuicPacketType.INITIAL:
-            return self._drop(Drop.NOT_INITIAL)
-        if len(self._connections) >= self.limits.max_connections:
-            self._report_full(now)
-            self._refuse(header, data, number_offset, path, now)
-            return self._drop(Drop.TOO_MANY_CONNECTIONS)
-        original = self._original_destination(header, path, now) if header.token else None
-        if original is None and self._asks_for_retry(now):
-            if header.token:
-                return self._drop(Drop.INVALID_TOKEN)
-            self.replies.append((self._retry(header, header.version, path, now), path))
-            return None
-        # Before a connection is made, which costs ten times as much.
-        payload = initial.payload(data[: header.packet_length], number_offset, header.destination_cid, header.version)
-        excess = "" if payload is None else contents(payload, self.limits.peer).excess
-        if payload is None or excess:
-            # It counts as load, which turns Retry on.
-            self._failed.add(now)
-            return self._drop(Drop(excess) if excess else Drop.UNREADABLE_INITIAL)
-        if original is None and not self._newcomer_has_room(now):
-            return self._drop(Drop.TOO_MANY_HANDSHAKES)
-        if self.half_open >= self.limits.most_half_open:
-            self.forget(next(iter(self._unvalidated), None) or next(iter(self._half_open)))
-        if original is not None:
-            return self._open(original, header.destination_cid, (header.destination_cid,), path, now)
-        return self._open(header.destination_cid, None, (header.destination_cid,), path, now)
-
-    def _newcomer_has_room(self, now: float) -> bool:
-        """Whether a handshake may begin for a client whose address is not validated."""
-        if self.half_open < self.limits.half_open:
-            return True
-        if self._newcomers.refill(now) < 1:
-            return False
-        self._newcomers.take()
-        return True
-
-    def _refuse(self, header: QuicHeader, data: bytes, number_offset: int, path: NetworkPath, now: float) -> None:
-        """Tell a client that there is no room for its connection, so that it need not wait for a time-out (RFC 9000 §20.1).
-
-        One small datagram for an Initial that opens, and no more of them in a second than handshakes of strangers may begin.
-        """
-        if header.version is None or self._newcomers.refill(now) < 1:
-            return
-        self._newcomers.take()
-        destination, source = header.destination_cid, header.source_cid
-        if initial.payload(data[: header.packet_length], number_offset, destination, header.version) is None:
-            return
-        self.replies.append((initial.connection_refused(destination, source, header.version, FULL), path))
-        self._counters.add("refused")
+    def _count(self) -> None:
+        """Add admission's counts since the last call."""
+        admission, before = self.admission, self._counted
+        now = admission.dropped()
+        self._counted = now | {"retries": admission.retries, "resets": admission.reset_count, "refused": admission.refused}
+        for reason, count in now.items():
+            self._counters.add("dropped", reason, count - before.get(reason, 0))
+        self._counters.add("retries", amount=admission.retries - before.get("retries", 0))
+        self._counters.add("stateless resets", amount=admission.reset_count - before.get("resets", 0))
+        self._counters.add("refused", amount=admission.refused - before.get("refused", 0))
 
     def _report_full(self, now: float) -> None:
-        count = self._full.due(now)
-        if count:
-            logger.warning(
-                "all %d connections are in use: new clients are refused (%d attempts since the last such line); %s allows more",
-                self.limits.max_connections,
-                count,
-                Setting.MAX_CONNECTIONS,
-            )
+        refused = self.admission.dropped()[Drop.TOO_MANY_CONNECTIONS]
+        if refused == self._refused_before or not self._full.due(now):
+            return
+        logger.warning(
+            "all %d connections are in use: new clients are refused (%d attempts since the last such line); %s allows more",
+            self.limits.max_connections,
+            refused - self._refused_before,
+            Setting.MAX_CONNECTIONS,
+        )
+        self._refused_before = refused
 
-    def _original_destination(self, header: QuicHeader, path: NetworkPath, now: float) -> bytes | None:
-        """The original destination connection ID in a valid Retry token, which validates the client's address; else None.
+    def _leave(self, connection: ServerConnection) -> None:
+        """Forget an object whose connection is at rest."""
+        for connection_id in connection.ids:
+            self._by_id.discard(connection_id)
+        connection.ids.clear()
+        self._connections.pop(connection, None)
+        self._tell_admission()
+        self.forgotten += 1
+        self._counters.add("rested")
+        self._release(connection)
 
-        Treat a token that is not ours as absent (RFC 9000 §8.1.3).
-        """
+    def _rebuild(
+        self, plane: DataPlane, session: Session, ids: tuple[bytes, ...], remains: bytes, now: float
+    ) -> ServerConnection | None:
+        """A connection that was at rest."""
+        connection = self._new(ids[0], None, NetworkPath(*session.path), now)
         try:
-            return self._tokens.validate_token(
-                address=unpack_address(path.remote)[:2], destination_cid=header.destination_cid, token=header.token, now=now
-            )
-        except ValueError:
+            connection.wake(plane, session, ids, remains, now)
+        except Exception as error:
+            connection.fail(error)
+            plane.discard(ids[0])
+            self._release(connection)
             return None
+        for connection_id in ids:
+            self._by_id[connection_id] = connection
+        self._connections[connection] = None
+        self._counters.add("rebuilt")
+        self.visited(connection, now)
+        return connection
 
-    def _asks_for_retry(self, now: float) -> bool:
-        policy = self.limits.retry
-        if policy is not RetryPolicy.AUTO:
-            return policy is RetryPolicy.ALWAYS
-        return self.half_open + self._failed.count(now) >= self.limits.half_open
+    def _short(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
+        """A packet with a short header, and none of the connections that are awake."""
+        connection = self.wake(connection_id, now)
+        if connection is not None:
+            return connection
+        if any(plane.rests(connection_id) for plane in self._planes):
+            return self._drop(Drop.OVERLOADED)
+        return self._unknown(data, connection_id, path, now)
 
-    def _retry(self, header: QuicHeader, version: int, path: NetworkPath, now: float) -> bytes:
-        source_id = os.urandom(CONNECTION_ID_SIZE)
-        token = self._tokens.create_token(
-            address=unpack_address(path.remote)[:2],
-            original_destination_connection_id=header.destination_cid,
-            retry_source_connection_id=source_id,
-            now=now,
-        )
-        self._counters.add("retries")
-        return encode_quic_retry(
-            version=version,
-            source_cid=source_id,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=token,
-        )
+    def _share_keys(self) -> None:
+        """Make address tokens with the secrets; resets only with shared ones: those of one process are of no use to the next."""
+        if self.secrets.shared:
+            self._resets.keys = tuple(reset_key(secret, self._instance) for secret in self.secrets.keys(Purpose.RESETS))
+        # Workers of one server take each other's tokens, whether their secrets are from a file or not.
+        self.admission.set_token_keys(self.secrets.keys(Purpose.TOKENS)[:MOST_TOKEN_KEYS])
+        ids = self.connection_ids
+        # Where it takes more than one key, or a look at the ID, `_unknown` answers.
+        plain = len(self._resets.keys) == 1 and ids.slots == 1 and ids.quic_lb is None
+        self.admission.set_reset_key(self._resets.keys[0], plain)
 
-    def _open(
-        self, original: bytes, retry_source: bytes | None, ids: tuple[bytes, ...], path: NetworkPath, now: float
+    def _shape_retry_ids(self) -> None:
+        """Have the IDs of Retry packets lead the next Initial to this worker, as those of `ConnectionIds.transient`."""
+        ids = self.connection_ids
+        if ids.quic_lb is not None:
+            # No balancer reads a server in it.
+            self.admission.set_first_octet(0xFF, 0xE0 | ids.slot)
+        elif ids.slots > 1:
+            self.admission.set_first_octet(0x1F if ids.slots <= 0x20 else 0xFF, ids.slot)
+
+    def _unknown(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
+        """A packet of an unknown connection. Reply with a stateless reset, where one may be sent."""
+        # Only where no other worker or server can have the connection.
+        if self.connection_ids.answers_for(connection_id):
+            resets = self._resets.answer(data, connection_id, now)
+            self.replies += [(reset, path) for reset in resets]
+            self._counters.add("stateless resets", amount=len(resets))
+        return self._drop(Drop.UNKNOWN_CONNECTION)
+
+    def _is_full(self, now: float) -> bool:
+        """Whether there is no room for one more connection, and none could be made."""
+        if now < self._short_until or len(self._connections) >= self.limits.awake:
+            return True
+        return self.count >= self.limits.max_connections and not self._make_room()
+
+    def _make_room(self) -> bool:
+        """End the connection at rest that was used least recently; its next packet is answered with a stateless reset."""
+        for plane in sorted(self._planes, key=lambda plane: -plane.resting):
+            if plane.end_oldest():
+                self._counters.add("evicted")
+                return True
+        return False
+
+    def _takes_none(self, now: float) -> Drop | None:
+        """Why there is no new connection at all."""
+        if self.draining:
+            # It is refused, not ignored: a client that learns of it at once asks another server before its next poll.
+            return Drop.DRAINING
+        if self._is_full(now):
+            self._report_full(now)
+            return Drop.TOO_MANY_CONNECTIONS
+        return None
+
+    def _open(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection:
+        """A connection for an Initial that was admitted."""
+        validated, original = self.admission.validated(data, path.remote, now)
+        token = self.admission.new_token(path.remote, now)
+        retry_source = None if original is None else connection_id
+        connection = self._new(original or connection_id, retry_source, path, now, validated=validated, new_token=token)
+        connection.ids = {connection.quic.host_cid, connection_id}
+        for known in connection.ids:
+            self._by_id[known] = connection
+        self._connections[connection] = None
+        self._half_open[connection] = None
+        if not connection.validated:
+            self._unvalidated[connection] = None
+        self.visited(connection, now)
+        self._tell_admission()
+        return connection
+
+    def _new(
+        self,
+        original: bytes,
+        retry_source: bytes | None,
+        path: NetworkPath,
+        now: float,
+        *,
+        validated: bool = False,
+        new_token: bytes = b"",
     ) -> ServerConnection:
-        connection = ServerConnection(
+        return ServerConnection(
             self.configuration,
             original_destination=original,
             retry_source=retry_source,
             tickets=self._tickets,
             created=now,
+            new_connection_id=self.connection_ids.new,
             reset_token=self._resets.token,
             limits=self.limits.peer,
             path=path,
+            validated=validated,
+            new_token=new_token,
+            applications=self.applications,
         )
-        connection.ids = {connection.quic.host_cid, *ids}
-        for connection_id in connection.ids:
-            self._by_id[connection_id] = connection
-        self._connections[connection] = None
-        self._half_open[connection] = None
-        if not connection.validated:
-            self._unvalidated[connection] = None
-        return connection
 
     def _drop(self, reason: Drop) -> ServerConnection | None:
         self._counters.add("dropped", reason)

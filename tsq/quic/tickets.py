@@ -1,8 +1,8 @@
-"""TLS session tickets: the server's store and the client's file.
+"""A client's TLS session tickets, in memory or in a file.
 
-Comes in: tickets from TLS. Goes out: each ticket once, on both sides: a second use would let an observer link connections (RFC 8446
-§C.4) and let a replay be accepted (RFC 8446 §8.1). The client's file has mode 0600 and records the trust under which each ticket
-was issued; no other trust gets it. A file that cannot be used must never fail a query, which goes on without tickets.
+Comes in: tickets from TLS. Goes out: each ticket once: a second use would let an observer link connections (RFC 8446 §C.4). The
+file has mode 0600 and records the trust under which each ticket was issued; no other trust gets it. A file that cannot be used must
+never fail a query, which goes on without tickets.
 """
 
 import base64
@@ -11,7 +11,6 @@ import errno
 import json
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,17 +21,18 @@ from aioquic.tls import CipherSuite, SessionTicket
 from tsq.errors import ConfigError
 from tsq.host import files
 
-__all__ = ["AcceptedTicket", "SessionTicket", "TicketFile", "TicketMemory", "TicketStore"]
+__all__ = ["AcceptedTicket", "SessionTicket", "TicketFile", "TicketMemory"]
 
 _FORMAT = 1
 _BEGINNING = b'{"tsq_sessions"'
-_MAX_STORED = 20_000
 _MAX_SAVED = 1000
 # Of one server: a server gives one or two with each connection.
 _MAX_KEPT = 2
 _MOST_BYTES = 16 << 20
 # A ticket must fit one ClientHello (RFC 8446 §4.1.2). Real ones have some hundred bytes.
 _MOST_OPAQUE = 2048
+# It takes room in each datagram of a ClientHello. Those of real servers have less than a hundred bytes.
+MOST_TOKEN = 256
 # RFC 8446 §4.2.11: the secret is as long as the hash of its cipher suite.
 _SECRET_BYTES = {
     CipherSuite.AES_128_GCM_SHA256: 32,
@@ -48,30 +48,14 @@ class AcceptedTicket:
 
     A resumed session shows no certificate, so the ticket stands for the check that came before it. acceptance: the trust and the
     server name of that check (`tsq.quic.tls.acceptance`). certificates_expire: when the first of the server's certificates expires,
-    Unix seconds; None where it is not known.
+    Unix seconds; None where it is not known. token: shows the server that this client receives at its address (NEW_TOKEN, RFC 9000
+    §8.1.3); it is used with this ticket, once.
     """
 
     ticket: SessionTicket
     acceptance: str
     certificates_expire: float | None = None
-
-
-class TicketStore:
-    """The server's tickets, in memory: bounded, oldest out first, each handed out once."""
-
-    def __init__(self, limit: int = _MAX_STORED) -> None:
-        self._limit = limit
-        self._tickets: OrderedDict[bytes, SessionTicket] = OrderedDict()
-
-    def add(self, ticket: SessionTicket) -> None:
-        """Keep a ticket that was given to a client."""
-        self._tickets[ticket.ticket] = ticket
-        while len(self._tickets) > self._limit:
-            self._tickets.popitem(last=False)
-
-    def take(self, label: bytes) -> SessionTicket | None:
-        """Take out the ticket that a client presents; None where it was used before, or is unknown."""
-        return self._tickets.pop(label, None)
+    token: bytes = b""
 
 
 class TicketMemory:
@@ -101,13 +85,15 @@ class TicketMemory:
 class TicketFile:
     """The client's tickets, in a file that several clients may share.
 
-    A file that cannot be used is reported once and not tried again. The client goes on without tickets.
+    A file that cannot be used is reported once and not tried again. The client goes on without tickets. token: the address token of
+    the ticket that was taken last; empty where there is none.
     """
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         self.path = path
         self._warn = warn
         self._given_up = False
+        self.token = b""
 
     def usable(self) -> bool:
         """Whether the file can be used. Create a missing file; report why a file cannot be used."""
@@ -124,6 +110,7 @@ class TicketFile:
         The ticket is removed from the file. Once those certificates have expired, it is not returned.
         """
         entry: object = None
+        self.token = b""
         try:
             with self._stored() as stored:
                 entry = stored.pop(server, None)
@@ -136,6 +123,7 @@ class TicketFile:
         try:
             ticket = _ticket_from(entry)
             expiry = None if entry["certificates_expire"] is None else float(entry["certificates_expire"])
+            token = _decoded(entry.get("token", ""))
             problem = _unsound(ticket) or ("an expiry that is no time" if expiry is not None and not math.isfinite(expiry) else "")
             if problem:
                 raise ValueError(problem)
@@ -144,9 +132,10 @@ class TicketFile:
             return None, None
         if not ticket.is_valid or _past(expiry, datetime.datetime.now(datetime.UTC).timestamp()):
             return None, None
+        self.token = token if len(token) <= MOST_TOKEN else b""
         return ticket, expiry
 
-    def save(self, server: str, trust: str, ticket: SessionTicket, certificates_expire: float | None) -> None:
+    def save(self, server: str, trust: str, ticket: SessionTicket, certificates_expire: float | None, token: bytes = b"") -> None:
         """Keep a ticket for the next time, in place of an older one for this server."""
         problem = _unsound(ticket)
         if problem:
@@ -156,6 +145,8 @@ class TicketFile:
             with self._stored() as stored:
                 stored.pop(server, None)
                 stored[server] = {"trust": trust, "certificates_expire": certificates_expire, **_ticket_fields(ticket)}
+                if token:
+                    stored[server]["token"] = _encoded(token)
                 while len(stored) > _MAX_SAVED:
                     del stored[next(iter(stored))]
         except (OSError, ConfigError) as error:

@@ -6,7 +6,6 @@ asked for that.
 """
 
 import datetime
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -16,6 +15,8 @@ from aioquic import tls as aioquic_tls
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tsq.errors import CertificateError, NotPinned
@@ -31,6 +32,9 @@ ALPN = ["tsq/1", "tsq"]
 # A message never fills a packet; the largest value says "whatever fits" (RFC 9221 §3).
 DATAGRAM_FRAME_LIMIT = 65535
 IDLE_TIMEOUT = 30.0
+_BY_HASH = datetime.timedelta(days=14)
+# `ssl.CERT_NONE`, without that module, which takes 2 MB.
+_CERT_NONE = 0
 _STREAM_WINDOW = 4096
 _CONNECTION_WINDOW = 65536
 # The mandatory suite first (RFC 9001 §5.3): it is the fastest to open and seal.
@@ -115,15 +119,20 @@ def client_configuration(
     configuration.server_name = name_to_check(server_name)
     configuration.acceptance = acceptance(server_name, trust)
     if ticket is not None and ticket.acceptance == configuration.acceptance and not _has_expired(ticket, trust):
-        configuration.accepted, configuration.session_ticket = ticket, ticket.ticket
+        configuration.accepted, configuration.session_ticket, configuration.token = ticket, ticket.ticket, ticket.token
     configuration.accept = _certificate_check(trust, configuration.server_name)
     # aioquic's own check knows no purposes, and lets one odd name spoil all others: `accept` replaces it.
-    configuration.verify_mode = ssl.CERT_NONE
+    configuration.verify_mode = _CERT_NONE
     return configuration
 
 
-def server_configuration(certificate_file: str, key_file: str, *, key_log: TextIO | None = None) -> ServerConfiguration:
-    """Configuration of all connections of a server. Raises ConfigError where certificate and key cannot be used together."""
+def server_configuration(
+    certificate_file: str, key_file: str, *, key_log: TextIO | None = None, more_alpn: tuple[str, ...] = ()
+) -> ServerConfiguration:
+    """Configuration of all connections of a server. more_alpn: protocols that it speaks beside TSQ.
+
+    Raises ConfigError where certificate and key cannot be used together.
+    """
     # Imported only here: clients do not need it.
     from tsq.quic.certificates import credentials  # noqa: PLC0415
 
@@ -132,6 +141,7 @@ def server_configuration(certificate_file: str, key_file: str, *, key_log: TextI
     configuration.certificate, *configuration.certificate_chain = loaded.chain
     configuration.private_key = loaded.key
     configuration.warnings = loaded.warnings
+    configuration.alpn_protocols = [*ALPN, *more_alpn]
     return configuration
 
 
@@ -145,6 +155,19 @@ def certificate_expiry(configuration: QuicConfiguration) -> datetime.datetime:
     """When the server's certificate expires."""
     certificate: x509.Certificate = configuration.certificate
     return certificate.not_valid_after_utc
+
+
+def browser_hash(configuration: QuicConfiguration) -> str:
+    """The SHA-256 of a certificate that browsers accept by its hash for WebTransport, as hexadecimal digits; "" for any other.
+
+    They accept ECDSA keys on P-256, and 14 days at most (W3C WebTransport, "custom certificate requirements").
+    """
+    certificate: x509.Certificate = configuration.certificate
+    key = certificate.public_key()
+    lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or lifetime > _BY_HASH:
+        return ""
+    return certificate.fingerprint(SHA256()).hex()
 
 
 def _has_expired(ticket: AcceptedTicket, trust: Trust) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tsq import _fast
 from tsq.errors import ConfigError
 from tsq.host import shortage
+from tsq.host.reuseport import bind_group
 from tsq.options import Target
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ _COLD_AFTER = 0.001
 class NetworkPath(NamedTuple):
     """Where a datagram came from and which of our addresses it was sent to, both packed (`tsq._fast.pack_address`).
 
-    stamp: of a datagram to send, the response in it whose transmit timestamp was requested: the data plane's session, nonce, T3.
+    stamp: of a datagram to send, the response in it whose transmit timestamp was requested: the data plane's session
+    (at rest: its connection ID), nonce, T3.
     """
 
     remote: bytes
     local: bytes
-    stamp: "tuple[Session, bytes, int] | None" = None
+    stamp: "tuple[Session | bytes, bytes, int] | None" = None
 
     def __str__(self) -> str:
         """The peer's address as people write it: 192.0.2.1:4433, [::1]:4433, [fe80::1%2]:4433."""
@@ -142,6 +144,18 @@ class UdpSocket:
             udp.close()
             raise _bind_error(host, port, error) from error
         return udp
+
+    @staticmethod
+    def group(host: str, port: int, count: int) -> list[socket.socket]:
+        """Sockets that share a numeric address (`reuseport`), for as many workers. Raises ConfigError where that cannot be had."""
+        address = _fast.unpack_address(_fast.pack_address(host, port))[:2]
+        try:
+            members = bind_group(socket.AF_INET6 if ":" in host else socket.AF_INET, address, count)
+        except OSError as error:
+            raise _bind_error(host, port, error) from error
+        for member in members:
+            _enlarge(member)
+        return members
 
     @classmethod
     def passed(cls, existing: socket.socket) -> "UdpSocket":

@@ -1,6 +1,7 @@
 """All code that uses aioquic's private names. Each name is listed in a table that is compared with the installed aioquic.
 
-`offload` hands connections over to the data plane, `internals` reads and sets single values, `trim` saves work and memory.
+`hibernate` lets quiet connections rest, `offload` hands connections over to the data plane, `internals` reads and sets single
+values, `trim` saves work and memory, `http3` bounds HTTP/3.
 
-From the top, each using only what comes after it: `offload`, `internals`, `trim`.
+From the top, each using only what comes after it: `hibernate`, `offload`, `http3`, `internals`, `trim`.
 """

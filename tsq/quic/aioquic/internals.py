@@ -7,21 +7,26 @@ connection) and a test compare with the installed aioquic; an aioquic that lacks
 from typing import Any
 from weakref import ref
 
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import AlertBadCertificate, Context, Epoch
+from aioquic.tls import AlertBadCertificate, Context, Epoch, SessionTicket, push_new_session_ticket
 from cryptography.x509 import Certificate
 
 from tsq.errors import ConfigError
 from tsq.quic.aioquic import trim
+from tsq.quic.sealed_tickets import SealedTickets
 
 PRIVATE_NAMES = (
     "_ack_delay",
     "_close_event",
+    "_crypto_buffers",
     "_datagrams_pending",
+    "_local_active_connection_id_limit",
     "_local_max_streams_bidi",
     "_local_max_streams_uni",
+    "_packet_number",
     "_peer_cid",
     "_remote_max_datagram_frame_size",
     "_remote_max_streams_bidi",
@@ -31,7 +36,7 @@ PRIVATE_NAMES = (
 # Of a stream's sending part.
 PRIVATE_SENDER_NAMES = ("_buffer_fin", "_reset_error_code")
 # Of the connection's TLS context, which is made when the first packet is.
-PRIVATE_TLS_NAMES = ("_check_certificate_verify_signature", "_peer_certificate", "_peer_certificate_chain")
+PRIVATE_TLS_NAMES = ("_check_certificate_verify_signature", "_new_session_ticket", "_peer_certificate", "_peer_certificate_chain")
 
 
 class _Checked:
@@ -110,6 +115,20 @@ def stream_is_receiving(connection: QuicConnection, stream_id: int) -> bool:
     return stream is not None and not stream.receiver.is_finished
 
 
+def stream_is_sending(connection: QuicConnection, stream_id: int) -> bool:
+    """Whether data of a stream waits to be sent or acknowledged."""
+    quic: Any = connection
+    stream = quic._streams.get(stream_id)
+    return stream is not None and not stream.sender.is_finished
+
+
+def packets_sent(connection: QuicConnection) -> int:
+    """How many packets were sent under the connection's packet numbers."""
+    quic: Any = connection
+    number: int = quic._packet_number
+    return number
+
+
 def drop_unsent_datagrams(connection: QuicConnection) -> int:
     """Drop DATAGRAM frames that pacing, congestion or missing keys held back. Return how many. Late time is wrong time."""
     quic: Any = connection
@@ -150,3 +169,50 @@ def judge_in_handshake(connection: QuicConnection) -> None:
             raise AlertBadCertificate("the certificate was refused")
 
     context._check_certificate_verify_signature = checked
+
+
+def use_tickets(connection: QuicConnection, tickets: SealedTickets) -> None:
+    """Have a server's session tickets sealed and opened by `tickets`: aioquic's own are random bytes, which a server must keep."""
+    # No reference cycle: a forgotten connection is freed at once.
+    weakly = ref(connection)
+    limits = _limits_of_early_data(connection)
+
+    def take(label: bytes) -> SessionTicket | None:
+        return tickets.open(label, _binding())
+
+    def give(ticket: SessionTicket) -> None:
+        quic: Any = weakly()
+        message = quic.tls._new_session_ticket
+        buffer = quic._crypto_buffers[Epoch.ONE_RTT]
+        # aioquic has written its own just now.
+        buffer.seek(buffer.tell() - _size(message))
+        message.ticket = tickets.seal(ticket, _binding())
+        push_new_session_ticket(buffer, message)
+
+    def _binding() -> bytes:
+        quic: Any = weakly()
+        return (quic.tls.alpn_negotiated or "").encode() + limits
+
+    context: Any = connection.tls
+    context.get_session_ticket_cb, context.new_session_ticket_cb = take, give
+
+
+def _size(message: Any) -> int:
+    scratch = Buffer(capacity=1024)
+    push_new_session_ticket(scratch, message)
+    return int(scratch.tell())
+
+
+def _limits_of_early_data(connection: QuicConnection) -> bytes:
+    """What a client that resumes remembers of a server (RFC 9000 §7.4.1, RFC 9221 §3): the server must not allow less."""
+    quic: Any = connection
+    own = quic.configuration
+    limits = (
+        own.max_data,
+        own.max_stream_data,
+        own.max_datagram_frame_size or 0,
+        quic._local_max_streams_bidi.value,
+        quic._local_max_streams_uni.value,
+        quic._local_active_connection_id_limit,
+    )
+    return b"".join(b"\0%d" % limit for limit in limits)

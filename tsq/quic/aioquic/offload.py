@@ -4,8 +4,8 @@ Comes in: an aioquic connection, the data plane's table. Goes out: the same conn
 (TRANSITIONS). `take_back` comes before the control plane does anything, `hand_over` after it has sent what it had to send. Both
 planes see one packet-number counter and one idle deadline. It must never let a packet number go back.
 
-With `internals` and `trim`, this is the only module that touches aioquic's private attributes. PRIVATE_NAMES lists them; the data
-plane is off where the installed aioquic lacks one (`missing_names`).
+With `hibernate`, `internals` and `trim`, this is the only module that touches aioquic's private attributes. PRIVATE_NAMES lists
+them; the data plane is off where the installed aioquic lacks one (`missing_names`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
-from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_ack_frame
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion, pull_ack_frame
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch, cipher_suite_hash, hkdf_expand_label
 from cryptography.x509 import Certificate
@@ -27,6 +27,7 @@ from tsq.dataplane.session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.errors import CertificateError
 from tsq.quic.aioquic import internals
 from tsq.quic.aioquic.trim import TrimmedConnection
+from tsq.quic.sealed_tickets import SealedTickets
 from tsq.quic.udp import NetworkPath
 
 
@@ -45,6 +46,8 @@ class Event(Enum):
     SHARE = "the first hand-over, or the first answer whose transmit timestamp is wanted: the session is made"
     HAND_OVER = "the control plane has sent all that it had to, and the connection is fit for the data plane"
     TAKE_BACK = "the control plane has to do something: a packet that was not taken, a timer, a close"
+    REST = "the connection is quiet: the data plane keeps its session alone (`hibernate`)"
+    WAKE = "a connection that was at rest is made again: the data plane has its session"
     DROP = "the connection is forgotten"
 
 
@@ -54,7 +57,9 @@ TRANSITIONS: Mapping[tuple[Holder, Event], Holder] = {
     (Holder.AIOQUIC, Event.DROP): Holder.ENDED,
     (Holder.CONTROL, Event.HAND_OVER): Holder.DATA,
     (Holder.CONTROL, Event.DROP): Holder.ENDED,
+    (Holder.AIOQUIC, Event.WAKE): Holder.DATA,
     (Holder.DATA, Event.TAKE_BACK): Holder.CONTROL,
+    (Holder.DATA, Event.REST): Holder.ENDED,
     (Holder.DATA, Event.DROP): Holder.ENDED,
 }
 
@@ -71,17 +76,19 @@ PRIVATE_NAMES = {
         "_host_cids",
         "_idle_timeout",
         "_initialize",
+        "_local_initial_source_connection_id",
         "_loss",
         "_network_paths",
         "_packet_number",
         "_peer_cid",
         "_remote_ack_delay_exponent",
+        "_replenish_connection_ids",
         "_spaces",
         "_spin_bit",
         "_spin_highest_pn",
         "_state",
         "_version",
-        "_write_new_connection_id_frame",
+        "_write_handshake_done_frame",
     ),
     "recovery": (
         "_cc",
@@ -96,6 +103,8 @@ PRIVATE_NAMES = {
     "window": ("_lower", "_received"),
     "keys": ("_update_key_requested",),
 }
+# Of the next secret (RFC 9001 §6.1, RFC 9369 §3.3.2). These versions' short headers are the same.
+_LABELS: Mapping[int, bytes] = {QuicProtocolVersion.VERSION_1: b"quic ku", QuicProtocolVersion.VERSION_2: b"quicv2 ku"}
 _LEAST_PEER_FRAME = 128
 _MAX_RANGES = 64
 _NO_THRESHOLD = 1 << 62
@@ -127,8 +136,13 @@ class SharedConnection(TrimmedConnection):
     """A QuicConnection that shares packet numbers and idle deadline with the data plane."""
 
     session: Session | None = None
-    # Makes the stateless reset token of a connection ID; None: random tokens, which no later process can repeat.
+    # A server's session tickets; None: it gives none.
+    tickets: SealedTickets | None = None
+    # Make connection IDs, and the stateless reset token of one; None: both random, which no later process can repeat.
+    new_connection_id: Callable[[], bytes] | None = None
     reset_token: Callable[[bytes], bytes] | None = None
+    # What a server's client gets after the handshake, so that it needs no Retry the next time; empty: nothing.
+    new_token: bytes = b""
     # Judges a server's certificates; why they were refused.
     accept: Callable[[list[Certificate]], CertificateError | None] | None = None
     rejection: CertificateError | None = None
@@ -136,6 +150,8 @@ class SharedConnection(TrimmedConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         # aioquic calls this again after a Retry.
         super()._initialize(peer_cid)
+        if self.tickets is not None:
+            internals.use_tickets(self, self.tickets)
         if self.accept is not None:
             internals.judge_in_handshake(self)
 
@@ -144,16 +160,29 @@ class SharedConnection(TrimmedConnection):
         self.rejection = None if self.accept is None else self.accept(certificates)
         return self.rejection is not None
 
-    def issue_reset_tokens(self, reset_token: Callable[[bytes], bytes]) -> None:
-        """Make the tokens of this end's connection IDs with `reset_token`; to be called before the first packet."""
-        self.reset_token = reset_token
-        for known in self._host_cids:
-            known.stateless_reset_token = reset_token(known.cid)
+    def issue_connection_ids(self, new: Callable[[], bytes], reset_token: Callable[[bytes], bytes]) -> None:
+        """Make this end's connection IDs with `new`, their tokens with `reset_token`; to be called before the first packet."""
+        self.new_connection_id, self.reset_token = new, reset_token
+        for one in self._host_cids:
+            one.cid = new()
+            one.stateless_reset_token = reset_token(one.cid)
+        self.host_cid = self._local_initial_source_connection_id = self._host_cids[0].cid
 
-    def _write_new_connection_id_frame(self, builder: Any, connection_id: Any) -> None:
-        if self.reset_token is not None:
-            connection_id.stateless_reset_token = self.reset_token(connection_id.cid)
-        super()._write_new_connection_id_frame(builder, connection_id)
+    def _replenish_connection_ids(self) -> None:
+        before = len(self._host_cids)
+        super()._replenish_connection_ids()
+        if self.new_connection_id is not None and self.reset_token is not None:
+            for one in self._host_cids[before:]:
+                one.cid = self.new_connection_id()
+                one.stateless_reset_token = self.reset_token(one.cid)
+
+    def _write_handshake_done_frame(self, builder: Any) -> None:
+        super()._write_handshake_done_frame(builder)
+        if self.new_token:
+            # Where the packet is lost, aioquic sends HANDSHAKE_DONE again, and so this (RFC 9000 §8.1.3, §19.7).
+            frame = builder.start_frame(QuicFrameType.NEW_TOKEN, capacity=3 + len(self.new_token))
+            frame.push_uint_var(len(self.new_token))
+            frame.push_bytes(self.new_token)
 
     @property
     def _packet_number(self) -> int:
@@ -264,6 +293,12 @@ class HandOver:
         self._list(session)
         return NetworkPath(path.remote, path.local, (session, *stamp))
 
+    def acknowledge(self, now: float) -> tuple[bytes, object] | None:
+        """(packet that acknowledges what was received, path to send it on); None where the data plane does not serve."""
+        session = self._quic.session
+        packet = session.acknowledge(now) if self.active and session is not None else None
+        return None if packet is None else (packet, self._quic.get_peer_address())
+
     def probe(self, now: float) -> tuple[bytes, object] | None:
         """(probe packet, path to send it on); None where the data plane does not serve."""
         session = self._quic.session
@@ -276,6 +311,12 @@ class HandOver:
         if session is None or not self.active or packet[1 : 1 + CONNECTION_ID_SIZE] != self._quic.host_cid:
             return None
         return session.open(packet, now)
+
+    @property
+    def last_receive(self) -> float | None:
+        """When the data plane last took a packet of the peer's, monotonic seconds; None without a data plane."""
+        session = self._quic.session
+        return session.last_receive if session is not None and self.active else None
 
     @property
     def probe_at(self) -> float | None:
@@ -354,6 +395,26 @@ class HandOver:
             self._data_plane.discard(self._id)
             self._id = b""
 
+    def rest(self, ids: tuple[bytes, ...], remains: bytes, idle: float, since: float) -> None:
+        """Leave the connection to the data plane alone, which keeps `remains` for `wake`. Raises MemoryError without a change."""
+        session = self._quic.session
+        if self.holder is not Holder.DATA or self._data_plane is None or session is None:
+            return
+        session.key_updates = (self._key_updates_left, self._key_updated_at)
+        self._data_plane.rest(session, ids, remains, idle, since)
+        self._move(Event.REST)
+        self._id = b""
+
+    def wake(self) -> None:
+        """Take up a connection that was at rest: the data plane holds its session, under the connection ID in use."""
+        session = self._quic.session
+        if self.holder is not Holder.AIOQUIC or session is None:
+            return
+        self._move(Event.WAKE)
+        self._id = self._quic.host_cid
+        self._secret = self._secret_seen = self._quic._cryptos[Epoch.ONE_RTT].recv.secret
+        self._key_updates_left, self._key_updated_at = session.key_updates
+
     def wants_key_update(self) -> bool:
         """Whether so many packets were sealed under one key that a key update is due (RFC 9001 §6.6)."""
         session = self._quic.session
@@ -396,7 +457,7 @@ class HandOver:
             quic._handshake_confirmed
             and quic._state is QuicConnectionState.CONNECTED
             and not quic._close_pending
-            and quic._version == QuicProtocolVersion.VERSION_1
+            and quic._version in _LABELS
             and self.path_validated
             and not quic._cryptos[Epoch.ONE_RTT]._update_key_requested
             and len(quic.host_cid) == CONNECTION_ID_SIZE
@@ -428,6 +489,7 @@ class HandOver:
         if self._secret is None:
             session.set_protection(int(receive.cipher_suite), protection, send_protection)  # type: ignore[arg-type]
         session.set_keys(receive.key_phase, key, iv, send_key, send_iv, *_next_material(receive), now)
+        session.set_secrets(int(receive.version), receive.secret, send.secret)  # type: ignore[arg-type]
         self._secret = receive.secret
 
     def _hand_received(self, session: Session, space: Any) -> None:
@@ -495,11 +557,11 @@ def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
 
 
 def _next_material(context: CryptoContext) -> tuple[bytes, bytes]:
-    """Key and IV of a direction after the next key update (RFC 9001 §6.1); on QUIC version 1."""
+    """Key and IV of a direction after the next key update (RFC 9001 §6.1)."""
     if context.cipher_suite is None or context.secret is None or context.version is None:
         raise ValueError("keys that are not there yet")
     algorithm = cipher_suite_hash(context.cipher_suite)
-    secret = hkdf_expand_label(algorithm, context.secret, b"quic ku", b"", algorithm.digest_size)
+    secret = hkdf_expand_label(algorithm, context.secret, _LABELS[context.version], b"", algorithm.digest_size)
     key, iv, _ = derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=secret, version=context.version)
     return key, iv
 

@@ -279,8 +279,7 @@ class TrimmedConnection(QuicConnection):
             # Bounded: a client never reads it.
             self.dropped = (*self.dropped[-_MOST_REASONS:], str(refusal))
         if self._holds_handshake and self._handshake_confirmed and not self._is_client:
-            self._holds_handshake = False
-            _let_go_of_handshake(self)
+            let_go_of_handshake(self)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """As in aioquic. Then forget the oldest packets that ask for no acknowledgment: aioquic keeps them until one comes.
@@ -306,9 +305,10 @@ def _frame_handler_names() -> Mapping[int, tuple[str, frozenset[Epoch]]]:
     return {frame_type: (handler.__name__, epochs) for frame_type, (handler, epochs) in handlers.items()}
 
 
-def _let_go_of_handshake(connection: QuicConnection) -> None:
+def let_go_of_handshake(connection: QuicConnection) -> None:
     """Free what only the Initial and Handshake keys needed, once a server's connection has discarded them (RFC 9001 §4.9)."""
     quic: Any = connection
+    quic._holds_handshake = False
     # A server takes no TLS message any more (RFC 8446 §4.6), so nothing is ever written into these: 48 KiB.
     quic._crypto_buffers = {}
     quic._crypto_streams = {Epoch.ONE_RTT: quic._crypto_streams[Epoch.ONE_RTT]}
