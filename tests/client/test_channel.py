@@ -4,9 +4,11 @@ import random
 
 import pytest
 
+from tests.support.foreign import path
 from tests.support.world import World
 from tsq.errors import AlpnRefused, ConnectionLost, HandshakeTimeout
 from tsq.quic.router import Limits, RetryPolicy
+from tsq.quic.udp import NetworkPath
 from tsq.timing.sample import Reason
 from tsq.wire.message import Mode
 
@@ -231,12 +233,23 @@ def test_retry_with_a_ticket(certificates):
     world = World(certificates, limits=RETRY)
     ticket = ticket_from(world)
     assert world.counters.get("retries") == 1
-    channel = world.channel(ticket=ticket)
+    # From another address, the token that came with the ticket is worth nothing.
+    channel = world.channel(ticket=ticket, path=path(1))
     world.run(2)
     assert world.counters.get("retries") == 2
     assert channel.established
     assert [sample.valid for sample in channel.samples] == [True]
     assert channel.samples[0].delay == 0.002
+
+
+def test_with_the_token_of_an_earlier_connection_the_first_request_needs_no_retry(certificates):
+    world = World(certificates, limits=RETRY)
+    ticket = ticket_from(world)
+    channel = world.channel(ticket=ticket)
+    world.run(2)
+    assert world.counters.get("retries") == 1
+    assert channel.zero_rtt
+    assert [sample.valid for sample in channel.samples] == [True]
 
 
 def test_retry_begins_where_too_many_handshakes_are_open(certificates):
@@ -302,6 +315,29 @@ def test_a_session_that_waits_goes_on_after_a_break(certificates, stream):
 
 
 @STREAM
+@pytest.mark.parametrize("foreign", [True, False], ids=["foreign", "own"])
+def test_what_anybody_can_send_does_not_make_a_silent_server_heard(certificates, stream, foreign):
+    """Such as a stateless reset of another server of the fleet, to which a balancer sends the client's packets."""
+    world = World(certificates)
+    channel = world.channel(stream=stream, timeout=1.0)
+    world.run(0.5)
+    world.exchange(channel)
+    sent = []
+    world.to_server = lambda data, number: sent.append(data) or []
+    world.ask(channel)
+    world.run(0.1)
+    (path,) = world._sessions
+    junk = random.Random(1)
+    for length in (21, 43, 100):
+        # A short header with an unknown connection ID, or with this connection's and a payload that does not open.
+        head = bytes([0x40]) + (junk.randbytes(8) if foreign else channel._connection.quic.host_cid)
+        world._deliver_to_client(head + junk.randbytes(length - 9), NetworkPath(path.remote, path.local))
+    world.run(1.1)
+    assert [sample.reason for sample in channel.samples[-1:]] == [Reason.NO_ANSWER]
+    assert channel.silent
+
+
+@STREAM
 def test_a_server_that_goes_away_ends_the_session(certificates, stream):
     world = World(certificates)
     channel = world.channel(stream=stream)
@@ -309,8 +345,8 @@ def test_a_server_that_goes_away_ends_the_session(certificates, stream):
     world.to_server = lambda data, number: []
     world.ask(channel)
     (connection,) = world.router.connections
-    for data, path in world.core.close_connection(connection, "going down", world.now):
-        world._deliver_to_client(data, path)
+    for data, where in world.core.close_connection(connection, "going down", world.now):
+        world._deliver_to_client(data, where)
     world.run(2.9)
     assert isinstance(channel.error, ConnectionLost)
     assert "going down" in str(channel.error)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tsq.client.attempt import Attempt
 from tsq.client.exchange import Rules
-from tsq.client.host_query import HostQuery, OnChange, OnSample, Together
+from tsq.client.host_query import HostQuery, OnChange, OnExchange, OnSample, Together
 from tsq.client.network_errors import FAILURES, network_error
 from tsq.client.resolving import is_numeric, resolve
 from tsq.client.result import HostResult, QueryResult
@@ -38,14 +38,15 @@ async def aquery_all(
     on_change: OnChange | None = None,
     key_log: TextIO | None = None,
     persistent: bool = False,
+    on_exchange: OnExchange | None = None,
 ) -> list[HostResult]:
     """`tsq.query_all` inside an asyncio program: the same arguments and results. It may be cancelled.
 
-    on_sample, on_change: called from the event loop.
+    on_sample, on_change, on_exchange: called from the event loop.
     """
 
     def begun(target: Target, sampled: OnSample) -> AsyncQuery:
-        return AsyncQuery(target, chosen, rules, on_sample=sampled, key_log=key_log, persistent=persistent)
+        return AsyncQuery(target, chosen, rules, on_sample=sampled, key_log=key_log, persistent=persistent, on_exchange=on_exchange)
 
     async def run(query: AsyncQuery) -> None:
         if not query.ended:

@@ -170,7 +170,7 @@ class _Tickets:
             self._file = TicketFile(os.fspath(options.session_file), notices.append)
             acceptance = tls.acceptance(name, options.trust)
             ticket, expiry = self._file.take(self._key, acceptance)
-            self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry)
+            self.taken = None if ticket is None else AcceptedTicket(ticket, acceptance, expiry, self._file.token)
         elif memory is not None:
             self.taken = memory.take(tls.acceptance(name, options.trust))
 
@@ -181,7 +181,7 @@ class _Tickets:
                 self._memory.keep(accepted)
             return
         try:
-            self._file.save(self._key, accepted.acceptance, accepted.ticket, accepted.certificates_expire)
+            self._file.save(self._key, accepted.acceptance, accepted.ticket, accepted.certificates_expire, accepted.token)
         except (OSError, TSQError) as error:
             words = description(error) if isinstance(error, OSError) else str(error)
             self._warn(f"session file {self._file.path}: the ticket for the next time is not kept: {words}")

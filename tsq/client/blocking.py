@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tsq.client.attempt import Attempt
 from tsq.client.exchange import Rules
-from tsq.client.host_query import HostQuery, OnChange, OnSample, Snapshot, Together
+from tsq.client.host_query import HostQuery, OnChange, OnExchange, OnSample, Snapshot, Together
 from tsq.client.network_errors import FAILURES, network_error
 from tsq.client.resolving import LookUp, is_numeric
 from tsq.client.result import HostResult, QueryResult
@@ -45,17 +45,21 @@ def query_all(
     on_change: OnChange | None = None,
     key_log: TextIO | None = None,
     persistent: bool = False,
+    on_exchange: OnExchange | None = None,
 ) -> list[HostResult]:
     """Ask several servers at the same time; a result for each, in order. Errors are in the results, never raised.
 
     targets: each as in `query`. on_sample, on_change: called for each sample, from the thread that asks; on_change also at the
     start and when a host has failed or is done. It gets a function that gives all results so far. persistent: a host that answered
-    once is asked until all samples are taken, however long it is away meanwhile. Interrupted (Ctrl-C), `query_all` gives the
+    once is asked until all samples are taken, however long it is away meanwhile. on_exchange: called for each exchange whose answer
+    passed all checks, with its bytes. Interrupted (Ctrl-C), `query_all` gives the
     results so far.
     """
 
     def begun(target: Target, sampled: OnSample) -> BlockingQuery:
-        return BlockingQuery(target, chosen, rules, on_sample=sampled, key_log=key_log, persistent=persistent)
+        return BlockingQuery(
+            target, chosen, rules, on_sample=sampled, key_log=key_log, persistent=persistent, on_exchange=on_exchange
+        )
 
     def run(query: BlockingQuery) -> None:
         if not query.ended:

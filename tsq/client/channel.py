@@ -77,8 +77,8 @@ class Channel:
         # The number of the request that went with the first flight (0-RTT).
         self.early: int | None = None
         self.exchange = Exchange(rules or Rules())
-        # How many requests in a row got no answer; whether nothing at all came in the time of one; whether the last ones could not
-        # be sent.
+        # How many requests in a row got no answer; whether the server sent nothing in the time of one; whether the last ones could
+        # not be sent.
         self.unanswered = 0
         self.silent = False
         self.send_failed = False
@@ -94,8 +94,9 @@ class Channel:
         self._held_back: list[_Request] = []
         self._streams: dict[int, bytes] = {}
         self._outcomes: list[Outcome] = []
-        # The newest valid ones, which later answers may make exact.
+        # The newest valid ones, which later answers may make exact; their least delay, seconds.
         self._recent: deque[Outcome] = deque(maxlen=_RECENT)
+        self.least_delay: float | None = None
         self._ended = 0
         self._any_exact = False
         self._closed = False
@@ -137,11 +138,6 @@ class Channel:
         """
         delay = self.least_delay
         return self.exchange.rules.exact and self.mode is Mode.DATAGRAM and delay is not None and delay < _SHORT_DELAY
-
-    @property
-    def least_delay(self) -> float | None:
-        """The least delay of the newest samples, seconds; None where there is none."""
-        return min((outcome.sample.delay for outcome in self._recent if outcome.sample.delay is not None), default=None)
 
     @property
     def state_unknown(self) -> bool:
@@ -273,8 +269,9 @@ class Channel:
 
     def receive(self, datagram: Datagram, now: float, reading: ClockReading | None = None) -> None:
         """A datagram has come. reading: of the local clock, taken since."""
-        self._heard_at, self.silent = now, False
         messages = self._connection.receive(datagram.data, now)
+        if self._connection.heard:
+            self._heard_at, self.silent = now, False
         source = StampSource.KERNEL if datagram.kernel else StampSource.USER
         self._after(now)
         for message in messages:
@@ -404,6 +401,7 @@ class Channel:
             if outcome.sample is early:
                 exact = Outcome(outcome.number, late)
                 self._recent[index] = exact
+                self._recent_changed()
                 # In the place of one that was not taken yet.
                 for place, waiting in enumerate(self._outcomes):
                     if waiting is outcome:
@@ -447,6 +445,10 @@ class Channel:
         self._outcomes.append(outcome)
         if sample.valid:
             self._recent.append(outcome)
+            self._recent_changed()
+
+    def _recent_changed(self) -> None:
+        self.least_delay = min((one.sample.delay for one in self._recent if one.sample.delay is not None), default=None)
 
     def _end(self, error: TSQError) -> None:
         self.error = error

@@ -39,6 +39,16 @@ class Checks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Exchanged:
+    """One exchange as it was on the wire: the bytes of the request and of its answer, and the local times T1 and T4."""
+
+    request: bytes
+    response: bytes
+    t1_ns: int
+    t4_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What a client asks for and what it believes.
 
@@ -46,6 +56,7 @@ class Rules:
     time; None: the local clock's (R9). offset_limit: in seconds. exact: ask for the transmit timestamp of each answer, which the
     server reports in the next answer (R12). state_interval: seconds between questions about the server's own clock, the first of
     which goes with the first request (R13); None: do not ask. metadata_query: send 247 with every request.
+    nonces: makes the requests' nonces; None: random ones. keep: is called with every exchange whose answer passed the checks.
     """
 
     verifier: Checks | None = None
@@ -57,6 +68,8 @@ class Rules:
     offset_limit: float = DEFAULT_OFFSET_LIMIT
     exact: bool = True
     state_interval: float | None = STATE_INTERVAL
+    nonces: Callable[[int], bytes] | None = None
+    keep: Callable[[Exchanged], None] | None = None
 
     def __post_init__(self) -> None:
         if self.verifier is not None and not callable(getattr(self.verifier, "check", None)):
@@ -97,6 +110,7 @@ class _Asked:
     t1_ns: int
     t1_source: StampSource
     reading: ClockReading | None = None
+    message: bytes = b""
 
 
 @dataclass(slots=True)
@@ -119,6 +133,8 @@ class Exchange:
     _state_unanswered: bool = False
     _state_answers: int = 0
     _asked: dict[bytes, _Asked] = field(default_factory=dict)
+    # Requests that are to be kept with their answers, from `request` until `sent`.
+    _messages: dict[bytes, bytes] = field(default_factory=dict)
     _inexact: OrderedDict[bytes, Sample] = field(default_factory=OrderedDict)
     _past: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -145,7 +161,7 @@ class Exchange:
 
         A request in Stream Mode does not ask for exact T3, because there is none.
         """
-        nonce = self.nonces(NONCE_SIZE)
+        nonce = (self.rules.nonces or self.nonces)(NONCE_SIZE)
         state = self._asks_state(nonce, now)
         message = encode_request(
             nonce,
@@ -154,6 +170,8 @@ class Exchange:
             metadata=self.rules.requested(exact=mode is Mode.DATAGRAM, state=state),
             precision_size=self.rules.precision_size,
         )
+        if self.rules.keep is not None:
+            self._messages[nonce] = message
         return nonce, message
 
     def _asks_state(self, nonce: bytes, now: float) -> bool:
@@ -172,7 +190,7 @@ class Exchange:
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource, reading: ClockReading | None = None) -> None:
         """A request was sent at this time. reading: of the local clock, taken just before."""
-        self._asked[nonce] = _Asked(nonce, t1_ns, source, reading)
+        self._asked[nonce] = _Asked(nonce, t1_ns, source, reading, self._messages.pop(nonce, b""))
 
     def _state_answered(self, nonce: bytes) -> None:
         """The request has its answer. If it asked about the server, that question is answered, whatever the answer reports."""
@@ -196,6 +214,7 @@ class Exchange:
 
     def withdraw(self, nonce: bytes) -> None:
         """Forget a request that is sent again, or that could not be sent. The next request asks for the same things."""
+        self._messages.pop(nonce, None)
         if self._asked.pop(nonce, None) is not None:
             self._past.append(nonce)
         if nonce in self._state_nonces:
@@ -246,6 +265,8 @@ class Exchange:
         self._state_answered(response.nonce)
         self.last_response = response
         self._learn(response, sample)
+        if self.rules.keep is not None:
+            self.rules.keep(Exchanged(asked.message, data, asked.t1_ns, t4_ns))
         return sample
 
     def _learn(self, response: Response, sample: Sample) -> None:

@@ -13,7 +13,7 @@ from typing import Generic, TextIO, TypeVar
 from tsq._fast import clock_ns
 from tsq.client.association import Association, Driver
 from tsq.client.attempt import Attempt, open_attempt, with_precision
-from tsq.client.exchange import Rules
+from tsq.client.exchange import Exchanged, Rules
 from tsq.client.polling import Poller, interrupted
 from tsq.client.result import HostResult
 from tsq.errors import NoAnswer, TransportError, TSQError
@@ -22,6 +22,7 @@ from tsq.options import ClientOptions, Target
 from tsq.timing.sample import Sample
 
 OnSample = Callable[[Target, Sample], None]
+OnExchange = Callable[[Target, Exchanged], None]
 Snapshot = Callable[[], list[HostResult]]
 OnChange = Callable[[Snapshot], None]
 
@@ -42,7 +43,10 @@ class HostQuery(ABC):
         on_sample: OnSample | None = None,
         key_log: TextIO | None = None,
         persistent: bool = False,
+        on_exchange: OnExchange | None = None,
     ) -> None:
+        if on_exchange is not None:
+            rules = replace(rules or Rules(), keep=partial(on_exchange, target))
         self.target = target
         self.options = options
         self.error: TSQError | None = None
