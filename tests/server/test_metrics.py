@@ -13,6 +13,7 @@ from tsq.errors import CertificateError, ConfigError
 from tsq.host.keepers.sync_state import HostClock, Keeper
 from tsq.options import ClientOptions, LocalClock, Target, Trust
 from tsq.quic.router import Limits
+from tsq.quic.secrets import Secrets
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.server.driver import Server
 from tsq.server.metrics import ServerMetrics
@@ -69,7 +70,28 @@ def test_they_follow_what_a_client_does(certificates):
             assert value(after, "tsq_server_stratum") == 3
             assert value(after, "tsq_server_clock_error_seconds") == pytest.approx(0.004, rel=0.5)
             assert value(after, "tsq_server_certificate_expiry_seconds") == running.certificate_expiry
+            assert value(after, "tsq_server_draining") == value(after, "tsq_server_secrets_stale") == 0
             metrics.close()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_drains_and_one_without_its_secrets_say_so(certificates, tmp_path):
+    file = tmp_path / "secrets"
+    file.write_text("0" * 64)
+    file.chmod(0o600)
+
+    async def main() -> None:
+        async with server(certificates, secrets=Secrets.from_file(file)) as running:
+            metrics = ServerMetrics(running)
+            file.write_text("no secret")
+            running.reload()
+            await running.drain(1.0)
+            assert value(metrics.text(), "tsq_server_draining") == 1
+            assert value(metrics.text(), "tsq_server_secrets_stale") == 1
+            file.write_text("1" * 64)
+            running.reload()
+            assert value(metrics.text(), "tsq_server_secrets_stale") == 0
 
     asyncio.run(main())
 

@@ -115,7 +115,7 @@ def test_the_status_counts_connections(certificates, manager, started):
     try:
         manager.wait_for(r"STATUS=1 connection; .*")
     finally:
-        client.terminate()
+        client.send_signal(signal.SIGINT)
         client.wait(20)
     manager.wait_for(r"STATUS=0 connections; .*")
 
@@ -217,9 +217,14 @@ def test_the_status_says_what_an_operator_should_know(certificates, manager, tmp
             service = Service(server, notifier)
             service.begin()
             server._files = (str(tmp_path / "none"), str(tmp_path / "none"))
-            service.reload()
+            service.reload(server.reload)
             server._files = (str(certificates.certificate), str(certificates.key))
-            service.reload()
+            service.reload(server.reload)
+            server._router.secrets.stale = True
+            service.reload(server.reload)
+            server._router.secrets.stale = False
+            await server.drain(1.0)
+            service.reload(server.reload)
             service.end()
 
     asyncio.run(report())
@@ -228,4 +233,6 @@ def test_the_status_says_what_an_operator_should_know(certificates, manager, tmp
     manager.wait_for(rf"STATUS=0 connections; listening on 127\.0\.0\.1:\d+{clock}")
     manager.wait_for(rf"STATUS=0 connections; .*{clock}; the certificate was not reloaded, the old one stays")
     manager.wait_for(rf"STATUS=0 connections; listening on 127\.0\.0\.1:\d+{clock}")
+    manager.wait_for(rf"STATUS=0 connections; .*{clock}; the secrets were not reloaded, the old ones stay")
+    manager.wait_for(rf"STATUS=0 connections; .*{clock}; draining")
     manager.wait_for("STOPPING=1")

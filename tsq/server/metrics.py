@@ -1,14 +1,14 @@
 """A server's metrics for Prometheus (docs/reference/metrics.md has each with its meaning and unit).
 
-Comes in: a Server. Goes out: text of Prometheus's format, over HTTP or to whoever asks for it. It must never change a count.
+Comes in: a server. Goes out: text of Prometheus's format, over HTTP or to whoever asks for it. It must never change a count.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tsq.exposition import ExpositionServer, Family, Kind, Point, render
 from tsq.options import Target
 from tsq.quic.router import Drop
-from tsq.server.driver import Server
+from tsq.server.observed import Observed
 from tsq.server.responder import NoResponse
 from tsq.wire.message import Mode
 
@@ -24,16 +24,17 @@ _COUNTERS = (
     ("tsq_server_unstamped", "user-space receive times", "Datagrams for which the kernel gave no receive time"),
     ("tsq_server_answered", "answered", "Responses with the time"),
     ("tsq_server_retries", "retries", "Retry packets sent"),
-    ("tsq_server_refused", "refused", "Clients refused because all connections are in use"),
+    ("tsq_server_refused", "refused", "Clients refused because all connections are in use, or the server drains"),
     ("tsq_server_stateless_resets", "stateless resets", "Stateless resets sent"),
 )
 
 
 class ServerMetrics:
-    """The metrics of a server. version: of TSQ."""
+    """The metrics of a server. version: of TSQ. more: further metrics."""
 
-    def __init__(self, server: Server, *, version: str = "") -> None:
+    def __init__(self, server: Observed, *, version: str = "", more: Callable[[], Iterable[Family]] = tuple) -> None:
         self._observed = server
+        self._more = more
         self._version = version
         self._http: ExpositionServer | None = None
 
@@ -71,6 +72,9 @@ class ServerMetrics:
         yield Family("tsq_server_dropped", Kind.COUNTER, "What went no further", self._dropped(), ("what", "reason"))
         handshakes = tuple(Point(counters.get("handshakes", result), (result,)) for result in _HANDSHAKES)
         yield Family("tsq_server_handshakes", Kind.COUNTER, "Handshakes that ended", handshakes, ("result",))
+        statuses = self._statuses()
+        if statuses:
+            yield Family("tsq_server_http_requests", Kind.COUNTER, "Requests over HTTP/3", statuses, ("status",))
         yield Family("tsq_server_connections", Kind.GAUGE, "Open connections", (Point(server.connections),))
         delay, count = server.send_delay
         yield Family(
@@ -81,7 +85,14 @@ class ServerMetrics:
         )
         expiry = Point(server.certificate_expiry)
         yield Family("tsq_server_certificate_expiry_seconds", Kind.GAUGE, "Unix time at which the certificate expires", (expiry,))
+        draining = Point(int(server.draining))
+        yield Family("tsq_server_draining", Kind.GAUGE, "Whether it takes no new clients because it is about to go", (draining,))
+        stale = Point(int(server.secrets_stale))
+        yield Family(
+            "tsq_server_secrets_stale", Kind.GAUGE, "Whether the file of secrets cannot be used, the old ones stay", (stale,)
+        )
         yield from self._clock()
+        yield from self._more()
 
     def _dropped(self) -> tuple[Point, ...]:
         counts = dict.fromkeys(_KNOWN, 0)
@@ -91,6 +102,12 @@ class ServerMetrics:
                 if key.startswith(f"{name}: "):
                     counts[what, key.removeprefix(f"{name}: ")] = count
         return tuple(Point(count, key) for key, count in counts.items())
+
+    def _statuses(self) -> tuple[Point, ...]:
+        """How many requests over HTTP/3 by status; none for a server without them."""
+        snapshot = self._observed.counters.snapshot()
+        found = {key.removeprefix("http requests: "): count for key, count in snapshot.items() if key.startswith("http requests: ")}
+        return tuple(Point(count, (status,)) for status, count in found.items())
 
     def _clock(self) -> Iterator[Family]:
         """What clients learn about this machine's clock; nothing where no program is asked."""

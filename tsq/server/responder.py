@@ -24,6 +24,7 @@ class NoResponse(StrEnum):
 
     MALFORMED = "malformed request"
     CANNOT_SIGN = "signature asked for, and there is no key"
+    SIGNATURE_QUOTA = "more signatures than a client may ask for"
     CLOCK_WENT_BACK = "clock stepped back during the exchange"
 
 
@@ -104,6 +105,13 @@ class Responder:
         # A response of the promised length (R7) has no room for an exact T3.
         return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
 
+    def wants_signature(self, data: bytes) -> bool:
+        """Whether this is a request that would get a signature."""
+        try:
+            return self.signer is not None and len(data) != PLAIN_REQUEST_SIZE and decode_request(data).signature
+        except MessageError:
+            return False
+
     def _clock_info(self, request: Request, receive_ns: int) -> tuple[Tlv, ...]:
         """The clock info in the response to this request: nothing that was not asked for."""
         if not request.metadata_query:
@@ -113,6 +121,12 @@ class Responder:
         asked = request.metadata or {}
         reported = {key: pairs[key] for key in STATE_KEYS if key in pairs and asked.get(key) == ""}
         return (*clock_info, metadata_tlv(reported)) if reported else clock_info
+
+
+def over_quota(mode: Mode) -> Unanswered:
+    """No answer: the client has asked for too many signatures (R6)."""
+    reply = encode_error(ErrorCode.AUTHENTICATION_REQUIRED, "too many signatures") if mode is Mode.STREAM else b""
+    return Unanswered(NoResponse.SIGNATURE_QUOTA, reply)
 
 
 def stream_request_ready(data: bytes, finished: bool) -> bool:

@@ -4,23 +4,26 @@ Comes in: a server, the manager's notifier. Goes out: notifications (sd_notify(3
 """
 
 import asyncio
+from collections.abc import Callable
 
 from tsq.host.systemd import Notifier
-from tsq.server.driver import Server
+from tsq.server.observed import Observed
 
 # How often the status is compared with the last one, seconds.
 _STATUS_INTERVAL = 5.0
+OLD_CERTIFICATE = "the certificate was not reloaded, the old one stays"
 
 
 class Service:
-    """Reports from `begin` to `end`. Does nothing where no manager listens."""
+    """Reports from `begin` to `end`. Does nothing where no manager listens. alive: whether all parts of the server do."""
 
-    def __init__(self, server: Server, notifier: Notifier) -> None:
+    def __init__(self, server: Observed, notifier: Notifier, alive: Callable[[], bool] = lambda: True) -> None:
         self._server = server
         self._notifier = notifier
+        self._alive = alive
         self._interval = min(_STATUS_INTERVAL, notifier.watchdog_interval or _STATUS_INTERVAL)
         self._timer: asyncio.TimerHandle | None = None
-        self._old_certificate = False
+        self._trouble = ""
 
     def begin(self) -> None:
         """The server answers now."""
@@ -28,11 +31,19 @@ class Service:
             self._notifier.ready(self._status())
             self._report()
 
-    def reload(self) -> None:
-        """Reload the server's certificate, and report that."""
+    def reloading(self) -> None:
+        """The server begins to take up something new; `reloaded` ends that."""
         self._notifier.reloading()
-        self._old_certificate = not self._server.reload()
+
+    def reloaded(self, trouble: str = "") -> None:
+        """The server serves, with what is new unless there is trouble."""
+        self._trouble = trouble
         self._notifier.ready(self._status())
+
+    def reload(self, load: Callable[[], bool]) -> None:
+        """Reload the server's certificate by this function, and report that."""
+        self.reloading()
+        self.reloaded("" if load() else OLD_CERTIFICATE)
 
     def end(self) -> None:
         """The server begins to close."""
@@ -44,7 +55,8 @@ class Service:
     def _report(self) -> None:
         """Called by the event loop that serves: where it stands still, the manager's watchdog ends the process."""
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._report)
-        self._notifier.watchdog()
+        if self._alive():
+            self._notifier.watchdog()
         self._notifier.status(self._status())
 
     def _status(self) -> str:
@@ -52,8 +64,12 @@ class Service:
         parts = [self._connections(), f"listening on {', '.join(map(str, self._server.addresses))}"]
         if clock is not None and not clock.synchronized:
             parts.append("the clock is not synchronized")
-        if self._old_certificate:
-            parts.append("the certificate was not reloaded, the old one stays")
+        if self._server.draining:
+            parts.append("draining")
+        if self._server.secrets_stale:
+            parts.append("the secrets were not reloaded, the old ones stay")
+        if self._trouble:
+            parts.append(self._trouble)
         return "; ".join(parts)
 
     def _connections(self) -> str:
