@@ -40,7 +40,7 @@ def set_at_start(sources: Sequence[SourceConfig], clock: SystemClock, saved_ns: 
     if done.failed:
         return f"the clock was not set at the start: {done.failed}"
     return (
-        f"the clock was stepped by {done.stepped:+.3f} s at the start" if done.stepped else "the clock needed no step at the start"
+        f"the clock was stepped by {done.stepped:+z.3f} s at the start" if done.stepped else "the clock needed no step at the start"
     )
 
 

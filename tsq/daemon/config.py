@@ -39,7 +39,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClockConfig:
-    """The `[clock]` table. drift_file: empty for none. leapsectz: a zone such as "right/UTC" with leap seconds; empty for none.
+    """The `[clock]` table. drift_file: empty for none. leapsectz: a zone such as "right/UTC" with leap seconds, or a file of them.
     bootstrap: set a clock that is wrong by years from a majority of sources before certificates can be checked. allow_insecure: let
     sources whose certificates are not checked set the clock.
     """

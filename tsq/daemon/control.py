@@ -273,7 +273,7 @@ class ControlServer:
                 )
             if tracking.offset is None:
                 raise Refused(Problem.FAILED, "no offset to step by: nothing has been measured yet")
-            return MakeStepNow(), f"step by {tracking.offset:+.9f} s requested"
+            return MakeStepNow(), f"step by {tracking.offset:+z.9f} s requested"
         if command == "unfreeze":
             return Unfreeze(), f"unfrozen; it was frozen: {tracking.frozen}" if tracking.frozen else "the clock was not frozen"
         name = self._source(arguments.get("name", ""))
@@ -284,11 +284,11 @@ class ControlServer:
         return SetOnline(command == "online", name), f"{command}: {which}"
 
     def _source(self, name: str) -> str:
-        """The name of a source that is given by its name, or by its address where only one has that."""
+        """The name of a source, or of a pool, that is given so, or by its address where only one has that."""
         if not name:
             return ""
         sources = self._handler.status().sources
-        if any(source.name == name for source in sources):
+        if any(name in (source.name, source.name.rpartition("/")[0]) for source in sources):
             return name
         same = [source.name for source in sources if source.address and source.address == name]
         if len(same) == 1:

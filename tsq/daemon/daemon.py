@@ -22,6 +22,7 @@ from tsq.daemon.control import ControlServer
 from tsq.daemon.description import describe
 from tsq.daemon.feeds.opening import Feed, open_feeds
 from tsq.daemon.measurements_log import MeasurementsLog
+from tsq.daemon.memory_care import MemoryCare
 from tsq.daemon.recorder import Recorder, RunSetup
 from tsq.daemon.reload import Changes, changes
 from tsq.daemon.sources import Sources, source_name
@@ -40,11 +41,13 @@ from tsq.discipline.events import (
 )
 from tsq.discipline.machine import Discipline
 from tsq.discipline.settings import Mode
-from tsq.discipline.status import Status
-from tsq.errors import ClockError, TSQError
+from tsq.discipline.status import ClockStatus, Status
+from tsq.errors import ClockError, ConfigError, TSQError
 from tsq.host.clock import SystemClock
 from tsq.host.drift_file import DriftFile
 from tsq.host.leap_table import LeapTable
+from tsq.host.memory import release
+from tsq.host.step_notice import StepNotice
 from tsq.host.systemd import Notifier
 from tsq.host.who_steers import who_steers
 
@@ -52,16 +55,22 @@ if TYPE_CHECKING:
     from tsq.daemon.metrics import Metrics
 
 logger = logging.getLogger("tsq.daemon")
-# The longest time between two looks at the clock, seconds: what another program does to it is noticed within this time.
-_LONGEST_WAIT = 1.0
+# The longest time between two looks at the clock, seconds, whatever the machine wants. Without the kernel's notices, another
+# program's step is noticed within the shorter one.
+_LONGEST_WAIT = 10.0
+_LONGEST_BLIND_WAIT = 1.0
 _SHORTEST_WAIT = 0.001
 # How often the leap second table is asked, seconds.
 _LEAP_INTERVAL = 3600.0
+# How often the feeds get a status in which only time has passed, seconds: what they have stays true for longer.
+_PUBLISH_INTERVAL = 16.0
 # How often the service manager gets a new status text, seconds.
 _STATUS_INTERVAL = 10.0
 # The sources' connections get this time to close, seconds: the clock is slewed meanwhile.
 _CLOSING = 2.0
 _UNKNOWN_ERROR = 16.0
+# Events that say when they came, or need not.
+_COMPLETE = (Started, Tick, Polled, Failed, Stopping)
 _DAY_NS = 86_400_000_000_000
 
 
@@ -115,9 +124,17 @@ class Daemon:
         self._waiting: deque[Event] = deque()
         self._busy = False
         self._tick: asyncio.TimerHandle | None = None
+        self._notice: StepNotice | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
-        self._leap_at = self._shown_at = 0.0
+        # A time that has certainly passed, Unix ns; 0: none is known.
+        self._right_once_ns = 0
+        self._reloading = asyncio.Lock()
+        self._leap_at = self._shown_at = self._publish_at = 0.0
+        self._shown: ClockStatus | None = None
+        # Whether something has happened that was not published.
+        self._changed = False
+        self._memory = MemoryCare(clock.monotonic())
         # A fault of the program's own: the run ends by it.
         self._fault: Exception | None = None
         self._unfit: set[str] = set()
@@ -135,21 +152,25 @@ class Daemon:
         self._deliver(event)
 
     async def reload(self) -> str:
-        """Read the configuration again and change what changed; what that was. Raises ConfigError; nothing is changed then."""
-        self._notifier.reloading()
-        before = self.config
-        try:
-            found = changes(before, self._again())
-            await self._apply(found)
-        except Exception:
-            # What was not done is done by the next reload.
-            self.config = before
-            self.counters.failed_reloads += 1
-            raise
-        finally:
-            self._notifier.ready()
-        self.counters.reloads += 1
-        return str(found)
+        """Read the configuration again and change what changed; what that was. Raises ConfigError; nothing is changed then.
+
+        One reload after the other: the second one reads the configuration when the first one is done.
+        """
+        async with self._reloading:
+            self._notifier.reloading()
+            before = self.config
+            try:
+                found = changes(before, self._again())
+                await self._apply(found)
+            except Exception:
+                # What was not done is done by the next reload.
+                self.config = before
+                self.counters.failed_reloads += 1
+                raise
+            finally:
+                self._notifier.ready()
+            self.counters.reloads += 1
+            return str(found)
 
     def metrics(self) -> str:
         """The metrics as Prometheus reads them."""
@@ -169,7 +190,9 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         self._begin_log()
+        self._open_notice()
         saved = None if self._drift is None else self._drift.load()
+        self._right_once_ns = 0 if saved is None else saved.saved_ns
         self._deliver(Started(self.version, self.config.clock.settings, self._clock.daemon_reading(), saved))
         try:
             await self._change_feeds(self.config.feed)
@@ -199,6 +222,9 @@ class Daemon:
         self._notifier.stopping()
         if self._tick is not None:
             self._tick.cancel()
+        self._close_notice()
+        for task in self._tasks:
+            task.cancel()
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._sources.close()
@@ -234,15 +260,22 @@ class Daemon:
 
     def _deliver(self, event: Event) -> None:
         """Give an event to the machine, after those that are being handled, and do what it wants."""
+        if not isinstance(event, _COMPLETE) and self.counters.events and not self._busy:
+            # The last look may be some seconds old: what is asked for is for the clock as it is now.
+            self._waiting.append(Tick(self._clock.daemon_reading()))
         self._waiting.append(event)
         if self._busy:
             return
         self._busy = True
         try:
             while self._waiting and self._fault is None:
-                self._handle(self._waiting.popleft())
+                event = self._waiting.popleft()
+                self._handle(event)
+                if isinstance(event, Polled) and not self._waiting:
+                    self._look_again()
             if self._fault is None:
-                self._publish()
+                if self._changed or self._now() >= self._publish_at:
+                    self._publish()
                 self._arm()
         except Exception as error:
             # What the machine knows may be half of it: nothing is steered by that. The service manager starts the daemon again.
@@ -252,8 +285,15 @@ class Daemon:
         finally:
             self._busy = False
 
+    def _look_again(self) -> None:
+        """After a poll the machine mostly wants to steer at once: not by another turn of the event loop."""
+        reading = self._clock.daemon_reading()
+        if self._machine.due_ns <= reading.raw_ns:
+            self._waiting.append(Tick(reading))
+
     def _handle(self, event: Event) -> None:
         actions = self._machine.handle(event)
+        self._changed = self._changed or bool(actions) or not isinstance(event, Tick)
         self.counters.events += 1
         if self._recorder is not None:
             self._guarded("the recording", self._recorder.event, event, actions)
@@ -273,10 +313,11 @@ class Daemon:
                 self._lines.write(self._explained(action), self._now())
             case SaveDrift():
                 if self._drift is not None:
-                    # The next start takes no time before this one: a clock that is ahead must not write it.
+                    # The next start takes no time before this one: a clock that may be ahead must not write it.
                     earliest_ns = self._machine.status().tracking.earliest_ns
-                    now_ns = self._clock.now_ns() if earliest_ns is None else min(self._clock.now_ns(), earliest_ns)
-                    saved = SavedDrift(action.frequency, action.uncertainty, action.weights, now_ns)
+                    if earliest_ns is not None:
+                        self._right_once_ns = min(self._clock.now_ns(), earliest_ns)
+                    saved = SavedDrift(action.frequency, action.uncertainty, action.weights, self._right_once_ns)
                     self._guarded("the drift file", self._drift.save, saved)
             case Steer() | SlewPhase() | StepClock():
                 try:
@@ -303,6 +344,7 @@ class Daemon:
         return replace(line, text=f"{line.text} (perhaps by {who})") if who else line
 
     def _publish(self) -> None:
+        self._changed, self._publish_at = False, self._now() + _PUBLISH_INTERVAL
         status = self._machine.status()
         self._sources.judged(status.sources)
         for feed in itertools.chain.from_iterable(self._feeds.values()):
@@ -310,7 +352,8 @@ class Daemon:
         if self._metrics is not None:
             self._guarded("the metrics", self._metrics.note, status)
         now = self._now()
-        if now >= self._shown_at:
+        if now >= self._shown_at or status.tracking.status is not self._shown:
+            self._shown = status.tracking.status
             self._shown_at = now + _STATUS_INTERVAL
             self._lines.flush(now)
             self._notifier.status(summary(status))
@@ -325,13 +368,39 @@ class Daemon:
                 logger.exception("%s has a fault, and may miss something from now on", what)
 
     def _arm(self) -> None:
-        """Look at the clock when the machine wants it, and at least once a second."""
+        """Look at the clock when the machine wants it."""
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
         if not self._stop.is_set():
-            wait = (self._machine.due_ns - self._clock.daemon_reading().raw_ns) / 1e9
-            self._tick = asyncio.get_running_loop().call_later(min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT), self._look)
+            wait = (self._machine.due_ns - self._clock.raw_ns()) / 1e9
+            longest = _LONGEST_BLIND_WAIT if self._notice is None else _LONGEST_WAIT
+            self._tick = asyncio.get_running_loop().call_later(min(max(wait, _SHORTEST_WAIT), longest), self._look)
+
+    def _open_notice(self) -> None:
+        try:
+            self._notice = StepNotice()
+        except OSError as error:
+            logger.info("the kernel gives no notice when the clock is set: %s", error.strerror)
+            return
+        asyncio.get_running_loop().add_reader(self._notice.fd, self._clock_set)
+
+    def _clock_set(self) -> None:
+        """Somebody has set the clock, perhaps this daemon itself."""
+        if self._notice is None:
+            return
+        try:
+            self._notice.arm()
+        except OSError as error:
+            logger.warning("no more notices when the clock is set: %s", error.strerror)
+            self._close_notice()
+        self._look()
+
+    def _close_notice(self) -> None:
+        if self._notice is not None:
+            asyncio.get_running_loop().remove_reader(self._notice.fd)
+            self._notice.close()
+            self._notice = None
 
     def _look(self) -> None:
         self._notifier.watchdog()
@@ -339,9 +408,15 @@ class Daemon:
         if self._leap is not None and now >= self._leap_at:
             self._leap_at = now + _LEAP_INTERVAL
             self._guarded("the table of leap seconds", self._ask_leap, self._leap)
+        if not self._sources.busy and self._memory.is_due(now, self._sources.closed):
+            release()
         self._deliver(Tick(self._clock.daemon_reading()))
 
     def _ask_leap(self, table: LeapTable) -> None:
+        try:
+            table.renew()
+        except ConfigError as error:
+            logger.warning("the table of leap seconds stays as it was: %s", error)
         day = self._clock.now_ns() // _DAY_NS
         self._deliver(LeapKnown(table.leap_on(day), day))
 
@@ -441,7 +516,7 @@ def summary(status: Status) -> str:
     sources = f"{used} of {len(status.sources)} sources used"
     if found.offset is None or found.bound is None:
         return f"{found.status}; {sources}"
-    text = f"{found.status}; offset {found.offset * 1e6:+.1f} µs, at most {math.ceil(found.bound * 1e6)} µs; {sources}"
+    text = f"{found.status}; offset {found.offset * 1e6:+z.1f} µs, at most {math.ceil(found.bound * 1e6)} µs; {sources}"
     return f"{text}; frozen: {found.frozen}" if found.frozen else text
 
 

@@ -6,7 +6,6 @@ back. It must never look at two keys together.
 
 import grp
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +15,7 @@ from tsq.daemon.config import Config, SourceConfig
 from tsq.daemon.toml_lines import shown
 from tsq.discipline.settings import ClockSettings, ForeignStep, MakeStep, MaxChange, Mode, SourceSettings
 from tsq.errors import ConfigError
+from tsq.host.leap_table import ZONE, LeapTable
 from tsq.options import ClientOptions, Target, parse_listen, parse_pin, parse_target
 from tsq.quic.certificates.names import name_to_check
 from tsq.timing.selection import Criteria
@@ -242,11 +242,14 @@ def _show_listen(value: Target | None) -> str:
 
 
 def _read_zone(value: Any, _: str) -> str:
-    what = 'a time zone with leap seconds, such as "right/UTC", or "" for none'
-    zone = _text(value, what)
-    # The name becomes a part of a path.
-    if zone and not re.fullmatch(r"[\w+-]+(?:/[\w+-]+)*", zone):
-        raise ConfigError("", expected=what)
+    what = 'a time zone with leap seconds, such as "right/UTC", or the absolute path of its file or of a leap-seconds.list'
+    zone = _text(value, f'{what}, or "" for none')
+    # A name becomes a part of a path.
+    if zone and not os.path.isabs(zone) and not ZONE.fullmatch(zone):
+        raise ConfigError("", expected=f'{what}, or "" for none')
+    if zone:
+        # To find out before the daemon runs; it reads the file itself, and again when that has changed.
+        LeapTable(zone)
     return zone
 
 
@@ -315,7 +318,7 @@ KEYS = (
     Key("clock.foreign_step", "clock.settings.foreign_step", _choice(ForeignStep)),
     Key("clock.tolerance", "clock.settings.tolerance", _number(ClockSettings, "tolerance", _PPM)),
     Key("clock.leap", "clock.settings.leap", BOOLEAN),
-    Key("clock.leapsectz", "clock.leapsectz", Kind("time zone", _read_zone)),
+    Key("clock.leapsectz", "clock.leapsectz", Kind("time zone or file", _read_zone)),
     Key("clock.rtcsync", "clock.settings.rtc_sync", BOOLEAN),
     Key("clock.drift_file", "clock.drift_file", _FILE),
     Key("clock.bootstrap", "clock.bootstrap", BOOLEAN),

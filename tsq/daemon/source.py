@@ -98,6 +98,8 @@ class Source:
     ) -> None:
         self.name = name
         self.address = ""
+        # How many connections were closed.
+        self.closed = 0
         self._polled = polled
         self._reading = reading
         # The name in the certificate is the one that was configured, whatever address is asked.
@@ -107,7 +109,7 @@ class Source:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._upkeep = Upkeep()
-        self._closed = False
+        self._ended = False
         self._interrupted = ""
         self._failures: dict[type[TSQError], Throttle] = {}
 
@@ -123,7 +125,7 @@ class Source:
 
     def poll(self, *, burst: bool = False) -> None:
         """Begin a poll. Its outcome comes later, never before this returns."""
-        if self._closed:
+        if self._ended:
             return
         if self._task is not None:
             asyncio.get_running_loop().call_soon(self._give, [], "the poll before has not ended yet", Reason.NOT_SENT)
@@ -169,7 +171,7 @@ class Source:
 
     async def close(self) -> None:
         """Close everything. A poll that is under way has no outcome any more."""
-        self._closed = True
+        self._ended = True
         task = self._task
         if task is not None:
             task.cancel()
@@ -194,7 +196,7 @@ class Source:
             failure = _explained(error)
         finally:
             self._task = None
-        if self._closed:
+        if self._ended:
             return
         if self._interrupted:
             self._interrupted = ""
@@ -218,7 +220,7 @@ class Source:
 
     def _give(self, samples: Sequence[Sample], why: str, reason: Reason) -> None:
         """The outcome of one poll: the best sample, or the reason why there is none."""
-        if self._closed:
+        if self._ended:
             return
         best = min((one for one in samples if one.valid), key=lambda one: one.root_distance or inf, default=None)
         if best is None:
@@ -276,6 +278,7 @@ class Source:
     def _leave(self) -> None:
         self._disarm()
         self._client.shut()
+        self.closed += self._entered
         self._entered = False
 
     def _now(self) -> float:

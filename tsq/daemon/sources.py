@@ -84,6 +84,8 @@ class Sources:
         self._entries: dict[str, _Entry] = {}
         self._look_ups: dict[tuple[str, int, int], asyncio.Task[list[Address]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        # Connections of sources that are no more.
+        self._closed_before = 0
         self._watch = NetworkWatch(self._network_changed)
         # Without notices no source is ever taken for unreachable: nothing would say when it can be reached again.
         self._watching = False
@@ -94,6 +96,16 @@ class Sources:
     def names(self) -> list[str]:
         """The sources that there are now."""
         return list(self._entries)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a poll is under way."""
+        return any(entry.source.busy for entry in self._entries.values())
+
+    @property
+    def closed(self) -> int:
+        """How many connections were closed since the start."""
+        return self._closed_before + sum(entry.source.closed for entry in self._entries.values())
 
     async def start(self, configs: Sequence[SourceConfig]) -> None:
         """Add these sources. Names are looked up meanwhile; this does not wait for them."""
@@ -225,6 +237,7 @@ class Sources:
         self._emit(SourceRemoved(entry.name))
 
     def _end(self, source: Source) -> None:
+        self._closed_before += source.closed + source.connected
         task = asyncio.create_task(source.close())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

@@ -72,7 +72,7 @@ def test_one_sample_for_each_update_of_the_clock(feed, path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"status": ClockStatus.UNSYNCHRONIZED}, {"status": ClockStatus.HOLDOVER}, {"status": ClockStatus.FROZEN}, {"updates": 0},
+        {"status": ClockStatus.HOLDOVER}, {"status": ClockStatus.FROZEN}, {"updates": 0},
         {"offset": None}, {"stratum": 0}, {"stratum": 16}, {"leap": 3},
     ],
     ids=str,
@@ -83,6 +83,13 @@ def test_no_sample_of_a_clock_that_is_not_synchronized(feed, path, changes):
     assert reader.samples() == []
     feed.publish(status())
     assert len(reader.samples()) == 1
+    reader.close()
+
+
+def test_a_clock_that_is_far_off_gets_the_offset_that_sets_it_right(feed, path):
+    reader = Reader(path)
+    feed.publish(status(status=ClockStatus.UNSYNCHRONIZED, offset=-7.5, bound=7.6))
+    assert [sample[2] for sample in reader.samples()] == [-7.5]
     reader.close()
 
 

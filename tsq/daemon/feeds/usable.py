@@ -11,8 +11,12 @@ _MOST_LEAP = 2
 
 def is_usable(tracking: Tracking, *, holdover: bool = False) -> bool:
     """holdover: for programs that learn how the error grows while no source is usable."""
+    # Of a clock that is far from the truth it is said that it is unsynchronized: those who keep it need the time all the more.
     return (
-        (tracking.status is ClockStatus.SYNCHRONIZED or (holdover and tracking.status is ClockStatus.HOLDOVER))
+        (
+            tracking.status in (ClockStatus.SYNCHRONIZED, ClockStatus.UNSYNCHRONIZED)
+            or (holdover and tracking.status is ClockStatus.HOLDOVER)
+        )
         and tracking.offset is not None
         and 0 < tracking.stratum <= MOST_STRATUM
         and tracking.leap <= _MOST_LEAP
