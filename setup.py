@@ -31,14 +31,32 @@ MODULES = (
     "tsq.dataplane.frames",
     "tsq.dataplane.session",
     "tsq.dataplane.table",
+    "tsq.dataplane.digests",
+    "tsq.dataplane.initials",
+    "tsq.dataplane.tokens",
+    "tsq.dataplane.prefixes",
+    "tsq.dataplane.pressure",
+    "tsq.dataplane.admission",
+    "tsq.dataplane.records",
+    "tsq.dataplane.cache",
+    "tsq.dataplane.derivation",
+    "tsq.dataplane.services",
     "tsq.dataplane.batches",
     "tsq.host._clock",
     "tsq.host._memory",
     "tsq.host._privileges",
+    "tsq.host._sandbox",
     "tsq.host._segment",
+    "tsq.host._step_notice",
 )
-LIBRARIES = {"tsq.dataplane.packet": ["crypto"], "tsq.dataplane.session": ["crypto"]}
-OWN_MACROS = {"tsq.host._clock": [BUILT]}
+CRYPTO = ("packet", "session", "records", "cache", "derivation", "digests", "tokens", "admission")
+LIBRARIES = {f"tsq.dataplane.{name}": ["crypto"] for name in CRYPTO}
+# libcrypto's SHA-256 with a state that can be copied without allocation is not in its newer interface.
+SHA256 = ("OPENSSL_SUPPRESS_DEPRECATED", "1")
+OWN_MACROS = {
+    "tsq.host._clock": [BUILT],
+    **{f"tsq.dataplane.{name}": [SHA256] for name in ("digests", "initials", "tokens", "admission", "prefixes", "batches")},
+}
 
 
 def extension(module: str) -> Extension:

@@ -53,11 +53,48 @@ forbid_services() {
 # What would run as a service must not: it is not started, and disabled.
 install_without_service() {
     forbid_services
-    if install "$1"; then
+    if install "$@"; then
         update-rc.d "$1" disable >/dev/null 2>&1 || true
     else
         say "could not install $1; tests that need it are skipped"
     fi
+}
+
+# ntpd-rs of Debian 13, and the C library that it wants, into build/ntpd-rs: nothing of it is installed or started. Tests run it in a
+# guest, whose clock it keeps.
+unpack_ntpd_rs() {
+    # The mirror that this system uses.
+    # shellcheck disable=SC2016
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(COMPONENT)' 'Created-By: Packages' |
+        sed -n '/security/d; s/ Debian main$//p' | sed -n 1p)
+    [ -n "$mirror" ] || return 1
+    say "unpacking into build/ntpd-rs: ntpd-rs, libc6, libgcc-s1 of Debian 13 (a foreign clock daemon for tests)"
+    new=$PWD/build/ntpd-rs.new
+    rm -rf "$new"
+    mkdir -p "$new/lists/partial" "$new/cache/archives/partial" "$new/state" "$new/root"
+    : >"$new/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$new/sources.list"
+    cat >"$new/apt.conf" <<END
+Dir::Etc::sourcelist "$new/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::State "$new/state";
+Dir::State::lists "$new/lists";
+Dir::State::status "$new/status";
+Dir::Cache "$new/cache";
+APT::Sandbox::User "root";
+END
+    (
+        cd "$new/root"
+        APT_CONFIG=$new/apt.conf
+        export APT_CONFIG
+        apt-get update -qq && apt-get download -qq ntpd-rs libc6 libgcc-s1 || exit 1
+        for package in ./*.deb; do
+            dpkg-deb -x "$package" . || exit 1
+        done
+        rm -f ./*.deb
+    ) || return 1
+    mv "$new/root" build/ntpd-rs
+    rm -rf "$new"
 }
 
 build() {
@@ -95,6 +132,8 @@ peers() {
     need strace strace "tests count and fail system calls"
     need nft nftables "tests drop packets in namespaces"
     need linux.uml user-mode-linux "tests set the clock of a kernel that runs as a process"
+    need chromium chromium "opens the pages over HTTP/3 in tests, without a window"
+    need crun crun "tests run the container image's tree with it"
     need systemd-analyze systemd "tests check the service units with it; no service is started, and init stays what it is"
     if [ -n "$missing" ]; then
         if may_install; then
@@ -123,6 +162,19 @@ peers() {
             install_without_service prometheus
         else
             say "nothing is installed: $(why_not). Tests that need promtool are skipped. To install: sudo apt-get install prometheus"
+        fi
+    fi
+    if [ "$INSTALL" != 0 ] && may_install && [ ! -d build/ntpd-rs ]; then
+        unpack_ntpd_rs || say "could not unpack ntpd-rs; tests that need it are skipped"
+    fi
+    missing=""
+    need nginx nginx "tests forward datagrams with it; it is not started as a service"
+    if [ -n "$missing" ]; then
+        lack libnginx-mod-stream "nginx's module that forwards UDP"
+        if may_install; then
+            install_without_service nginx libnginx-mod-stream
+        else
+            say "nothing is installed: $(why_not). Tests that need nginx are skipped. To install: sudo apt-get install$missing"
         fi
     fi
     quiche=tests/integration/quiche

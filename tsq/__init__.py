@@ -22,6 +22,9 @@ except ImportError as error:
         "`make build` for a checkout; it needs a C compiler and the development files of Python and OpenSSL 3."
     ) from error
 
+# Here and not in the distribution's metadata: to read that takes longer than an exchange, and 2 MB.
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from tsq.client.async_query import aquery, aquery_all
     from tsq.client.asynchronous import Client, connect
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from tsq.host.clock import clock_reading
     from tsq.host.keepers.sync_state import HostClock, Keeper
     from tsq.host.segment import BoundedTime, TimeStatus, now
-    from tsq.options import ClientOptions, LocalClock, Target, Trust, parse_target
+    from tsq.options import ClientOptions, LocalClock, Target, Trust, WebOptions, parse_target
     from tsq.quic.limits import Limits, RetryPolicy
     from tsq.server.driver import Server
     from tsq.timing.ageing import Drift
@@ -65,6 +68,7 @@ _HOMES = {
     "LocalClock": "tsq.options",
     "Target": "tsq.options",
     "Trust": "tsq.options",
+    "WebOptions": "tsq.options",
     "parse_target": "tsq.options",
     "Limits": "tsq.quic.limits",
     "RetryPolicy": "tsq.quic.limits",
@@ -112,6 +116,7 @@ __all__ = [
     "TimeStatus",
     "Trust",
     "Verdict",
+    "WebOptions",
     "__version__",
     "aquery",
     "aquery_all",
@@ -130,14 +135,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        # Not at the top: importing it takes longer than an exchange.
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-        try:
-            return version("tsq-time")
-        except PackageNotFoundError:
-            return "0+unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'tsq' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -9,9 +9,10 @@ import re
 from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from math import isfinite
 from typing import Any
+from urllib.parse import urlsplit
 
 from tsq.errors import ConfigError
 from tsq.timing.filter import DEFAULT_SERVER_ERROR
@@ -100,6 +101,54 @@ class LocalClock:
             raise ConfigError(f"local source {self.source!r}", expected=", ".join(SOURCES))
         if not 0 < check_number("local error", self.error) <= 16:
             raise ConfigError(f"local error {self.error}", expected="above 0, at most 16 seconds")
+
+
+# The networks of this machine itself.
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+@dataclass(frozen=True, slots=True)
+class WebOptions:
+    """A server's pages. networks: who may see status and metrics over HTTP/3. origins: web sites whose pages may ask for the time
+    in WebTransport sessions, beside this server's own page; "*" for all. version: of the program, to be shown.
+    """
+
+    networks: tuple[str, ...] = LOOPBACK
+    origins: tuple[str, ...] = ()
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "networks", tuple(parse_network(one) for one in self.networks))
+        object.__setattr__(self, "origins", tuple(parse_origin(one) for one in self.origins))
+
+
+def parse_network(text: str) -> str:
+    """ADDRESS or ADDRESS/BITS."""
+    check_type("network", text, str)
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ConfigError(f"network {text!r}: {error}", expected="ADDRESS or ADDRESS/BITS, such as 192.0.2.0/24") from error
+
+
+def parse_origin(text: str) -> str:
+    """A web site's origin as browsers write it (RFC 6454 §6.1), or * for any."""
+    check_type("origin", text, str)
+    if text != "*" and split_origin(text) is None:
+        raise ConfigError(f"origin {text!r}", expected="https://HOST or https://HOST:PORT, or *")
+    return text
+
+
+def split_origin(text: str) -> tuple[str, str, int] | None:
+    """(scheme, host, port) of an origin; None for anything else, such as "null"."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    except ValueError:
+        return None
+    if not parts.hostname or not port or parts.path or parts.query or parts.fragment or parts.username is not None:
+        return None
+    return parts.scheme, parts.hostname, port
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,16 @@ def logged(server: ServerProcess, words: str) -> None:
         (["--self-signed", "lab", "--local-stratum", "16"], "local stratum 16 (expected 1 to 15)"),
         (["--self-signed", "lab", "--retry", "sometimes"], "invalid choice: 'sometimes'"),
         (["--self-signed", "lab", "--log-level", "loud"], "invalid choice: 'loud'"),
+        (["--self-signed", "lab", "--quic-lb-key", "key"], "--quic-lb-key without --quic-lb (expected both, or neither)"),
+        (["--self-signed", "lab", "--quic-lb", "0a0b"], "QUIC-LB '0a0b' (expected NUMBER:SERVER-ID, such as 0:0a0b0c, with a"),
+        (["--self-signed", "lab", "--quic-lb", "0:0a0b0c0d"], "a server ID of 1 to 3 octets in hexadecimal"),
+        (["--self-signed", "lab", "--quic-lb", "0:xy"], "QUIC-LB '0:xy' (expected NUMBER:SERVER-ID"),
+        (["--self-signed", "lab", "--quic-lb", "0:"], "QUIC-LB '0:' (expected NUMBER:SERVER-ID"),
+        (["--self-signed", "lab", "--quic-lb", "-1:0a"], "expected one argument"),
+        (["--self-signed", "lab", "--quic-lb", "7:0a"], "QUIC-LB configuration 7 (expected 0 to 6)"),
+        (["--self-signed", "lab", "--drain", "soon"], "expected a number, such as 0.5"),
+        (["--self-signed", "lab", "--drain", "nan"], "'nan' (expected 0 to 3600 seconds)"),
+        (["--self-signed", "lab", "--drain", "3601"], "'3601' (expected 0 to 3600 seconds)"),
         (["--hepl"], "unknown option --hepl: did you mean --help?"),
         (["--self-signed", "lab", *["--listen", "127.0.0.1:443"] * 2], "argument --listen: 127.0.0.1:443 is given twice"),
         (["--self-signed", "lab", "--listen", "[::1]:443", "--listen", "[0::1]:443"], "[::1]:443 is given twice"),
@@ -117,7 +127,7 @@ def test_help_tells_signals_and_exit_status(serve):
     run = serve("--help")
     assert (run.status, run.err) == (OK, "")
     words = " ".join(run.out.split())
-    assert "SIGTERM, SIGINT close all connections and exit with 0; SIGHUP loads certificate and key anew; SIGUSR1 writes" in words
+    assert "SIGTERM, SIGINT close all connections and exit with 0, after --drain; SIGHUP loads certificate, keys and" in words
     assert "exit status: 1 failure at run time, 2 usage or a file or address that cannot be used" in words
 
 
@@ -166,6 +176,40 @@ def test_files_that_cannot_be_used_exit_2_and_are_named(serve, tmp_path, certifi
     assert str(key) in run.err
     assert words in run.err
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "mode", "words"),
+    [
+        ("--secret-file", "secret", 0o600, "line 1: no secret (expected 64 hexadecimal digits, or the Base64 of 32 bytes)"),
+        ("--secret-file", "0" * 64, 0o644, "has mode 0644: others can read it (expected 0600 or 0440)"),
+        ("--secret-file", None, 0o600, "No such file or directory: write one secret a line"),
+        ("--quic-lb-key", "0" * 64, 0o600, "line 1: no secret (expected 32 hexadecimal digits, or the Base64 of 16 bytes)"),
+        ("--quic-lb-key", "", 0o600, "0 keys (expected one): write one line, made by `openssl rand -hex 16`"),
+        ("--quic-lb-key", "0" * 32 + "\n" + "1" * 32, 0o600, "2 keys (expected one)"),
+    ],
+)
+def test_files_of_secrets_that_cannot_be_used_exit_2_and_are_named(serve, tmp_path, certificates, option, content, mode, words):
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    run = serve(*options(certificates, "--quic-lb", "0:0a", option, file))
+    assert (run.status, run.out) == (USAGE, "")
+    [line] = [line for line in run.err.splitlines() if "error" in line]
+    assert line.startswith(f"tsq-server: error: {'secret file' if option == '--secret-file' else 'QUIC-LB key file'} {file}")
+    assert words in line
+
+
+def test_quic_lb_without_a_key_is_complained_about(certificates, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("0" * 32)
+    key.chmod(0o600)
+    for more, warned in (((), True), (("--quic-lb-key", key), False)):
+        with ServerProcess(options(certificates, "--quic-lb", "0:0a", *more)) as server:
+            assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+            assert server.stop() == OK
+        assert ("WARNING: QUIC-LB without a key" in server.errors) == warned
 
 
 def test_a_port_in_use_exits_2_and_says_how_to_find_who_has_it(serve, certificates):
@@ -375,5 +419,28 @@ def test_sighup_with_files_that_cannot_be_used_keeps_the_old_certificate(certifi
             shutil.copy(Authority().issue(tmp_path / "other").key, files.key)
         server.send_signal(signal.SIGHUP)
         logged(server, "ERROR: certificate not reloaded, the old one stays: certificate ")
+        assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
+        assert server.stop() == OK
+
+
+def test_secrets_are_reloaded_and_bad_ones_keep_the_old(certificates, tmp_path):
+    """By themselves, and on SIGHUP."""
+    file = tmp_path / "secrets"
+
+    def write(*secrets: str) -> None:
+        fresh = tmp_path / "fresh"
+        fresh.write_text("\n".join(secrets))
+        fresh.chmod(0o600)
+        fresh.rename(file)
+
+    write("0" * 64)
+    with ServerProcess(options(certificates, "--secret-file", file)) as server:
+        write("1" * 64, "0" * 64)
+        logged(server, "INFO: 2 secret(s) reloaded")
+        write("no secret")
+        logged(server, "ERROR: secrets not reloaded, the old ones stay: secret file ")
+        server.send_signal(signal.SIGHUP)
+        logged(server, "ERROR: secrets not reloaded, the old ones stay: secret file ")
+        logged(server, "INFO: certificate reloaded")
         assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
         assert server.stop() == OK

@@ -87,7 +87,7 @@ def test_as_many_hosts_are_asked_as_there_are_open_files_for(server, command, fi
 
 @pytest.mark.parametrize(("files", "addresses"), [(16, 1), (17, 1), (20, 4), (31, 8), (60, 30)])
 def test_a_server_with_too_few_open_files_for_its_addresses_says_how_many_it_needs(certificates, files, addresses):
-    listen = ["--listen", "127.0.0.1:0"] * addresses
+    listen = [*["--listen", "127.0.0.1:0"] * addresses, "--workers", "1"]
     run = limited(files, BIN / "tsq-server", *listen, "--cert", certificates.certificate, "--key", certificates.key)
     what = "listening at one address" if addresses == 1 else f"listening at {addresses} addresses"
     needed = 16 + 2 * addresses
@@ -97,8 +97,15 @@ def test_a_server_with_too_few_open_files_for_its_addresses_says_how_many_it_nee
     assert (run.returncode, run.stdout) == (1, "")
 
 
+def test_workers_need_more_open_files_and_the_error_names_them(certificates):
+    files = ["--cert", certificates.certificate, "--key", certificates.key]
+    run = limited(20, BIN / "tsq-server", "--listen", "127.0.0.1:0", "--workers", "3", *files)
+    what = "listening at one address with 3 workers needs 28"
+    assert run.stderr == f"tsq-server: ERROR: this process may have 20 open files, and {what}: raise the limit (ulimit -n)\n"
+
+
 def test_a_server_with_just_enough_open_files_serves_at_all_addresses(serving, certificates):
-    listen = ["--listen", "127.0.0.1:0"] * 8
+    listen = [*["--listen", "127.0.0.1:0"] * 8, "--workers", "1"]
     options = [*listen, "--cert", certificates.certificate, "--key", certificates.key, "--local-stratum", 1]
     with serving(["sh", "-c", 'ulimit -n 32; exec "$@"', "sh"], options) as (target, log):
         assert run_client(target, "--ca", certificates.authority, "--interval", "0").returncode == 0
@@ -127,6 +134,7 @@ def test_hosts_for_which_no_thread_can_be_started_are_told(server):
 @needs_filter
 def test_a_server_that_can_start_no_thread_serves_and_claims_what_its_operator_declares(serving, certificates):
     options = ["--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key, "--local-stratum", 3]
+    options += ["--workers", "1"]
     with serving(denied.command("clone", "clone3"), options) as (target, log):
         run = run_client(target, "--ca", certificates.authority, "--interval", "0")
     assert run.returncode == 0

@@ -249,12 +249,12 @@ def _drift(found: Measurement, change: Change) -> str:
     """How fast the clock that was set may drift."""
     drift = change.drift or found.drift
     if drift is not None and drift.useful:
-        seen, most = f"measured as {drift.ppm:+.1f} ± {drift.error_ppm:.1f} ppm within {drift.seconds:.1f} s", drift.most_ppm
+        seen, most = f"measured as {drift.ppm:+z.1f} ± {drift.error_ppm:.1f} ppm within {drift.seconds:.1f} s", drift.most_ppm
         why = ""
     else:
         frequency = change.after.rate * 1e6
         seen, most = "not measured", OSCILLATOR_PPM + abs(frequency)
-        why = f" (kernel frequency {frequency:+.3f} ppm; typical oscillators are off by up to {OSCILLATOR_PPM:.0f} ppm)"
+        why = f" (kernel frequency {frequency:+z.3f} ppm; typical oscillators are off by up to {OSCILLATOR_PPM:.0f} ppm)"
     return f"{seen}; no program keeps this clock: expect it to drift by up to {ceil(most)} µs a second{why}"
 
 
@@ -263,10 +263,10 @@ def _kernel(state: ClockState | None) -> str:
     if state is None:
         return "kernel: cannot be read (clock_adjtime is refused, as by a container's filter of system calls)"
     mark = "synchronized" if state.synchronized else "unsynchronized"
-    tick = f", tick {state.tick_ppm:+.0f} ppm" if state.tick_ppm else ""
+    tick = f", tick {state.tick_ppm:+z.0f} ppm" if state.tick_ppm else ""
     return (
         f"kernel: {mark}, maxerror {spans.duration(state.max_error)}, "
-        f"esterror {spans.duration(state.estimated_error)}, frequency {state.frequency_ppm:+.3f} ppm{tick}, "
+        f"esterror {spans.duration(state.estimated_error)}, frequency {state.frequency_ppm:+z.3f} ppm{tick}, "
         f"slewing {_signed(state.pending)}"
     )
 

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, TextIO
 
 import tsq
 from tsq.cli import streams
@@ -21,6 +22,7 @@ from tsq.cli.common import (
 from tsq.cli.numbers import negatives_joined, number, whole_number
 from tsq.cli.parsers import Parser, add_hosts, add_stream, add_trust
 from tsq.client.blocking import query_all
+from tsq.client.exchange import Rules
 from tsq.client.result import HostResult, selection
 from tsq.errors import (
     AlpnRefused,
@@ -44,6 +46,9 @@ from tsq.settings import for_command_line
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Selection
+
+if TYPE_CHECKING:
+    from tsq.cli.proofs import Proofs
 
 PROGRAM = "tsq-client"
 EXIT_NO_ANSWER = 3
@@ -84,48 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
     values = parser.parse_args(negatives_joined(sys.argv[1:] if arguments is None else arguments, _NUMBERS))
-    try:
-        options = _options(values)
-        targets = [parse_target(text, values.port) for text in values.host]
-        if values.watch and values.json:
-            raise ConfigError("--watch together with --json", expected="one of them")
-    except ConfigError as error:
-        parser.error(str(error))
-    try:
-        if values.plot is not None:
-            from tsq.report import chart  # noqa: PLC0415 - loaded only where it is used
-
-            chart.check(values.plot)
-        check_trust(options.trust, options.timeout)
-    except ConfigError as error:
-        cannot_use(parser, error)
+    options, targets, proofs = _usable(parser, values)
     secrets = key_log(PROGRAM)
     options = replace(options, session_file=usable_session_file(PROGRAM, values.session_file))
     shortage.allow_open_files(shortage.files_for(len(targets)))
     if values.insecure:
         _say("warning: --insecure: the servers' certificates are not checked; the answers may be forged")
-    progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
-    watch = None
-    if values.watch:
-        from tsq.cli.watch import Watch  # noqa: PLC0415
-
-        watch = Watch(options.interval, options.server_error)
-    try:
-        results = query_all(
-            targets,
-            options,
-            on_sample=progress.count,
-            on_change=None if watch is None else watch.changed,
-            key_log=secrets,
-            persistent=values.watch,
-        )
-    except KeyboardInterrupt:
-        # A second Ctrl-C, while the first one was handled.
+    if values.chain and proofs is not None:
+        return _ask_in_turn(proofs, targets, options)
+    results = _ask(values, targets, options, proofs, secrets)
+    if results is None:
         return EXIT_INTERRUPTED
-    finally:
-        progress.clear()
-        if watch is not None:
-            watch.clear()
     # Results are for the time of printing, not for that of a sample.
     now = clock_reading()
     chosen = selection(results, now=now)
@@ -138,7 +112,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _print(results, chosen, values, options, now)
     sys.stdout.flush()
-    return _plot(chosen, values.plot) or _status(results, chosen)
+    lost = EXIT_OK if proofs is None else proofs.end(_say)
+    return lost or _plot(chosen, values.plot) or _status(results, chosen)
+
+
+def _usable(parser: Parser, values: argparse.Namespace) -> tuple[ClientOptions, list[Target], "Proofs | None"]:
+    """What the command line says, checked. Ends the program where something cannot be used."""
+    signed = values.require_signature or values.verify_key or values.audit_log is not None or values.chain
+    try:
+        options = _options(values)
+        targets = [parse_target(text, values.port) for text in values.host]
+        if values.watch and values.json:
+            raise ConfigError("--watch together with --json", expected="one of them")
+        if signed:
+            from tsq.cli import proofs  # noqa: PLC0415 - loaded only where it is used
+
+            proofs.check(values, targets)
+    except ConfigError as error:
+        parser.error(str(error))
+    try:
+        if values.plot is not None:
+            from tsq.report import chart  # noqa: PLC0415 - loaded only where it is used
+
+            chart.check(values.plot)
+        check_trust(options.trust, options.timeout)
+        return options, targets, proofs.Proofs(values) if signed else None
+    except ConfigError as error:
+        cannot_use(parser, error)
+
+
+def _ask(
+    values: argparse.Namespace, targets: list[Target], options: ClientOptions, proofs: "Proofs | None", secrets: TextIO | None
+) -> list[HostResult] | None:
+    """Ask all hosts in parallel; None where a second Ctrl-C came."""
+    progress = _Progress(len(targets) * options.count, options, quiet=values.json or values.watch)
+    watch = None
+    if values.watch:
+        from tsq.cli.watch import Watch  # noqa: PLC0415
+
+        watch = Watch(options.interval, options.server_error)
+    try:
+        return query_all(
+            targets,
+            options,
+            rules=None if proofs is None else Rules(verifier=proofs.verifier),
+            on_sample=progress.count,
+            on_change=None if watch is None else watch.changed,
+            key_log=secrets,
+            persistent=values.watch,
+            on_exchange=None if proofs is None else proofs.keep,
+        )
+    except KeyboardInterrupt:
+        # A second Ctrl-C, while the first one was handled.
+        return None
+    finally:
+        progress.clear()
+        if watch is not None:
+            watch.clear()
 
 
 def _print(
@@ -197,8 +227,11 @@ def _status(results: list[HostResult], chosen: Selection) -> int:
         return EXIT_FAILED
     if any(isinstance(failure, NoAnswer) and failure.found.startswith("stopped") for failure in failures):
         return EXIT_INTERRUPTED
-    most = min(failures, key=rank)
-    return next((status for kind, status in _STATUS if isinstance(most, kind)), EXIT_FAILED)
+    return _status_of(min(failures, key=rank))
+
+
+def _status_of(error: TSQError) -> int:
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), EXIT_FAILED)
 
 
 def _options(values: argparse.Namespace) -> ClientOptions:
@@ -214,6 +247,16 @@ def _options(values: argparse.Namespace) -> ClientOptions:
         server_error=_DEFAULTS.server_error if values.server_error is None else values.server_error,
         accept_unknown=values.server_error is not None,
     )
+
+
+def _ask_in_turn(proofs: "Proofs", targets: list[Target], options: ClientOptions) -> int:
+    """Ask for a chain; the exit status."""
+    try:
+        proofs.ask_in_turn(targets, options)
+    except TSQError as error:
+        _say(str(error))
+        return proofs.end(_say) or _status_of(error)
+    return proofs.end(_say)
 
 
 def _parser() -> Parser:
@@ -236,6 +279,16 @@ def _parser() -> Parser:
     add("--interval", type=seconds, metavar="S", help=f"seconds between samples (default: {_DEFAULTS.interval}); with --watch 1")
     add_trust(parser, pins=False)
     add_stream(parser)
+    add("--require-signature", action="store_true", help="ask for signed answers, and use no others")
+    add(
+        "--verify-key",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="with a public key that may sign (from tsq-keygen); repeats",
+    )
+    add("--audit-log", metavar="FILE", help="append each signed exchange to FILE, for tsq-audit")
+    add("--chain", action="store_true", help="ask the hosts in turn, so that the answers in the audit log prove their order")
     add("--session-file", metavar="FILE", help="keep session tickets here, for 0-RTT the next time")
     add(
         "--server-error",

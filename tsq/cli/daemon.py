@@ -25,10 +25,10 @@ from tsq.daemon.daemon import Daemon
 from tsq.daemon.description import describe
 from tsq.discipline.settings import Mode
 from tsq.errors import ConfigError, NotPermitted, TSQError
-from tsq.host._memory import give_back
 from tsq.host.clock import SystemClock
 from tsq.host.drift_file import DriftFile
 from tsq.host.keepers.owner import kept_alone
+from tsq.host.memory import release
 from tsq.host.privileges import drop_privileges
 from tsq.host.systemd import listen_sockets
 from tsq.settings import for_configuration_file
@@ -136,7 +136,7 @@ def release_memory() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    give_back()
+    release()
 
 
 def _control_socket() -> socket.socket | None:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from tsq import __version__
 from tsq.cli import streams
-from tsq.cli.lazy_imports import load_aioquic
+from tsq.cli.lazy_imports import load_aioquic, load_asyncio, load_checks
 from tsq.host import shortage
 
 # As in `tsq.cli.common`, which is not loaded yet.
@@ -26,7 +27,7 @@ _LEAST_FILES = 16
 def client() -> int:
     """tsq-client. Ends by SIGPIPE when the reader of its output ends, as in `tsq-client --watch HOST | head`."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    status = _run("tsq-client", "tsq.cli.client")
+    status = _run("tsq-client", "tsq.cli.client", load_aioquic)
     # A client whose output is lost has failed.
     return _FAILED if streams.lost_output() is not None else status
 
@@ -34,32 +35,42 @@ def client() -> int:
 def server() -> int:
     """tsq-server."""
     # A signal that asks for a reload or for the counters waits until the server can handle it, and does not end the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
-    return _run("tsq-server", "tsq.cli.server")
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+    return _run("tsq-server", "tsq.cli.server", load_aioquic)
 
 
 def adjtime() -> int:
     """tsq-adjtime."""
-    return _run("tsq-adjtime", "tsq.cli.adjtime")
+    return _run("tsq-adjtime", "tsq.cli.adjtime", load_aioquic)
 
 
 def daemon() -> int:
     """The daemon, tsqd."""
     # As for the server.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
-    return _run("tsqd", "tsq.cli.daemon")
+    return _run("tsqd", "tsq.cli.daemon", load_asyncio, load_aioquic, load_checks)
 
 
 def control() -> int:
     """The command tsqctl. Ends by SIGPIPE when the reader of its output ends."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    status = _run("tsqctl", "tsq.cli.control", with_aioquic=False)
+    status = _run("tsqctl", "tsq.cli.control")
     return _FAILED if streams.lost_output() is not None else status
 
 
 def wait_sync() -> int:
     """tsq-wait-sync."""
-    return _run("tsq-wait-sync", "tsq.cli.wait_sync", with_aioquic=False)
+    return _run("tsq-wait-sync", "tsq.cli.wait_sync")
+
+
+def keygen() -> int:
+    """tsq-keygen."""
+    return _run("tsq-keygen", "tsq.cli.keygen")
+
+
+def audit() -> int:
+    """tsq-audit."""
+    return _run("tsq-audit", "tsq.cli.audit")
 
 
 def package(arguments: Sequence[str]) -> int:
@@ -71,8 +82,6 @@ def package(arguments: Sequence[str]) -> int:
         return run()
     streams.secure("tsq")
     if name == "--version":
-        from tsq import __version__  # noqa: PLC0415 - reads the metadata of the distribution
-
         sys.stdout.write(f"tsq {__version__}\n")
         return _FAILED if streams.lost_output() is not None else 0
     if name in ("-h", "--help"):
@@ -91,10 +100,13 @@ _COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
     "daemon": (daemon, "tsqd: keep this machine's clock, or feed the program that keeps it"),
     "control": (control, "tsqctl: ask the daemon, and tell it what to do"),
     "wait-sync": (wait_sync, "tsq-wait-sync: wait until the daemon's clock is right"),
+    "audit": (audit, "tsq-audit: check signed answers that were kept, and what they prove"),
+    "keygen": (keygen, "tsq-keygen: make a key with which a server signs its answers"),
 }
 
 
-def _run(program: str, module: str, *, with_aioquic: bool = True) -> int:
+def _run(program: str, module: str, *loads: Callable[[], None]) -> int:
+    """Run a command. loads: what loads its libraries without what it does not need."""
     streams.secure(program)
     missing = shortage.too_few_files(_LEAST_FILES, program)
     if missing is not None:
@@ -102,8 +114,8 @@ def _run(program: str, module: str, *, with_aioquic: bool = True) -> int:
         return _FAILED
     gc.disable()
     try:
-        if with_aioquic:
-            load_aioquic()
+        for load in loads:
+            load()
         main = import_module(module).main
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was done\n")

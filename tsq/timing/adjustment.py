@@ -155,14 +155,14 @@ def decide(selection: Selection, limits: ClockLimits, circumstances: Circumstanc
     if agreed is None:
         return LeaveAlone(Refusal.NO_TIME, "" if selection.problem is None else selection.problem.value)
     if abs(agreed.offset) > limits.panic and not limits.force:
-        return LeaveAlone(Refusal.TOO_FAR, f"{agreed.offset:+.6f} s, limit {limits.panic:g} s")
+        return LeaveAlone(Refusal.TOO_FAR, f"{agreed.offset:+z.6f} s, limit {limits.panic:g} s")
     if abs(circumstances.stepped) > _STEP_TOLERANCE:
-        return LeaveAlone(Refusal.STEPPED, f"by {circumstances.stepped:+.6f} s")
+        return LeaveAlone(Refusal.STEPPED, f"by {circumstances.stepped:+z.6f} s")
     hindrances = hindrances_of(circumstances)
     if hindrances and not circumstances.dry_run:
         return hindrances[0]
     if abs(circumstances.slewed) > max(_SLEW_TOLERANCE, _SLEW_RATE_TOLERANCE * circumstances.seconds) and not circumstances.dry_run:
-        return LeaveAlone(Refusal.SLEWED, f"by {circumstances.slewed:+.6f} s in {circumstances.seconds:.1f} s")
+        return LeaveAlone(Refusal.SLEWED, f"by {circumstances.slewed:+z.6f} s in {circumstances.seconds:.1f} s")
     if abs(agreed.offset) > limits.step:
         return Step(agreed.offset, agreed.root_distance, agreed.jitter)
     return Slew(agreed.offset, time_constant(agreed.offset), agreed.root_distance, agreed.jitter)

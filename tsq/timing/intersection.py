@@ -48,7 +48,7 @@ def with_bound(offset: float, bound: float) -> str:
     """An offset and the bound of its error as text, in seconds with nine decimals; the bound holds for the rounded offset."""
     bound += abs(round(offset, 9) - offset)
     # Less the error of binary fractions, which would make the bound one step too large.
-    return f"{offset:+.9f} ± {ceil(bound * 1e9 - 1e-6) / 1e9:.9f} s"
+    return f"{offset:+z.9f} ± {ceil(bound * 1e9 - 1e-6) / 1e9:.9f} s"
 
 
 def majority(sources: int) -> int:

@@ -51,7 +51,7 @@ function _shtab_tsq_server_using
 end
 
 set -g _shtab_tsq_server_commands 
-set -g _shtab_tsq_server_opts_with_value --cert --chrony --chrony-socket --clock-state --key --listen --local-error --local-source --local-stratum --log-level --max-connections --metrics --name --ntpd-rs --retry --self-signed
+set -g _shtab_tsq_server_opts_with_value --allow --cert --chrony --chrony-socket --clock-state --deny --drain --drain-limit --key --listen --local-error --local-source --local-stratum --log-level --max-connections --metrics --name --ntpd-rs --quic-lb --quic-lb-key --retry --sandbox --secret-file --self-signed --sign-key --status-to --tsqd --user --web-origin --workers
 
 complete -c tsq-server -e
 complete -c tsq-server -f
@@ -62,15 +62,30 @@ complete -c tsq-server -n _shtab_tsq_server_using -l cert -xka "(__fish_complete
 complete -c tsq-server -n _shtab_tsq_server_using -l key -xka "(__fish_complete_path (commandline -ct))" -d 'its private key in PEM form'
 complete -c tsq-server -n _shtab_tsq_server_using -l self-signed -xka "(__fish_complete_directories)" -d 'make a throw-away CA and certificate in DIR, or use those there (for labs; clients trust DIR/ca.pem)'
 complete -c tsq-server -n _shtab_tsq_server_using -l name -x -d 'one more name for the self-signed certificate; repeats'
-complete -c tsq-server -n _shtab_tsq_server_using -l max-connections -x -d 'more connections than these are not accepted (default: 10000)'
+complete -c tsq-server -n _shtab_tsq_server_using -l sign-key -xka "(__fish_complete_path (commandline -ct))" -d 'sign answers, for clients that ask for it, with the key in FILE (from tsq-keygen); repeats: the first one signs'
+complete -c tsq-server -n _shtab_tsq_server_using -l max-connections -x -d 'beyond these connections, the idlest one makes room, or clients are refused (default: 100000)'
+complete -c tsq-server -n _shtab_tsq_server_using -l workers -x -d 'how many processes serve and share the connections; 1: this process alone (default: one for each usable processor)'
+complete -c tsq-server -n _shtab_tsq_server_using -l drain-limit -x -d 'after SIGUSR2, how long the old workers serve the connections that they have, in seconds (default: 60)'
 complete -c tsq-server -n _shtab_tsq_server_using -l retry -xka "auto always never" -d 'when clients must prove their address first (Retry); auto: while many handshakes are open (default: auto)'
-complete -c tsq-server -n _shtab_tsq_server_using -l clock-state -xka "auto chrony ntpd-rs kernel none" -d 'whom to ask for the clock'"'"'s stratum and error, for clients; auto: the first that answers (default: auto)'
+complete -c tsq-server -n _shtab_tsq_server_using -l allow -x -d 'serve clients of this address or prefix, such as 192.0.2.0/24 or all, and no others; repeats (default: everybody)'
+complete -c tsq-server -n _shtab_tsq_server_using -l deny -x -d 'do not serve these; of several rules for a client, the most specific one decides; repeats'
+complete -c tsq-server -n _shtab_tsq_server_using -l secret-file -xka "(__fish_complete_path (commandline -ct))" -d 'secrets that the servers of a fleet share, newest first, one a line (`openssl rand -hex 32`), mode 0600; watched'
+complete -c tsq-server -n _shtab_tsq_server_using -l quic-lb -x -d 'make connection IDs that name this server to a QUIC-LB balancer (an expired draft), such as 0:0a0b0c'
+complete -c tsq-server -n _shtab_tsq_server_using -l quic-lb-key -xka "(__fish_complete_path (commandline -ct))" -d 'with --quic-lb: encrypt them with the key in FILE (`openssl rand -hex 16`), mode 0600'
+complete -c tsq-server -n _shtab_tsq_server_using -l drain -x -d 'when told to end: refuse new clients at once, and part from the others within S seconds (default: 0.0)'
+complete -c tsq-server -n _shtab_tsq_server_using -l clock-state -xka "auto tsqd chrony ntpd-rs kernel none" -d 'whom to ask for the clock'"'"'s stratum and error, for clients; auto: the first that answers (default: auto)'
 complete -c tsq-server -n _shtab_tsq_server_using -l chrony -x -d 'chronyd'"'"'s command port (default: 127.0.0.1:323)'
 complete -c tsq-server -n _shtab_tsq_server_using -l chrony-socket -xka "(__fish_complete_path (commandline -ct))" -d 'chronyd'"'"'s command socket (default: /run/chrony/chronyd.sock)'
+complete -c tsq-server -n _shtab_tsq_server_using -l tsqd -xka "(__fish_complete_path (commandline -ct))" -d 'tsqd'"'"'s control socket (default: /run/tsq/control)'
 complete -c tsq-server -n _shtab_tsq_server_using -l ntpd-rs -xka "(__fish_complete_path (commandline -ct))" -d 'ntpd-rs'"'"'s observation socket (default: /run/ntpd-rs/observe)'
 complete -c tsq-server -n _shtab_tsq_server_using -l local-stratum -x -d 'stratum to claim while no program reports that the clock is synchronized, 1 to 15; without it: unsynchronized'
 complete -c tsq-server -n _shtab_tsq_server_using -l local-source -xka "gps ptp ntp manual unknown" -d 'with --local-stratum: what the clock is set by (default: manual)'
 complete -c tsq-server -n _shtab_tsq_server_using -l local-error -x -d 'with --local-stratum: bound of the clock'"'"'s error in seconds (default: 1e-06)'
-complete -c tsq-server -n _shtab_tsq_server_using -l metrics -x -d 'serve metrics for Prometheus at this numeric address and TCP port, over HTTP, to everybody who reaches it'
+complete -c tsq-server -n _shtab_tsq_server_using -l metrics -x -d 'serve metrics for Prometheus, health and status at this numeric address and TCP port, over HTTP, to everybody who reaches it'
+complete -c tsq-server -n _shtab_tsq_server_using -l http3 -d 'speak HTTP/3 on the same port, too: health, status, metrics, and a page that compares a browser'"'"'s clock with it'
+complete -c tsq-server -n _shtab_tsq_server_using -l status-to -x -d 'with --http3: a network that may see status and metrics, such as 192.0.2.0/24; repeats (default: this machine)'
+complete -c tsq-server -n _shtab_tsq_server_using -l web-origin -x -d 'with --http3: a web site whose pages may ask for the time, such as https://example.org, * for all; repeats'
+complete -c tsq-server -n _shtab_tsq_server_using -l user -x -d 'when all is open and read, become this user, as root'
+complete -c tsq-server -n _shtab_tsq_server_using -l sandbox -xka "on strict off" -d 'forbid system calls and files that are not needed; strict: such a call ends the process (default: on)'
 complete -c tsq-server -n _shtab_tsq_server_using -l log-level -xka "debug info warning error" -d 'how much goes to standard error (default: info)'
 complete -c tsq-server -n _shtab_tsq_server_using -l version -d 'print the version and exit'
