@@ -49,6 +49,7 @@ fuzz: build
 	@$(BIN)/python -m tests.fuzz --seconds 120
 	@$(BIN)/python -m tests.fuzz_packets --seconds 120
 	@$(BIN)/python -m tests.fuzz_control --seconds 120
+	@$(BIN)/python -m tests.fuzz_rest
 	@TSQ_SEEDS=4000 $(BIN)/python -m pytest tests/dataplane/test_differential.py
 
 # Test the compiled code under AddressSanitizer and UndefinedBehaviorSanitizer.
@@ -66,6 +67,11 @@ compare: build peers
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group plots
 	@$(BIN)/python -m benchmarks.compare --out docs/explanation
 
+# What tsqd costs: CPU time a day, memory, the start; seven minutes.
+.PHONY: daemon-cost
+daemon-cost: build
+	@$(BIN)/python -m benchmarks.daemon_cost $(COST)
+
 # tsqd and chronyd keep the clocks of user-mode Linux guests through the same faults; about forty minutes; prints tables.
 compare-daemons: build peers
 	@$(BIN)/python -m benchmarks.daemons --poll 0 --settle 100
@@ -77,6 +83,11 @@ MINUTES ?= 60
 .PHONY: endurance
 endurance: build
 	@$(BIN)/python -m benchmarks.endurance --minutes $(MINUTES) $(ENDURANCE)
+
+# Run tsq-server with two workers for an hour: floods, churn, key updates, migrations, reloads, new generations, killed workers.
+.PHONY: soak
+soak: build
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(SOAK)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -70,7 +70,7 @@ cdef class Asker:
             if len(connection_id) != C_CID:
                 raise ConfigError(f"a connection ID of {len(connection_id)} bytes", expected="8 bytes")
             self.order[i] = (<Session> session).state
-            if table_put(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)), self.order[i], i):
+            if table_put(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)), i + 1):
                 raise MemoryError()
             i += 1
         for i in range(C_BATCH):
@@ -202,7 +202,7 @@ cdef class Asker:
             view.remote_size = view.local_size = 0
             if slot == NULL:
                 continue
-            s = slot.state
+            s = self.order[slot.entry - 1]
             k = open_packet(s, &self.scratch, &view, now, &opened)
             if k != NOT_TAKEN and k != OPENED:
                 continue
@@ -216,7 +216,7 @@ cdef class Asker:
                 continue
             commit(s, &opened, &ranges, now)
             for k in range(frames.count):
-                answers += self.answer(slot.index, &frames.frames[k], now)
+                answers += self.answer(<int> slot.entry - 1, &frames.frames[k], now)
         return answers
 
     cdef int answer(self, int index, const Frame* frame, double now) noexcept nogil:

@@ -233,7 +233,7 @@ def table(found: Mapping[tuple[str, str], Found]) -> list[str]:
             each = Spread.of(one.medians or [float("nan")])
             rows.append((
                 first, side, f"{median:.2f}", f"({each.q1:.2f} - {each.q3:.2f})", f"{p95:.2f}", f"{p99:.2f}",
-                f"{statistics.median(one.offsets):+.2f}" if one.offsets else "-",
+                f"{statistics.median(one.offsets):+z.2f}" if one.offsets else "-",
                 f"{statistics.median(one.gaps):.2f}" if one.gaps else "-",
                 f"{len(one.offsets)} of {one.wanted}", " ".join(sorted(one.stamps)),
             ))

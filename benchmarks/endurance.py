@@ -120,7 +120,8 @@ class Servers:
         if shift_s:
             command = [sys.executable, "-m", "tests.support.shifted_server", address, *files, shift_s]
         else:
-            command = [BIN / "tsq-server", "--listen", address, "--cert", files[0], "--key", files[1], "--local-stratum", 1]
+            options = ["--cert", files[0], "--key", files[1], "--local-stratum", 1, "--workers", 1]
+            command = [BIN / "tsq-server", "--listen", address, *options]
             command += ["--local-error", "1e-5", "--log-level", "error"]
         with self._log.open("a") as log:
             process = subprocess.Popen(

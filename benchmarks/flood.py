@@ -106,7 +106,7 @@ def _hello() -> tuple[bytes, bytes]:
     return bytes(stream.sender._buffer), client.host_cid
 
 
-def _unreadable(count: int) -> list[bytes]:
+def unreadable(count: int) -> list[bytes]:
     return [b"\xc3\0\0\0\x01\x08" + os.urandom(8) + b"\x08source..\0\x44\x96" + os.urandom(1200 - 25) for _ in range(count)]
 
 
@@ -114,17 +114,17 @@ def _far_ahead(count: int) -> list[bytes]:
     return [Stranger(os.urandom(8)).initial(crypto(16_000, b"x")) for _ in range(count)]
 
 
-def _hellos(count: int) -> list[bytes]:
+def hellos(count: int) -> list[bytes]:
     hello, source = _hello()
     return [Stranger(os.urandom(8), source).initial(crypto(0, hello)) for _ in range(count)]
 
 
 # Floods of Initials, each from another sender: (number -> packets, options of the server).
 STRANGERS: dict[str, tuple[Callable[[int], list[bytes]], tuple[str, ...]]] = {
-    "Initials that do not open": (_unreadable, ()),
+    "Initials that do not open": (unreadable, ()),
     "Initials with one byte of TLS far ahead, `--retry never`": (_far_ahead, ("--retry", "never")),
-    "handshakes begun, `--retry auto`": (_hellos, ()),
-    "handshakes begun, `--retry never`": (_hellos, ("--retry", "never")),
+    "handshakes begun, `--retry auto`": (hellos, ()),
+    "handshakes begun, `--retry never`": (hellos, ("--retry", "never")),
 }
 
 

@@ -95,7 +95,7 @@ class TsqServer(Process):
     ) -> None:
         module = "tsq.cli.server" if data_plane else "benchmarks.alone"
         files = ["--cert", certificate, "--key", key]
-        options = ["--local-stratum", "1", "--log-level", "error", *more]
+        options = ["--local-stratum", "1", "--log-level", "error", "--workers", "1", *more]
         command = [sys.executable, "-m", module, "--listen", f"{host}:0", *files, *options]
         super().__init__(command, prefix=prefix)
         self.target = Target(host)

@@ -44,12 +44,15 @@ from benchmarks import error_budget, flood, worst
 from tests.support.processes import BIN, ServerProcess, run_client
 from tsq import errors
 from tsq.cli import adjtime as adjtime_command
+from tsq.cli import audit as audit_command
 from tsq.cli import client as client_command
 from tsq.cli import common
 from tsq.cli import control as control_command
 from tsq.cli import daemon as daemon_command
+from tsq.cli import keygen as keygen_command
 from tsq.cli import server as server_command
 from tsq.cli import wait_sync as wait_command
+from tsq.cli import workers as workers_command
 from tsq.client import polling
 from tsq.client.exchange import STATE_INTERVAL, Exchange, Rules
 from tsq.daemon import control as control_server
@@ -78,6 +81,7 @@ PAGES = sorted([*OUTER, *DOCS.rglob("*.md")])
 SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
 ADJTIME = DOCS / "reference" / "tsq-adjtime.md"
+AUDIT = DOCS / "reference" / "audit-log.md"
 CONTROL = DOCS / "reference" / "tsqctl.md"
 DAEMON = DOCS / "reference" / "tsqd.md"
 API = DOCS / "reference" / "api.md"
@@ -195,7 +199,8 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, certificates: Certific
     stage = Stage(tmp_path, free_port())
     (command, *expected) = servers[0].text.splitlines()
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {stage.played(command.removeprefix('$ '))}"],
+        # As on a machine with one processor, whose server is one process: its lines come in a certain order.
+        ["taskset", "-c", str(min(os.sched_getaffinity(0))), "bash", "-c", f"exec {stage.played(command.removeprefix('$ '))}"],
         cwd=tmp_path, env=stage.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
     try:
@@ -350,7 +355,8 @@ def test_the_systemd_units_start_a_server_with_options_that_parse() -> None:
 COMMANDS = [
     (CLI, "## tsq-client", client_command), (CLI, "## tsq-server", server_command), (ADJTIME, "## Options", adjtime_command),
     (CONTROL, "## tsqctl", control_command), (CONTROL, "## tsq-wait-sync", wait_command),
-    (DAEMON, "## Command line", daemon_command),
+    (DAEMON, "## Command line", daemon_command), (CLI, "## tsq-keygen", keygen_command),
+    (AUDIT, "## tsq-audit", audit_command),
 ]
 
 
@@ -361,7 +367,9 @@ def option_rows(page: Path, heading: str) -> dict[tuple[str, ...], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("page", "heading", "command"), COMMANDS, ids=["client", "server", "adjtime", "control", "wait-sync", "daemon"]
+    ("page", "heading", "command"),
+    COMMANDS,
+    ids=["client", "server", "adjtime", "control", "wait-sync", "daemon", "keygen", "audit"],
 )
 def test_documented_options_are_those_of_the_command(page, heading, command) -> None:
     parser: argparse.ArgumentParser = command._parser()
@@ -392,6 +400,8 @@ def test_documented_options_are_those_of_the_command(page, heading, command) -> 
         (CONTROL, "### Exit status of tsqctl", [common, control_command], set()),
         (CONTROL, "### Exit status of tsq-wait-sync", [common, wait_command], set()),
         (DAEMON, "### Exit status of tsqd", [common, daemon_command], set()),
+        (CLI, "### Exit status of tsq-keygen", [common, keygen_command], set()),
+        (AUDIT, "### Exit status of tsq-audit", [common, audit_command], set()),
     ],
 )
 def test_documented_exit_statuses_are_those_of_the_source(page, heading, modules, absent) -> None:
@@ -465,7 +475,7 @@ def test_documented_marks_and_reasons_are_those_of_the_selection() -> None:
 
 def test_documented_signals_are_those_that_are_handled() -> None:
     documented = {text for row in rows(section(CLI, "### Signals")) for text in row[0].split(", ")}
-    handled = set(re.findall(r"signal\.(SIG\w+)", inspect.getsource(server_command)))
+    handled = set(re.findall(r"signal\.(SIG\w+)", inspect.getsource(server_command) + inspect.getsource(workers_command)))
     assert documented == handled
 
 

@@ -145,7 +145,7 @@ def test_the_installed_wheel_is_not_this_tree(installed, tmp_path):
 
 @pytest.mark.parametrize("program", ["tsq-client", "tsq-server"])
 def test_installed_programs_tell_their_version(installed, tmp_path, program):
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = tsq.__version__
     assert run(installed / program, "--version", cwd=tmp_path) == f"{program} {version}\n"
 
 

@@ -10,8 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "prerequisites.sh"
 README = ROOT / "README.md"
-PEERS = ["tshark", "nodejs", "npm", "iproute2", "strace", "nftables", "user-mode-linux", "systemd"]
-PROGRAMS = {"tshark", "node", "npm", "ip", "strace", "nft", "linux.uml", "systemd-analyze", "chronyd", "promtool"}
+PEERS = ["tshark", "nodejs", "npm", "iproute2", "strace", "nftables", "user-mode-linux", "chromium", "crun", "systemd"]
+FORWARDER = ["nginx", "libnginx-mod-stream"]
+PROGRAMS = {
+    "tshark", "node", "npm", "ip", "strace", "nft", "linux.uml", "chromium", "systemd-analyze", "chronyd", "promtool",
+}  # fmt: skip
 APT = """\
 echo "apt-get $*" >>"$LOG"
 [ "$FAILS" = 1 ] && [ "$1" = install ] && exit 100
@@ -105,10 +108,10 @@ def test_root_gets_the_peers_and_others_without_their_services(machine: Machine)
     machine.add("apt-get", f'[ "$2" = -y ] && [ -x {seen} ] && echo "no services: $*" >>"$LOG"\n{APT}')
     done = machine.run("peers")
     assert done.returncode == 0, done.stderr
-    assert machine.installed() == [*PEERS, "chrony", "prometheus"]
-    for packages in (" ".join(PEERS), "chrony", "prometheus"):
+    assert machine.installed() == [*PEERS, "chrony", "prometheus", *FORWARDER]
+    for packages in (" ".join(PEERS), "chrony", "prometheus", " ".join(FORWARDER)):
         assert f"no services: install -y -qq --no-install-recommends {packages}" in machine.calls
-    for package in ("chrony", "prometheus"):
+    for package in ("chrony", "prometheus", "nginx"):
         assert f"update-rc.d {package} disable" in machine.calls
     assert not seen.exists()
 
@@ -149,7 +152,7 @@ def test_a_missing_python_names_the_packages(machine: Machine) -> None:
 def test_the_readme_names_every_package_that_may_be_installed() -> None:
     text = SCRIPT.read_text()
     packages = {"gcc", "libc6-dev", *re.findall(r"\b(?:need \S+|lack) (\w[\w-]*) \"", text)}
-    assert set(PEERS) | {"chrony", "prometheus", "python3-dev", "python3-venv", "libssl-dev"} <= packages
+    assert set(PEERS) | set(FORWARDER) | {"chrony", "prometheus", "python3-dev", "python3-venv", "libssl-dev"} <= packages
     section = README.read_text().partition("### What the commands install")[2].partition("\n## ")[0]
     shown = set(re.findall(r"`([^`]+)`", section))
     assert packages <= shown

@@ -119,7 +119,7 @@ async def run_client(host: str, port: int, ca: str, count: int, interval: float)
     async with connect(host, port, configuration=client_configuration(ca), create_protocol=TimeClient) as client:
         for number in range(count):
             times = await client.ask()
-            print(*times, f"{times.offset:+.9f} s", flush=True)
+            print(*times, f"{times.offset:+z.9f} s", flush=True)
             if number + 1 < count:
                 await asyncio.sleep(interval)
 

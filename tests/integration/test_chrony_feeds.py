@@ -183,7 +183,7 @@ def test_chronyd_takes_the_time_of_the_ntp_server(tmp_path):
 
 def test_chronyd_uses_no_unsynchronized_ntp_server(tmp_path):
     feed = NtpFeed(Target("127.0.0.1", 0))
-    with serving(feed, status=ClockStatus.UNSYNCHRONIZED):
+    with serving(feed, status=ClockStatus.UNSYNCHRONIZED, stratum=0, leap=3):
         line = f"server 127.0.0.1 port {feed.address.port} iburst minpoll 0 maxpoll 0"
         with Chronyd(tmp_path / "c", line) as chronyd:
             until(lambda: feed.counters.get("ntp_answered") >= 4)

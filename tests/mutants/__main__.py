@@ -2,17 +2,21 @@
 
 import argparse
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.mutants.table import ROOT, Mutant, mutants
 
 # A mutation may make an endless loop of something: that is noticed, too.
 _PATIENCE_S = 120
+# So many mutations are tried at once, each in a copy of its own.
+_AT_ONCE = min(4, os.cpu_count() or 1)
 # What the copy does without: it is large, and no test that a mutation names needs it there.
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "node_modules", "*.egg-info", ".mypy_cache", ".ruff_cache", ".hypothesis"
@@ -45,7 +49,7 @@ class Copy:
     def prepare(self) -> str:
         """Build the source as it is, and keep the extensions; what the compiler said where that fails."""
         problem = self.build()
-        self._built = {path: path.read_bytes() for path in (self.root / "tsq").glob("*.so")}
+        self._built = {path: path.read_bytes() for path in (self.root / "tsq").rglob("*.so")}
         return problem
 
     def fails_unchanged(self, chosen: list[Mutant]) -> str:
@@ -87,25 +91,40 @@ def main() -> int:
         print("\n".join(faults), file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="tsq-mutants-") as where:
-        bad = _run(Copy(Path(where)), chosen)
+        bad = _run([Copy(Path(where, str(number))) for number in range(_AT_ONCE)], chosen)
     print(f"{len(chosen) - len(bad)} of {len(chosen)} mutations were noticed by the tests")
     for one, outcome, output in bad:
         print(f"{outcome.upper()}: {one.rule} ({one.file}: {one.old!r} -> {one.new!r})\n{output}")
     return int(bool(bad))
 
 
-def _run(copy: Copy, chosen: list[Mutant]) -> list[tuple[Mutant, str, str]]:
-    bad = []
-    if any(one.compiled for one in chosen) and (problem := copy.prepare()):
-        raise SystemExit(f"the source as it is {problem}")
-    if problem := copy.fails_unchanged(chosen):
+def _run(copies: list[Copy], chosen: list[Mutant]) -> list[tuple[Mutant, str, str]]:
+    """Each mutation in one of the copies, several at once; those that the tests did not notice."""
+    if any(one.compiled for one in chosen):
+        for copy in copies:
+            if problem := copy.prepare():
+                raise SystemExit(f"the source as it is {problem}")
+    if problem := copies[0].fails_unchanged(chosen):
         raise SystemExit(f"tests fail without any mutation:\n{problem}")
-    for number, one in enumerate(chosen, 1):
+    idle: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+    for copy in copies:
+        idle.put(copy)
+
+    def run(one: Mutant) -> tuple[Mutant, str, str, float]:
+        copy = idle.get()
         started = time.monotonic()
-        outcome, output = copy.run(one)
-        print(f"{number:3}/{len(chosen)}  {outcome:8}  {time.monotonic() - started:5.1f} s  {one.rule}", flush=True)
-        if outcome != "killed":
-            bad.append((one, outcome, output))
+        try:
+            return one, *copy.run(one), time.monotonic() - started
+        finally:
+            idle.put(copy)
+
+    bad = []
+    with ThreadPoolExecutor(len(copies)) as pool:
+        for number, done in enumerate(as_completed([pool.submit(run, one) for one in chosen]), 1):
+            one, outcome, output, seconds = done.result()
+            print(f"{number:3}/{len(chosen)}  {outcome:8}  {seconds:5.1f} s  {one.rule}", flush=True)
+            if outcome != "killed":
+                bad.append((one, outcome, output))
     return bad
 
 

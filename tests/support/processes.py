@@ -14,10 +14,11 @@ BIN = Path(sys.executable).parent
 
 
 class ServerProcess:
-    """A tsq-server until the end of the `with`; its output is kept. It claims to be a reference (--local-stratum 1)."""
+    """A tsq-server until the end of the `with`; its output is kept. claims: to be a reference (--local-stratum 1)."""
 
-    def __init__(self, arguments: list[str | Path], **environment: str) -> None:
-        self._command = [BIN / "tsq-server", "--local-stratum", "1", *arguments]
+    def __init__(self, arguments: list[str | Path], *, claims: bool = True, **environment: str) -> None:
+        workers = [] if "--workers" in arguments else ["--workers", "1"]
+        self._command = [BIN / "tsq-server", *(["--local-stratum", "1"] if claims else []), *workers, *arguments]
         self._environment = {**os.environ, **environment}
         self.output = ""
         self.errors = ""

@@ -64,11 +64,12 @@ class Offset:
 
 @dataclass
 class Guest:
-    """A booted guest. directory: a place for files that the guest reads."""
+    """A booted guest. directory: a place for files that the guest reads. interpreter: Python, by its name in the guest."""
 
     namespace: str
     directory: Path
     _cleanup: ExitStack = field(repr=False)
+    interpreter: str = sys.executable
 
     def start(self, *command: object, **environment: str) -> Running:
         """Start a command in the guest."""
@@ -82,7 +83,7 @@ class Guest:
 
     def python(self, code: str) -> str:
         """Run Python code as root in the guest; its output."""
-        done = self.run(sys.executable, "-c", code)
+        done = self.run(self.interpreter, "-c", code)
         assert done.status == 0, done.err
         return done.out
 
@@ -133,8 +134,8 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def guest(directory: Path, memory: str = "192M") -> Iterator[Guest]:
-    """A guest until the end of the `with`."""
+def guest(directory: Path, memory: str = "192M", init: str = "") -> Iterator[Guest]:
+    """A guest until the end of the `with`. init: the first program's text, which starts the agent; empty: nothing but the agent."""
     tag = secrets.token_hex(3)
     namespace = f"tsq-{tag}-u"
     with ExitStack() as cleanup:
@@ -146,7 +147,7 @@ def guest(directory: Path, memory: str = "192M") -> Iterator[Guest]:
         _ip("-n", namespace, "link", "set", "tap0", "up")
         it = Guest(namespace, directory, cleanup)
         boot = directory / "boot"
-        boot.write_text(_boot())
+        boot.write_text(init or _boot())
         boot.chmod(0o755)
         console = cleanup.enter_context((directory / "console").open("wb"))
         process = it.process(

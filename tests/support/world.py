@@ -5,7 +5,7 @@ Nothing sleeps or opens a socket. Times are ns of one virtual clock; the server'
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tsq._fast import pack_address
@@ -15,7 +15,9 @@ from tsq.counters import Counters
 from tsq.dataplane.batches import DataPlane
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
+from tsq.quic.connection_ids import ConnectionIds
 from tsq.quic.router import Limits, Router
+from tsq.quic.secrets import Secrets
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, NetworkPath, Transmission
@@ -23,6 +25,8 @@ from tsq.server.core import ServerCore
 from tsq.server.responder import Responder
 
 START_NS = 1_800_000_000_000_000_000
+# Connections never rest: tests look at them.
+AWAKE = 1e9
 CLIENT = NetworkPath(pack_address("192.0.2.2", 40000), b"\xc0\x00\x02\x01")
 
 
@@ -37,11 +41,19 @@ class World:
     """One server, and clients made by `session`. `run` lets virtual time pass.
 
     to_server, to_client: functions (data, number of the datagram in that direction) -> the delays in ns of the copies that arrive;
-    an empty list loses the datagram. Tests replace them.
+    an empty list loses the datagram. Tests replace them. rest_after: seconds after which quiet connections rest.
     """
 
     def __init__(
-        self, certificates: CertificateFiles, *, limits: Limits | None = None, data_plane: bool = False, **responder: Any
+        self,
+        certificates: CertificateFiles,
+        *,
+        limits: Limits | None = None,
+        data_plane: bool = False,
+        rest_after: float = AWAKE,
+        secrets: Secrets | None = None,
+        connection_ids: ConnectionIds | None = None,
+        **responder: Any,
     ) -> None:
         self.certificates = certificates
         self.now_ns = START_NS
@@ -51,7 +63,8 @@ class World:
         self.sent: list[tuple[str, bytes]] = []
         self.counters = Counters()
         configuration = tls.server_configuration(str(certificates.certificate), str(certificates.key))
-        self.router = Router(configuration, self.counters, limits or Limits())
+        limits = replace(limits or Limits(), rest_after=rest_after)
+        self.router = Router(configuration, self.counters, limits, b"", secrets, connection_ids)
         self.responder = Responder(**responder)
         self.data_plane = DataPlane() if data_plane else None
         self.core = ServerCore(self.router, self.responder, self.counters, self.server_clock, self.data_plane)
