@@ -1,11 +1,13 @@
 """Types of the compiled admission; see admission.pyx."""
 
 from collections.abc import Iterable
+from typing import final
 
 MOST_TOKEN_KEYS: int
 NAMES: dict[int, str]
 POLICIES: dict[str, int]
 
+@final
 class Admission:
     half_open: int
     full: bool

@@ -5,6 +5,7 @@ goes to the control plane, or it is dropped for a counted reason), and maybe one
 refusal, reset. The checks go from the cheapest to the dearest (docs/explanation/admission.md). It must never allocate for a
 datagram, answer with more bytes than came, call Python, or let a datagram pass that a later check refuses.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -115,6 +116,7 @@ MOST_TOKEN_KEYS = <int> MOST_KEYS
 POLICIES = {"auto": AUTO, "always": ALWAYS, "never": NEVER}
 
 
+@cython.final
 cdef class Admission:
     """The rules for strangers of one server, for all of its sockets. Only one thread may use it at a time.
 
