@@ -40,6 +40,16 @@ def test_an_acknowledgment_travels_with_the_next_request(certificates):
     assert [side for side, _ in world.sent[before:]] == ["client", "server"] * 5
 
 
+def test_what_the_data_plane_has_not_acknowledged_is_acknowledged_by_the_control_plane_at_once(certificates):
+    world, session = served(certificates)
+    # The answer has come, and its acknowledgment waits for something to travel with.
+    world.exchange(session, 0.003)
+    connection = session._connection
+    assert connection.plane.waits_to_acknowledge is not None
+    connection.take_back()
+    assert len(connection.flush(world.now)) == 1
+
+
 def test_a_client_whose_ring_filled_while_the_network_was_down_goes_on(certificates):
     world, session = served(certificates, timeout=0.5)
     up, world.to_server = world.to_server, lambda data, number: []
