@@ -164,7 +164,7 @@ def test_a_container_of_the_image_answers_read_only_as_nobody_without_capabiliti
         for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
             assert f"Cap{kind}:\t{0:016x}" in status
         with pytest.raises(OSError, match="Read-only"):
-            Path(f"/proc/{pid}/root/tmp/new").write_text("")
+            Path("/proc", str(pid), "root", "new").write_text("")
         # The health check of the image, as an engine runs it.
         command = json.loads(said["HEALTHCHECK"].partition(" CMD ")[2])
         subprocess.run([*crun, "exec", name, *command], check=True, capture_output=True, timeout=20)

@@ -224,6 +224,7 @@ def test_streams_that_are_done_stay_done(world):
 
 def test_an_open_stream_or_a_pending_close_keeps_a_connection_awake(world):
     client = ForeignClient(world, idle_timeout=LONG)
+    assert len(client.ask(request(2))) == 1
     opened = client.open()
     client.write(opened, request(1)[:10], fin=False)
     world.run(4)
