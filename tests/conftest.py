@@ -3,6 +3,7 @@ No test can set this machine's clock: the process that runs them gives up what i
 """
 
 import os
+import signal
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ give_up_the_clock()
 if os.environ.get("LC_ALL") in ("C", "POSIX"):
     # The commands would write "+/-" in place of "±".
     os.environ["LC_ALL"] = "C.UTF-8"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts its background jobs so, and every command that a test starts would ignore the interrupts that it sends.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
