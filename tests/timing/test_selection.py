@@ -71,6 +71,7 @@ def test_two_must_overlap_and_their_overlap_is_the_bound():
     assert reasons(apart) == [Unused.NO_MAJORITY] * 2
 
 
+@pytest.mark.draft("7-11", "9-3", "9-4")
 def test_47_one_liar_of_four_is_rejected_and_named():
     chosen = select([source("a"), source("b", 100), source("liar", 50_000), source("c", -100)])
     assert marks(chosen) == "*+x+"
@@ -135,6 +136,7 @@ def test_a_limit_that_forbids_nothing_or_everything_is_refused(limit):
         Criteria(max_distance=limit)
 
 
+@pytest.mark.draft("6.3.2-28")
 @pytest.mark.parametrize(
     ("reported", "why"),
     [

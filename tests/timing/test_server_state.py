@@ -70,6 +70,23 @@ def test_smear_is_yes_no_or_not_reported(text, smeared):
     assert state(None, TimeSource(1, 1), smear=text).smeared is smeared
 
 
+@pytest.mark.parametrize(
+    ("pairs", "ignored"),
+    [
+        ({"leap": "0", "delay": "1", "dispersion": "1", "smear": "0"}, 0),
+        ({"leap": "4", "delay": "1", "dispersion": "1"}, 1),
+        ({"leap": "", "delay": "-1", "dispersion": "1e3", "smear": "true"}, 4),
+        ({"delay": "1" * 19, "dispersion": "٣"}, 2),
+    ],
+)
+def test_values_in_another_format_are_ignored_and_counted(pairs, ignored):
+    found = state(ClockQuality(1, 7, 10), TimeSource(1, 1), **pairs)
+    assert found.ignored == ignored
+    assert found.error == pytest.approx(7e-6 if ignored > 1 else 1.5e-9)
+    # Also where nothing else is reported.
+    assert state(**pairs).ignored == ignored
+
+
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=5), st.text(max_size=5))
 def test_any_text_is_accepted_and_gives_a_positive_finite_error_or_none(delay, dispersion, leap, smear):
     found = state(delay=delay, dispersion=dispersion, leap=leap, smear=smear)

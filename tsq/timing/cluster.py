@@ -4,7 +4,7 @@ Comes in: the truechimers as candidates. Goes out: the survivors, and their comb
 is right, nor bound the error: the selection does both.
 
     selection jitter ψ_s,i = sqrt( Σ_j (θ_i - θ_j)² / (n - 1) )
-    combined offset θ = Σ (θ_i / Λ_i) / Σ (1 / Λ_i)
+    combined offset θ = Σ w_i θ_i / Σ w_i      w_i = part_i / Λ_i
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,14 @@ _UNKNOWN_STRATUM = 15
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A truechimer. number: the index of its source."""
+    """A truechimer. number: the index of its source. root_distance, stratum, part: as they count (`tsq.timing.weight`)."""
 
     number: int
     offset: float
     root_distance: float
     jitter: float
     stratum: int | None = None
+    part: float = 1.0
 
     @property
     def merit(self) -> tuple[float, int]:
@@ -49,7 +50,7 @@ def cluster(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def combine(survivors: Sequence[Candidate]) -> tuple[float, float]:
     """(offset, jitter) of the survivors, which are sorted, best first."""
-    weights = [1 / max(one.root_distance, 1e-9) for one in survivors]
+    weights = [one.part / max(one.root_distance, 1e-9) for one in survivors]
     total = sum(weights)
     offset = sum(weight * one.offset for weight, one in zip(weights, survivors, strict=True)) / total
     jitter = sqrt(sum(weight * one.jitter**2 for weight, one in zip(weights, survivors, strict=True)) / total)

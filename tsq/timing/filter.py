@@ -69,6 +69,10 @@ class Estimate:
             "leap": None if server is None else server.leap,
             "smeared": None if server is None else server.smeared,
             "source": None if server is None else server.source,
+            "source_type": None if server is None else server.source_type,
+            "clock_class": None if server is None else server.clock_class,
+            "clock_tag": None if server is None else server.tag,
+            "bad_values": None if server is None else server.ignored,
             "drift": self.drift.shown,
             "drift_error": None if self.drift.shown is None else self.drift.shown_error,
         }

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     SEND_BEFORE_RECEIVE = "T3 is before T2"
     ANSWER_BEFORE_REQUEST = "T4 is before T1"
     NEGATIVE_DELAY = "negative delay"
+    NOT_PRECISE = "answer of another length than the request"
     OFFSET_LIMIT = "offset over the limit"
 
 
@@ -51,7 +52,8 @@ class Sample:
 
     reason: why the sample is not used; None: it may be used. detail: more about the reason. server: the newest state that the
     server had reported by then; None: none. sent, received: readings of the local clock just before the request left and just after
-    the answer came; None: not read. tolerance: the frequency tolerance φ in the dispersion, seconds per second.
+    the answer came; None: not read. tolerance: the frequency tolerance φ in the dispersion, seconds per second. precise: in
+    Precision Mode, so request and answer had the same length (R7).
     """
 
     t1_ns: int
@@ -70,6 +72,7 @@ class Sample:
     sent: ClockReading | None = None
     received: ClockReading | None = None
     tolerance: float = TOLERANCE
+    precise: bool = False
 
     @property
     def valid(self) -> bool:
@@ -97,6 +100,7 @@ class Sample:
             "dispersion": self.dispersion,
             "root_distance": self.root_distance,
             "exact": self.exact,
+            "precise": self.precise,
             "valid": self.valid,
             "reason": None if self.reason is None else self.reason.value,
             "detail": self.detail or None,
@@ -126,6 +130,7 @@ def make_sample(
     sent: ClockReading | None = None,
     received: ClockReading | None = None,
     exact: bool = False,
+    precise: bool = False,
 ) -> Sample:
     """A sample from four timestamps, with the checks of R8 in their order (RFC 5905 §8).
 
@@ -135,6 +140,7 @@ def make_sample(
 
     precision_ns: ρ_local. offset_limit: a larger offset is implausible, seconds. server: the state that the server reported. sent,
     received: readings of the local clock around the exchange. exact: T3 is the kernel's transmit timestamp of the answer.
+    precise: request and answer had the same length.
     """
     # Differences of integers first: a float of seconds since 1970 is 240 ns coarse.
     offset = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) / 2e9
@@ -172,4 +178,5 @@ def make_sample(
         sent=sent,
         received=received,
         tolerance=tolerance,
+        precise=precise,
     )

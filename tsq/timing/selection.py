@@ -15,6 +15,7 @@ from tsq.timing.cluster import Candidate, cluster, combine
 from tsq.timing.filter import Estimate
 from tsq.timing.intersection import Interval, agreed, majority, with_bound
 from tsq.timing.server_state import LEAP_ALARM, MAX_STRATUM
+from tsq.timing.weight import common_error, counted_stratum, part_of, weighing_distance
 
 # RFC 5905 §11.2.1: MAXDIST, the distance threshold, seconds.
 MAX_DISTANCE = 1.5
@@ -271,7 +272,10 @@ def _alike(verdicts: list[Verdict]) -> tuple[list[Verdict], bool]:
 def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval, at_ns: int, needed: int) -> Selection:
     """The agreed offset, and the final verdict on each usable source. needed: the majority of all sources."""
     true = [number for number in usable if _interval(verdicts[number]).overlaps(common)]
-    survivors = cluster([_candidate(number, verdicts[number]) for number in true])
+    # Not the survivors alone: falsetickers close together inside the others' intervals may be most of them.
+    compared = [_estimate(verdicts[number]) for number in usable]
+    stratum, error = _stratum(compared, needed), common_error([one.server_error for one in compared], needed)
+    survivors = cluster([_candidate(number, verdicts[number], stratum, error) for number in true])
     marks = {one.number: Mark.COMBINED for one in survivors} | {survivors[0].number: Mark.BEST}
     final = list(verdicts)
     for number in usable:
@@ -284,8 +288,6 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
     combined, jitter = combine(survivors)
     # The survivors' mean may lie outside of the agreed interval.
     offset = common.clamp(combined)
-    # Not the survivors alone: falsetickers close together inside the others' intervals may be most of them.
-    compared = [_estimate(verdicts[number]) for number in usable]
     agreement = Agreed(
         offset,
         common.distance_from(offset),
@@ -293,7 +295,7 @@ def _settle(verdicts: Sequence[Verdict], usable: Sequence[int], common: Interval
         jitter,
         compared=len(usable),
         survivors=len(survivors),
-        stratum=_stratum(compared, needed),
+        stratum=stratum,
         leap=_majority_value([None if one.server is None else one.server.leap for one in compared], needed),
         smeared=_smeared(compared),
         server_errors_known=all(_estimate(verdicts[number]).server_error_known for number in true),
@@ -327,10 +329,11 @@ def _stratum(compared: Sequence[Estimate], needed: int) -> int | None:
     return strata[needed - 1] if len(strata) >= needed else None
 
 
-def _candidate(number: int, verdict: Verdict) -> Candidate:
+def _candidate(number: int, verdict: Verdict, common_stratum: int | None, error: float) -> Candidate:
     found, interval = _estimate(verdict), _interval(verdict)
-    stratum = None if found.server is None else found.server.stratum
-    return Candidate(number, found.offset, interval.distance_from(found.offset), found.jitter, stratum)
+    distance = weighing_distance(interval.distance_from(found.offset), found.server_error, error)
+    stratum = counted_stratum(None if found.server is None else found.server.stratum, common_stratum)
+    return Candidate(number, found.offset, distance, found.jitter, stratum, part_of(found.server))
 
 
 def _smears(verdict: Verdict) -> bool:

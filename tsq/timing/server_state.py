@@ -14,6 +14,8 @@ from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SATURATED, SMEAR
 LEAP_ALARM = 3
 MAX_STRATUM = 15
 _MAX_DIGITS = 18
+# The largest number that each key may have.
+_MOST = {LEAP: LEAP_ALARM, SMEAR: 1, ROOT_DELAY: 10**_MAX_DIGITS, ROOT_DISPERSION: 10**_MAX_DIGITS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class ServerState:
     """A server's report about its clock. None: not reported.
 
     told_ns: the local time of the report. error: the bound of the clock's distance from UTC at that time, seconds. beyond: the
-    error is more than the field of Clock Quality Info holds. drift: how fast the error may grow, seconds per second.
+    error is more than the field of Clock Quality Info holds. drift: how fast the error may grow, seconds per second. ignored: how
+    many keys had a value in another format.
     """
 
     told_ns: int
@@ -35,6 +38,7 @@ class ServerState:
     drift: float = TOLERANCE
     leap: int | None = None
     smeared: bool | None = None
+    ignored: int = 0
 
     @property
     def unusable(self) -> bool:
@@ -52,10 +56,10 @@ class ServerState:
 def server_state(response: Response, told_ns: int) -> ServerState | None:
     """The report in a response; None where there is none."""
     quality, source, pairs = response.clock_quality, response.time_source, response.metadata
-    leap = _number(pairs.get(LEAP), most=LEAP_ALARM)
-    smear = _number(pairs.get(SMEAR), most=1)
-    error, beyond = _error(quality, _number(pairs.get(ROOT_DELAY)), _number(pairs.get(ROOT_DISPERSION)))
-    if quality is None and source is None and error is None and leap is None and smear is None:
+    leap, smear, delay, dispersion = (_number(pairs.get(key), _MOST[key]) for key in (LEAP, SMEAR, ROOT_DELAY, ROOT_DISPERSION))
+    error, beyond = _error(quality, delay, dispersion)
+    ignored = sum(_number(pairs[key], most) is None for key, most in _MOST.items() if key in pairs)
+    if quality is None and source is None and error is None and leap is None and smear is None and not ignored:
         return None
     return ServerState(
         told_ns,
@@ -69,6 +73,7 @@ def server_state(response: Response, told_ns: int) -> ServerState | None:
         drift=_drift(quality),
         leap=leap,
         smeared=None if smear is None else smear == 1,
+        ignored=ignored,
     )
 
 
@@ -91,7 +96,7 @@ def _drift(quality: ClockQuality | None) -> float:
     return MAX_DRIFT if quality.drift_ppb >= SATURATED else max(TOLERANCE, quality.drift_ppb / 1e9)
 
 
-def _number(text: str | None, most: int = 10**_MAX_DIGITS) -> int | None:
+def _number(text: str | None, most: int) -> int | None:
     """A whole number in plain decimal digits; None for anything else."""
     if text is None or not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
         return None

@@ -89,7 +89,7 @@ def verifier_of(*files: dict[int, Ed25519PublicKey | bytes]) -> Verifier:
     together: dict[int, Ed25519PublicKey | bytes] = {}
     for keys in files:
         for key_id, key in keys.items():
-            if key_id in together and _bytes_of(together[key_id]) != _bytes_of(key):
+            if key_id in together and key_bytes(together[key_id]) != key_bytes(key):
                 raise ConfigError(f"two different keys with id {key_id}", expected="each id once")
             together[key_id] = key
     return Verifier(together)
@@ -134,5 +134,6 @@ def _public_bytes(key: Ed25519PublicKey) -> bytes:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-def _bytes_of(key: Ed25519PublicKey | bytes) -> bytes:
+def key_bytes(key: Ed25519PublicKey | bytes) -> bytes:
+    """The bytes of a public key or a secret."""
     return key if isinstance(key, bytes) else _public_bytes(key)

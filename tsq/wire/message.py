@@ -130,8 +130,9 @@ def encode_request(
         tlvs.append(metadata_tlv(metadata))
     if precision_size is not None:
         tlvs.append((TlvType.PRECISION_MODE, b""))
-        gap = precision_size - tlvs_size(tlvs)
-        tlvs += padding(max(gap, 0)) or []
+        gap = max(precision_size - tlvs_size(tlvs), 0)
+        # One byte more where padding cannot fill one: the server pads its response, too.
+        tlvs += padding(2 if gap == 1 else gap) or []
     return pack_tlvs(tlvs)
 
 
@@ -219,8 +220,8 @@ def decode_metadata(value: bytes) -> dict[str, str]:
 
 
 def padding(size: int) -> list[Tlv] | None:
-    """Padding TLVs (254) of exactly `size` bytes; None for 1 byte: the smallest TLV has 2 (R7)."""
-    if size == 1:
+    """Padding TLVs (254) of exactly `size` bytes; None for 1 byte, since the smallest TLV has 2 (R7), and below 0."""
+    if size == 1 or size < 0:
         return None
     out: list[Tlv] = []
     while size:

@@ -5,9 +5,12 @@ from enum import IntEnum
 from tsq import _fast
 
 NONCE_SIZE = 16
+TLV_HEADER_SIZE = 2
 MAX_VALUE_SIZE = 255
 PLAIN_REQUEST_SIZE = _fast.REQUEST_SIZE
 PLAIN_RESPONSE_SIZE = _fast.RESPONSE_SIZE
+# Of the Metadata TLV that reports an exact T3 (R12).
+REPORT_SIZE = _fast.REPORT_SIZE
 # The error and the drift in Clock Quality Info saturate here: this value means "this much or more".
 SATURATED = 65535
 # The metadata key of exact T3: the kernel's transmit timestamp of an earlier answer, as in interleaved mode (R12; RFC 9769).
