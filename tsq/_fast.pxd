@@ -129,12 +129,21 @@ cdef enum:
     EXACT_HEADER_SIZE = 10
     EXACT_VALUE_SIZE = 32
     EXACT_SIZE = EXACT_HEADER_SIZE + EXACT_VALUE_SIZE
+    # A plain response in Precision Mode, without padding (R7).
+    PRECISE_RESPONSE_SIZE = PLAIN_RESPONSE_SIZE + TLV_HEADER_SIZE
+    # The largest message in a DATAGRAM frame that is sent: it fits the smallest QUIC packet (1200 bytes) beside the longest header,
+    # an ACK and the AEAD's tag. A frame of this size needs so many bytes in front of it (RFC 9221 §4).
+    C_MOST_MESSAGE = 1100
+    C_FRAME_OVERHEAD = 3
 
 
 cdef int read_plain_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil
 cdef int put_plain_request(uint8_t* out, const uint8_t* nonce, bint exact) noexcept nogil
 cdef int put_plain_response(uint8_t* out, const uint8_t* nonce, int64_t receive_ns, int64_t send_ns) noexcept nogil
 cdef uint8_t* put_exact_header(uint8_t* out) noexcept nogil
+cdef int read_precise_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil
+cdef bint leaves_padding(int64_t gap) noexcept nogil
+cdef void put_acknowledgment(uint8_t* out, int gap) noexcept nogil
 cdef int next_tlv(Cursor* cursor, Tlv* tlv) noexcept nogil
 cdef int check_message(const uint8_t* data, Py_ssize_t size, Py_ssize_t* offset) noexcept nogil
 cdef uint64_t ntp_of_ns(int64_t unix_ns) noexcept nogil

@@ -7,6 +7,9 @@ DATAGRAM_CAPACITY: int
 BATCH: int
 REQUEST_SIZE: int
 RESPONSE_SIZE: int
+REPORT_SIZE: int
+MOST_MESSAGE: int
+FRAME_OVERHEAD: int
 
 def clock_ns() -> int: ...
 def ntp_from_ns(unix_ns: int) -> int: ...

@@ -104,6 +104,7 @@ cdef enum:
     TYPE_SEND = 3
     TYPE_METADATA_QUERY = 247
     TYPE_PRECISION = 250
+    TYPE_PADDING = 254
     TYPE_SIGNATURE_REQUEST = 252
     TYPE_SIGNATURE = 255
 
@@ -331,6 +332,9 @@ def pack_tlvs(tlvs):
 
 REQUEST_SIZE = PLAIN_REQUEST_SIZE
 RESPONSE_SIZE = PLAIN_RESPONSE_SIZE
+REPORT_SIZE = EXACT_SIZE
+MOST_MESSAGE = C_MOST_MESSAGE
+FRAME_OVERHEAD = C_FRAME_OVERHEAD
 
 
 cdef uint8_t* put_header(uint8_t* out, uint8_t kind, uint8_t length) noexcept nogil:
@@ -377,6 +381,44 @@ cdef uint8_t* put_exact_header(uint8_t* out) noexcept nogil:
     """Write the TLV for an exact T3 up to its value; where the value begins, which has EXACT_VALUE_SIZE bytes."""
     memcpy(out, EXACT_HEADER, EXACT_HEADER_SIZE)
     return out + EXACT_HEADER_SIZE
+
+
+cdef int read_precise_request(const uint8_t* data, uint64_t size, uint8_t* nonce, bint* exact) noexcept nogil:
+    """Read a Nonce, maybe a request for exact T3, a Precision Mode request, and padding (R7); 0, or -1 for any other message."""
+    cdef const uint8_t* at = data + PLAIN_REQUEST_SIZE
+    cdef const uint8_t* end = data + size
+    if size < PLAIN_REQUEST_SIZE + TLV_HEADER_SIZE or data[0] != TYPE_NONCE or data[1] != NONCE_SIZE:
+        return -1
+    exact[0] = end - at >= EXACT_QUERY_SIZE and memcmp(at, EXACT_QUERY, EXACT_QUERY_SIZE) == 0
+    if exact[0]:
+        at += EXACT_QUERY_SIZE
+    if end - at < TLV_HEADER_SIZE or at[0] != TYPE_PRECISION or at[1] != 0:
+        return -1
+    at += TLV_HEADER_SIZE
+    while at < end:
+        if end - at < TLV_HEADER_SIZE or at[0] != TYPE_PADDING or end - at - TLV_HEADER_SIZE < at[1]:
+            return -1
+        at += TLV_HEADER_SIZE + at[1]
+    memcpy(nonce, data + TLV_HEADER_SIZE, NONCE_SIZE)
+    return 0
+
+
+cdef bint leaves_padding(int64_t gap) noexcept nogil:
+    """Whether padding fills a gap of so many bytes: the smallest one has 2 (R7)."""
+    return gap == 0 or gap >= TLV_HEADER_SIZE
+
+
+cdef void put_acknowledgment(uint8_t* out, int gap) noexcept nogil:
+    """Write the acknowledgment of Precision Mode, and padding that fills a gap of so many bytes (R7)."""
+    cdef int take
+    out = put_header(out, TYPE_PRECISION, 0)
+    while gap:
+        # Never leave one byte after a TLV of full size.
+        take = gap if gap <= TLV_HEADER_SIZE + 255 else min(TLV_HEADER_SIZE + 255, gap - TLV_HEADER_SIZE)
+        put_header(out, TYPE_PADDING, <uint8_t> (take - TLV_HEADER_SIZE))
+        memset(out + TLV_HEADER_SIZE, 0, take - TLV_HEADER_SIZE)
+        out += take
+        gap -= take
 
 
 def pack_response(bytes nonce not None, int64_t receive_ns, int64_t send_ns):

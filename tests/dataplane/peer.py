@@ -68,6 +68,8 @@ class Packet:
     ranges: int = 0
     delay: int = 0
     messages: list[bytes] = field(default_factory=list)
+    size: int = 0
+    padding: int = 0
 
     @property
     def spin(self) -> int:
@@ -162,7 +164,7 @@ class Peer:
         header, number, payload = opened
         assert header[1 : 1 + len(self.peer_id)] == self.peer_id
         assert header[0] & 0xD8 == 0x40
-        packet = Packet(number, header[0])
+        packet = Packet(number, header[0], size=len(data))
         buffer = Buffer(data=payload)
         while not buffer.eof():
             kind = buffer.pull_uint_var()
@@ -172,6 +174,12 @@ class Peer:
                 packet.ranges = len(found)
                 assert sum(map(len, found)) <= 128, "an ACK of more than ever came"
                 packet.acked = [number for part in found for number in part]
+            elif kind == 0x00:
+                # An answer's last byte may be zero, too.
+                assert packet.messages
+                assert not any(buffer.data_slice(buffer.tell(), len(payload)))
+                packet.padding = len(payload) - buffer.tell() + 1
+                break
             else:
                 assert kind == 0x31
                 packet.messages.append(buffer.pull_bytes(buffer.pull_uint_var()))

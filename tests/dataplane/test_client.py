@@ -50,6 +50,20 @@ def test_what_the_data_plane_has_not_acknowledged_is_acknowledged_by_the_control
     assert len(connection.flush(world.now)) == 1
 
 
+def test_the_timer_is_aioquic_s_and_the_data_plane_s(certificates):
+    """What aioquic waits for is asked for once while the data plane serves; the idle time-out moves with each packet."""
+    world, session = served(certificates)
+    connection = session._connection
+    for wait in (0.003, 0.5, 7.0, 0.001):
+        world.exchange(session, wait)
+        plane, since = connection.plane, connection.plane.waits_to_acknowledge
+        assert plane.active
+        times = [connection.quic.get_timer(), plane.probe_at, None if since is None else since + 0.02]
+        assert connection.timer == pytest.approx(min(time for time in times if time is not None), abs=1e-9)
+    connection.take_back()
+    assert connection.timer == connection.quic.get_timer()
+
+
 def test_a_client_whose_ring_filled_while_the_network_was_down_goes_on(certificates):
     world, session = served(certificates, timeout=0.5)
     up, world.to_server = world.to_server, lambda data, number: []

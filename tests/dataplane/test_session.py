@@ -207,7 +207,9 @@ def test_a_malformed_message_is_counted_for_its_own_packet_only(peer):
 OTHER_REQUESTS = {
     "a padding TLV": request(1) + b"\xfb\x04" + bytes(4),
     "a signature request": request(1) + b"\xfc\x00",
-    "a precision request": request(1) + b"\xfa\x00",
+    "a precision request after its padding": request(1) + b"\xfe\x00\xfa\x00",
+    "a precision request and metadata": request(1) + b"\xfa\x00" + EXACT_T3,
+    "a precision request and a signature request": request(1) + b"\xfc\x00\xfa\x00",
     "other metadata": request(1) + b"\xfd\x08\x06tsq.t4\x00",
     "exact T3 with a value": request(1) + b"\xfd\x09\x06tsq.t3\x01x",
     "exact T3 twice": request(1) + EXACT_T3 + EXACT_T3,

@@ -130,6 +130,33 @@ def test_newcomers_are_shared_evenly_by_a_power_of_two(workers):
     assert set(counts) == {256 // workers}
 
 
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("newcomers", [0, 1])
+def test_divided_sockets_get_the_same_packets_and_those_of_newcomers_in_the_second_half(workers, newcomers):
+    random = Random(workers)
+    for living in (range(2 * workers), ()):
+        whole = reuseport.steering(workers, newcomers, living)
+        divided = reuseport.steering(workers, newcomers, living, divided=True)
+        for size in (8, 20):
+            chosen = random.randbytes(size)
+            for packet in (short(chosen), *(long(HANDSHAKE, chosen, version) for version in (V1, V2))):
+                assert interpreted(divided, packet) == interpreted(whole, packet)
+            for version, kind in itertools.product((V1, V2, UNKNOWN), (INITIAL, ZERO_RTT)):
+                packet = long(kind, chosen, version)
+                assert interpreted(divided, packet) == interpreted(whole, packet) + 2 * workers
+        assert interpreted(divided, b"\x40") == interpreted(whole, b"\x40") + 2 * workers
+
+
+def test_one_server_s_second_socket_gets_newcomers_packets_and_no_others():
+    program = reuseport.division()
+    for version in (V1, V2):
+        assert interpreted(program, long(HANDSHAKE, b"8 bytes.", version)) == 0
+    for version, kind in itertools.product((V1, V2, UNKNOWN), (INITIAL, ZERO_RTT)):
+        assert interpreted(program, long(kind, b"8 bytes.", version)) == 1
+    assert interpreted(program, short(b"8 bytes.")) == 0
+    assert interpreted(program, b"\xc0") == 1
+
+
 @pytest.mark.parametrize("workers", [0, 129])
 def test_a_number_of_workers_that_an_octet_cannot_tell_apart_is_refused(workers):
     with pytest.raises(ValueError, match="expected 1 to 128"):

@@ -2,8 +2,8 @@
 
 Comes in: a socket's file descriptor, sessions. Goes out: answers on the same socket, and the unchanged bytes of each datagram that
 is not taken. It takes an authentic packet that holds nothing but PADDING, PING, ACK, plain requests (docs/reference/protocol.md R4,
-R12) and malformed ones. It drops and counts packets that are forged, duplicate, or too much work. It must never call Python for a
-packet, keep an answer that cannot be sent at once, or answer with T3 before T2.
+R7, R12) and malformed ones. It drops and counts packets that are forged, duplicate, or too much work. It must never call Python for
+a packet, keep an answer that cannot be sent at once, or answer with T3 before T2.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -13,9 +13,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from tsq._fast cimport (
-    C_BATCH, EXACT_SIZE, EXACT_VALUE_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, BatchIO, TransmitStamp, View, check_message,
-    io_free, io_item, io_new,
-    io_receive, io_reply, io_send, io_view, monotonic, ntp_of_ns, put_exact_header, put_plain_response, read_plain_request,
+    C_BATCH, C_FRAME_OVERHEAD, C_MOST_MESSAGE, EXACT_SIZE, EXACT_VALUE_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, PRECISE_RESPONSE_SIZE,
+    BatchIO, TransmitStamp, View, check_message, io_free, io_item, io_new, io_receive, io_reply, io_send, io_view, leaves_padding,
+    monotonic, ntp_of_ns, put_acknowledgment, put_exact_header, put_plain_response, read_plain_request, read_precise_request,
     read_transmit_stamps, realtime_ns, refuses_segments, restart_stamps, warm_route, warm_transmit_path,
 )
 from tsq.dataplane.admission cimport PASSED, Admission
@@ -61,6 +61,8 @@ cdef enum:
     AHEAD = 4
     # Batches stay small: a packet is sent after the last one of its batch is sealed, and its T3 was read before that.
     SERVED_AT_ONCE = 32
+    # Newcomers' datagrams, each of which may take 10 us, between two looks at the socket of those that are connected.
+    JUDGED_AT_ONCE = 4
     # Serve so many full batches, then let timers and other sockets have their turn.
     BATCHES = 16
     STAMP_PATIENCE_NS = 1000000000
@@ -80,6 +82,7 @@ cdef enum:
     OLDEST = 64
 
 BATCH = SERVED_AT_ONCE
+NEWCOMERS_BATCH = JUDGED_AT_ONCE
 
 # Seconds between two packets of a connection at rest that Python reads. A client that sends more gets its connection, and a budget.
 cdef double READ_INTERVAL = 1.0
@@ -99,9 +102,11 @@ cdef extern from *:
     int trailing_zeros "TSQ_TRAILING_ZEROS"(uint64_t bits) noexcept nogil
 
 
+# size: what the answer must have in Precision Mode (R7), 0 in any other.
 cdef struct Request:
     uint8_t nonce[NONCE_SIZE]
     bint exact
+    uint16_t size
 
 
 cdef struct Job:
@@ -115,6 +120,10 @@ cdef struct Job:
     int here
     # DATAGRAM frames with a message that R4 calls malformed.
     int malformed
+    # Requests in Precision Mode; those whose answers would be too large in it; the size of the UDP datagram with all of them.
+    int precise
+    int shortened
+    Py_ssize_t datagram_size
     # Whether the packet is ack-eliciting (RFC 9000 §13.2.1).
     bint acknowledge
     bint answer
@@ -134,6 +143,23 @@ cdef struct TransmitRequest:
 
 # ------------------------------------------------------------------------------------------------------- one request
 
+cdef bint fits_peer(const State* s, uint64_t size) noexcept nogil:
+    """Whether a message of this size fits a packet, and a DATAGRAM frame that the peer takes."""
+    return size <= C_MOST_MESSAGE and size + C_FRAME_OVERHEAD <= s.most_frame
+
+
+cdef void promise(const State* s, Job* job, Request* request, uint64_t size) noexcept nogil:
+    """Note a Precision Mode request of this size: its answer has the same size, where that is possible (R7)."""
+    cdef int64_t gap = <int64_t> size - PRECISE_RESPONSE_SIZE
+    job.count += 1
+    if not fits_peer(s, size):
+        job.shortened += 1
+    elif gap >= 0 and leaves_padding(gap):
+        request.size = <uint16_t> size
+        request.exact = request.exact and gap >= EXACT_SIZE and leaves_padding(gap - EXACT_SIZE)
+        job.precise += 1
+
+
 cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, AckRanges* ranges) noexcept nogil:
     """As parse_frames; -1 also where a DATAGRAM frame holds neither a plain request nor a malformed message."""
     cdef Frames frames
@@ -145,8 +171,11 @@ cdef int parse(const State* s, const uint8_t* plain, Py_ssize_t size, Job* job, 
     job.count = job.malformed = job.first = 0
     for i in range(frames.count):
         request = &job.requests[job.count]
+        request.size = 0
         if not read_plain_request(frames.frames[i].at, frames.frames[i].size, request.nonce, &request.exact):
             job.count += 1
+        elif not read_precise_request(frames.frames[i].at, frames.frames[i].size, request.nonce, &request.exact):
+            promise(s, job, request, frames.frames[i].size)
         elif check_message(frames.frames[i].at, <Py_ssize_t> frames.frames[i].size, &offset):
             job.malformed += 1
         else:
@@ -161,7 +190,8 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
     cdef AckRanges ranges
     cdef int outcome
     job.service.closed = False
-    job.service.challenges = job.malformed = 0
+    job.service.challenges = job.malformed = job.precise = job.shortened = 0
+    job.datagram_size = view.size
     if s.draining:
         return DRAINED
     outcome = open_packet(s, scratch, view, now, &opened)
@@ -172,7 +202,7 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
     if parse(s, opened.plain, opened.size, job, &ranges):
         if not s.serial or parse_service(s, opened.plain, opened.size, &job.service, &ranges):
             return refuse(s, &opened)
-        job.count = job.first = job.malformed = 0
+        job.count = job.first = job.malformed = job.precise = job.shortened = 0
         job.acknowledge = job.service.acknowledge
     commit(s, &opened, &ranges, now)
     if job.service.closed:
@@ -186,13 +216,47 @@ cdef int take(State* s, Keys* scratch, const View* view, double now, Job* job) n
 cdef int put_response(State* s, uint8_t* out, const Request* request, int64_t received_ns, int64_t send_ns) noexcept nogil:
     """Write one DATAGRAM frame with a response; its size. It also reports an earlier answer's exact T3, once (R12)."""
     cdef bint reported = request.exact and s.known_count > 0
-    cdef int size = PLAIN_RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
+    cdef int plain_size = PLAIN_RESPONSE_SIZE + (EXACT_SIZE if reported else 0)
+    cdef int size = request.size if request.size else plain_size
     cdef int header = put_datagram_header(out, size)
     cdef uint8_t* end = out + header
     end += put_plain_response(end, request.nonce, received_ns, send_ns)
     if reported:
         take_known(s, put_exact_header(end))
+    if request.size:
+        put_acknowledgment(out + header + plain_size, size - (PRECISE_RESPONSE_SIZE - PLAIN_RESPONSE_SIZE) - plain_size)
     return header + size
+
+
+cdef Py_ssize_t room_needed(Job* job, Py_ssize_t end) noexcept nogil:
+    """Bytes of the frames that answer the next job.here requests; fewer requests where these do not fit the smallest MTU."""
+    cdef Py_ssize_t needed = 0, size
+    cdef Request* request
+    cdef int i
+    if not job.precise:
+        return job.here * (MOST_DATAGRAM_HEADER + PLAIN_RESPONSE_SIZE + EXACT_SIZE)
+    for i in range(job.here):
+        request = &job.requests[job.first + i]
+        size = MOST_DATAGRAM_HEADER + (request.size if request.size > PLAIN_RESPONSE_SIZE + EXACT_SIZE
+                                       else PLAIN_RESPONSE_SIZE + EXACT_SIZE)
+        if end + needed + size + TAG_SIZE > PATH_DATAGRAM:
+            if i:
+                job.here = i
+                return needed
+            # Beside a long ACK frame.
+            request.size = 0
+            job.precise -= 1
+            job.shortened += 1
+            size = MOST_DATAGRAM_HEADER + PLAIN_RESPONSE_SIZE + EXACT_SIZE
+        needed += size
+    return needed
+
+
+cdef Py_ssize_t size_to_match(const Job* job) noexcept nogil:
+    """The size of the UDP datagram that answers all requests of a packet in Precision Mode; 0 for no matter."""
+    if not job.precise or job.here < job.count:
+        return 0
+    return job.datagram_size if job.datagram_size < PATH_DATAGRAM else PATH_DATAGRAM
 
 
 cdef Py_ssize_t build_path_responses(State* s, Job* job, uint8_t* out, Py_ssize_t end, double now) noexcept nogil:
@@ -215,6 +279,7 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
     packet deals with, answered or not. clock_ns: T3; 0: read the system clock here.
     """
     cdef Py_ssize_t end = begin(s, out, now)
+    cdef Py_ssize_t needed, matched
     cdef int64_t send_ns
     cdef int i
     if job.service.challenges:
@@ -224,7 +289,9 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
         job.here = ANSWERED_AT_ONCE
     # Drop an answer for which the window has no room, never queue it: late time is wrong time. The ACK is sent all the same.
     job.stepped_back = False
-    job.answer = has_room(s, end + job.here * (MOST_DATAGRAM_HEADER + PLAIN_RESPONSE_SIZE + EXACT_SIZE) + TAG_SIZE)
+    needed = end + room_needed(job, end) + TAG_SIZE
+    matched = size_to_match(job)
+    job.answer = has_room(s, needed if needed > matched else matched)
     if job.answer:
         send_ns = clock_ns if clock_ns else realtime_ns()
         # The clock may have been stepped back since the request came (docs/reference/protocol.md R8).
@@ -234,6 +301,10 @@ cdef Py_ssize_t build(State* s, Job* job, uint8_t* out, double now, int64_t cloc
     if job.answer:
         for i in range(job.first, job.first + job.here):
             end += put_response(s, out + end, &job.requests[i], job.received_ns, send_ns)
+        if end + TAG_SIZE < matched:
+            # Headers and ACK frames differ, too: PADDING frames make up for that.
+            memset(out + end, 0, matched - TAG_SIZE - end)
+            end = matched - TAG_SIZE
     else:
         # The other requests cannot be answered either: one acknowledgment is enough.
         job.here = job.count - job.first
@@ -308,12 +379,17 @@ cdef class DataPlane:
     cdef bint handed_up
     cdef list left
     cdef int discard_fd
+    # Where there is a socket for newcomers alone: the other one, and this one.
+    cdef int own_fd
+    cdef int newcomers_fd
     cdef bint segments_refused
     cdef readonly unsigned long long received, taken, answered, held_back, stepped_back, unsent, truncated, unstamped
     # Transmit timestamps that came back, and the sum of their times since T3, ns.
     cdef readonly unsigned long long exact, send_delay_ns
     cdef readonly unsigned long long resting, timed_out, closed, drained
     cdef readonly unsigned long long forged, duplicates, excessive, malformed, warmed
+    # Requests whose answers left something out, because they would have been too large for the peer or the path.
+    cdef readonly unsigned long long shortened
     # Datagrams that admission dropped or answered.
     cdef readonly unsigned long long turned_away
     cdef public unsigned long long key_update_after, failed_open_limit, excessive_limit
@@ -328,6 +404,7 @@ cdef class DataPlane:
         if not 2 * C_BATCH <= hot <= 0xFFFF:
             raise ConfigError(f"{hot} states", expected=f"{2 * C_BATCH} to 65535")
         self.discard_fd = discard_fd
+        self.own_fd = self.newcomers_fd = -1
         self.stamping = True
         self.segments_refused = discard_fd >= 0 and refuses_segments(discard_fd)
         # Update keys long before 2^23 packets (AES-GCM); close at the lowest limit of failed opens of all suites (RFC 9001 §6.6).
@@ -398,6 +475,10 @@ cdef class DataPlane:
         table_remove(&self.table, key_of(<const uint8_t*> PyBytes_AS_STRING(connection_id)))
         self.forget_transmit_requests((<Session> session).state)
 
+    def divide(self, int fd, int newcomers):
+        """Serve `fd` first whenever `newcomers` is served: a socket at the same address, for newcomers alone."""
+        self.own_fd, self.newcomers_fd = fd, newcomers
+
     def receive(self, int fd):
         """Serve the datagrams that wait at the socket; (how many came, those that are not taken, as ReceiveBatch gives them).
 
@@ -411,7 +492,7 @@ cdef class DataPlane:
             rest, self.left = self.left, None
             return len(rest), rest
         with nogil:
-            count = self.serve_burst(fd, &error, &total)
+            count = self.serve_socket(fd, &error, &total)
         if count < 0 and error != EAGAIN and error != EINTR:
             raise OSError(error, "recvmmsg failed")
         return total, self.not_taken(count)
@@ -429,11 +510,31 @@ cdef class DataPlane:
                     rest.append(item)
         return rest
 
+    cdef int serve_socket(self, int fd, int* error, int* total) noexcept nogil:
+        """Serve batch after batch; how many datagrams the last one had, or -1."""
+        return self.serve_newcomers(error, total) if fd == self.newcomers_fd else self.serve_burst(fd, error, total)
+
+    cdef int serve_newcomers(self, int* error, int* total) noexcept nogil:
+        """As serve_burst, at the newcomers' socket, but between two small batches those that are connected are served."""
+        cdef int count = 0, handed_up = 0, others
+        while total[0] < BATCHES * SERVED_AT_ONCE:
+            others = 0
+            count = self.serve_burst(self.own_fd, error, &others)
+            if self.handed_up:
+                total[0] += others
+                return count
+            count = self.serve(self.newcomers_fd, JUDGED_AT_ONCE, error, &handed_up)
+            total[0] += count if count > 0 else 0
+            if count < JUDGED_AT_ONCE or handed_up:
+                break
+        self.handed_up = handed_up > 0
+        return count
+
     cdef int serve_burst(self, int fd, int* error, int* total) noexcept nogil:
         """Serve batch after batch, as `receive` says; how many datagrams the last one had, or -1."""
         cdef int count = 0, handed_up = 0
         while total[0] < BATCHES * SERVED_AT_ONCE:
-            count = self.serve(fd, error, &handed_up)
+            count = self.serve(fd, SERVED_AT_ONCE, error, &handed_up)
             total[0] += count if count > 0 else 0
             if count < SERVED_AT_ONCE or handed_up:
                 break
@@ -525,13 +626,16 @@ cdef class DataPlane:
         chunk_of(&self.records, number).seen[place_of(number)] = <uint32_t> now
         self.closed += 1
 
-    cdef int serve(self, int fd, int* error, int* handed_up) noexcept nogil:
+    cdef int serve(self, int fd, int most, int* error, int* handed_up) noexcept nogil:
         """One batch: receive, open, warm, answer. How many datagrams came, and how many of them are not taken; or -1."""
         cdef int jobs
         cdef double now
-        cdef int count = self.receive_batch(fd, error)
+        cdef int count = self.receive_batch(fd, most, error)
         if count <= 0:
             return count
+        if fd == self.newcomers_fd:
+            # All answers leave by one socket, which counts those with a timestamp.
+            fd = self.own_fd
         now = monotonic()
         jobs = self.open_batch(count, now, handed_up)
         if jobs:
@@ -542,14 +646,14 @@ cdef class DataPlane:
             self.collect(fd)
         return count
 
-    cdef int receive_batch(self, int fd, int* error) noexcept nogil:
+    cdef int receive_batch(self, int fd, int most, int* error) noexcept nogil:
         """Receive one batch and find the sessions that it is for; how many datagrams came, or -1."""
-        cdef int count = io_receive(self.io, fd, SERVED_AT_ONCE, error)
+        cdef int count = io_receive(self.io, fd, most, error)
         cdef int i
         cdef View view
         if count <= 0:
             # Late transmit timestamps wake the loop as well. Left in the error queue, they would wake it again and again.
-            if error[0] == EAGAIN or error[0] == EINTR:
+            if fd != self.newcomers_fd and (error[0] == EAGAIN or error[0] == EINTR):
                 self.collect(fd)
             return count
         self.received += count
@@ -686,6 +790,8 @@ cdef class DataPlane:
             self.stepped_back += job.here
         else:
             self.held_back += job.here
+        self.shortened += job.shortened
+        job.shortened = 0
         job.first += job.here
         return job.first < job.count
 
@@ -944,10 +1050,17 @@ cdef class DataPlane:
         take_known(self.read_state, out)
         return PyBytes_FromStringAndSize(<const char*> out, EXACT_VALUE_SIZE).decode("ascii")
 
-    def reply(self, list messages not None, double now):
+    @property
+    def most_message(self):
+        """The largest message for the client whose packet `read` opened, bytes."""
+        if self.read_state == NULL:
+            return 0
+        return min(<int> C_MOST_MESSAGE, self.read_state.most_frame - <int> C_FRAME_OVERHEAD)
+
+    def reply(self, list messages not None, double now, Py_ssize_t least=0):
         """Note the packet that `read` opened; (packet with an ACK and these answers, connection ID, whether the answers fit).
 
-        Where the congestion window or the packet has no room for the answers, they are dropped.
+        Where the congestion window or the packet has no room for the answers, they are dropped. least: as in Session.seal.
         """
         cdef uint8_t out[OUT_CAPACITY]
         cdef State* s = self.read_state
@@ -962,11 +1075,16 @@ cdef class DataPlane:
         end = begin(s, out, now)
         for message in messages:
             size += len(message) + MOST_DATAGRAM_HEADER
-        fits = end + size + TAG_SIZE <= MOST_REPLY and (not messages or has_room(s, end + size + TAG_SIZE))
+        if least > MOST_REPLY:
+            least = MOST_REPLY
+        fits = end + size + TAG_SIZE <= MOST_REPLY and (not messages or has_room(s, max(end + size + TAG_SIZE, least)))
         for message in messages if fits else ():
             end += put_datagram_header(out + end, len(message))
             memcpy(out + end, PyBytes_AS_STRING(message), len(message))
             end += len(message)
+        if fits and end + TAG_SIZE < least:
+            memset(out + end, 0, least - TAG_SIZE - end)
+            end = least - TAG_SIZE
         size = finish(s, out, end, <int> len(messages) if fits else 0, now)
         return (
             PyBytes_FromStringAndSize(<const char*> out, size), PyBytes_FromStringAndSize(<const char*> &s.own_id, C_CID),
@@ -1240,11 +1358,12 @@ def wait(int epoll, dict serving not None, double timeout):
                 data_plane = found
                 error = total = 0
                 with nogil:
-                    last = data_plane.serve_burst(events[i].data.fd, &error, &total)
+                    last = data_plane.serve_socket(events[i].data.fd, &error, &total)
                 if last >= 0 and not data_plane.handed_up:
                     continue
                 if data_plane.handed_up:
-                    data_plane.left = data_plane.not_taken(last)
+                    # Its other socket may have had some, too.
+                    data_plane.left = (data_plane.left or []) + data_plane.not_taken(last)
             out.append((events[i].data.fd, events[i].events))
         if out or count == 0 or (timeout >= 0 and monotonic() >= end):
             return out

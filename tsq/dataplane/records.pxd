@@ -11,7 +11,7 @@ cdef enum:
     COLD_RING = 4
     COLD_T3 = 2
     C_MOST_IDS = 2
-    C_REMAINS_SIZE = 192
+    C_REMAINS_SIZE = 168
     NO_RECORD = 0xFFFFFFFF
 
 
@@ -61,6 +61,7 @@ cdef struct Cold:
     uint32_t excessive
     uint16_t suite
     uint16_t remains_size
+    uint16_t most_frame
     uint8_t flags
     uint8_t phase
     uint8_t probes

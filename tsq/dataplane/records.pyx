@@ -252,7 +252,7 @@ cdef void freeze(const State* s, Cold* c) noexcept nogil:
     c.flags |= (ROUND_TRIP_KNOWN if s.round_trip_known else 0) | (VERSION_2 if s.version_2 else 0)
     c.flags |= DRAINING if s.draining else 0
     c.suite, c.phase, c.exponent, c.probes = <uint16_t> s.suite, s.phase, s.ack_delay_exponent, <uint8_t> s.probes
-    c.remote_size, c.local_size, c.peer_id_size = s.remote_size, s.local_size, s.peer_id_size
+    c.remote_size, c.local_size, c.peer_id_size, c.most_frame = s.remote_size, s.local_size, s.peer_id_size, s.most_frame
     memcpy(c.remote, s.remote, sizeof(c.remote))
     memcpy(c.local, s.local, sizeof(c.local))
     memcpy(c.peer_id, s.peer_id, sizeof(c.peer_id))
@@ -281,7 +281,7 @@ cdef int thaw(const Cold* c, State* s) noexcept nogil:
     s.round_trip_known, s.version_2 = c.flags & ROUND_TRIP_KNOWN != 0, c.flags & VERSION_2 != 0
     s.draining = c.flags & DRAINING != 0
     s.suite, s.phase, s.ack_delay_exponent, s.probes = c.suite, c.phase, c.exponent, c.probes
-    s.remote_size, s.local_size, s.peer_id_size = c.remote_size, c.local_size, c.peer_id_size
+    s.remote_size, s.local_size, s.peer_id_size, s.most_frame = c.remote_size, c.local_size, c.peer_id_size, c.most_frame
     memcpy(s.remote, c.remote, sizeof(c.remote))
     memcpy(s.local, c.local, sizeof(c.local))
     memcpy(s.peer_id, c.peer_id, sizeof(c.peer_id))

@@ -63,6 +63,8 @@ cdef Py_ssize_t seal_close(State* s, uint8_t* out, const uint8_t* reason, Py_ssi
 cdef Py_ssize_t seal_probe(State* s, uint8_t* out, double now) noexcept nogil
 
 
+# overhead: bytes around the only message of the last packet that `open` opened, without its PADDING; 0: there was none.
 cdef class Session:
     cdef State* state
+    cdef readonly Py_ssize_t overhead
     cdef Keys scratch

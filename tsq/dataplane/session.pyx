@@ -9,7 +9,7 @@ RFC 9000 §12.3, §17.3, §17.4; RFC 9001 §5, §6; RFC 9221.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -43,6 +43,7 @@ cdef enum:
     MAX_SEALED = 1200
     MOST_BACKOFF = 10
     LAST_KEYS_PROBES = 3
+    MOST_FRAME = 65535
     VERSION_1 = 0x00000001
     VERSION_2 = 0x6B3343CF
 
@@ -271,6 +272,16 @@ cdef Py_ssize_t seal_close(State* s, uint8_t* out, const uint8_t* reason, Py_ssi
     return finish(s, out, end + size, 0, now)
 
 
+cdef Py_ssize_t padding_after(const Frame* last, const uint8_t* end) noexcept nogil:
+    """How many PADDING frames follow a frame at the end of a packet; 0 where others follow it, too."""
+    cdef const uint8_t* at = last.at + last.size
+    while at < end:
+        if at[0] != PADDING:
+            return 0
+        at += 1
+    return end - last.at - <Py_ssize_t> last.size
+
+
 # ------------------------------------------------------------------------------------------------------------- Python's view
 
 @cython.final
@@ -287,6 +298,7 @@ cdef class Session:
         self.state.ack_floor = -1
         self.state.largest_acked = -1
         self.state.phase_first_pn = NONE_YET
+        self.state.most_frame = MOST_FRAME
 
     def __dealloc__(self):
         if self.state != NULL:
@@ -416,6 +428,15 @@ cdef class Session:
         memcpy(s.local, PyBytes_AS_STRING(local), s.local_size)
         memcpy(s.peer_id, PyBytes_AS_STRING(peer_id), s.peer_id_size)
 
+    @property
+    def most_frame(self):
+        """The largest DATAGRAM frame that the peer takes (RFC 9221 §3), bytes."""
+        return self.state.most_frame
+
+    @most_frame.setter
+    def most_frame(self, value):
+        self.state.most_frame = <uint16_t> min(value, MOST_FRAME)
+
     def set_received(self, int64_t largest, double largest_at, object bits, int64_t ack_floor):
         """Set which packets were received: bit d of `bits` is packet number largest - d, 128 of them."""
         cdef State* s = self.state
@@ -487,6 +508,8 @@ cdef class Session:
         if outcome != OPENED:
             return []
         commit(self.state, &opened, &ranges, now)
+        if frames.count == 1:
+            self.overhead = view.size - frames.frames[0].size - padding_after(&frames.frames[0], opened.plain + opened.size)
         # The next request acknowledges it, or the control plane's timer.
         self.state.ack_wanted = self.state.ack_wanted or frames.pinged or frames.count > 0
         return [
@@ -494,23 +517,31 @@ cdef class Session:
             for i in range(frames.count)
         ]
 
-    def seal(self, list messages not None, double now):
-        """One packet with an ACK and these messages as DATAGRAM frames; None where the window or the packet has no room."""
+    def seal(self, list messages not None, double now, Py_ssize_t least=0):
+        """One packet with an ACK and these messages as DATAGRAM frames; None where the window or the packet has no room.
+
+        least: PADDING frames make a smaller packet as large as this, up to 1200 bytes.
+        """
         cdef uint8_t out[OUT_CAPACITY]
         cdef State* s = self.state
         cdef Py_ssize_t end, size = 0
+        if least > MAX_SEALED:
+            least = MAX_SEALED
         cdef bytes message
         if not s.active or not messages:
             return None
         for message in messages:
             size += len(message) + MOST_DATAGRAM_HEADER
         end = begin(s, out, now)
-        if end + size + TAG_SIZE > MAX_SEALED or not has_room(s, end + size + TAG_SIZE):
+        if end + size + TAG_SIZE > MAX_SEALED or not has_room(s, max(end + size + TAG_SIZE, least)):
             return None
         for message in messages:
             end += put_datagram_header(out + end, len(message))
             memcpy(out + end, PyBytes_AS_STRING(message), len(message))
             end += len(message)
+        if end + TAG_SIZE < least:
+            memset(out + end, 0, least - TAG_SIZE - end)
+            end = least - TAG_SIZE
         size = finish(s, out, end, <int> len(messages), now)
         return PyBytes_FromStringAndSize(<const char*> out, size) if size else None
 

@@ -54,6 +54,8 @@ cdef struct State:
     uint8_t remote_size
     uint8_t local_size
     uint8_t peer_id_size
+    # The largest DATAGRAM frame that the peer takes (RFC 9221 §3).
+    uint16_t most_frame
     uint8_t remote[28]
     uint8_t local[20]
     uint8_t peer_id[MAX_CID_SIZE]

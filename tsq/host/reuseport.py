@@ -63,18 +63,19 @@ def assemble(lines: Sequence[Line]) -> bytes:
     return bytes(code)
 
 
-def steering(workers: int, newcomers: int, living: Collection[int] = ()) -> bytes:
+def steering(workers: int, newcomers: int, living: Collection[int] = (), *, divided: bool = False) -> bytes:
     """The program for two generations of `workers` workers each, whose sockets are in the order of their slots.
 
     newcomers: the generation, 0 or 1, that gets Initial and 0-RTT packets. living: the slots of the other generation whose workers
     still serve their connections. A packet of any other of its connections goes to the newcomers' generation, which ends the
-    connection by a stateless reset.
+    connection by a stateless reset. divided: behind these sockets come as many others, in the same order, for newcomers alone.
     """
     slots, first = 2 * workers, newcomers * workers
     if not 1 <= workers <= _MOST_SLOTS // 2:
         raise ValueError(f"{workers} workers (expected 1 to {_MOST_SLOTS // 2})")
     in_slot: list[Line] = [("and", SLOT_BITS)] if slots <= SLOT_BITS + 1 else []
     to_newcomers: list[Line] = [*in_slot, ("mod", workers), ("add", first), ("reta",)]
+    to_strangers: list[Line] = [*in_slot, ("mod", workers), ("add", first + slots * divided), ("reta",)]
     other = range(workers - first, 2 * workers - first)
     ended = [slot for slot in other if slot not in living]
     if len(ended) == workers:
@@ -84,11 +85,25 @@ def steering(workers: int, newcomers: int, living: Collection[int] = ()) -> byte
         for slot in ended:
             known += [("jeq", slot, "", f"not {slot}"), ("ret", slot % workers + first), f"not {slot}"]
         known.append(("reta",))
+    return _by_header(to_strangers, known, first + slots * divided)
+
+
+def division() -> bytes:
+    """The program for one server with two sockets, of which the second is for newcomers."""
+    return _by_header([("ret", 1)], [("ret", 0)], 1)
+
+
+def _by_header(newcomer: Sequence[Line], known: Sequence[Line], short: int) -> bytes:
+    """A program that tells newcomers' packets (Initial, 0-RTT, unknown versions) from those of connections.
+
+    newcomer, known: what is done then, with the first octet of the connection ID in the accumulator. short: the socket for
+    datagrams that are too short for one.
+    """
     return assemble(
         [
             ("ldlen",),
             ("jge", _LEAST, "long enough", ""),
-            ("ret", first),
+            ("ret", short),
             "long enough",
             ("ldb", 0),
             ("jset", _LONG, "long header", "short header"),
@@ -104,7 +119,7 @@ def steering(workers: int, newcomers: int, living: Collection[int] = ()) -> byte
             ("jeq", _HANDSHAKE_2, "handshake", "newcomer"),
             "newcomer",
             ("ldb", _LONG_ID_AT),
-            *to_newcomers,
+            *newcomer,
             "handshake",
             ("ldb", _LONG_ID_AT),
             ("jge", 0, "known", "known"),
