@@ -61,7 +61,7 @@ def test_a_client_that_goes_silent_is_logged(certificates, lines):
     world.to_server = lambda data, number: []
     world.run(10)
     assert not client.established
-    assert lines() == ["1 handshake(s) were not finished in time, the last with 192.0.2.7:41001"]
+    assert lines() == ["1 handshake not finished in time, the last with 192.0.2.7:41001"]
 
 
 def test_a_handshake_that_succeeds_is_not_logged(certificates, lines):
@@ -90,7 +90,7 @@ def test_a_flood_of_silent_clients_is_a_line_in_ten_seconds_and_hides_no_alert(l
     log.failed("192.0.2.9:4433", NOT_OUR_PROTOCOL, 9.0)
     assert len(lines()) == 2
     log.failed("192.0.2.1:4433", None, 10.0)
-    assert lines()[-1] == "1000 handshake(s) were not finished in time, the last with 192.0.2.1:4433"
+    assert lines()[-1] == "1000 handshakes not finished in time, the last with 192.0.2.1:4433"
 
 
 def test_text_of_a_peer_is_quoted_and_cut(lines):

@@ -495,7 +495,7 @@ def test_a_full_server_says_so_seldom_and_counts(certificates, caplog):
         world.deliver_to_server(Stranger().initial(crypto(0, b"\x01")), ATTACKER)
         world.run(0.01)
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "all 1 connections are in use" in record.getMessage()
+    assert "the limit of 1 connection is reached" in record.getMessage()
     assert "Limits(max_connections=...) allows more" in record.getMessage()
     assert world.counters.get("dropped", Drop.TOO_MANY_CONNECTIONS) == 50
 

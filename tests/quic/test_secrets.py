@@ -178,5 +178,5 @@ def test_an_operator_can_read_what_was_wrong_but_no_secret(file, caplog):
     secrets = Secrets.from_file(file(ONE.hex()))
     file(TWO.hex(), ONE.hex())
     secrets.refresh(1.0)
-    assert "2 secret(s) reloaded" in caplog.text
+    assert "2 secrets reloaded" in caplog.text
     assert ONE.hex() not in caplog.text + repr(secrets)

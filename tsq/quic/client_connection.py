@@ -22,6 +22,8 @@ from tsq.quic.tls import ClientConfiguration
 # A client's socket is connected: it has one peer, and aioquic never looks into the path.
 _SERVER_PATH = "the server"
 _CLIENT_ACK_DELAY = 0.02
+# Of a packet with one message: headers, tag, and an ACK frame of some ranges. A server's packet may have brought more than that.
+_MOST_OVERHEAD = 128
 # A server sends one ticket or two. Ignore further ones.
 _MOST_TICKETS = 4
 
@@ -29,6 +31,7 @@ _MOST_TICKETS = 4
 class ClientConnection(Connection):
     """A connection to a server. on_ticket: called with each session ticket once the server is accepted.
 
+    equal_datagrams: make a request's UDP datagram at least as large as that of its answer, whose message has the same size (R7).
     tickets: how many session tickets there were. heard: whether the last datagram held a packet of the server's, and not only what
     anybody can send, or what another server of its fleet sends that does not know the connection.
     """
@@ -40,7 +43,7 @@ class ClientConnection(Connection):
         self._judged = False
         self._unjudged: list[SessionTicket] = []
         self.tickets = 0
-        self.heard = False
+        self.heard = self.equal_datagrams = False
         self._token = b""
         quic = SharedConnection(configuration=configuration, session_ticket_handler=self._ticket, token_handler=self._take_token)
         quic.accept = configuration.accept
@@ -63,6 +66,11 @@ class ClientConnection(Connection):
     def early_accepted(self) -> bool:
         """Whether the server accepted 0-RTT."""
         return self.handshake is not None and self.handshake.early_data_accepted
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the server, too, knows that the handshake is complete."""
+        return internals.is_confirmed(self.quic)
 
     @property
     def resumed(self) -> bool:
@@ -93,19 +101,24 @@ class ClientConnection(Connection):
     @property
     def timer(self) -> float | None:
         """When `handle_timer` is due: aioquic's timer, or the data plane's for an acknowledgment or a probe."""
-        times = [super().timer]
-        if self.plane is not None:
-            since = self.plane.waits_to_acknowledge
-            times += [self.plane.probe_at, None if since is None else since + _CLIENT_ACK_DELAY]
-        return None if times[0] is None else min(time for time in times if time is not None)
+        plane = self.plane
+        if plane is None or not plane.active or self.terminated:
+            return super().timer
+        probe_at, since = plane.probe_at, plane.waits_to_acknowledge
+        due = plane.control_timer
+        if probe_at is not None and probe_at < due:
+            due = probe_at
+        return due if since is None else min(due, since + _CLIENT_ACK_DELAY)
 
     def _must_only_acknowledge(self, now: float) -> bool:
         """Whether all that is due is an acknowledgment, and the data plane can send it: aioquic need not take over for that."""
         plane = self.plane
         if plane is None or (since := plane.waits_to_acknowledge) is None or now < since + _CLIENT_ACK_DELAY:
             return False
-        others = [time for time in (super().timer, plane.probe_at) if time is not None]
-        return now < min(others, default=now) and not plane.wants_key_update()
+        if self.terminated or now >= plane.control_timer:
+            return False
+        probe_at = plane.probe_at
+        return (probe_at is None or now < probe_at) and not plane.wants_key_update()
 
     def receive(self, data: bytes, now: float) -> list[Message]:
         """Take one UDP datagram from the server. Return the messages in it."""
@@ -138,12 +151,17 @@ class ClientConnection(Connection):
             self.quic.send_ping(0)
         return super().handle_timer(now)
 
-    def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
+    def transmit(
+        self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None, least: int = 0
+    ) -> tuple[Outgoing, int]:
         """As in `Connection`. The data plane serves from the second request on: for one request, its set-up costs too much."""
         if self.plane is None and self._asked and self.handshake is not None and offload_is_possible():
             self.attach(None)
         self._asked = self._asked or bool(messages)
-        return super().transmit(messages, now, stamp)
+        if self.equal_datagrams and self.plane is not None and len(messages) == 1:
+            # What the server's last packet had beside its message, this one has at least.
+            least = min(self.plane.overhead, _MOST_OVERHEAD) + len(messages[0])
+        return super().transmit(messages, now, stamp, least)
 
     def flush(self, now: float) -> Outgoing:
         """Datagrams to send when there is no message to send. While the data plane serves, aioquic has none."""
@@ -158,6 +176,12 @@ class ClientConnection(Connection):
         """Send a whole message, and FIN, on a stream."""
         self.take_back()
         super().send_stream(stream_id, data)
+
+    def write_stream(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        """Send bytes on a stream, and FIN only at its end. A client of TSQ sends whole messages; tests of servers do not."""
+        self.take_back()
+        if self.can_send_stream(stream_id) or stream_id == self.quic.get_next_available_stream_id():
+            self.quic.send_stream_data(stream_id, data, end_stream=end)
 
     def close(self, error_code: int = QuicErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close; `flush` gives the last datagram."""

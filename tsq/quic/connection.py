@@ -15,11 +15,13 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
+from tsq._fast import DATAGRAM_CAPACITY, FRAME_OVERHEAD, MOST_MESSAGE
 from tsq.dataplane.batches import DataPlane
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
 from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.budget import Throttle
+from tsq.wording import counted
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
 
@@ -31,14 +33,10 @@ Outgoing = list[tuple[bytes, object]]
 
 logger = logging.getLogger(__name__)
 
-# The largest message: fits the smallest QUIC packet (1200 bytes) beside the longest header, an ACK and the AEAD's tag.
-MAX_MESSAGE_SIZE = 1100
 # What the data plane puts into one packet: fits beside the longest header and ACK frame that it makes.
 _MOST_SEALED = 900
-# How much of one stream's request or response is kept.
-MAX_STREAM_SIZE = 2048
-# RFC 9221 §4: type and a two-byte length in front of a message of up to 16383 bytes, one byte of length up to 63.
-_FRAME_OVERHEAD = 3
+# The largest message on a stream. One in a DATAGRAM frame is smaller than its UDP datagram, of which as much is read.
+MAX_STREAM_SIZE = DATAGRAM_CAPACITY
 # A peer that knows how to cause a failure must not fill the log with it.
 _failures = Throttle(10.0)
 
@@ -86,8 +84,8 @@ class Connection:
     """What client and server connections have in common. `path` is opaque here: it comes in and goes out with datagrams.
 
     Call `take_back` before anything is done through aioquic, `hand_over` after everything: the planes never work at the same time.
-    left_out: how many messages were dropped because one packet brought too many. application: what serves this connection in place
-    of TSQ's messages; None for a connection of TSQ.
+    left_out: how many messages were dropped because one packet brought too many. too_large: how many streams were reset because of
+    the size of their message. application: what serves this connection in place of TSQ's messages; None for a connection of TSQ.
     """
 
     def __init__(self, quic: SharedConnection) -> None:
@@ -100,7 +98,7 @@ class Connection:
         self.application: Application | None = None
         self.issued: list[bytes] = []
         self.retired: list[bytes] = []
-        self.left_out = 0
+        self.left_out = self.too_large = 0
         # Both hold streams that are open only: as many as the peer may open.
         self._streams: dict[int, bytearray] = {}
         self._stopped: set[int] = set()
@@ -141,9 +139,14 @@ class Connection:
             self._guarded(lambda: self.quic.handle_timer(now), None)
         return self._drain()
 
+    @property
+    def most_message(self) -> int:
+        """The largest message for this peer in a DATAGRAM frame, bytes."""
+        return min(MOST_MESSAGE, internals.peer_datagram_limit(self.quic) - FRAME_OVERHEAD)
+
     def can_send_datagram(self, data: bytes) -> bool:
         """Whether this message fits a DATAGRAM frame that the peer takes (RFC 9221 §3) and a packet."""
-        return len(data) <= MAX_MESSAGE_SIZE and len(data) + _FRAME_OVERHEAD <= internals.peer_datagram_limit(self.quic)
+        return len(data) <= self.most_message
 
     def send_datagram(self, data: bytes) -> None:
         """Put a message into the next packet. Raises TransportError where it fits no frame that the peer takes."""
@@ -184,11 +187,14 @@ class Connection:
         """Let the data plane serve this connection as soon as it is eligible. data_plane: the server's table; None for a client."""
         self.plane = HandOver(data_plane, self.quic)
 
-    def transmit(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[Outgoing, int]:
+    def transmit(
+        self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None, least: int = 0
+    ) -> tuple[Outgoing, int]:
         """(datagrams to send now, how many of these messages were dropped because they could not be sent).
 
         The data plane seals the messages where it can. Then aioquic expects no acknowledgment of them. stamp: (nonce, T3) of the
-        response whose transmit timestamp was requested.
+        response whose transmit timestamp was requested. least: if it is sealed there, make the datagram with all messages as
+        large as this (R7).
         """
         if self.plane is None or not messages or any(len(message) > _MOST_SEALED for message in messages):
             self.take_back()
@@ -204,7 +210,7 @@ class Connection:
         groups = _packets(messages)
         for number, group in enumerate(groups):
             # Of several packets it is not known which one holds the response whose transmit timestamp was requested.
-            sealed = self.plane.seal(group, now, stamp if len(groups) == 1 else None)
+            sealed = self.plane.seal(group, now, stamp, least) if len(groups) == 1 else self.plane.seal(group, now)
             if sealed is None:
                 return out, sum(map(len, groups[number:]))
             out.append(sealed)
@@ -269,7 +275,7 @@ class Connection:
         count = _failures.due(time.monotonic())
         if count:
             trace = logger.isEnabledFor(logging.DEBUG)
-            logger.error("the QUIC stack failed: %d connection(s) ended, the last by %r", count, error, exc_info=trace)
+            logger.error("the QUIC stack failed: %s ended, the last by %r", counted(count, "connection"), error, exc_info=trace)
         self.terminated = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, f"internal error: {error!r}")
 
     def _drain(self) -> list[Message]:
@@ -321,12 +327,13 @@ class Connection:
                 self._stopped.discard(event.stream_id)
             return
         collected = self._streams.setdefault(event.stream_id, bytearray())
-        collected += event.data
-        if len(collected) > MAX_STREAM_SIZE:
+        if len(collected) + len(event.data) > MAX_STREAM_SIZE:
+            self.too_large += 1
             self.stream_done(event.stream_id, event.end_stream)
             self.quic.reset_stream(event.stream_id, QuicErrorCode.APPLICATION_ERROR)
             touched.pop(event.stream_id, None)
             return
+        collected += event.data
         touched[event.stream_id] = event.end_stream or touched.get(event.stream_id, False)
 
 
@@ -335,7 +342,7 @@ def _packets(messages: list[bytes]) -> list[list[bytes]]:
     groups: list[list[bytes]] = []
     room = 0
     for message in messages:
-        size = len(message) + 1 + _FRAME_OVERHEAD
+        size = len(message) + 1 + FRAME_OVERHEAD
         if size > room:
             groups.append([])
             room = _MOST_SEALED

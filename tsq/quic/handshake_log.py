@@ -11,6 +11,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription
 
 from tsq.quic.budget import Bucket, Throttle
+from tsq.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class HandshakeLog:
         if end is None:
             count = self._silent.due(now)
             if count:
-                logger.info("%d handshake(s) were not finished in time, the last with %s", count, client)
+                logger.info("%s not finished in time, the last with %s", counted(count, "handshake"), client)
             return
         if self._lines.refill(now) < 1:
             self._left_out += 1

@@ -5,72 +5,32 @@ admission says (tsq/dataplane/admission.pyx). The cost of ending a connection de
 connection has a deadline. It must never open a connection that admission did not admit.
 """
 
-import logging
 import time
 from collections.abc import Callable
-from enum import StrEnum
 
 from aioquic.quic.configuration import QuicConfiguration
 
 from tsq.counters import Counters
-from tsq.dataplane.admission import MOST_TOKEN_KEYS, Admission
+from tsq.dataplane.admission import Admission
 from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.session import Session
 from tsq.quic import tls
 from tsq.quic.access import AccessList
 from tsq.quic.aioquic import hibernate, internals
-from tsq.quic.budget import Bucket, Throttle
+from tsq.quic.budget import Bucket
 from tsq.quic.connection_ids import ConnectionIds
+from tsq.quic.drops import EXCESSES, Drop
+from tsq.quic.gate import Gate
 from tsq.quic.handshake_log import HandshakeLog
-from tsq.quic.limits import DRAINING, FULL, Limits, RetryPolicy
-from tsq.quic.resets import StatelessResets, reset_key
+from tsq.quic.limits import Limits, RetryPolicy
 from tsq.quic.sealed_tickets import SealedTickets
-from tsq.quic.secrets import Purpose, Secrets
+from tsq.quic.secrets import Secrets
 from tsq.quic.server_connection import Applications, ServerConnection
 from tsq.quic.udp import NetworkPath
-from tsq.settings import Setting
 
 __all__ = ["CONNECTION_ID_SIZE", "EXCESSES", "Drop", "Limits", "RetryPolicy", "Router"]
 
 CONNECTION_ID_SIZE = 8
-# Seconds between two reports of a full server.
-_REPORT_INTERVAL = 60.0
-# So long new clients are refused after there was no memory.
-_SHORT_OF_MEMORY = 10.0
-
-logger = logging.getLogger(__name__)
-
-
-class Drop(StrEnum):
-    """Why a datagram was dropped."""
-
-    TOO_SHORT = "too short for a QUIC packet"
-    UNKNOWN_CONNECTION = "unknown connection ID"
-    UNKNOWN_VERSION = "unknown version"
-    SMALL_INITIAL = "Initial under 1200 bytes"
-    NOT_INITIAL = "handshake packet of no connection"
-    TOO_MANY_CONNECTIONS = FULL
-    DRAINING = DRAINING
-    INVALID_TOKEN = "invalid Retry token"
-    USED_TOKEN = "Retry token that was used before"
-    NETWORK_OVER_BUDGET = "more handshakes than one network may begin"
-    MEMORY_SHORT = "memory is short"
-    DENIED = "address that is denied"
-    UNREADABLE_INITIAL = "Initial that cannot be opened"
-    TOO_MANY_HANDSHAKES = "too many handshakes under way"
-    TOO_MANY_PACKETS = "datagram with too many packets"
-    TOO_MANY_FRAMES = "packet with too many frames"
-    TOO_MANY_ACKS = "packet with too many acknowledgments"
-    HANDSHAKE_DATA = "handshake data beyond the limits"
-    OVER_BUDGET = "more packets than one connection may cost"
-    CAME_BEFORE = "packet that came before"
-    OVERLOADED = "more packets than the control plane takes"
-
-
-# Of these, the reasons that an attack causes.
-EXCESSES = (
-    Drop.TOO_MANY_PACKETS, Drop.TOO_MANY_FRAMES, Drop.TOO_MANY_ACKS, Drop.HANDSHAKE_DATA, Drop.OVER_BUDGET, Drop.OVERLOADED,
-)  # fmt: skip
 
 
 class _Known(dict[bytes, ServerConnection]):
@@ -110,37 +70,25 @@ class Router:
         connection_ids: ConnectionIds | None = None,
         access: AccessList | None = None,
     ) -> None:
-        self.admission = Admission()
+        self.secrets = Secrets.random() if secrets is None else secrets
+        self.connection_ids = ConnectionIds() if connection_ids is None else connection_ids
+        key = tls.private_key_bytes(configuration)
+        self._gate = Gate(key, counters, limits, instance, self.secrets, self.connection_ids, access)
+        self.admission = self._gate.admission
         self.replies: list[tuple[bytes, NetworkPath]] = []
         self.forgotten = 0
         self.applications: Applications = {}
-        self._draining = False
         self._counters = counters
-        self.secrets = Secrets.random() if secrets is None else secrets
-        self.connection_ids = ConnectionIds() if connection_ids is None else connection_ids
-        self._instance = self.connection_ids.instance or instance
-        # Made once: existing connections keep their tokens when the certificate is renewed.
-        self._resets = StatelessResets(reset_key(tls.private_key_bytes(configuration), self._instance))
+        self._resets = self._gate.resets
         self._tickets = SealedTickets(self.secrets, lambda reason: counters.add("tickets refused", reason))
         self._by_id = _Known(self.admission)
         # Where connections rest. This router keeps nothing of them.
         self._planes: list[DataPlane] = []
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
-        self._counted: dict[str, int] = {}
-        self._short_until = 0.0
-        self.configuration = configuration
-        self.limits = limits
-        if access is not None:
-            self.admission.set_access(*access.compiled())
-        self._share_keys()
-        self.secrets.when_changed(self._share_keys)
-        self._shape_retry_ids()
         # Those of them whose client's address is not validated.
         self._unvalidated: dict[ServerConnection, None] = {}
-        self._full = Throttle(_REPORT_INTERVAL)
-        self._refused_before = 0
-        counters.before_reading(self._count)
+        self.configuration = configuration
         self._log = HandshakeLog()
         self._watchers: list[Callable[[ServerConnection], None]] = []
         self._rebuilds = Bucket(limits.rebuilds, limits.rebuilds)
@@ -150,11 +98,21 @@ class Router:
     @property
     def draining(self) -> bool:
         """Whether it takes no new connections because it is about to end."""
-        return self._draining
+        return self._gate.draining
 
     @draining.setter
     def draining(self, draining: bool) -> None:
-        self._draining = draining
+        self._gate.draining = draining
+        self._tell_admission()
+
+    @property
+    def limits(self) -> Limits:
+        """What strangers and clients may cost."""
+        return self._gate.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._gate.limits = limits
         self._tell_admission()
 
     @property
@@ -166,32 +124,6 @@ class Router:
     def configuration(self, configuration: QuicConfiguration) -> None:
         self._configuration = configuration
         self.admission.set_versions(configuration.supported_versions)
-
-    @property
-    def limits(self) -> Limits:
-        """What strangers and clients may cost."""
-        return self._limits
-
-    @limits.setter
-    def limits(self, limits: Limits) -> None:
-        self._limits = limits
-        self.admission.set_limits(
-            retry=limits.retry.value,
-            half_open=limits.half_open,
-            newcomers=limits.newcomers,
-            handshakes=limits.handshakes,
-            arrivals=limits.arrivals,
-            prefix_newcomers=limits.prefix_newcomers,
-            prefix_handshakes=limits.prefix_handshakes,
-            queue_delay=limits.queue_delay,
-            memory=limits.memory,
-            packets=limits.peer.packets,
-            frames=limits.peer.frames,
-            acks=limits.peer.acks,
-            ack_ranges=limits.peer.ack_ranges,
-            handshake_packets=limits.peer.handshake_packets,
-        )
-        self._tell_admission()
 
     @property
     def connections(self) -> list[ServerConnection]:
@@ -228,7 +160,7 @@ class Router:
             self.replies.append((reply, path))
         if reason is not None:
             if reason == Drop.TOO_MANY_CONNECTIONS:
-                self._report_full(now)
+                self._gate.report_full(now)
             return None
         if connection is not None:
             return connection
@@ -245,11 +177,8 @@ class Router:
 
     def look_after(self, now: float) -> None:
         """Call this about once a second."""
-        self.admission.rotate_keys(now)
-        if now >= self._short_until:
-            self._short_until = 0.0
+        self._gate.look_after(now)
         self._tell_admission()
-        self._report_full(now)
 
     def add_plane(self, data_plane: DataPlane) -> None:
         """Let connections rest in this data plane."""
@@ -277,7 +206,7 @@ class Router:
             try:
                 rests = connection.rest(now)
             except MemoryError:
-                self._short_until = now + _SHORT_OF_MEMORY
+                self._gate.is_short_of_memory(now)
                 self._tell_admission()
                 break
             except Exception as error:
@@ -288,6 +217,10 @@ class Router:
                 self._leave(connection)
                 count += 1
         return count
+
+    def is_half_open(self, connection_id: bytes) -> bool:
+        """Whether this is a connection in its handshake."""
+        return bool(self._half_open) and self._by_id.get(connection_id) in self._half_open
 
     def wake(self, connection_id: bytes, now: float) -> ServerConnection | None:
         """The connection with this ID, made again where it was at rest; None where there is none, or too many were made lately."""
@@ -389,35 +322,7 @@ class Router:
 
     def _tell_admission(self) -> None:
         """Keep what admission knows of the connections up to date."""
-        self.admission.half_open = len(self._half_open)
-        self.admission.draining = self._draining
-        awake = len(self._connections)
-        # Those at rest make room for others.
-        full = awake >= self.limits.max_connections or awake >= self.limits.awake
-        self.admission.full = full or bool(self._short_until)
-
-    def _count(self) -> None:
-        """Add admission's counts since the last call."""
-        admission, before = self.admission, self._counted
-        now = admission.dropped()
-        self._counted = now | {"retries": admission.retries, "resets": admission.reset_count, "refused": admission.refused}
-        for reason, count in now.items():
-            self._counters.add("dropped", reason, count - before.get(reason, 0))
-        self._counters.add("retries", amount=admission.retries - before.get("retries", 0))
-        self._counters.add("stateless resets", amount=admission.reset_count - before.get("resets", 0))
-        self._counters.add("refused", amount=admission.refused - before.get("refused", 0))
-
-    def _report_full(self, now: float) -> None:
-        refused = self.admission.dropped()[Drop.TOO_MANY_CONNECTIONS]
-        if refused == self._refused_before or not self._full.due(now):
-            return
-        logger.warning(
-            "all %d connections are in use: new clients are refused (%d attempts since the last such line); %s allows more",
-            self.limits.max_connections,
-            refused - self._refused_before,
-            Setting.MAX_CONNECTIONS,
-        )
-        self._refused_before = refused
+        self._gate.tell(half_open=len(self._half_open), awake=len(self._connections))
 
     def _leave(self, connection: ServerConnection) -> None:
         """Forget an object whose connection is at rest."""
@@ -458,38 +363,14 @@ class Router:
             return self._drop(Drop.OVERLOADED)
         return self._unknown(data, connection_id, path, now)
 
-    def _share_keys(self) -> None:
-        """Make address tokens with the secrets; resets only with shared ones: those of one process are of no use to the next."""
-        if self.secrets.shared:
-            self._resets.keys = tuple(reset_key(secret, self._instance) for secret in self.secrets.keys(Purpose.RESETS))
-        # Workers of one server take each other's tokens, whether their secrets are from a file or not.
-        self.admission.set_token_keys(self.secrets.keys(Purpose.TOKENS)[:MOST_TOKEN_KEYS])
-        ids = self.connection_ids
-        # Where it takes more than one key, or a look at the ID, `_unknown` answers.
-        plain = len(self._resets.keys) == 1 and ids.slots == 1 and ids.quic_lb is None
-        self.admission.set_reset_key(self._resets.keys[0], plain)
-
-    def _shape_retry_ids(self) -> None:
-        """Have the IDs of Retry packets lead the next Initial to this worker, as those of `ConnectionIds.transient`."""
-        ids = self.connection_ids
-        if ids.quic_lb is not None:
-            # No balancer reads a server in it.
-            self.admission.set_first_octet(0xFF, 0xE0 | ids.slot)
-        elif ids.slots > 1:
-            self.admission.set_first_octet(0x1F if ids.slots <= 0x20 else 0xFF, ids.slot)
-
     def _unknown(self, data: bytes, connection_id: bytes, path: NetworkPath, now: float) -> ServerConnection | None:
         """A packet of an unknown connection. Reply with a stateless reset, where one may be sent."""
-        # Only where no other worker or server can have the connection.
-        if self.connection_ids.answers_for(connection_id):
-            resets = self._resets.answer(data, connection_id, now)
-            self.replies += [(reset, path) for reset in resets]
-            self._counters.add("stateless resets", amount=len(resets))
+        self.replies += [(reset, path) for reset in self._gate.resets_for(data, connection_id, now)]
         return self._drop(Drop.UNKNOWN_CONNECTION)
 
     def _is_full(self, now: float) -> bool:
         """Whether there is no room for one more connection, and none could be made."""
-        if now < self._short_until or len(self._connections) >= self.limits.awake:
+        if self._gate.memory_is_short(now) or len(self._connections) >= self.limits.awake:
             return True
         return self.count >= self.limits.max_connections and not self._make_room()
 
@@ -507,7 +388,7 @@ class Router:
             # It is refused, not ignored: a client that learns of it at once asks another server before its next poll.
             return Drop.DRAINING
         if self._is_full(now):
-            self._report_full(now)
+            self._gate.report_full(now)
             return Drop.TOO_MANY_CONNECTIONS
         return None
 

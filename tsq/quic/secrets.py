@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tsq.errors import ConfigError
 from tsq.quic.certificates.reading import read_whole
+from tsq.wording import counted
 
 SECRET_SIZE = 32
 KEY_SIZE = 32
@@ -116,7 +117,7 @@ class Secrets:
             return False
         if masters != self._masters:
             self._use(masters)
-            logger.info("%d secret(s) reloaded", len(masters))
+            logger.info("%s reloaded", counted(len(masters), "secret"))
         return True
 
     def _use(self, masters: Sequence[bytes]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tsq import _fast
 from tsq.errors import ConfigError
 from tsq.host import shortage
-from tsq.host.reuseport import bind_group
+from tsq.host.reuseport import attach, bind_group, division
 from tsq.options import Target
 
 if TYPE_CHECKING:
@@ -144,6 +144,24 @@ class UdpSocket:
             udp.close()
             raise _bind_error(host, port, error) from error
         return udp
+
+    @classmethod
+    def divided(cls, host: str, port: int) -> "tuple[UdpSocket, UdpSocket | None]":
+        """As `listening`, and a socket at the same address that gets newcomers' packets alone: a flood of them fills no other.
+
+        None instead where the system cannot tell them apart. Raises ConfigError where the address cannot be had.
+        """
+        try:
+            first, second = cls.group(host, port, 2)
+        except ConfigError:
+            return cls.listening(host, port), None
+        try:
+            attach(first, division())
+        except OSError:
+            first.close()
+            second.close()
+            return cls.listening(host, port), None
+        return cls.passed(first), cls.passed(second)
 
     @staticmethod
     def group(host: str, port: int, count: int) -> list[socket.socket]:

@@ -6,9 +6,9 @@ import weakref
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.crypto import CryptoPair, KeyUnavailableError
+from aioquic.quic.crypto import CryptoPair, KeyUnavailableError, derive_key_iv_hp
 from aioquic.quic.packet import QuicProtocolVersion
-from aioquic.tls import Epoch, Group
+from aioquic.tls import CipherSuite, Epoch, Group
 
 from tests.dataplane.test_session import inject
 from tests.support.foreign import ForeignClient, PacketLog
@@ -111,6 +111,38 @@ def test_discarded_initial_keys_never_come_back(used):
     pair.teardown()
     assert not pair.send.is_valid()
     assert pair.send.secret is None
+
+
+@pytest.mark.parametrize("updates", [0, 1, 5])
+def test_header_protection_keeps_its_keys_over_key_updates(updates):
+    """RFC 9001 §6.1. The data plane may get them late: after an update."""
+    pair = trim._Pair()
+    secrets = bytes(range(32)), bytes(range(32, 64))
+    for context, secret in zip((pair.recv, pair.send), secrets, strict=True):
+        context.setup(cipher_suite=CipherSuite.AES_128_GCM_SHA256, secret=secret, version=QuicProtocolVersion.VERSION_1)
+    first = tuple(
+        derive_key_iv_hp(cipher_suite=CipherSuite.AES_128_GCM_SHA256, secret=secret, version=QuicProtocolVersion.VERSION_1)[2]
+        for secret in secrets
+    )
+    for _ in range(updates):
+        pair.update_key()
+        pair.encrypt_packet(b"\x40" + bytes(9), bytes(20), 0)
+    assert pair.protection == first
+    assert (pair.recv.secret, pair.send.secret) == secrets if not updates else pair.send.secret not in secrets
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_client_updates_its_keys_whenever_it_likes(either, asked):
+    """Also before its data plane has the connection, which is so until its second request."""
+    channel = either.channel()
+    either.run(0.5)
+    for _ in range(asked):
+        either.exchange(channel)
+    channel._connection.take_back()
+    channel._connection.quic.request_key_update()
+    for _ in range(3):
+        either.exchange(channel)
+    assert [sample.valid for sample in channel.samples] == [True] * (asked + 3)
 
 
 def test_no_keys_are_derived_for_a_version_that_is_not_spoken(world):

@@ -299,6 +299,7 @@ def _set_keys(quic: Any, session: Session) -> None:
     """Set the keys of the present phase. Those for header protection are the first phase's (RFC 9001 §6.1)."""
     pair = quic._cryptos[Epoch.ONE_RTT]
     suite = CipherSuite(session.suite)
+    pair.first = session.protection
     for context, secret, protection in zip((pair.recv, pair.send), session.secrets, session.protection, strict=True):
         context.setup(cipher_suite=suite, secret=secret, version=QuicProtocolVersion(session.version))
         context.hp = type(context.hp)(CIPHER_SUITES[suite][0], protection)

@@ -23,6 +23,7 @@ PRIVATE_NAMES = (
     "_close_event",
     "_crypto_buffers",
     "_datagrams_pending",
+    "_handshake_confirmed",
     "_local_active_connection_id_limit",
     "_local_max_streams_bidi",
     "_local_max_streams_uni",
@@ -216,3 +217,8 @@ def _limits_of_early_data(connection: QuicConnection) -> bytes:
         quic._local_active_connection_id_limit,
     )
     return b"".join(b"\0%d" % limit for limit in limits)
+
+
+def is_confirmed(quic: Any) -> bool:
+    """Whether both ends know that the handshake is complete (RFC 9001 §4.1.2)."""
+    return bool(quic._handshake_confirmed)

@@ -11,6 +11,7 @@ them; the data plane is off where the installed aioquic lacks one (`missing_name
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import cache
+from math import inf
 from typing import Any
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
@@ -146,6 +147,8 @@ class SharedConnection(TrimmedConnection):
     # Judges a server's certificates; why they were refused.
     accept: Callable[[list[Certificate]], CertificateError | None] | None = None
     rejection: CertificateError | None = None
+    # While `get_timer` is asked for all but the idle time-out.
+    never_idle = False
 
     def _initialize(self, peer_cid: bytes) -> None:
         # aioquic calls this again after a Retry.
@@ -199,6 +202,8 @@ class SharedConnection(TrimmedConnection):
 
     @property
     def _close_at(self) -> float | None:
+        if self.never_idle:
+            return inf
         stored: float | None = self.__dict__["own_close_at"]
         session = self.session
         if session is None or stored is None or self._state is not QuicConnectionState.CONNECTED:
@@ -209,6 +214,21 @@ class SharedConnection(TrimmedConnection):
     @_close_at.setter
     def _close_at(self, value: float | None) -> None:
         self.__dict__["own_close_at"] = value
+
+    def timer_but_idle(self) -> float:
+        """When aioquic has something to do, besides noticing that the connection is idle; infinity for never."""
+        self.never_idle = True
+        try:
+            due = self.get_timer()
+        finally:
+            self.never_idle = False
+        return inf if due is None else due
+
+    def idle_at(self, idle_timeout: float) -> float:
+        """When a connection that the data plane holds is idle. idle_timeout: as the property says, which costs more than this."""
+        stored: float | None = self.__dict__["own_close_at"]
+        since = -inf if self.session is None else self.session.last_activity
+        return max(-inf if stored is None else stored, since + idle_timeout)
 
     @property
     def idle_timeout(self) -> float:
@@ -242,18 +262,22 @@ class SharedConnection(TrimmedConnection):
 class HandOver:
     """One connection, and which plane holds it.
 
-    data_plane: the table of the server's socket; None for a client, whose socket is connected and has one connection.
+    data_plane: the table of the server's socket; None for a client, whose socket is connected and has one connection. active:
+    whether the data plane serves the connection now.
     """
 
     def __init__(self, data_plane: DataPlane | None, quic: SharedConnection) -> None:
         self._data_plane = data_plane
         self._quic = quic
         self.holder = Holder.AIOQUIC
+        self.active = False
         self._id = b""
         self._secret: bytes | None = None
         self._secret_seen: bytes | None = None
         self._key_updates_left = float(_MOST_KEY_UPDATES)
         self._key_updated_at = 0.0
+        # Of aioquic while it is not asked for anything: when it has something to do, and the idle time-out.
+        self._asleep: tuple[float, float] | None = None
 
     @property
     def session(self) -> Session | None:
@@ -261,25 +285,23 @@ class HandOver:
         return self._quic.session
 
     @property
-    def active(self) -> bool:
-        """Whether the data plane serves the connection now."""
-        return self.holder is Holder.DATA
-
-    @property
     def path_validated(self) -> bool:
         """Whether the peer's address is validated."""
         paths: Any = self._quic._network_paths
         return bool(paths) and bool(paths[0].is_validated)
 
-    def seal(self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None) -> tuple[bytes, object] | None:
+    def seal(
+        self, messages: list[bytes], now: float, stamp: tuple[bytes, int] | None = None, least: int = 0
+    ) -> tuple[bytes, object] | None:
         """(packet with these messages, path to send it on); None where the data plane does not serve, or has no room.
 
-        stamp: (nonce, T3) of the answer, to request its transmit timestamp (docs/reference/protocol.md R12).
+        stamp: (nonce, T3) of the answer, to request its transmit timestamp (docs/reference/protocol.md R12). least: make the packet
+        as large as this (R7).
         """
         session = self._quic.session
         if not self.active or session is None:
             return None
-        packet = session.seal(messages, now)
+        packet = session.seal(messages, now, least)
         if packet is None:
             return None
         path: Any = self._quic.get_peer_address()
@@ -313,6 +335,12 @@ class HandOver:
         return session.open(packet, now)
 
     @property
+    def overhead(self) -> int:
+        """Bytes around the only message of the peer's last packet, without PADDING frames; 0 where that is not known."""
+        session = self._quic.session
+        return session.overhead if session is not None and self.active else 0
+
+    @property
     def last_receive(self) -> float | None:
         """When the data plane last took a packet of the peer's, monotonic seconds; None without a data plane."""
         session = self._quic.session
@@ -334,8 +362,18 @@ class HandOver:
         """An earlier answer's transmit timestamp, which is reported once; "" where there is nothing to report."""
         return self._quic.session.report() if self.active and self._quic.session is not None else ""
 
+    @property
+    def control_timer(self) -> float:
+        """When aioquic has something to do while the data plane serves the connection; infinity for never."""
+        if self._asleep is None:
+            self._asleep = self._quic.timer_but_idle(), self._quic.idle_timeout
+        due, idle_timeout = self._asleep
+        return min(due, self._quic.idle_at(idle_timeout))
+
     def _move(self, event: Event) -> None:
+        self._asleep = None
         self.holder = TRANSITIONS[self.holder, event]
+        self.active = self.holder is Holder.DATA
         if self._quic.session is not None:
             self._quic.session.active = self.holder is Holder.DATA
 
@@ -376,10 +414,11 @@ class HandOver:
         session = self._session()
         keys = quic._cryptos[Epoch.ONE_RTT]
         if keys.recv.secret is not self._secret:
-            self._hand_keys(session, keys.recv, keys.send, now)
+            self._hand_keys(session, keys, now)
         path = quic._network_paths[0].addr
         remote, local = (b"", b"") if self._data_plane is None else (path.remote, path.local)
         session.set_path(remote, local, quic._peer_cid.cid)
+        session.most_frame = internals.peer_datagram_limit(quic)
         self._list(session)
         self._hand_received(session, quic._spaces[Epoch.ONE_RTT])
         _hand_recovery(quic, session)
@@ -483,13 +522,13 @@ class HandOver:
             self._id = self._quic.host_cid
             self._data_plane.add(self._id, session)
 
-    def _hand_keys(self, session: Session, receive: CryptoContext, send: CryptoContext, now: float) -> None:
-        key, iv, protection = _material(receive)
-        send_key, send_iv, send_protection = _material(send)
+    def _hand_keys(self, session: Session, keys: Any, now: float) -> None:
+        receive, send = keys.recv, keys.send
         if self._secret is None:
-            session.set_protection(int(receive.cipher_suite), protection, send_protection)  # type: ignore[arg-type]
-        session.set_keys(receive.key_phase, key, iv, send_key, send_iv, *_next_material(receive), now)
-        session.set_secrets(int(receive.version), receive.secret, send.secret)  # type: ignore[arg-type]
+            # The keys may have been updated before: header protection keeps its first ones (RFC 9001 §6.1).
+            session.set_protection(int(receive.cipher_suite), *keys.protection)
+        session.set_keys(receive.key_phase, *_material(receive), *_material(send), *_next_material(receive), now)
+        session.set_secrets(int(receive.version), receive.secret, send.secret)
         self._secret = receive.secret
 
     def _hand_received(self, session: Session, space: Any) -> None:
@@ -549,11 +588,11 @@ def _take_back_recovery(quic: Any, session: Session) -> None:
         loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = latest, smoothed, variance, minimum
 
 
-def _material(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
-    """Key, IV and header protection key of a direction (RFC 9001 §5.1)."""
+def _material(context: CryptoContext) -> tuple[bytes, bytes]:
+    """Key and IV of a direction (RFC 9001 §5.1)."""
     if context.cipher_suite is None or context.secret is None or context.version is None:
         raise ValueError("keys that are not there yet")
-    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)
+    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)[:2]
 
 
 def _next_material(context: CryptoContext) -> tuple[bytes, bytes]:

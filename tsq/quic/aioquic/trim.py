@@ -15,7 +15,7 @@ from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicReceiveContext
-from aioquic.quic.crypto import CryptoContext, CryptoPair
+from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Context, Epoch, Group
@@ -48,6 +48,7 @@ PRIVATE_NAMES = {
         "_streams",
         "_streams_queue",
     ),
+    "keys": ("_update_key",),
     "recovery": ("_send_probe",),
     # Of the TLS context; all but the receive buffer are used up when the handshake is over.
     "tls": (
@@ -82,7 +83,12 @@ _KEY_SHARES = [Group.X25519, Group.SECP256R1]
 def missing_names() -> list[str]:
     """Names of PRIVATE_NAMES and REPLACED_NAMES that the installed aioquic lacks."""
     connection: Any = QuicConnection(configuration=QuicConfiguration())
-    owners = {"connection": connection, "recovery": getattr(connection, "_loss", None), "tls": Context(is_client=True)}
+    owners = {
+        "connection": connection,
+        "keys": CryptoPair(),
+        "recovery": getattr(connection, "_loss", None),
+        "tls": Context(is_client=True),
+    }
     missing = [f"{owner}.{name}" for owner, names in PRIVATE_NAMES.items() for name in names if not hasattr(owners[owner], name)]
     for method, names in REPLACED_NAMES.items():
         found = getattr(QuicConnection, method, None)
@@ -135,8 +141,27 @@ class _InitialContext(CryptoContext):
         super().teardown()
 
 
+def _protection(context: CryptoContext) -> bytes:
+    """The header protection key of a direction whose keys were never updated (RFC 9001 §5.4)."""
+    if context.cipher_suite is None or context.secret is None or context.version is None:
+        raise ValueError("keys that are not there yet")
+    return derive_key_iv_hp(cipher_suite=context.cipher_suite, secret=context.secret, version=context.version)[2]
+
+
 class _Pair(CryptoPair):
-    """A CryptoPair whose Initial keys wait until they are needed."""
+    """A CryptoPair whose Initial keys wait until they are needed, and whose keys for header protection outlive key updates."""
+
+    first: tuple[bytes, bytes] | None = None
+
+    @property
+    def protection(self) -> tuple[bytes, bytes]:
+        """Keys for header protection, receiving and sending: those of the first phase (RFC 9001 §6.1)."""
+        return self.first or (_protection(self.recv), _protection(self.send))
+
+    def _update_key(self, trigger: str) -> None:
+        # Afterwards the secrets that they come from are gone.
+        self.first = self.protection
+        super()._update_key(trigger)
 
     def setup_initial(self, cid: bytes, is_client: bool, version: int) -> None:
         def derive() -> None:
