@@ -9,6 +9,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv6Address, ip_address, ip_network
 from math import isfinite
 from typing import Any
@@ -23,6 +24,14 @@ _PIN = "sha256//"
 _DIGEST_SIZE = 32
 # Kinds of time sources, as Time Source Info (251) has them.
 SOURCES = ("gps", "ptp", "ntp", "manual", "unknown")
+
+
+class Precision(StrEnum):
+    """Precision Mode (docs/reference/protocol.md R7): do not ask for it; use other answers, too; use no others."""
+
+    OFF = "off"
+    ASK = "ask"
+    REQUIRE = "require"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,8 @@ class ClientOptions:
     """How a client asks. interval and timeout in seconds; family 0 (any), 4 or 6; server_name None: the host's name.
 
     server_error: what is assumed for the own error of a server that does not report it, seconds. accept_unknown: use also a server
-    that was asked about its own clock and never answered that question; it may not be synchronized.
+    that was asked about its own clock and never answered that question; it may not be synchronized. precision: whether to ask for
+    answers that are as long as the requests.
     """
 
     count: int = 3
@@ -169,6 +179,7 @@ class ClientOptions:
     session_file: str | os.PathLike[str] | None = None
     server_error: float = DEFAULT_SERVER_ERROR
     accept_unknown: bool = False
+    precision: Precision = Precision.OFF
 
     def __post_init__(self) -> None:
         check_type("count", self.count, int)
@@ -188,6 +199,7 @@ class ClientOptions:
             check_type("server name", self.server_name, str)
         check_type("stream", self.stream, bool)
         check_type("accept_unknown", self.accept_unknown, bool)
+        check_type("precision", self.precision, Precision)
         object.__setattr__(self, "session_file", _path("session file", self.session_file))
         if not 0 <= check_number("server error", self.server_error) <= 1:
             raise ConfigError(f"server error {self.server_error}", expected="0 to 1 second")
@@ -270,6 +282,14 @@ def parse_port(text: str, least: int = 1) -> int:
     return int(text)
 
 
+def parse_precision(text: str) -> Precision:
+    """How to ask for Precision Mode."""
+    try:
+        return Precision(text)
+    except ValueError:
+        raise ConfigError(f"{text!r}", expected="no value, or =require") from None
+
+
 def _is_host(text: str) -> bool:
     """Whether a text may be a host: no name is longer than 253 characters, and brackets are a matter of how hosts are written."""
     if ":" in text and _canonical_ipv6(text) is None:
@@ -280,7 +300,7 @@ def _is_host(text: str) -> bool:
 def check_type(name: str, value: object, kind: type) -> None:
     """Refuse a value of another type; True and False are no numbers."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {int: "a whole number", str: "text", bool: "True or False"}
+        words = {int: "a whole number", str: "text", bool: "True or False", Precision: "a tsq.Precision"}
         raise ConfigError(f"{name} {value!r}", expected=words[kind])
 
 

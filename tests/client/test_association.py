@@ -193,6 +193,7 @@ def test_a_server_that_was_started_again_costs_one_sample(certificates):
     assert notice.startswith("connected again once; the last time because ")
 
 
+@pytest.mark.draft("9-1")
 def test_a_path_that_died_is_left_for_another_one_after_one_time_out(certificates):
     network, poller = running(certificates)
     before = len(poller.samples)
@@ -224,6 +225,7 @@ def test_a_send_that_fails_makes_another_connection_at_once(certificates):
     assert poller.samples[-1].valid
 
 
+@pytest.mark.draft("6.6-6", "6.6-8", "6.6-9")
 def test_while_the_network_is_down_each_poll_is_a_sample_and_attempts_become_rare(certificates):
     network, poller = running(certificates)
     before, opened = len(poller.samples), network.opened

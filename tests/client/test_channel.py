@@ -59,6 +59,36 @@ def ticket_from(world):
 # --------------------------------------------------------------------------------------------------------- bad links
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_request_that_went_with_the_handshakes_last_flight_is_asked_again_where_it_was_lost(certificates, lost):
+    world = World(certificates)
+    channel = world.channel(timeout=10.0)
+    world.run(0.0025)
+    assert channel.established
+    requests = []
+    world.to_server = lambda data, number: requests.append(number) or ([] if lost and len(requests) == 1 else [MS])
+    number = channel.ask(world.now)
+    world.pump(channel)
+    world.run(1.0)
+    (outcome,) = channel.take()
+    assert (outcome.number, outcome.sample.valid) == (number, True)
+    world.run(5.0)
+    assert channel.waiting == 0
+    # Asked again only where it was lost.
+    assert world.counters.get("requests", Mode.DATAGRAM) == 1
+
+
+def test_a_request_that_is_lost_later_has_no_answer(certificates):
+    world = World(certificates)
+    channel = world.channel(timeout=2.0)
+    world.run(0.5)
+    world.to_server = lambda data, number: []
+    channel.ask(world.now)
+    world.pump(channel)
+    world.run(3.0)
+    assert [outcome.sample.reason for outcome in channel.take()] == [Reason.NO_ANSWER]
+
+
 @STREAM
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(

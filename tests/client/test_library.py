@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aioquic.asyncio import QuicConnectionProtocol
 
 import tsq
 from tests.cli.peers import Authority, Peer, closed_port, deaf_port, honest, silent
@@ -259,7 +260,8 @@ def test_a_sample_that_gets_no_answer_says_so_and_the_next_one_is_asked(certific
         async with tsq.connect(target, verified(certificates, timeout=1.0)) as client:
             return [await client.sample(), await client.sample()]
 
-    with Peer(certificates, lambda *request: honest(*request) if request[2] else []) as peer:
+    # The first one is sent again: its packet may be lost.
+    with Peer(certificates, lambda *request: honest(*request) if request[2] > 1 else []) as peer:
         first, second = run(use(peer.target))
     assert first.reason is Reason.NO_ANSWER
     assert second.valid
@@ -415,7 +417,43 @@ def test_a_sample_that_is_cancelled_leaves_the_client_usable(certificates):
         assert run(use(peer.target)).valid
 
 
-def test_a_connection_that_is_lost_while_a_sample_is_awaited_raises(certificates):
+def close_it(protocol: QuicConnectionProtocol) -> None:
+    protocol.close()
+
+
+def reset_it(protocol: QuicConnectionProtocol) -> None:
+    """As a server that does not know the connection (RFC 9000 §10.3)."""
+    quic: Any = protocol._quic
+    token = quic._host_cids[0].stateless_reset_token
+    protocol._transport.sendto(b"\x40" + bytes(26) + token, quic._network_paths[0].addr)
+
+
+@pytest.mark.parametrize("end", [close_it, reset_it])
+@pytest.mark.parametrize("ends", [1, 2])
+def test_a_sample_whose_connection_ends_is_asked_for_once_more_on_a_new_one(certificates, end, ends):
+    protocols: list[QuicConnectionProtocol] = []
+
+    def answer(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+        if number >= ends:
+            return honest(nonce, request, number)
+        end(protocols[-1])
+        return []
+
+    async def use(target: tsq.Target) -> tsq.Sample:
+        async with tsq.connect(target, verified(certificates, timeout=600.0)) as client:
+            return await client.sample()
+
+    with Peer(certificates, answer, greeting=protocols.append) as peer:
+        if ends == 1:
+            assert run(use(peer.target)).valid
+        else:
+            # A server that ends each connection in place of an answer is not asked for ever.
+            with pytest.raises(errors.ConnectionLost):
+                run(use(peer.target))
+        assert (peer.requests, len(protocols)) == (2, 2)
+
+
+def test_a_connection_that_is_lost_where_no_other_can_be_made_raises(certificates):
     asked = threading.Event()
     peer = Peer(certificates, lambda *request: asked.set() or silent(*request))
 
@@ -425,7 +463,7 @@ def test_a_connection_that_is_lost_while_a_sample_is_awaited_raises(certificates
             task = asyncio.create_task(client.sample())
             await loop.run_in_executor(None, asked.wait, GUARD)
             await loop.run_in_executor(None, peer.__exit__)
-            with pytest.raises(errors.ConnectionLost):
+            with pytest.raises(errors.NothingListens):
                 await task
 
     peer.__enter__()

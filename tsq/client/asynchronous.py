@@ -79,8 +79,8 @@ class Client:
     async def sample(self) -> Sample:
         """One exchange; its sample, valid or with its reason, within options.timeout seconds.
 
-        If the connection was lost, connect again first, in the same time. Raises TransportError if that fails, or if the connection
-        is lost meanwhile.
+        If the connection was lost, connect again first, in the same time. If it is lost before the answer comes, ask once more on a
+        new one. Raises TransportError if that fails.
         """
         return (await self._exchange(keep=False)).sample
 
@@ -161,34 +161,47 @@ class Client:
                 raise association.failure or ConnectionLost("no connection")
             await self._wait()
 
-    async def _exchange(self, *, keep: bool, until: float | None = None, patience: float = inf) -> Outcome:
+    async def _exchange(self, *, keep: bool, until: float | None = None, patience: float = inf, again: bool = True) -> Outcome:
         """One request and its outcome. keep: leave the outcome in `_awaited`, where a later answer may make it exact.
 
-        until: when it has to be over, by default in options.timeout seconds. patience: how long the answer may take.
+        until: when it has to be over, by default in options.timeout seconds. patience: how long the answer may take. again: if the
+        connection ends before the answer comes, ask once more, on a new one.
         """
         async with self._one_at_a_time:
             association = self._open_association()
             until = self._now() + self._options.timeout if until is None else until
-            if association.channel is None or association.doubtful:
-                try:
-                    async with asyncio.timeout_at(until):
-                        await self._connect(association)
-                except TimeoutError:
-                    lost = "" if association.loss is None else f": {association.loss.found}"
-                    raise ConnectionLost(f"no new connection in {self._options.timeout:g} s{lost}", advice="try again") from None
-            number = self._early_request()
-            if number is None:
-                number = association.ask(self._now(), patience=min(until - self._now(), patience))
-                self._awaited[number] = None
-            kept = False
-            try:
-                self._tend(association)
-                outcome = await self._outcome_of(number, association)
-                kept = keep
-            finally:
-                if not kept:
-                    self._awaited.pop(number, None)
+            outcome = await self._ask(association, keep=keep, until=until, patience=patience)
+            if again and outcome.sample.reason is Reason.CONNECTION_LOST and self._now() < until:
+                # A server that was restarted, or moves its clients, says so with the first packet that reaches it.
+                self._awaited.pop(outcome.number, None)
+                outcome = await self._ask(association, keep=keep, until=until, patience=patience)
+            if outcome.sample.reason is Reason.CONNECTION_LOST:
+                self._awaited.pop(outcome.number, None)
+                raise association.loss or ConnectionLost(outcome.sample.detail)
             return outcome
+
+    async def _ask(self, association: Association, *, keep: bool, until: float, patience: float) -> Outcome:
+        """As `_exchange`, on the connection that there is, or on a new one where there is none that works."""
+        if association.channel is None or association.doubtful:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._connect(association)
+            except TimeoutError:
+                lost = "" if association.loss is None else f": {association.loss.found}"
+                raise ConnectionLost(f"no new connection in {self._options.timeout:g} s{lost}", advice="try again") from None
+        number = self._early_request()
+        if number is None:
+            number = association.ask(self._now(), patience=min(until - self._now(), patience))
+            self._awaited[number] = None
+        kept = False
+        try:
+            self._tend(association)
+            outcome = await self._outcome_of(number, association)
+            kept = keep
+        finally:
+            if not kept:
+                self._awaited.pop(number, None)
+        return outcome
 
     def _early_request(self) -> int | None:
         """The number of the 0-RTT request, once, for the first call after entering, unless it was sent too long ago."""
@@ -202,8 +215,6 @@ class Client:
         while True:
             outcome = self._awaited[number]
             if outcome is not None:
-                if outcome.sample.reason is Reason.CONNECTION_LOST:
-                    raise association.loss or ConnectionLost(outcome.sample.detail)
                 return outcome
             if self._broken is not None or self._association is not association:
                 raise self._broken or ConnectionLost("the client was closed")

@@ -17,7 +17,7 @@ from tsq.client.network_errors import description, network_error
 from tsq.client.resolving import Address
 from tsq.errors import ConfigError, ConnectionLost, TransportError, TSQError
 from tsq.host.clock import clock_reading, era_pivot_ns, precision_ns
-from tsq.options import ClientOptions, Target
+from tsq.options import ClientOptions, Precision, Target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.outcome import is_refused
@@ -153,6 +153,8 @@ def open_attempt(
     udp = UdpSocket.connected(*address)
     if udp.missing is not None and udp.missing not in notices:
         notices.append(udp.missing)
+    if options.precision is not Precision.OFF:
+        rules = replace(rules, precision=options.precision)
     channel = Channel(connection, rules=rules, stream=options.stream, timeout=options.timeout, numbers=numbers)
     return Attempt(udp, channel, connection, str(address[1][0]), address)
 

@@ -22,6 +22,8 @@ from tsq.wire.message import Mode, is_response
 
 # How long to wait for the answer to a 0-RTT request after the handshake is complete, at least.
 _EARLY_GRACE = 0.02
+# The same for a request of the handshake's last flight, after the server has confirmed that: a lost packet is rare.
+_LAST_FLIGHT_GRACE = 0.25
 _HELD_BACK_PAUSE = 0.005
 _SHORT_DELAY = 0.001
 _RECENT = 64
@@ -51,6 +53,7 @@ class _Request:
     at_ns: int
     expires: float
     early: bool = False
+    first: bool = False
     stream_id: int | None = None
 
 
@@ -104,6 +107,10 @@ class Channel:
         self._last_revised = False
         self._early_again_at: float | None = None
         self._held_back_at: float | None = None
+        # Since when the handshake has been confirmed, so that what went with its last flight is due again if it has no answer.
+        self._round_trip = 0.0
+        self._confirmed = False
+        self._first_again_at: float | None = None
 
     @property
     def alpn(self) -> str | None:
@@ -170,9 +177,10 @@ class Channel:
         """When `handle_timer` is due; None when it is over."""
         if self.error is not None:
             return None
-        times = [request.expires for request in self._requests.values()]
-        times += [request.expires for request in self._held_back]
-        times += [time for time in (self._connection.timer, self._early_again_at, self._held_back_at) if time is not None]
+        again = (self._early_again_at, self._first_again_at, self._held_back_at)
+        times = [time for time in (self._connection.timer, *again) if time is not None]
+        for requests in (self._requests.values(), self._held_back):
+            times += [request.expires for request in requests]
         if not self.established:
             times.append(self._started + self._timeout)
         return min(times, default=None)
@@ -222,6 +230,7 @@ class Channel:
         if not self._leaving:
             return [data for data, _ in self._connection.flush(now)]
         messages, self._messages = self._messages, []
+        self._connection.equal_datagrams = self.exchange.asks_precision
         try:
             out, held_back = self._connection.transmit(messages, now)
         except TransportError as error:
@@ -276,6 +285,7 @@ class Channel:
         self._after(now)
         for message in messages:
             self._answer(message, datagram.received_ns, source, reading)
+        self._see_confirmation(now)
 
     def handle_timer(self, now: float) -> None:
         """Let deadlines that have passed take effect."""
@@ -284,6 +294,8 @@ class Channel:
         self._expire(now)
         if self.error is None and self._early_again_at is not None and self._early_again_at <= now:
             self._repeat_early(now)
+        if self.error is None and self._first_again_at is not None and self._first_again_at <= now:
+            self._repeat_first(now)
         if self.error is None and self._held_back_at is not None and self._held_back_at <= now:
             self._held_back_at = None
             held_back, self._held_back = self._held_back, []
@@ -318,6 +330,7 @@ class Channel:
 
     def _establish(self, now: float, early_accepted: bool) -> None:
         self.established = True
+        self._round_trip = now - self._started
         if self.mode is Mode.DATAGRAM and not self._connection.peer_takes_datagrams:
             self.mode = Mode.STREAM
             self.notices.append("the server takes no datagrams: using Stream Mode")
@@ -337,6 +350,7 @@ class Channel:
         nonce, message = self.exchange.request(self.mode, now)
         if self.mode is Mode.DATAGRAM:
             self._messages.append(message)
+            request.first = self.established and not self._confirmed
         else:
             request.stream_id = self._connection.open_stream()
             self._connection.send_stream(request.stream_id, message)
@@ -363,6 +377,27 @@ class Channel:
             if request is not None:
                 request.early, request.asked, request.expires = False, now, now + self._timeout
                 self._put_under_way(request, now)
+
+    def _see_confirmation(self, now: float) -> None:
+        """The server has the handshake's last flight, which QUIC repeats until it comes; not so a request (RFC 9221 §5.2)."""
+        if self._confirmed or not self.established or not self._connection.confirmed:
+            return
+        self._confirmed = True
+        if any(request.first for request in self._requests.values()):
+            # The answer may be right behind.
+            self._first_again_at = now + max(_LAST_FLIGHT_GRACE, 2 * self._round_trip)
+
+    def _repeat_first(self, now: float) -> None:
+        """Ask again what went with the handshake's last flight and has no answer: its packet may be lost.
+
+        Of several requests, only the first one: all together in one packet would have one T1, and be no more than one sample.
+        """
+        self._first_again_at = None
+        nonce = next((nonce for nonce, request in self._requests.items() if request.first), None)
+        request = None if nonce is None else self._forget(nonce)
+        if nonce is not None and request is not None:
+            self.exchange.withdraw(nonce)
+            self._put_under_way(request, now)
 
     def _answer(self, message: Message, received_ns: int, source: StampSource, reading: ClockReading | None) -> None:
         if message.stream_id is None:
@@ -401,7 +436,7 @@ class Channel:
             if outcome.sample is early:
                 exact = Outcome(outcome.number, late)
                 self._recent[index] = exact
-                self._recent_changed()
+                self._note_delay(outcome, exact)
                 # In the place of one that was not taken yet.
                 for place, waiting in enumerate(self._outcomes):
                     if waiting is outcome:
@@ -444,11 +479,17 @@ class Channel:
         outcome = Outcome(request.number, sample, request.counted)
         self._outcomes.append(outcome)
         if sample.valid:
+            oldest = self._recent[0] if len(self._recent) == _RECENT else None
             self._recent.append(outcome)
-            self._recent_changed()
+            self._note_delay(oldest, outcome)
 
-    def _recent_changed(self) -> None:
-        self.least_delay = min((one.sample.delay for one in self._recent if one.sample.delay is not None), default=None)
+    def _note_delay(self, gone: Outcome | None, new: Outcome) -> None:
+        """One of the recent outcomes is replaced by a new one."""
+        least, delay = self.least_delay, new.sample.delay
+        if least is not None and delay is not None and delay <= least:
+            self.least_delay = delay
+        elif least is None or (gone is not None and gone.sample.delay == least):
+            self.least_delay = min((one.sample.delay for one in self._recent if one.sample.delay is not None), default=None)
 
     def _end(self, error: TSQError) -> None:
         self.error = error
@@ -460,4 +501,4 @@ class Channel:
             self._conclude(request, Sample(request.at_ns, reason=Reason.CONNECTION_LOST, detail=error.found))
         for pending in (self._held_back, self._leaving, self._messages, self._streams):
             pending.clear()
-        self._early_again_at = self._held_back_at = None
+        self._early_again_at = self._first_again_at = self._held_back_at = None

@@ -7,24 +7,28 @@ never read a clock, and never make a sample from an answer whose nonce is not th
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
 
 from tsq._fast import ns_from_ntp
 from tsq.errors import ConfigError, MalformedMessage, SignatureError
-from tsq.options import check_number, check_type
+from tsq.options import Precision, check_number, check_type
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import DEFAULT_OFFSET_LIMIT, Reason, Sample, StampSource, make_sample
 from tsq.timing.server_state import ServerState, server_state
+from tsq.wire.annotations import annotations
 from tsq.wire.message import ErrorReply, Mode, Response, SignatureBlock, decode_response, encode_request
-from tsq.wire.tlv import EXACT_T3, NONCE_SIZE, STATE_KEYS
+from tsq.wire.tlv import EXACT_T3, MAX_VALUE_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, REPORT_SIZE, STATE_KEYS, TLV_HEADER_SIZE
 
 # The value of R12's metadata: 8 bytes of a nonce and an NTP timestamp, in hex.
 _PREFIX_SIZE = 8
 _EXACT_SIZE = 32
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _REMEMBERED = 64
+# Of the largest Signature Block, and of a server's report about its clock with room to spare; bytes.
+_SIGNATURE_SIZE = 73
+_STATE_SIZE = 256
 _LEAST_PRECISION_NS = 1
 # Seconds. Rarely, because the data plane does not answer a request that asks about the server. If no answer comes, ask again soon.
 STATE_INTERVAL = 32.0
@@ -52,16 +56,18 @@ class Exchanged:
 class Rules:
     """What a client asks for and what it believes.
 
-    precision_ns: of the local clock; None: measure it. era_pivot_ns: read NTP timestamps in the era that is nearest to this Unix
-    time; None: the local clock's (R9). offset_limit: in seconds. exact: ask for the transmit timestamp of each answer, which the
-    server reports in the next answer (R12). state_interval: seconds between questions about the server's own clock, the first of
-    which goes with the first request (R13); None: do not ask. metadata_query: send 247 with every request.
+    precision: Precision Mode (R7): request and answer have the same length. precision_size: of the request, in bytes; None: as
+    large as the answer may become. precision_ns: of the local clock; None: measure it. era_pivot_ns: read NTP timestamps in the era
+    that is nearest to this Unix time; None: the local clock's (R9). offset_limit: in seconds. exact: ask for the transmit timestamp
+    of each answer, which the server reports in the next answer (R12). state_interval: seconds between questions about the server's
+    own clock, the first of which goes with the first request (R13); None: do not ask. metadata_query: send 247 with every request.
     nonces: makes the requests' nonces; None: random ones. keep: is called with every exchange whose answer passed the checks.
     """
 
     verifier: Checks | None = None
     metadata_query: bool = False
     metadata: Mapping[str, str] | None = None
+    precision: Precision = Precision.OFF
     precision_size: int | None = None
     precision_ns: int | None = None
     era_pivot_ns: int | None = None
@@ -76,6 +82,7 @@ class Rules:
             raise ConfigError(f"verifier {self.verifier!r}", expected="a tsq.wire.signature.Verifier")
         check_type("metadata_query", self.metadata_query, bool)
         check_type("exact", self.exact, bool)
+        check_type("precision", self.precision, Precision)
         if self.metadata is not None:
             if not isinstance(self.metadata, Mapping):
                 raise ConfigError(f"metadata {self.metadata!r}", expected="a mapping from text to text")
@@ -91,6 +98,26 @@ class Rules:
             raise ConfigError(f"offset_limit {self.offset_limit}", expected="a number of seconds above 0")
         if self.state_interval is not None and not check_number("state_interval", self.state_interval) >= 0:
             raise ConfigError(f"state_interval {self.state_interval}", expected="0 seconds or more, or None")
+
+    @property
+    def asks_precision(self) -> bool:
+        """Whether to ask for Precision Mode."""
+        return self.precision is not Precision.OFF or self.precision_size is not None
+
+    def precise_size(self, *, exact: bool, state: bool) -> int | None:
+        """The length of a request in Precision Mode; None: it asks for none. exact: it may ask for exact T3; state: for state."""
+        if not self.asks_precision:
+            return None
+        if self.precision_size is not None:
+            return self.precision_size
+        return (
+            PLAIN_RESPONSE_SIZE
+            + TLV_HEADER_SIZE
+            + REPORT_SIZE * (exact and self.exact)
+            + _SIGNATURE_SIZE * (self.verifier is not None)
+            + _STATE_SIZE * (state or self.metadata_query)
+            + (TLV_HEADER_SIZE + MAX_VALUE_SIZE) * (self.metadata is not None)
+        )
 
     def requested(self, *, exact: bool, state: bool) -> Mapping[str, str] | None:
         """The metadata of a request. exact: it may ask for exact T3. state: it asks about the server's clock."""
@@ -111,6 +138,9 @@ class _Asked:
     t1_source: StampSource
     reading: ClockReading | None = None
     message: bytes = b""
+    # What the answer must have in Precision Mode; 0: any. state: it asks about the server.
+    size: int = 0
+    state: bool = False
 
 
 @dataclass(slots=True)
@@ -119,7 +149,9 @@ class Exchange:
 
     nonces: the source of nonces (a CSPRNG). revised: (an earlier sample, the same sample with its exact T3), if the last answer
     reported it. ended: the nonce of the request that the last answer ended; None: it ended none. server: the newest state that the
-    server reported about its clock.
+    server reported about its clock. metadata: what its operator says about it (R14), as of the last answer that has any.
+    precision_ignored: the server answered a request in Precision Mode as any other; do not ask for it again, where it is not
+    required.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -128,11 +160,15 @@ class Exchange:
     revised: tuple[Sample, Sample] | None = None
     ended: bytes | None = None
     server: ServerState | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    precision_ignored: bool = False
     _state_asked: float = -inf
     _state_nonces: set[bytes] = field(default_factory=set)
     _state_unanswered: bool = False
     _state_answers: int = 0
     _asked: dict[bytes, _Asked] = field(default_factory=dict)
+    # The lengths of Precision Mode requests, from `request` until `sent`.
+    _sizes: dict[bytes, int] = field(default_factory=dict)
     # Requests that are to be kept with their answers, from `request` until `sent`.
     _messages: dict[bytes, bytes] = field(default_factory=dict)
     _inexact: OrderedDict[bytes, Sample] = field(default_factory=OrderedDict)
@@ -152,6 +188,12 @@ class Exchange:
         return self._state_answers == 0 and self._state_unanswered
 
     @property
+    def asks_precision(self) -> bool:
+        """Whether the next request asks for Precision Mode."""
+        required = self.rules.precision is Precision.REQUIRE or self.rules.precision_size is not None
+        return self.rules.asks_precision and (required or not self.precision_ignored)
+
+    @property
     def state_answered(self) -> bool:
         """Whether the question about the server's own clock has had an answer on this connection."""
         return self._state_answers > 0
@@ -163,13 +205,16 @@ class Exchange:
         """
         nonce = (self.rules.nonces or self.nonces)(NONCE_SIZE)
         state = self._asks_state(nonce, now)
+        exact = mode is Mode.DATAGRAM
         message = encode_request(
             nonce,
             metadata_query=self.rules.metadata_query or state,
             signature=self.rules.verifier is not None,
-            metadata=self.rules.requested(exact=mode is Mode.DATAGRAM, state=state),
-            precision_size=self.rules.precision_size,
+            metadata=self.rules.requested(exact=exact, state=state),
+            precision_size=self.rules.precise_size(exact=exact, state=state) if self.asks_precision else None,
         )
+        if self.asks_precision:
+            self._sizes[nonce] = len(message)
         if self.rules.keep is not None:
             self._messages[nonce] = message
         return nonce, message
@@ -177,7 +222,7 @@ class Exchange:
     def _asks_state(self, nonce: bytes, now: float) -> bool:
         """Whether this request asks about the server: the interval is over, or the last question got no answer (R13)."""
         interval = self.rules.state_interval
-        # In Precision Mode the length of the answer is fixed (R7), without room for a report about the server.
+        # Where the length of the answer is chosen by others (R7), it may have no room for a report about the server.
         if interval is None or self.rules.precision_size is not None:
             return False
         repeated = self._state_unanswered and now >= self._state_asked + _STATE_PATIENCE
@@ -190,7 +235,8 @@ class Exchange:
 
     def sent(self, nonce: bytes, t1_ns: int, source: StampSource, reading: ClockReading | None = None) -> None:
         """A request was sent at this time. reading: of the local clock, taken just before."""
-        self._asked[nonce] = _Asked(nonce, t1_ns, source, reading, self._messages.pop(nonce, b""))
+        message, size = self._messages.pop(nonce, b""), self._sizes.pop(nonce, 0)
+        self._asked[nonce] = _Asked(nonce, t1_ns, source, reading, message, size, nonce in self._state_nonces)
 
     def _state_answered(self, nonce: bytes) -> None:
         """The request has its answer. If it asked about the server, that question is answered, whatever the answer reports."""
@@ -215,6 +261,7 @@ class Exchange:
     def withdraw(self, nonce: bytes) -> None:
         """Forget a request that is sent again, or that could not be sent. The next request asks for the same things."""
         self._messages.pop(nonce, None)
+        self._sizes.pop(nonce, None)
         if self._asked.pop(nonce, None) is not None:
             self._past.append(nonce)
         if nonce in self._state_nonces:
@@ -254,7 +301,7 @@ class Exchange:
                 self.rules.verifier.check(response.signature)
             state = server_state(response, t4_ns)
             self.server = state or self.server
-            sample = self._sample(asked, response, t4_ns, source, reading)
+            sample = self._sample(asked, response, t4_ns, source, reading, precise=self._is_precise(asked, response, len(data)))
         except SignatureError as error:
             return self.give_up(expected, Reason.SIGNATURE, error.found)
         except MalformedMessage as error:
@@ -264,6 +311,7 @@ class Exchange:
         self.ended = response.nonce
         self._state_answered(response.nonce)
         self.last_response = response
+        self.metadata = annotations(response.metadata) or self.metadata
         self._learn(response, sample)
         if self.rules.keep is not None:
             self.rules.keep(Exchanged(asked.message, data, asked.t1_ns, t4_ns))
@@ -298,12 +346,45 @@ class Exchange:
             sent=early.sent,
             received=early.received,
             exact=True,
+            precise=early.precise,
         )
         # Ignore implausible reports: an answer is not sent before its claimed T3, and not so late that the sample becomes invalid.
         if left_ns >= early.t3_ns and late.valid:
             self.revised = (early, late)
 
-    def _sample(self, asked: _Asked, response: Response, t4_ns: int, source: StampSource, reading: ClockReading | None) -> Sample:
+    def _is_precise(self, asked: _Asked, response: Response, size: int) -> bool:
+        """Whether request and answer were in Precision Mode, with the same length (R7)."""
+        precise = bool(asked.size) and response.precision and size == asked.size
+        if asked.size and not precise and not asked.state:
+            # What a server reports about its clock may by chance leave a gap that no padding fills.
+            self.precision_ignored = True
+        return precise
+
+    def _sample(
+        self,
+        asked: _Asked,
+        response: Response,
+        t4_ns: int,
+        source: StampSource,
+        reading: ClockReading | None,
+        *,
+        precise: bool,
+    ) -> Sample:
+        sample = self._measured(asked, response, t4_ns, source, reading, precise=precise)
+        if precise or self.rules.precision is not Precision.REQUIRE or not sample.valid:
+            return sample
+        return replace(sample, reason=Reason.NOT_PRECISE, detail="the server does not answer in Precision Mode")
+
+    def _measured(
+        self,
+        asked: _Asked,
+        response: Response,
+        t4_ns: int,
+        source: StampSource,
+        reading: ClockReading | None,
+        *,
+        precise: bool,
+    ) -> Sample:
         # Right to 68 years either way (R9).
         t2_ns = ns_from_ntp(response.receive_ntp, t4_ns if self.rules.era_pivot_ns is None else self.rules.era_pivot_ns)
         return make_sample(
@@ -319,4 +400,5 @@ class Exchange:
             server=self.server,
             sent=asked.reading,
             received=reading,
+            precise=precise,
         )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 
 from tsq.client.asynchronous import Client
+from tsq.client.exchange import Rules
 from tsq.client.polling import LAST_WAIT
 from tsq.client.resolving import Address
 from tsq.errors import ConnectionLost, TSQError
@@ -35,8 +36,8 @@ class KeptClient(Client):
 
     _memory: TicketMemory
 
-    def __init__(self, target: Target, options: ClientOptions, look_up: LookUp) -> None:
-        super().__init__(target, options)
+    def __init__(self, target: Target, options: ClientOptions, look_up: LookUp, rules: Rules | None = None) -> None:
+        super().__init__(target, options, rules)
         self._memory = TicketMemory()
         self._resolver = look_up
 
@@ -103,7 +104,8 @@ class KeptClient(Client):
             for tries in range(1, _MOST_TRIES + 1):
                 last = tries == _MOST_TRIES or until - self._now() <= self._patience
                 try:
-                    outcome = await self._exchange(keep=True, until=until, patience=inf if last else self._patience)
+                    patience = inf if last else self._patience
+                    outcome = await self._exchange(keep=True, until=until, patience=patience, again=False)
                 except ConnectionLost:
                     if last or self._association is None:
                         raise
@@ -112,7 +114,8 @@ class KeptClient(Client):
                 if outcome.sample.reason not in _LOST:
                     # What there is already is good without the second one.
                     with contextlib.suppress(TSQError):
-                        numbers.append((await self._exchange(keep=True, until=until, patience=self._patience)).number)
+                        second = await self._exchange(keep=True, until=until, patience=self._patience, again=False)
+                        numbers.append(second.number)
                     await self._make_exact(until)
                     break
                 if last:

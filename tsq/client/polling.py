@@ -11,7 +11,7 @@ from tsq.client.association import Association
 from tsq.client.channel import Channel
 from tsq.client.result import HostResult
 from tsq.errors import NoAnswer, RejectedSamples, TSQError, Unreachable, rank
-from tsq.options import ClientOptions, Target
+from tsq.options import ClientOptions, Precision, Target
 from tsq.settings import Setting
 from tsq.timing.sample import Reason, Sample
 
@@ -253,11 +253,21 @@ def host_result(
         alpn=channel.alpn if channel is not None and there else None,
         zero_rtt=association.zero_rtt,
         samples=tuple(samples),
-        notices=tuple(dict.fromkeys(notices)),
+        notices=tuple(dict.fromkeys([*notices, *_not_precise(options, samples)])),
         error=error,
         assumed_error=options.server_error,
         state_unknown=association.state_unknown and not options.accept_unknown,
+        metadata={} if channel is None else channel.exchange.metadata,
     )
+
+
+def _not_precise(options: ClientOptions, samples: Sequence[Sample]) -> list[str]:
+    """A notice where Precision Mode was asked for, and answers were not in it."""
+    valid = sum(sample.valid for sample in samples)
+    precise = sum(sample.valid and sample.precise for sample in samples)
+    if options.precision is Precision.OFF or precise == valid:
+        return []
+    return [f"Precision Mode: {precise} of {valid} samples; the server did not answer the other requests in it"]
 
 
 def no_sample_error(samples: Sequence[Sample], error: TSQError | None) -> TSQError | None:

@@ -4,8 +4,8 @@ Comes in: samples, and facts about the connection. Goes out: frozen HostResults 
 connection.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -19,7 +19,10 @@ from tsq.timing.selection import Criteria, Selection, Source, Unused, Verdict, s
 
 # Keys of an estimate, as they stand before and after the verdict on the host in `to_dict`.
 _TIME = ("at_ns", "offset", "root_distance", "delay", "jitter")
-_SERVER = ("server_error", "server_error_known", "stratum", "leap", "smeared", "source", "drift", "drift_error")
+_SERVER = (
+    "server_error", "server_error_known", "stratum", "leap", "smeared", "source", "source_type", "clock_class", "clock_tag",
+    "bad_values", "drift", "drift_error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class HostResult:
     """One host's answers. address: the one that answered; notices: what a user should know; error: why there is no estimate.
 
     assumed_error: the server's own error where the server does not report it, seconds. state_unknown: the server was asked about
-    its own clock and did not answer that question: it may not be synchronized, and is not used.
+    its own clock and did not answer that question: it may not be synchronized, and is not used. metadata: what the server's
+    operator says about it, not escaped.
     """
 
     target: Target
@@ -40,6 +44,7 @@ class HostResult:
     error: TSQError | None = None
     assumed_error: float = DEFAULT_SERVER_ERROR
     state_unknown: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __repr__(self) -> str:
         found = self.estimate
@@ -69,6 +74,7 @@ class HostResult:
             **({"error": None, "error_kind": None} if self.error is None else self.error.to_dict()),
             **verdict.to_dict(),
             **{key: values.get(key) for key in _SERVER},
+            "metadata": dict(self.metadata),
         }
 
     @property
@@ -106,7 +112,7 @@ class QueryResult(HostResult):
     @classmethod
     def of(cls, result: HostResult) -> "QueryResult":
         """The same result; raises its error where there is no estimate."""
-        return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
+        return cls(**{one.name: getattr(result, one.name) for one in fields(result)})
 
     @property
     def estimate(self) -> Estimate:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from tsq.client.blocking import query_all
-from tsq.client.exchange import Rules
+from tsq.client.exchange import Checks, Rules
 from tsq.client.result import HostResult, selection
 from tsq.errors import NotMoved, NotPermitted
 from tsq.host.clock import ClockState, Displacement, SystemClock, TripleReading
@@ -72,13 +72,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class AdjustOptions:
-    """How to set the clock. dry_run: decide, but set nothing. wait: stay until a slew is complete, and measure again."""
+    """How to set the clock. dry_run: decide, but set nothing. wait: stay until a slew is complete, and measure again. verifier: use
+    answers only whose signatures it accepts.
+    """
 
     client: ClientOptions = field(default_factory=ClientOptions)
     limits: ClockLimits = field(default_factory=ClockLimits)
     criteria: Criteria = field(default_factory=Criteria)
     dry_run: bool = False
     wait: bool = False
+    verifier: Checks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def measure(
         _stop_old_slew(before.pending, clock, say, pause)
         steady = clock.state_if_readable()
     start = clock.reading()
-    results = ask(targets, options.client, rules=Rules(offset_limit=_ANY_OFFSET))
+    results = ask(targets, options.client, rules=Rules(offset_limit=_ANY_OFFSET, verifier=options.verifier))
     end = clock.reading()
     moved = end.since(start)
     disturbed = _disturbed(moved, steady, say)

@@ -23,6 +23,7 @@ from tsq.oneshot.adjtime import AdjustOptions, Ask, Interruptions, Measurement, 
 from tsq.options import Target, Trust
 from tsq.timing.adjustment import MAX_SLEW, LeaveAlone, Slew, Step
 from tsq.timing.selection import Selection
+from tsq.wording import counted
 
 LEAST_SERVERS = 3
 # How far the time that is proven may be from the time for which certificates were checked, seconds; those are valid for days.
@@ -135,10 +136,10 @@ def _unfit(chosen: Selection, named: int) -> str:
         return "" if chosen.problem is None else chosen.problem.value
     agreeing = chosen.agreed.compared - len(chosen.falsetickers)
     if chosen.agreed.compared < LEAST_SERVERS:
-        servers = "1 server" if chosen.agreed.compared == 1 else f"{chosen.agreed.compared} servers"
+        servers = counted(chosen.agreed.compared, "server")
         return f"{servers} can be used, at least {LEAST_SERVERS} are needed"
     if agreeing <= named // 2:
-        return f"{agreeing} of {named} servers agree, which is no majority of those that were named"
+        return f"{agreeing} of {counted(named, 'server')} agree, which is no majority of those that were named"
     return ""
 
 
