@@ -1,5 +1,7 @@
 """What a server reports about its clock, byte by byte: only on request, and never better than it is."""
 
+from dataclasses import replace
+
 import pytest
 
 from tsq.host.keepers.sync_state import SyncState
@@ -31,6 +33,7 @@ def test_a_request_without_a_metadata_query_gets_38_bytes(request_):
     assert len(answered(GOOD, **request_)) == 38
 
 
+@pytest.mark.draft("9-10", "9-14")
 def test_the_answer_to_a_metadata_query_reports_stratum_source_error_and_drift():
     response = decode_response(answered(GOOD, metadata_query=True))
     assert response.metadata == {}
@@ -41,12 +44,20 @@ def test_the_answer_to_a_metadata_query_reports_stratum_source_error_and_drift()
     assert response.clock_quality.clock_class == ClockClass.NTP_SYNCHRONIZED
 
 
+@pytest.mark.draft("9-8")
 @pytest.mark.parametrize("keys", [(LEAP,), (ROOT_DELAY, ROOT_DISPERSION), STATE_KEYS])
 def test_keys_are_reported_if_a_metadata_query_asks_for_them(keys):
     response = decode_response(answered(GOOD, metadata_query=True, metadata=asked(*keys)))
     reported = {LEAP: "1", ROOT_DELAY: "10000001", ROOT_DISPERSION: "2100000"}
     # The server does not know whether leap seconds are smeared.
     assert response.metadata == {key: reported[key] for key in keys if key != SMEAR}
+
+
+@pytest.mark.parametrize(("smeared", "reported"), [(True, "1"), (False, "0"), (None, None)])
+def test_smearing_is_reported_where_the_keeper_knows_it(smeared, reported):
+    response = decode_response(answered(replace(GOOD, smeared=smeared), metadata_query=True, metadata=asked(*STATE_KEYS)))
+    assert response.metadata.get(SMEAR) == reported
+    assert server_state(response, RECEIVED_NS).smeared is smeared
 
 
 def test_a_key_with_a_value_asks_for_nothing():

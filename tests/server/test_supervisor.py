@@ -1,5 +1,7 @@
 """tsq-server with several workers: real processes on loopback, their signals, and what happens to their clients."""
 
+import asyncio
+import json
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ import pytest
 import tsq
 from tests.cli.peers import Authority
 from tests.server.test_service import Manager
+from tests.support import h3
 from tests.support.metrics import PROCESS, documented, parsed, value
 from tests.support.processes import run_client
 from tests.support.workers import Nat, Polling, Workers, gone, options, until
@@ -71,6 +74,29 @@ def test_the_workers_share_the_clients_and_are_counted_together(tmp_path, listen
     # The whole, at the end.
     last = server.log.rpartition("closing ")[2]
     assert f"answered: {after['answered']}" in last
+
+
+def test_every_worker_shows_what_all_did_over_http3(tmp_path, listen, certificates):
+    with Workers(tmp_path, [*listen, "--http3", "--status-to", "127.0.0.0/8"], workers=3) as server:
+        asked(server, certificates, 20)
+        server.status()
+
+        async def shown() -> tuple[str, str]:
+            async with h3.client(server.target, certificates) as client:
+                status, text = [(await client.ask(path)).body.decode() for path in ("/status.json", "/metrics")]
+                return status, text
+
+        def everywhere() -> bool:
+            """Whether eight connections, at whatever worker, all show at least what was done before."""
+            answers = [asyncio.run(shown()) for _ in range(8)]
+            return all(
+                json.loads(status)["totals"]["answered"] >= 60
+                and value(text, "tsq_server_answered_total") >= 60
+                and value(text, "tsq_server_workers", state="serving") == 3
+                for status, text in answers
+            )
+
+        until(everywhere)
 
 
 def test_every_worker_serves(tmp_path, listen, certificates):

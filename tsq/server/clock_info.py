@@ -9,7 +9,7 @@ from math import ceil
 from tsq.host.keepers.sync_state import SyncState
 from tsq.server.responder import ClockInfo
 from tsq.wire.message import ClockQuality, TimeSource
-from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION
+from tsq.wire.tlv import LEAP, ROOT_DELAY, ROOT_DISPERSION, SMEAR
 
 _MOST_DESCRIPTION = 64
 
@@ -24,4 +24,6 @@ def clock_info(state: SyncState) -> ClockInfo:
         ROOT_DELAY: str(ceil(state.root_delay * 1e9)),
         ROOT_DISPERSION: str(max(1, ceil(state.root_dispersion * 1e9))),
     }
+    if state.smeared is not None:
+        pairs[SMEAR] = str(int(state.smeared))
     return (quality.tlv(), source.tlv()), pairs

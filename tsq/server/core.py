@@ -12,13 +12,14 @@ from typing import NamedTuple
 from tsq.counters import Counters
 from tsq.dataplane.batches import DataPlane
 from tsq.quic.budget import Bucket, Throttle
-from tsq.quic.connection import NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
+from tsq.quic.connection import MAX_STREAM_SIZE, NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
 from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
 from tsq.quic.udp import Datagram, NetworkPath
 from tsq.server.responder import Draft, NoResponse, Responder, Unanswered, over_quota, stream_request_ready
 from tsq.wire.message import Mode
+from tsq.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,9 @@ class ServerCore:
             count = self._unrouted.due(now)
             if count:
                 trace = logger.isEnabledFor(logging.DEBUG)
-                logger.error("%d datagram(s) could not be dealt with, the last because of %r", count, error, exc_info=trace)
+                logger.error(
+                    "%s could not be dealt with, the last because of %r", counted(count, "datagram"), error, exc_info=trace
+                )
             connection = None
         if connection is None:
             replies: Outgoing = list(self.router.replies)
@@ -118,7 +121,8 @@ class ServerCore:
             return None
         self._charge(1 + len(messages) / _REQUESTS_A_UNIT)
         self.counters.add("requests", Mode.DATAGRAM, len(messages))
-        drafts = [self.responder.prepare(message, datagram.received_ns, Mode.DATAGRAM) for message in messages]
+        most = data_plane.most_message
+        drafts = [self._prepare(message, datagram.received_ns, Mode.DATAGRAM, most) for message in messages]
         send_ns = self._clock()
         responses: list[bytes] = []
         stamp: tuple[bytes, int] | None = None
@@ -132,7 +136,8 @@ class ServerCore:
                 self.counters.add("unanswered", response.reason)
             else:
                 responses.append(response)
-        packet, connection_id, fits = data_plane.reply(responses, now)
+        least = len(datagram.data) if _promises_length(drafts) else 0
+        packet, connection_id, fits = data_plane.reply(responses, now, least)
         if fits:
             self.counters.add("answered", amount=len(responses))
         else:
@@ -237,7 +242,7 @@ class ServerCore:
         if connection.application is not None:
             out = self._apply(connection, datagram, now)
         elif any(self._is_due(message) for message in messages):
-            out = self._answer(connection, messages, datagram.received_ns, now)
+            out = self._answer(connection, messages, datagram.received_ns, now, len(datagram.data))
             if connection.leaving:
                 # The client has its answer, and the next request is some time away: none is lost.
                 connection.take_back()
@@ -292,6 +297,10 @@ class ServerCore:
             units = (frames / _FRAMES_A_UNIT + requests / _REQUESTS_A_UNIT) * self._unit
             connection.budget.opened(units)
             self._charge(units)
+        if connection.too_large:
+            self.counters.add("requests", Mode.STREAM, connection.too_large)
+            self.counters.add("unanswered", NoResponse.TOO_LARGE, connection.too_large)
+            connection.too_large = 0
         if connection.left_out:
             self.counters.add("requests", Mode.DATAGRAM, connection.left_out)
             self.counters.add("unanswered", "too many requests in one packet", connection.left_out)
@@ -320,8 +329,10 @@ class ServerCore:
         """Whether to answer now: a datagram always, a stream at its FIN or when it contains a whole request (R2)."""
         return message.stream_id is None or stream_request_ready(message.data, message.finished)
 
-    def _answer(self, connection: ServerConnection, messages: list[Message], received_ns: int, now: float) -> Outgoing:
-        """Answer all requests of one datagram together: prepare drafts, read the clock, seal the packet."""
+    def _answer(
+        self, connection: ServerConnection, messages: list[Message], received_ns: int, now: float, size: int = 0
+    ) -> Outgoing:
+        """Answer all requests of one datagram together: prepare drafts, read the clock, seal the packet. size: of the datagram."""
         due = [message for message in messages if self._is_due(message)]
         drafts = [(message, self._draft(connection, message, received_ns, now)) for message in due]
         # Send everything else first, so that after T3 only the packet is encrypted and sent.
@@ -354,7 +365,8 @@ class ServerCore:
                 datagrams.append(response)
             else:
                 self.counters.add("unanswered", "peer takes no datagram of this size")
-        more, held_back = connection.transmit(datagrams, now, stamp)
+        least = size if _promises_length([draft for _, draft in drafts]) else 0
+        more, held_back = connection.transmit(datagrams, now, stamp, least)
         self.counters.add("answered", amount=answered + len(datagrams) - held_back)
         self.counters.add("unanswered", "congestion window or amplification limit", held_back)
         return out + more
@@ -362,9 +374,19 @@ class ServerCore:
     def _draft(self, connection: ServerConnection, message: Message, received_ns: int, now: float) -> Draft | Unanswered:
         mode = Mode.DATAGRAM if message.stream_id is None else Mode.STREAM
         self.counters.add("requests", mode)
-        draft = self.responder.prepare(message.data, received_ns, mode)
+        most = connection.most_message if mode is Mode.DATAGRAM else MAX_STREAM_SIZE
+        draft = self._prepare(message.data, received_ns, mode, most)
         if isinstance(draft, Draft) and draft.signer is not None and not self._may_sign(connection, now):
             return over_quota(mode)
+        return draft
+
+    def _prepare(self, data: bytes, received_ns: int, mode: Mode, most: int) -> Draft | Unanswered:
+        """The answer to a request in at most so many bytes, if that is possible."""
+        draft = self.responder.prepare(data, received_ns, mode)
+        if not isinstance(draft, Draft):
+            return draft
+        draft = draft.within(most)
+        self.counters.add("shortened", amount=draft.shortened)
         return draft
 
     def _may_sign(self, connection: ServerConnection, now: float) -> bool:
@@ -378,3 +400,8 @@ class ServerCore:
         own.take()
         self._signatures.take()
         return True
+
+
+def _promises_length(drafts: list[Draft | Unanswered]) -> bool:
+    """Whether one of these responses is as long as its request (R7): then the UDP datagrams are to be so, too."""
+    return any(isinstance(draft, Draft) and draft.tail for draft in drafts)

@@ -23,6 +23,7 @@ _COUNTERS = (
     ("tsq_server_taken", "taken", "Datagrams that the data plane took"),
     ("tsq_server_unstamped", "user-space receive times", "Datagrams for which the kernel gave no receive time"),
     ("tsq_server_answered", "answered", "Responses with the time"),
+    ("tsq_server_shortened", "shortened", "Responses that would have been too large for the client or the path"),
     ("tsq_server_retries", "retries", "Retry packets sent"),
     ("tsq_server_refused", "refused", "Clients refused because all connections are in use, or the server drains"),
     ("tsq_server_stateless_resets", "stateless resets", "Stateless resets sent"),

@@ -10,7 +10,9 @@ from tsq.options import Target
 class Observed(Protocol):
     """A server, for its metrics, its status and its log."""
 
-    counters: Counters
+    @property
+    def counters(self) -> Counters:
+        """What it did."""
 
     @property
     def addresses(self) -> list[Target]:

@@ -1,4 +1,4 @@
-"""From a request to its response, without I/O (docs/reference/protocol.md, Rulings R2, R4 to R7, R13).
+"""From a request to its response, without I/O (docs/reference/protocol.md, Rulings R2, R4 to R7, R13, R14).
 
 Comes in: the bytes of a request and their receive time. Goes out: a Draft, which the send time completes, or the reason why there
 is no response. It must never read a clock, and never give a response whose T3 is before its T2.
@@ -13,7 +13,7 @@ from tsq._fast import pack_response, pack_tlvs, unpack_message
 from tsq.errors import MessageError
 from tsq.wire.message import Mode, Request, Tlv, decode_request, encode_error, metadata_tlv, padding, tlvs_size
 from tsq.wire.signature import Signer
-from tsq.wire.tlv import EXACT_T3, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, STATE_KEYS, ErrorCode, TlvType
+from tsq.wire.tlv import EXACT_T3, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, REPORT_SIZE, STATE_KEYS, ErrorCode, TlvType
 
 # The answer to a Metadata Query: (TLVs, metadata pairs).
 ClockInfo = tuple[tuple[Tlv, ...], Mapping[str, str]]
@@ -26,6 +26,7 @@ class NoResponse(StrEnum):
     CANNOT_SIGN = "signature asked for, and there is no key"
     SIGNATURE_QUOTA = "more signatures than a client may ask for"
     CLOCK_WENT_BACK = "clock stepped back during the exchange"
+    TOO_LARGE = "request over 2048 bytes on a stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class Unanswered:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A response without its send time. exact: the client asks for its exact T3 (R12)."""
+    """A response without its send time. exact: the client asks for its exact T3, and there is room to report one (R12).
+
+    tail: the acknowledgment of Precision Mode, and padding (R7). shortened: something was left out, because it would be too large.
+    """
 
     nonce: bytes
     receive_ns: int
@@ -46,10 +50,30 @@ class Draft:
     tail: tuple[Tlv, ...] = ()
     signer: Signer | None = None
     exact: bool = False
+    shortened: bool = False
+
+    @property
+    def size(self) -> int:
+        """The size of the response without an exact T3, bytes."""
+        signed = 0 if self.signer is None else self.signer.block_size
+        return PLAIN_RESPONSE_SIZE + tlvs_size([*self.optional, *self.tail]) + signed
+
+    def within(self, most: int) -> "Draft":
+        """The same response in at most so many bytes, if it can be: without optional TLVs, or another length than was asked for."""
+        if self.size <= most:
+            room = bool(self.tail) or self.size + REPORT_SIZE <= most
+            return self if room or not self.exact else replace(self, exact=False)
+        shorter = replace(self, tail=(), shortened=True)
+        while shorter.optional and shorter.size > most:
+            shorter = replace(shorter, optional=shorter.optional[:-1])
+        return shorter.within(most) if shorter.size <= most else replace(shorter, exact=False)
 
     def with_exact_t3(self, sent_at: str) -> "Draft":
-        """The same response, with the exact T3 of an earlier one."""
-        return replace(self, optional=(*self.optional, metadata_tlv({EXACT_T3: sent_at})))
+        """The same response, with the exact T3 of an earlier one; in Precision Mode in the place of padding."""
+        tail = self.tail
+        if tail:
+            tail = (tail[0], *(padding(tlvs_size(list(tail[1:])) - REPORT_SIZE) or ()))
+        return replace(self, optional=(*self.optional, metadata_tlv({EXACT_T3: sent_at})), tail=tail)
 
     def complete(self, send_ns: int) -> bytes | Unanswered:
         """The response's bytes with T3 = send_ns. Unanswered if T3 would be before T2: the clock was stepped back."""
@@ -69,13 +93,14 @@ class Responder:
     """Answers requests.
 
     signer: for requests that ask for a signature. clock_info: the TLVs that answer a Metadata Query. pairs: metadata about the
-    clock, for requests that ask for its keys (R13). All may be replaced at any time. What `set_clock_info` sets
-    expires: from then on, requests get the expired clock info.
+    clock, for requests that ask for its keys (R13). annotations: the operator's Metadata, for each Metadata Query (R14). All may be
+    replaced at any time. What `set_clock_info` sets expires: from then on, requests get the expired clock info.
     """
 
     signer: Signer | None = None
     clock_info: tuple[Tlv, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
+    annotations: tuple[Tlv, ...] = ()
     _until_ns: int | None = None
     _expired: ClockInfo = ((), MappingProxyType({}))
 
@@ -102,8 +127,9 @@ class Responder:
         if not request.precision:
             return Draft(request.nonce, receive_ns, clock_info, (), signer, exact)
         optional, tail = _same_length(request, list(clock_info), signer)
-        # A response of the promised length (R7) has no room for an exact T3.
-        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact and not tail)
+        # Of a response of the promised length (R7), padding may give an exact T3 its place.
+        exact = exact and (not tail or padding(tlvs_size(tail[1:]) - REPORT_SIZE) is not None)
+        return Draft(request.nonce, receive_ns, tuple(optional), tuple(tail), signer, exact)
 
     def wants_signature(self, data: bytes) -> bool:
         """Whether this is a request that would get a signature."""
@@ -120,7 +146,9 @@ class Responder:
         clock_info, pairs = self._expired if over else (self.clock_info, self.pairs)
         asked = request.metadata or {}
         reported = {key: pairs[key] for key in STATE_KEYS if key in pairs and asked.get(key) == ""}
-        return (*clock_info, metadata_tlv(reported)) if reported else clock_info
+        about_clock = (*clock_info, metadata_tlv(reported)) if reported else clock_info
+        # Last: what Precision Mode omits first.
+        return about_clock + self.annotations
 
 
 def over_quota(mode: Mode) -> Unanswered:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tsq.host.systemd import Notifier
 from tsq.server.observed import Observed
+from tsq.wording import counted
 
 # How often the status is compared with the last one, seconds.
 _STATUS_INTERVAL = 5.0
@@ -74,4 +75,4 @@ class Service:
 
     def _connections(self) -> str:
         count = self._server.connections
-        return "1 connection" if count == 1 else f"{count} connections"
+        return counted(count, "connection")

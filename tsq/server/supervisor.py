@@ -34,6 +34,7 @@ from tsq.server.supervisor_plan import (
     Unload,
 )
 from tsq.server.supervisor_totals import Totals
+from tsq.server.whole import others
 from tsq.server.worker_forks import Order, environment, how_it_ended
 from tsq.server.worker_link import PROTOCOL, Link, Message
 
@@ -60,7 +61,7 @@ class _Program:
 
 
 class _Worker:
-    """A worker's process. answered_at: when it last reported."""
+    """A worker's process. answered_at: when it last reported. pages: whether it shows any, over HTTP/3."""
 
     def __init__(self, slot: int, link: Link, now: float) -> None:
         self.slot = slot
@@ -68,6 +69,7 @@ class _Worker:
         self.pid = 0
         self.answered_at = now
         self.ping = 0
+        self.pages = False
         self.reloaded: bool | None = None
         self.over = False
 
@@ -75,7 +77,8 @@ class _Worker:
 class Supervisor:
     """N workers, and while one generation follows another, 2N.
 
-    groups: for each address 2N sockets in the order of the slots; closed by `close`. command: starts a process that makes workers
+    groups: for each address 2N sockets in the order of the slots, or 4N, of which the second half is for newcomers; closed by
+    `close`. workers: N; None: there are 2N sockets. command: starts a process that makes workers
     (`worker_forks`). drain_limit: seconds that an old generation may serve its connections. own_secrets: whether the workers need
     secrets, as they have none from a file. after_change: called when the first generation serves, and after an upgrade, with what
     is wrong. Log lines of status are the caller's.
@@ -89,13 +92,13 @@ class Supervisor:
         drain_limit: float,
         own_secrets: bool,
         after_change: Callable[[str], None],
+        workers: int | None = None,
     ) -> None:
         self._groups = groups
         self._command = list(command)
         self._after_change = after_change
         self._masters = [os.urandom(_MASTER_SIZE)] if own_secrets else []
-        workers = len(groups[0]) // 2
-        self._plan = Plan(workers, drain_limit)
+        self._plan = Plan(len(groups[0]) // 2 if workers is None else workers, drain_limit)
         self._drain_limit = drain_limit
         self.totals = Totals([Target(*group[0].getsockname()[:2]) for group in groups])
         self._programs: dict[int, _Program] = {}
@@ -297,7 +300,7 @@ class Supervisor:
         worker = _Worker(slot, link, self._now())
         program = self._programs.get(slot // self._plan.workers)
         order = Order(slot, 2 * self._plan.workers, self._plan.answered(slot), tuple(self._masters))
-        fds = [other.fileno(), *(group[slot].fileno() for group in self._groups)]
+        fds = [other.fileno(), *(one.fileno() for group in self._groups for one in group[slot :: 2 * self._plan.workers])]
         sent = program is not None and program.link.send({"start": order.message()}, fds)
         other.close()
         if not sent:
@@ -326,6 +329,8 @@ class Supervisor:
         if "reloaded" in message:
             worker.reloaded = bool(message["good"])
         if "ready" in message:
+            worker.pages = bool(message.get("pages"))
+            worker.link.send(self._others(worker))
             self._perform(self._plan.ready(worker.slot, now))
         if "failed" in message:
             self._over(worker, f"failed: {message['failed']}")
@@ -355,10 +360,10 @@ class Supervisor:
                 self.totals.add(worker, received[0]["report"])
 
     def _steer(self, newcomers: int, living: frozenset[int]) -> None:
-        program = reuseport.steering(self._plan.workers, newcomers, living)
         for group in self._groups:
+            divided = len(group) > 2 * self._plan.workers
             try:
-                reuseport.attach(group[0], program)
+                reuseport.attach(group[0], reuseport.steering(self._plan.workers, newcomers, living, divided=divided))
             except OSError as error:
                 logger.error("packets of %s cannot be given to other workers: %s", Target(*group[0].getsockname()[:2]), error)
         for slot in self._workers:
@@ -395,8 +400,12 @@ class Supervisor:
     def _ping(self) -> int:
         self._pings += 1
         for worker in self._workers.values():
-            worker.link.send({"ping": self._pings})
+            worker.link.send({"ping": self._pings} | self._others(worker))
         return self._pings
+
+    def _others(self, worker: _Worker) -> Message:
+        """For a worker that shows pages: what the others did."""
+        return {"others": others(self.totals, self.totals.last(worker), self.families())} if worker.pages else {}
 
     async def _watch(self) -> None:
         """Ask all workers for their reports again and again. One that does not answer is ended."""

@@ -81,6 +81,10 @@ class Totals:
         self.send_delay = (self.send_delay[0] + delay - delay_before, self.send_delay[1] + count - count_before)
         self._last[worker] = latest
 
+    def last(self, worker: Hashable) -> Message:
+        """A worker's last report; empty where it has sent none."""
+        return self._last.get(worker, {})
+
     def forget(self, worker: Hashable) -> None:
         """A worker has ended: it has no connections any more. What it did stays in the sums."""
         self._last.pop(worker, None)

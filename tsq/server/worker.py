@@ -19,6 +19,7 @@ from tsq.quic.secrets import Secrets
 from tsq.quic.udp import Datagram, NetworkPath
 from tsq.server.driver import Server
 from tsq.server.supervisor_totals import report
+from tsq.server.whole import Whole
 from tsq.server.worker_link import Link, Message
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,9 @@ class Worker:
         confine: Callable[[], None] = lambda: None,
     ) -> None:
         self._server = server
+        self._whole = Whole(server)
+        if server.http3:
+            server.site.show(self._whole, self._whole.families)
         self._confine = confine
         self._link = link
         self._connection_ids = connection_ids
@@ -77,7 +81,7 @@ class Worker:
         async with self._server:
             self._confine()
             loop.add_reader(self._link.fileno(), self._receive)
-            self._link.send({"ready": os.getpid(), "report": report(self._server)})
+            self._link.send({"ready": os.getpid(), "pages": self._server.http3, "report": report(self._server)})
             await self._stop.wait()
             if self._draining is not None:
                 self._draining.cancel()
@@ -103,6 +107,8 @@ class Worker:
     def _obey(self, message: Message, fds: list[int]) -> None:
         if "ping" in message:
             self._link.send({"ping": message["ping"], "report": report(self._server)})
+        if "others" in message:
+            self._whole.learn(message["others"])
         if "reload" in message:
             self._link.send({"reloaded": message["reload"], "good": self._server.reload()})
         if "answered" in message:

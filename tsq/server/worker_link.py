@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What old supervisors and new workers must have in common: raised with each change that one of them would misunderstand.
-PROTOCOL = 1
+PROTOCOL = 2
 _MOST_BYTES = 1 << 17
 _MOST_FDS = 250
 

@@ -41,7 +41,8 @@ class WebSite:
         http3: bool,
         more: Callable[[], Iterable[Family]] = tuple,
     ) -> None:
-        self._server = server
+        self._server = self._shown = server
+        self._version = options.version
         self._networks = Networks(options.networks)
         self._origins = Origins(options.origins)
         self._quota = Quota()
@@ -50,17 +51,22 @@ class WebSite:
         self._http: Http1Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0.0
-        status = Status(server, self._history, options.version)
-        metrics = ServerMetrics(server, version=options.version, more=more)
+        browsers: dict[str, Page] = {"/": self._clock_page.page, TIME_PATH: self._clock_page.time} if http3 else {"/": _front}
+        self._open = {**browsers, **health.pages(server)}
+        self.show(server, more)
+
+    def show(self, server: Observed, more: Callable[[], Iterable[Family]]) -> None:
+        """Let status and metrics be those of this server; more: its further metrics."""
+        self._shown = server
+        status = Status(server, self._history, self._version)
+        metrics = ServerMetrics(server, version=self._version, more=more)
         private: dict[str, Page] = {
             METRICS_PATH: metrics_page(metrics.text),
             "/status": status.page,
             "/status.json": status.document,
         }
-        browsers: dict[str, Page] = {"/": self._clock_page.page, TIME_PATH: self._clock_page.time} if http3 else {"/": _front}
-        open_pages = {**browsers, **health.pages(server)}
-        self._near = Pages({**private, **open_pages})
-        self._far = Pages({**{path: self._guarded(page) for path, page in private.items()}, **open_pages})
+        self._near = Pages({**private, **self._open})
+        self._far = Pages({**{path: self._guarded(page) for path, page in private.items()}, **self._open})
 
     @property
     def address(self) -> Target | None:
@@ -143,8 +149,9 @@ class WebSite:
     def _note(self) -> None:
         """Note the present state in the history, now and every few seconds."""
         self._timer = asyncio.get_running_loop().call_later(LEAST_INTERVAL, self._note)
-        server = self._server
-        counts = {name: server.counters.get(counter) for name, counter in COUNTED.items()}
+        server = self._shown
+        counted = server.counters
+        counts = {name: counted.get(counter) for name, counter in COUNTED.items()}
         self._history.add(point(time.time(), time.monotonic() - self._started, server.clock, counts, server.connections))
 
 

@@ -21,6 +21,7 @@ from tsq.server.web import units
 from tsq.server.web.drawing import Chart, runs
 from tsq.server.web.health import clock_trouble, is_ready
 from tsq.server.web.history import History, Point
+from tsq.wording import counted
 
 _DAY = 86400.0
 _HANDSHAKES = ("full", "resumed", "failed")
@@ -53,7 +54,7 @@ class Status:
         server, history = self._server, self._history
         points = history.points
         last = points[-1] if points else None
-        snapshot = server.counters.snapshot()
+        counters = server.counters
         return {
             "schema": _SCHEMA,
             "version": self._version,
@@ -64,9 +65,9 @@ class Status:
             "clock": _clock(server),
             "connections": server.connections,
             "rates": {name: history.rate(name) for name in ("requests", "answered", "handshakes", "dropped", "http")},
-            "totals": {name: server.counters.get(name) for name in ("datagrams", "requests", "answered", "http requests")},
-            "handshakes": {one: server.counters.get("handshakes", one) for one in _HANDSHAKES},
-            "dropped": _dropped(snapshot),
+            "totals": {name: counters.get(name) for name in ("datagrams", "requests", "answered", "http requests")},
+            "handshakes": {one: counters.get("handshakes", one) for one in _HANDSHAKES},
+            "dropped": _dropped(counters.snapshot()),
             "certificate_expires": server.certificate_expiry,
             "history": [
                 {"at": one.at, "error": one.error, "correction": one.correction, "connections": one.connections, **one.counts}
@@ -100,7 +101,7 @@ class Status:
             "requests": units.rate(values["rates"]["requests"]),
             "handshakes": units.rate(values["rates"]["handshakes"]),
             "drops": units.rate(values["rates"]["dropped"]),
-            "certificate": f"{left:.0f} days" if left >= 0 else "expired",
+            "certificate": counted(round(left), "day") if left >= 0 else "expired",
             "expires": units.when(values["certificate_expires"], "%Y-%m-%d"),
         }
         pictures = {
