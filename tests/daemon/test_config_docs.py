@@ -14,6 +14,8 @@ from tsq.cli import control as control_command
 from tsq.daemon.config_file import load, read
 from tsq.daemon.description import toml
 from tsq.daemon.keys import BY_PATH, KEYS, TABLES
+from tsq.host.key_files import write_key
+from tsq.wire.keys import make_key
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "tsqd.md"
@@ -71,6 +73,7 @@ def test_configurations_in_the_documentation_are_right(page, tmp_path, certifica
         directory = tmp_path / str(number)
         (directory / "lab").mkdir(parents=True)
         (directory / "lab" / "ca.pem").write_bytes(certificates.authority.read_bytes())
+        write_key(str(directory / "lab" / "time"), make_key("ed25519"))
         path = directory / "tsqd.toml"
         # A part of a configuration has no source.
         path.write_text(block.text if "[[source]]" in block.text else f'{block.text}\n[[source]]\nhost = "other.example"\n')

@@ -16,7 +16,7 @@ from tsq.daemon.description import describe, toml
 from tsq.daemon.keys import KEYS, TABLES
 from tsq.discipline.settings import ForeignStep, MakeStep, MaxChange, Mode, SourceSettings
 from tsq.errors import ConfigError
-from tsq.options import Target, Trust
+from tsq.options import Precision, Target, Trust
 
 PIN = "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
 SOURCE = '[[source]]\nhost = "a.example"\n'
@@ -69,6 +69,7 @@ leapsectz = "right/UTC"
 rtcsync = false
 drift_file = "drift"
 bootstrap = true
+bootstrap_signed = false
 min_sources = 2
 max_distance = 0.25
 allow_insecure = true
@@ -76,6 +77,8 @@ allow_insecure = true
 [[source]]
 host = "a.example:4443"
 pins = ["{PIN}"]
+require_signature = false
+verify_key = []
 server_name = "b.example"
 minpoll = 0
 maxpoll = 6
@@ -87,6 +90,7 @@ offline = true
 family = 6
 timeout = 0.5
 stream = true
+precision = "require"
 session_file = "tickets/a"
 server_error = 0.001
 
@@ -151,6 +155,7 @@ def test_every_key_becomes_its_field(written, tmp_path):
     assert first.client.trust == Trust(pins=(PIN,))
     assert third.client.trust is first.client.trust
     assert (first.client.server_name, first.client.family, first.client.timeout, first.client.stream) == ("b.example", 6, 0.5, True)
+    assert (first.client.precision, second.client.precision) == (Precision.REQUIRE, Precision.OFF)
     assert first.client.session_file == str(tmp_path / "tickets" / "a")
     assert first.settings == SourceSettings(0, 6, True, True, True, 0.001)
     assert first.client.server_error == 0.001
@@ -211,7 +216,7 @@ def test_a_bootstrap_needs_three_sources_that_prove_who_they_are(written):
     assert load(written(f"{sources}[clock]\nbootstrap = true\n")).clock.bootstrap
     for more in ("noselect = true", "insecure = true", "noselect = true\ninsecure = true"):
         (problem,) = problems(written(f"{sources}{more}\n[clock]\nbootstrap = true\nallow_insecure = true\n"))
-        assert "found true with 2 source(s) that can vote" in problem
+        assert "found true with 2 sources that can vote" in problem
 
 
 @pytest.mark.parametrize("feed", ['sock = "/x"', "shm = 0", 'ntp.listen = "127.0.0.1:0"'])
@@ -252,7 +257,7 @@ def test_another_daemon_is_fed_by_any_of_the_feeds(written, feed):
     ("clock", "min_sources = 0", "key `clock.min_sources`: found 0, expected a whole number from 1 to 1000"),
     ("clock", "min_sources = 3", "key `clock.min_sources`: found 3, expected at most 1: no more sources can be used"),
     ("clock", "max_distance = -1", "key `clock.max_distance`: found a limit of -1 s for the root distance, expected a number of"),
-    ("clock", "bootstrap = true", "key `clock.bootstrap`: found true with 1 source(s) that can vote, expected at"),
+    ("clock", "bootstrap = true", "key `clock.bootstrap`: found true with 1 source that can vote, expected at"),
     ("clock", 'mode = "feed"', 'key `clock.mode`: found "feed", expected a feed: `feed.sock`, `feed.shm` or `feed.ntp.listen`'),
     ("clock", "driftfile = 1", "key `clock.driftfile`: found an unknown key, expected a known one, did you mean `clock.drift_file"),
     ("clock", "maxclockerror = 1", "did you mean `clock.tolerance`?"),

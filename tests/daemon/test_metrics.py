@@ -19,11 +19,11 @@ TRACKING = Tracking(
     Mode.STEER, ClockStatus.SYNCHRONIZED, NOW_NS, 77, offset=-1.5e-06, offset_sd=2e-07, bound=0.00125, bound_rate=1.5e-05,
     frequency=3e-06, frequency_sd=1e-09, correction=-2.5e-06, stratum=2, leap=0, root_delay=0.004, root_dispersion=0.001,
     reference="a", last_offset=4e-06, rms_offset=5e-06, update_interval=16.25, updated_real_ns=NOW_NS - 10**9, updates=12, steps=1,
-    accumulated_steps=0.75, foreign_moves=3,
+    accumulated_steps=0.75, foreign_moves=3, smeared=False,
 )  # fmt: skip
 SOURCE = SourceStatus(
     "a", "192.0.2.1:443", "*", poll=4, reach=0o377, stratum=1, leap=0, offset=-1e-06, offset_sd=1e-07, frequency=2e-06,
-    root_distance=0.002, delay=0.0031, jitter=1e-06, server_error=1e-05, age=3.5, polls=20, answers=19,
+    root_distance=0.002, delay=0.0031, jitter=1e-06, server_error=1e-05, age=3.5, polls=20, answers=19, precise=17,
 )  # fmt: skip
 DEAD = SourceStatus("b", "192.0.2.2:443", "?", online=False, poll=6)
 STATUS = Status(TRACKING, (SOURCE, DEAD))
@@ -109,6 +109,7 @@ def test_everything_that_is_exported_is_on_the_page_and_nothing_else():
         ("tsq_source_age_seconds", OF_A, 3.5),
         ("tsq_source_polls_total", OF_A, 20),
         ("tsq_source_answers_total", OF_A, 19),
+        ("tsq_source_precise_answers_total", OF_A, 17),
     ],
 )
 def test_each_metric_has_its_value(name, labels, expected):

@@ -28,6 +28,7 @@ from tsq.discipline.events import (
 from tsq.discipline.recording import Part, Record, parse
 from tsq.discipline.settings import ClockSettings, Mode, SourceSettings
 from tsq.host import files
+from tsq.wording import counted
 
 
 class Clock:
@@ -200,7 +201,7 @@ def test_a_full_disk_costs_one_warning_and_leaves_a_marked_gap(tmp_path, monkeyp
     assert run.events + run.missing == len(given)
     assert 18 <= run.missing <= 20
     assert run.reasons == ("No space left on device",)
-    assert caplog.records[-1].getMessage() == f"{path}: recording again; {run.missing} events are missing"
+    assert caplog.records[-1].getMessage() == f"{path}: recording again; {counted(run.missing, 'event')} missing"
 
 
 def test_a_full_disk_is_tried_again_only_after_a_while(tmp_path, monkeypatch):

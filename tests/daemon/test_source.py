@@ -12,11 +12,13 @@ import pytest
 
 from tests.daemon.following import Following, config, run
 from tests.integration.peers import ReportingServer, process, server_arguments
+from tests.support.imprecise_server import imprecise
 from tests.support.namespaces import Pair, etc, inside, ip, pair
 from tsq.daemon import source as source_module
 from tsq.daemon.source import KEEP_ALIVE, OPEN_LIMIT, Upkeep
 from tsq.daemon.sources import source_name
-from tsq.options import Target
+from tsq.options import Precision, Target
+from tsq.timing.sample import Reason
 
 ROOT = Path(__file__).parents[2]
 IDLE = 30.0
@@ -133,6 +135,50 @@ def test_short_polls_use_one_connection_and_long_waits_are_bridged(server, monke
         assert association.connections == 1
 
     run(scenario)
+
+
+# ------------------------------------------------------------------------------------------------------- Precision Mode
+
+
+@pytest.mark.parametrize("precision", [Precision.ASK, Precision.REQUIRE])
+def test_answers_are_in_precision_mode_where_that_is_asked_for(server, precision):
+    async def scenario(following: Following) -> None:
+        one = config(server.target, server.ca, precision=precision)
+        await following.sources.start([one])
+        for _ in range(3):
+            sample = (await following.poll(source_name(one)))[0].sample
+            assert sample.valid
+            assert sample.precise
+
+    run(scenario)
+
+
+def test_a_server_without_precision_mode_is_used_and_logged_once(certificates, caplog):
+    caplog.set_level("INFO")
+    with imprecise(certificates) as target:
+
+        async def scenario(following: Following) -> None:
+            one = config(target, certificates.authority, precision=Precision.ASK)
+            await following.sources.start([one])
+            for _ in range(3):
+                sample = (await following.poll(source_name(one)))[0].sample
+                assert sample.valid
+                assert not sample.precise
+
+        run(scenario)
+    [record] = [record for record in caplog.records if "Precision Mode" in record.message]
+    assert record.message == f"{target}: the server does not answer in Precision Mode"
+
+
+def test_a_server_without_precision_mode_is_not_used_where_it_is_required(certificates):
+    with imprecise(certificates) as target:
+
+        async def scenario(following: Following) -> None:
+            one = config(target, certificates.authority, precision=Precision.REQUIRE)
+            await following.sources.start([one])
+            assert (await following.poll(source_name(one)))[0].sample.reason is Reason.NOT_PRECISE
+
+        run(scenario)
 
 
 # ------------------------------------------------------------------------------------------------ the network changes

@@ -37,6 +37,12 @@ def test_the_near_source_counts_most():
     assert abs(fuse([near, far, far, far], WIDE).difference_ns - BASE) < 500
 
 
+def test_a_part_of_a_weight():
+    """What holdover leaves of it."""
+    held = Vote(vote(30e-6).prediction, 100e-6, 0.5)
+    assert fuse([vote(0.0), held], WIDE).difference_ns == BASE + 10_000
+
+
 def test_equal_votes_average():
     found = fuse([vote(10e-6), vote(-10e-6), vote(20e-6), vote(-20e-6)], WIDE)
     assert found.difference_ns == BASE

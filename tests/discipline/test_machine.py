@@ -138,6 +138,15 @@ def test_the_clock_is_looked_at_seldom_when_it_is_right_and_often_while_it_is_sl
     assert_bounds_true(world)
 
 
+@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.FEED])
+def test_a_clock_that_is_only_measured_is_looked_at_seldom(mode):
+    """When a poll begins, and when it is over."""
+    world = World(servers(settings=FOUR), settings=ClockSettings(mode=mode))
+    world.run_until(1240)
+    assert sum(isinstance(one, Tick) and at >= 600 for at, one in world.given) <= 4 * 640 / 16 + 640 / 16
+    assert_bounds_true(world)
+
+
 @pytest.mark.parametrize("error_ns", [5 * SECOND, -3600 * SECOND])
 def test_the_true_time_is_passed_on_however_far_the_clock_is_from_it(error_ns):
     world = World(servers(stratum=2), clock=Clock(error_ns=error_ns), settings=ClockSettings(mode=Mode.FEED))
@@ -216,6 +225,34 @@ def test_a_liar_that_drifts_away_moves_the_clock_by_no_more_than_its_root_distan
     assert world.source("a").mark == "x"
     assert world.worst(600) < 150e-6
     assert_bounds_true(world)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_liar_that_claims_to_be_perfect_pulls_no_more_than_one_of_three(seed):
+    """Its interval overlaps the others', which claim 2 ms: nothing shows that it lies."""
+    found = servers(3, error=2e-3)
+    found[0].offset, found[0].error = (lambda seconds: 1e-3), 1e-9
+    world = World(found, clock=Clock(frequency=steady(30)), seed=seed)
+    world.run(240)
+    assert world.worst(120) == pytest.approx(1e-3 / 3, rel=0.1)
+    assert_bounds_true(world)
+
+
+def test_the_claims_of_a_trusted_source_are_taken_as_they_are():
+    found = servers(3, error=2e-3, offset=lambda seconds: 1e-3)
+    found[0] = Server("a", error=1e-6, settings=SourceSettings(min_poll=0, max_poll=0, trust=True))
+    world = World(found, clock=Clock(frequency=steady(30)))
+    world.run(240)
+    assert world.worst(120) < 50e-6
+    assert_bounds_true(world)
+
+
+@pytest.mark.parametrize("smeared", [True, False, None])
+def test_the_clock_is_smeared_as_its_sources_are(smeared):
+    world = World(servers(3, smeared=smeared))
+    assert world.tracking.smeared is None
+    world.run(60)
+    assert world.tracking.smeared is smeared
 
 
 def test_two_of_five_in_collusion():

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tsq.client.blocking import query_all
+from tsq.client.exchange import Rules
 from tsq.client.result import HostResult
 from tsq.daemon.config import SourceConfig
 from tsq.host.clock import SystemClock, build_time_ns
@@ -18,20 +19,24 @@ from tsq.oneshot.bootstrap import Floor, bootstrap
 from tsq.options import ClientOptions, Target, Trust
 
 
-def set_at_start(sources: Sequence[SourceConfig], clock: SystemClock, saved_ns: int, say: Callable[[str], None]) -> str:
+def set_at_start(
+    sources: Sequence[SourceConfig], clock: SystemClock, saved_ns: int, say: Callable[[str], None], *, signed: bool = False
+) -> str:
     """Set a clock that may be wrong by decades; what was done. saved_ns: a time that was right once, Unix ns; 0: none. Raises
-    ClockError. The certificates are checked as each source's configuration says; sources that prove nothing have no vote.
+    ClockError. Certificates and signatures are checked as each source's configuration says; sources that prove nothing have no
+    vote. signed: only those whose answers must be signed have one.
     """
-    voting = [source for source in sources if source.votes_at_start]
+    voting = [source for source in sources if source.votes_at_start and (source.require_signature or not signed)]
+    verifiers = {source.target: source.verifier for source in voting}
     options = {source.target: replace(source.client, count=3, interval=0.1, session_file=None) for source in voting}
 
-    def ask_each(targets: Sequence[Target], common: ClientOptions, **more: Any) -> list[HostResult]:
+    def ask_each(targets: Sequence[Target], common: ClientOptions, *, rules: Rules, **more: Any) -> list[HostResult]:
+        def ask_one(one: Target) -> HostResult:
+            own = replace(options[one], trust=_trust(options[one].trust, common.trust))
+            return query_all([one], own, rules=replace(rules, verifier=verifiers[one]), **more)[0]
+
         with ThreadPoolExecutor(max(1, len(targets))) as pool:
-            asked = [
-                pool.submit(query_all, [one], replace(options[one], trust=_trust(options[one].trust, common.trust)), **more)
-                for one in targets
-            ]
-            return [future.result()[0] for future in asked]
+            return list(pool.map(ask_one, targets))
 
     not_before = [Floor(build_time_ns(), "TSQ was built")]
     if saved_ns:

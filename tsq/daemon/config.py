@@ -5,6 +5,7 @@ Comes in: nothing. Goes out: frozen values. `config_file.py` reads them from TOM
 
 from dataclasses import dataclass, field
 
+from tsq.client.exchange import Checks
 from tsq.discipline.settings import ClockSettings, SourceSettings
 from tsq.options import ClientOptions, Target
 
@@ -16,7 +17,8 @@ STATE_DIRECTORY = "/var/lib/tsq"
 class SourceConfig:
     """A `[[source]]` table. client: how to reach it (trust, server name, ticket file). pool: how many of the name's addresses to
     use as sources of their own; 0: the name is one server. offline: begin offline. authorities: identifies what the files of the
-    trust contained when they were read, so that another content is another configuration; empty: not read.
+    trust contained when they were read, so that another content is another configuration; empty: not read. require_signature: use
+    signed answers only; verifier: what checks them, with the keys in the files verify_keys; signers: identifies these keys.
     """
 
     target: Target
@@ -25,6 +27,10 @@ class SourceConfig:
     pool: int = 0
     offline: bool = False
     authorities: str = ""
+    require_signature: bool = False
+    verify_keys: tuple[str, ...] = ()
+    signers: str = ""
+    verifier: Checks | None = field(default=None, compare=False, repr=False)
 
     @property
     def votes_at_start(self) -> bool:
@@ -34,20 +40,22 @@ class SourceConfig:
     @property
     def proof(self) -> tuple[object, ...]:
         """What decides which server may answer: with another one, what was measured may be of another server."""
-        return self.authorities, self.client.trust, self.client.server_name, self.client.family
+        client = self.client
+        return self.authorities, self.signers, self.require_signature, client.trust, client.server_name, client.family
 
 
 @dataclass(frozen=True, slots=True)
 class ClockConfig:
     """The `[clock]` table. drift_file: empty for none. leapsectz: a zone such as "right/UTC" with leap seconds, or a file of them.
-    bootstrap: set a clock that is wrong by years from a majority of sources before certificates can be checked. allow_insecure: let
-    sources whose certificates are not checked set the clock.
+    bootstrap: set a clock that is wrong by years from a majority of sources before certificates can be checked. bootstrap_signed:
+    only those count for it whose answers are signed. allow_insecure: let sources whose certificates are not checked set the clock.
     """
 
     settings: ClockSettings = field(default_factory=ClockSettings)
     drift_file: str = f"{STATE_DIRECTORY}/drift.json"
     leapsectz: str = ""
     bootstrap: bool = False
+    bootstrap_signed: bool = False
     allow_insecure: bool = False
 
 

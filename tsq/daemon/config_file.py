@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsq.daemon.config import Config, NtpServerConfig, SourceConfig
 from tsq.daemon.keys import BY_PATH, TABLES, Key
@@ -19,6 +19,10 @@ from tsq.errors import ConfigError
 from tsq.options import Target, Trust
 from tsq.quic.certificates.reading import read_whole
 from tsq.quic.tls import check_trust, trust_identity
+from tsq.wording import counted
+
+if TYPE_CHECKING:
+    from tsq.wire.signature import Verifier
 
 DROP_INS = "conf.d"
 # A daemon that does not start shows so many problems; a check shows all.
@@ -254,13 +258,14 @@ class _Files:
             return None
         before = len(self.problems)
         self._check_source(table)
-        trust = self._trust(table)
-        if len(self.problems) > before or trust is None:
+        trust, signers = self._trust(table), self._signers(table)
+        if len(self.problems) > before or trust is None or signers is None:
             return None
         values = {BY_PATH[path].field: found.value for path, found in table.keys.items()}
         for path in ("source.ca", "source.pins", "source.insecure"):
             values.pop(BY_PATH[path].field, None)
         values["client.trust"], values["authorities"] = trust
+        values["verifier"], values["signers"] = signers
         # One lower limit for both, unless the file has the other one, too.
         values.setdefault("settings.min_poll", min(DEFAULT_MIN_POLL, values.get("settings.max_poll", DEFAULT_MIN_POLL)))
         if "settings.server_error" in values:
@@ -310,6 +315,32 @@ class _Files:
         self._trusts[parts] = trust, identity
         return trust, identity
 
+    def _signers(self, table: _Table) -> tuple["Verifier | None", str] | None:
+        """What checks this source's signatures, and what identifies its keys; None if they cannot be used."""
+        required, files = table.value("source.require_signature", False), table.value("source.verify_key", ())
+        if table.wrong:
+            # One of them was reported already, perhaps.
+            return None
+        if required != bool(files):
+            path, other = ("source.require_signature", "verify_key") if required else ("source.verify_key", "require_signature")
+            expected = "both" if required else "both, `require_signature = true`"
+            self._wrong(path, table.keys[path], f"found without `{other}`, expected {expected}")
+            return None
+        if not required:
+            return None, ""
+        # Some megabytes of modules that a daemon without it does without.
+        from tsq.host.key_files import load_verifier, verifier_identity  # noqa: PLC0415
+
+        try:
+            verifier = load_verifier(files)
+        except ConfigError as error:
+            found = table.keys["source.verify_key"]
+            self._wrong(
+                "source.verify_key", found, _cut(f"found {error.found}") + f", expected {error.expected or 'a file of keys'}"
+            )
+            return None
+        return verifier, verifier_identity(verifier)
+
     def _check_duplicates(self) -> None:
         seen: dict[tuple[str, int], _Found] = {}
         for table in self._sources:
@@ -336,17 +367,22 @@ class _Files:
             self._wrong(
                 "clock.min_sources", required, f"found {required.value}, expected at most {usable}: no more sources can be used"
             )
-        bootstrap = self._keys.get("clock.bootstrap")
+        bootstrap, signed = self._keys.get("clock.bootstrap"), self._keys.get("clock.bootstrap_signed")
+        only_signed = signed is not None and signed.value
         if bootstrap is None or not bootstrap.value:
+            if signed is not None and only_signed:
+                self._wrong("clock.bootstrap_signed", signed, "found true, expected `bootstrap = true` with it")
             return
         # A megabyte of modules that a daemon without it does without.
         from tsq.oneshot.bootstrap import LEAST_SERVERS  # noqa: PLC0415
 
         # A pool is one vote there, and a source without a check of its certificate none.
-        voting = sum(source.votes_at_start for source in config.sources)
+        voting = sum(source.votes_at_start and (source.require_signature or not only_signed) for source in config.sources)
         if voting < LEAST_SERVERS:
-            text = f"found true with {voting} source(s) that can vote, expected at least {LEAST_SERVERS} for a majority"
-            self._wrong("clock.bootstrap", bootstrap, text)
+            what = f"{counted(voting, 'source')} {'with `require_signature`' if only_signed else 'that can vote'}"
+            text = f"found true with {what}, expected at least {LEAST_SERVERS} for a majority"
+            by, found = ("clock.bootstrap_signed", signed) if only_signed and signed else ("clock.bootstrap", bootstrap)
+            self._wrong(by, found, text)
 
     def _check_feeds(self, config: Config) -> None:
         """Whether another daemon is given anything, where it shall keep the clock."""

@@ -28,6 +28,7 @@ from tsq.discipline.status import Status
 from tsq.errors import AlreadyRunning, ConfigError, TSQError
 from tsq.host import files
 from tsq.quic.budget import Bucket, Throttle
+from tsq.wording import counted
 
 _LOG = logging.getLogger("tsq.control")
 _ROOT = 0
@@ -280,7 +281,7 @@ class ControlServer:
         which = name or "all sources"
         if command == "burst":
             count = arguments.get("count", protocol.DEFAULT_BURST)
-            return Burst(name, count), f"burst of {count} polls requested: {which}"
+            return Burst(name, count), f"burst of {counted(count, 'poll')} requested: {which}"
         return SetOnline(command == "online", name), f"{command}: {which}"
 
     def _source(self, name: str) -> str:

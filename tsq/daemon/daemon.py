@@ -20,13 +20,14 @@ from tsq.daemon.action_log import ActionLog
 from tsq.daemon.config import ClockConfig, Config, FeedConfig
 from tsq.daemon.control import ControlServer
 from tsq.daemon.description import describe
+from tsq.daemon.feeds.bounded import NOTABLE_FREQUENCY
 from tsq.daemon.feeds.opening import Feed, open_feeds
 from tsq.daemon.measurements_log import MeasurementsLog
 from tsq.daemon.memory_care import MemoryCare
 from tsq.daemon.recorder import Recorder, RunSetup
 from tsq.daemon.reload import Changes, changes
 from tsq.daemon.sources import Sources, source_name
-from tsq.discipline.actions import Action, Log, Poll, SaveDrift, SlewPhase, Steer, StepClock
+from tsq.discipline.actions import Action, Log, Poll, SaveDrift, SlewPhase, Steer, StepClock, WouldDo
 from tsq.discipline.events import (
     Event,
     Failed,
@@ -50,15 +51,19 @@ from tsq.host.memory import release
 from tsq.host.step_notice import StepNotice
 from tsq.host.systemd import Notifier
 from tsq.host.who_steers import who_steers
+from tsq.wording import counted
 
 if TYPE_CHECKING:
     from tsq.daemon.metrics import Metrics
 
 logger = logging.getLogger("tsq.daemon")
-# The longest time between two looks at the clock, seconds, whatever the machine wants. Without the kernel's notices, another
-# program's step is noticed within the shorter one.
-_LONGEST_WAIT = 10.0
+# The longest time between two looks at the clock, seconds, whatever the machine wants; where programs are told how wrong the system
+# clock is, which other programs may slew; without the kernel's notices that another program has stepped it.
+_LONGEST_WAIT = 16.0
+_LONGEST_WATCHED_WAIT = 4.0
 _LONGEST_BLIND_WAIT = 1.0
+# What a program asks for is answered from a look that is not older than this, seconds.
+_FRESH = 1.0
 _SHORTEST_WAIT = 0.001
 # How often the leap second table is asked, seconds.
 _LEAP_INTERVAL = 3600.0
@@ -123,6 +128,8 @@ class Daemon:
         self._measurements: MeasurementsLog | None = None
         self._waiting: deque[Event] = deque()
         self._busy = False
+        # The look at what is due now, after all events of this turn of the event loop; and the next one, by time.
+        self._settling: asyncio.Handle | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._notice: StepNotice | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,10 +137,12 @@ class Daemon:
         # A time that has certainly passed, Unix ns; 0: none is known.
         self._right_once_ns = 0
         self._reloading = asyncio.Lock()
-        self._leap_at = self._shown_at = self._publish_at = 0.0
+        self._leap_at = self._shown_at = self._publish_at = self._looked_at = 0.0
         self._shown: ClockStatus | None = None
-        # Whether something has happened that was not published.
+        # Whether something has happened that was not published; what the clock is steered by, and what it was steered by then.
         self._changed = False
+        self._steered: Steer | None = None
+        self._published: Steer | None = None
         self._memory = MemoryCare(clock.monotonic())
         # A fault of the program's own: the run ends by it.
         self._fault: Exception | None = None
@@ -142,7 +151,9 @@ class Daemon:
     # What the control socket asks for.
 
     def status(self) -> Status:
-        """What is known about the clock and its sources, at the last look."""
+        """What is known about the clock and its sources now."""
+        if self._now() >= self._looked_at + _FRESH and not self._busy and not self._stop.is_set():
+            self._deliver(Tick(self._clock.daemon_reading()))
         return self._machine.status()
 
     def submit(self, event: Event) -> None:
@@ -220,8 +231,7 @@ class Daemon:
     async def _close(self) -> None:
         self._stop.set()
         self._notifier.stopping()
-        if self._tick is not None:
-            self._tick.cancel()
+        self._disarm()
         self._close_notice()
         for task in self._tasks:
             task.cancel()
@@ -233,6 +243,7 @@ class Daemon:
         if self._fault is None:
             self._deliver(Tick(self._clock.daemon_reading()))
             self._deliver(Stopping())
+            self._settle()
         if self._fault is not None:
             self._leave_clock()
         if self._control is not None:
@@ -264,36 +275,52 @@ class Daemon:
             # The last look may be some seconds old: what is asked for is for the clock as it is now.
             self._waiting.append(Tick(self._clock.daemon_reading()))
         self._waiting.append(event)
-        if self._busy:
-            return
+        if not self._busy:
+            self._guard_run(self._work)
+            if self._settling is None and not self._stop.is_set():
+                self._settling = asyncio.get_running_loop().call_soon(self._settle)
+
+    def _work(self) -> None:
+        """Handle the events that wait, and those that come of them."""
+        while self._waiting and self._fault is None:
+            self._handle(self._waiting.popleft())
+
+    def _settle(self) -> None:
+        """After the events of one turn of the event loop, which may be the outcomes of several polls: steer, publish and wait."""
+        self._disarm()
+        self._guard_run(self._conclude)
+
+    def _conclude(self) -> None:
+        if not self._stop.is_set():
+            reading = self._clock.daemon_reading()
+            if self._machine.due_ns <= reading.raw_ns:
+                self._waiting.append(Tick(reading))
+                self._work()
+        if self._fault is None:
+            if self._changed or self._now() >= self._publish_at:
+                self._publish()
+            self._arm()
+
+    def _guard_run(self, call: Callable[[], None]) -> None:
+        """What the machine knows after a fault may be half of it: nothing is steered by that. The service manager starts the daemon
+        again.
+        """
         self._busy = True
         try:
-            while self._waiting and self._fault is None:
-                event = self._waiting.popleft()
-                self._handle(event)
-                if isinstance(event, Polled) and not self._waiting:
-                    self._look_again()
-            if self._fault is None:
-                if self._changed or self._now() >= self._publish_at:
-                    self._publish()
-                self._arm()
+            call()
         except Exception as error:
-            # What the machine knows may be half of it: nothing is steered by that. The service manager starts the daemon again.
             logger.exception("a fault in tsqd: it ends")
             self._fault = error
             self.stop()
         finally:
             self._busy = False
 
-    def _look_again(self) -> None:
-        """After a poll the machine mostly wants to steer at once: not by another turn of the event loop."""
-        reading = self._clock.daemon_reading()
-        if self._machine.due_ns <= reading.raw_ns:
-            self._waiting.append(Tick(reading))
-
     def _handle(self, event: Event) -> None:
         actions = self._machine.handle(event)
-        self._changed = self._changed or bool(actions) or not isinstance(event, Tick)
+        if isinstance(event, Tick):
+            self._looked_at = self._now()
+        news = [self._is_news(action) for action in actions]
+        self._changed = self._changed or not isinstance(event, Tick) or any(news)
         self.counters.events += 1
         if self._recorder is not None:
             self._guarded("the recording", self._recorder.event, event, actions)
@@ -304,6 +331,19 @@ class Daemon:
         for action in actions:
             self.counters.actions += 1
             self._perform(action)
+
+    def _is_news(self, action: Action) -> bool:
+        """Whether those that the status is passed on to need it anew after this action, when only time has passed."""
+        match action:
+            case Steer(frequency, _, _, synchronized, leap):
+                before, self._steered = self._published, action
+                same = before is not None and (synchronized, leap) == (before.synchronized, before.leap)
+                return not same or before is None or abs(frequency - before.frequency) > NOTABLE_FREQUENCY
+            case WouldDo():
+                # Another program keeps the clock, perhaps with another frequency than before.
+                return bool(self.config.feed.clockbound)
+            case _:
+                return not isinstance(action, Poll | SaveDrift)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -344,7 +384,7 @@ class Daemon:
         return replace(line, text=f"{line.text} (perhaps by {who})") if who else line
 
     def _publish(self) -> None:
-        self._changed, self._publish_at = False, self._now() + _PUBLISH_INTERVAL
+        self._changed, self._published, self._publish_at = False, self._steered, self._now() + _PUBLISH_INTERVAL
         status = self._machine.status()
         self._sources.judged(status.sources)
         for feed in itertools.chain.from_iterable(self._feeds.values()):
@@ -369,13 +409,17 @@ class Daemon:
 
     def _arm(self) -> None:
         """Look at the clock when the machine wants it."""
-        if self._tick is not None:
-            self._tick.cancel()
-            self._tick = None
         if not self._stop.is_set():
             wait = (self._machine.due_ns - self._clock.raw_ns()) / 1e9
-            longest = _LONGEST_BLIND_WAIT if self._notice is None else _LONGEST_WAIT
+            longest = _LONGEST_WATCHED_WAIT if self.config.feed.clockbound else _LONGEST_WAIT
+            longest = _LONGEST_BLIND_WAIT if self._notice is None else longest
             self._tick = asyncio.get_running_loop().call_later(min(max(wait, _SHORTEST_WAIT), longest), self._look)
+
+    def _disarm(self) -> None:
+        for handle in (self._settling, self._tick):
+            if handle is not None:
+                handle.cancel()
+        self._settling = self._tick = None
 
     def _open_notice(self) -> None:
         try:
@@ -411,6 +455,7 @@ class Daemon:
         if not self._sources.busy and self._memory.is_due(now, self._sources.closed):
             release()
         self._deliver(Tick(self._clock.daemon_reading()))
+        self._settle()
 
     def _ask_leap(self, table: LeapTable) -> None:
         try:
@@ -513,7 +558,7 @@ def summary(status: Status) -> str:
     """The state of the clock in one line, for the service manager and the log."""
     found = status.tracking
     used = sum(source.mark in ("*", "+") for source in status.sources)
-    sources = f"{used} of {len(status.sources)} sources used"
+    sources = f"{used} of {counted(len(status.sources), 'source')} used"
     if found.offset is None or found.bound is None:
         return f"{found.status}; {sources}"
     text = f"{found.status}; offset {found.offset * 1e6:+z.1f} µs, at most {math.ceil(found.bound * 1e6)} µs; {sources}"

@@ -16,7 +16,7 @@ from tsq.daemon.toml_lines import shown
 from tsq.discipline.settings import ClockSettings, ForeignStep, MakeStep, MaxChange, Mode, SourceSettings
 from tsq.errors import ConfigError
 from tsq.host.leap_table import ZONE, LeapTable
-from tsq.options import ClientOptions, Target, parse_listen, parse_pin, parse_target
+from tsq.options import ClientOptions, Precision, Target, parse_listen, parse_pin, parse_target
 from tsq.quic.certificates.names import name_to_check
 from tsq.timing.selection import Criteria
 
@@ -162,6 +162,12 @@ def _read_ca(value: Any, base: str) -> str:
     return _path(value, base, empty=False)
 
 
+def _read_key_file(value: Any, base: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError("", expected="files of keys: an array of texts")
+    return _path(value, base, empty=False)
+
+
 def _read_session_file(value: Any, base: str) -> str | None:
     return _path(value, base) or None
 
@@ -281,6 +287,16 @@ def _first(value: float, what: str) -> float:
         raise ConfigError("", expected=what) from None
 
 
+def _read_precision(value: Any, _: str) -> Precision:
+    if not isinstance(value, bool) and value != "require":
+        raise ConfigError("", expected='true, false or "require"')
+    return Precision.REQUIRE if value == "require" else Precision.ASK if value else Precision.OFF
+
+
+def _show_precision(value: Precision) -> Any:
+    return "require" if value is Precision.REQUIRE else value is Precision.ASK
+
+
 def _read_makestep(value: Any, _: str) -> MakeStep | None:
     if value is False:
         return None
@@ -322,6 +338,7 @@ KEYS = (
     Key("clock.rtcsync", "clock.settings.rtc_sync", BOOLEAN),
     Key("clock.drift_file", "clock.drift_file", _FILE),
     Key("clock.bootstrap", "clock.bootstrap", BOOLEAN),
+    Key("clock.bootstrap_signed", "clock.bootstrap_signed", BOOLEAN),
     Key("clock.min_sources", "clock.settings.criteria.min_sources", _whole(1, 1000)),
     Key("clock.max_distance", "clock.settings.criteria.max_distance", _number(Criteria, "max_distance")),
     Key("clock.allow_insecure", "clock.allow_insecure", BOOLEAN),
@@ -329,6 +346,8 @@ KEYS = (
     Key("source.ca", "client.trust.ca_file", Kind("file", _read_ca)),
     Key("source.pins", "client.trust.pins", Kind("array of texts", _list_of(_read_pin, "an array of texts", alone=str), list)),
     Key("source.insecure", "client.trust.insecure", BOOLEAN),
+    Key("source.require_signature", "require_signature", BOOLEAN),
+    Key("source.verify_key", "verify_keys", Kind("array of files", _list_of(_read_key_file, "files of keys", alone=str), list)),
     Key("source.server_name", "client.server_name", Kind("name or address", _read_server_name)),
     Key("source.minpoll", "settings.min_poll", _POLL),
     Key("source.maxpoll", "settings.max_poll", _POLL),
@@ -340,6 +359,7 @@ KEYS = (
     Key("source.family", "client.family", _whole(0, 6, (0, 4, 6))),
     Key("source.timeout", "client.timeout", _number(ClientOptions, "timeout")),
     Key("source.stream", "client.stream", BOOLEAN),
+    Key("source.precision", "client.precision", Kind('true, false or "require"', _read_precision, _show_precision)),
     Key("source.session_file", "client.session_file", Kind("file", _read_session_file)),
     Key("source.server_error", "settings.server_error", _number(SourceSettings, "server_error")),
     Key("feed.sock", "feed.sock", Kind("array of files", _list_of(_read_feed_socket, "paths of sockets", alone=str), list)),

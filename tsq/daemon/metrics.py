@@ -96,6 +96,8 @@ _SOURCE_GAUGES: tuple[tuple[str, str, Callable[[SourceStatus], float | None]], .
 _SOURCE_COUNTERS: tuple[tuple[str, str, Callable[[SourceStatus], int]], ...] = (
     ("tsq_source_polls", "Polls", lambda s: s.polls),
     ("tsq_source_answers", "Polls that were answered", lambda s: s.answers),
+    ("tsq_source_precise_answers", "Polls that were answered in Precision Mode", lambda s: s.precise),
+    ("tsq_source_bad_values", "Values about its clock that the server reported in another format", lambda s: s.bad_values),
 )
 _SYSTEM_GAUGES: tuple[tuple[str, str, Callable[[Tracking], float | None]], ...] = (
     ("tsq_system_frozen", "Whether a limit was passed, and the clock is left alone", lambda t: t.frozen != ""),
@@ -105,6 +107,7 @@ _SYSTEM_GAUGES: tuple[tuple[str, str, Callable[[Tracking], float | None]], ...] 
         "0: none, 1: a second is inserted, 2: deleted at the day's end, 3: unsynchronized",
         lambda t: t.leap,
     ),
+    ("tsq_system_smeared", "Whether the selected sources smear leap seconds", lambda t: t.smeared),
     ("tsq_system_root_delay_seconds", "Root delay", lambda t: t.root_delay),
     ("tsq_system_root_dispersion_seconds", "Root dispersion", lambda t: t.root_dispersion),
     ("tsq_system_accumulated_steps_seconds", "Sum of the sizes of the daemon's steps", lambda t: t.accumulated_steps),

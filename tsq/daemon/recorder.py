@@ -30,6 +30,7 @@ from tsq.discipline.events import (
 )
 from tsq.discipline.recording import Part, Record, line
 from tsq.host import files
+from tsq.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ class RecordWriter:
         self._append(record)
         self._next = number + 1
         if self._why:
-            logger.info("%s: recording again; %d events are missing", self.path, missed)
+            logger.info("%s: recording again; %s missing", self.path, counted(missed, "event"))
             self._why = ""
 
     def _append(self, data: bytes) -> None:

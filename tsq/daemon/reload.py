@@ -151,6 +151,9 @@ def _possible(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
     if clock.bootstrap != old.clock.bootstrap:
         refused.append("`clock.bootstrap` is used at the next start: a clock that runs is not set by it")
         clock = replace(clock, bootstrap=old.clock.bootstrap)
+    if clock.bootstrap_signed != old.clock.bootstrap_signed:
+        refused.append("`clock.bootstrap_signed` is used at the next start: a clock that runs is not set by it")
+        clock = replace(clock, bootstrap_signed=old.clock.bootstrap_signed)
     if feed.ntp != old.feed.ntp and feed.ntp is not None and not _may_bind(feed.ntp.listen):
         refused.append(f"`feed.ntp.listen` stays as it is: port {feed.ntp.listen.port} can be bound at the start only")
         feed = replace(feed, ntp=old.feed.ntp)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from tsq._fast import clock_ns
+from tsq.client.exchange import Rules
 from tsq.client.kept import KeptClient, LookUp
 from tsq.client.network_errors import FAILURES, network_error
 from tsq.client.resolving import Address
@@ -27,7 +28,7 @@ from tsq.errors import (
     TSQError,
     Unreachable,
 )
-from tsq.options import ClientOptions, Target
+from tsq.options import ClientOptions, Precision, Target
 from tsq.quic.budget import Throttle
 from tsq.timing.sample import Reason, Sample
 
@@ -81,7 +82,8 @@ class Upkeep:
 
 
 class Source:
-    """A server and how to reach it. name: as in events. address: of the server that answered last; empty before.
+    """A server and how to reach it. name: as in events. address: of the server that answered last; empty before. rules: what is
+    asked for, and what is believed.
 
     polled: called with the outcome of every poll. reading: reads the clock. look_up: finds the addresses to try; raises TSQError.
     """
@@ -91,6 +93,7 @@ class Source:
         name: str,
         target: Target,
         options: ClientOptions,
+        rules: Rules | None = None,
         *,
         polled: Callable[[Polled], None],
         reading: Callable[[], Reading],
@@ -104,7 +107,7 @@ class Source:
         self._reading = reading
         # The name in the certificate is the one that was configured, whatever address is asked.
         self._options = replace(options, server_name=options.server_name or target.host)
-        self._client = KeptClient(target, self._options, look_up)
+        self._client = KeptClient(target, self._options, look_up, rules)
         self._entered = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -112,6 +115,7 @@ class Source:
         self._ended = False
         self._interrupted = ""
         self._failures: dict[type[TSQError], Throttle] = {}
+        self._imprecise = Throttle(_SAME_AGAIN)
 
     @property
     def busy(self) -> bool:
@@ -203,6 +207,7 @@ class Source:
             self._leave()
         self.address = self._client.address or self.address
         self._note(failure, samples)
+        self._note_precision(samples)
         self._give(samples, "" if failure is None else failure.found, _reason(failure))
         self._after(burst)
 
@@ -226,6 +231,13 @@ class Source:
         if best is None:
             best = samples[-1] if samples else Sample(clock_ns(), reason=reason, detail=why)
         self._polled(Polled(self.name, best, self._reading(), self.address, self._client.state_unknown))
+
+    def _note_precision(self, samples: Sequence[Sample]) -> None:
+        """Log where a server does not answer in Precision Mode, now and then."""
+        if self._options.precision is Precision.OFF or not any(one.valid and not one.precise for one in samples):
+            return
+        if self._imprecise.due(self._now()):
+            logger.info("%s: the server does not answer in Precision Mode", self.name)
 
     def _note(self, failure: TSQError | None, samples: Sequence[Sample]) -> None:
         """Log why polls fail, once for each reason: it is the operator who can mend that."""

@@ -12,6 +12,7 @@ from functools import partial
 from ipaddress import IPv6Address
 from math import inf
 
+from tsq.client.exchange import Rules
 from tsq.client.in_thread import in_thread
 from tsq.client.resolving import Address, is_numeric, resolve
 from tsq.daemon.config import SourceConfig
@@ -212,7 +213,9 @@ class Sources:
         config = group.config
         options = replace(config.client, server_name=config.client.server_name or config.target.host)
         target = config.target if fixed is None else Target(str(fixed[1][0]), config.target.port)
-        return Source(name, target, options, polled=self._polled, reading=self._read, look_up=partial(self._addresses, name))
+        rules = None if config.verifier is None else Rules(verifier=config.verifier)
+        look_up = partial(self._addresses, name)
+        return Source(name, target, options, rules, polled=self._polled, reading=self._read, look_up=look_up)
 
     @staticmethod
     def _numeric(group: _Group) -> Address | None:

@@ -4,19 +4,22 @@ Comes in: the sources and what is known about the oscillator. Goes out: proposal
 at any reading. It must never propose anything before the sources that were asked had time to answer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
 from tsq.discipline import jumps
 from tsq.discipline.actions import Level
-from tsq.discipline.bound import RawInterval
+from tsq.discipline.bound import Rate, RawInterval
 from tsq.discipline.choice import Choice, choose
 from tsq.discipline.context import Context
 from tsq.discipline.fusion import Fused, Vote, fuse
 from tsq.discipline.oscillator import Oscillator
 from tsq.discipline.source import TrackedSource
 from tsq.discipline.source_table import SourceTable
+from tsq.timing.intersection import majority
 from tsq.timing.selection import Mark, Unused
+from tsq.timing.weight import common_error, part_of, weighing_distance
 
 _SECOND = 1_000_000_000
 # The first update waits so long for a majority of the sources, and for the others: those that answer first may be wrong.
@@ -49,6 +52,7 @@ class Agreement:
         self.choice: Choice | None = None
         self.best: TrackedSource | None = None
         self.stratum = 0
+        self.smeared: bool | None = None
         self.coasting = True
         self.selected_ns = 0
         # Whether there was an agreement already, of too few.
@@ -87,7 +91,8 @@ class Agreement:
         common, now_ns, rate = self.interval, self._context.now.raw_ns, self._oscillator.rate
         if self.fused is None or common is None:
             return None
-        return jumps.hull(self._sources.voters, common.aged(now_ns, rate), rate)
+        aged = common.aged(now_ns, rate)
+        return jumps.hull(self._sources.voters, aged, rate) if jumps.changed(self._sources) else aged
 
     def ask(self, begun: bool) -> Proposal | None:
         """Ask the sources. begun: whether the clock was updated before."""
@@ -112,12 +117,7 @@ class Agreement:
         interval = choice.agreed.interval
         base = reading.difference_ns
         common = RawInterval(now_ns, base + floor(interval.low * 1e9), base + ceil(interval.high * 1e9))
-        votes = []
-        for place in choice.survivors:
-            here = found[place]
-            if here is not None:
-                prediction = voters[place].predict(now_ns)
-                votes.append(Vote(prediction, here[0].distance_from(here[0].clamp(prediction.difference_ns))))
+        votes = _votes(voters, found, choice, now_ns)
         best = voters[choice.best] if choice.best is not None else None
         return Proposal(fuse(votes, common, oscillator.rate), common, best)
 
@@ -125,7 +125,8 @@ class Agreement:
         """The clock follows this from now on."""
         self.fused, self.best = proposal.fused, proposal.best
         self._oscillator.learn(proposal.fused, proposal.best, self._context.settings.tolerance)
-        found = self.choice.agreed.stratum if self.choice is not None and self.choice.agreed is not None else None
+        agreed = None if self.choice is None else self.choice.agreed
+        found, self.smeared = (None, None) if agreed is None else (agreed.stratum, agreed.smeared)
         if found is None and self.best is not None:
             found = self.best.stratum
         self.stratum = min(_LAST_STRATUM, (_UNKNOWN_STRATUM if found is None else found) + 1)
@@ -157,6 +158,25 @@ class Agreement:
         before = None if self.choice is None else self.choice.problem
         if ready and choice.problem is not None and voters and choice.problem is not before:
             log(Level.WARNING, "no majority", f"the sources give no time: {choice.problem.value}")
+
+
+def _votes(
+    voters: Sequence[TrackedSource], found: Sequence[tuple[RawInterval, Rate] | None], choice: Choice, now_ns: int
+) -> list[Vote]:
+    """What the survivors say, each with the weight that its claims leave it; those of a trusted source are taken as they are."""
+    compared = [one.own_error for one, (mark, _) in zip(voters, choice.marks, strict=True) if mark is not Mark.UNUSABLE]
+    common = common_error(compared, majority(len(compared)))
+    votes = []
+    for place in choice.survivors:
+        one, here = voters[place], found[place]
+        if here is None:
+            continue
+        prediction = one.predict(now_ns)
+        distance, part = here[0].distance_from(here[0].clamp(prediction.difference_ns)), 1.0
+        if not one.settings.trust:
+            distance, part = weighing_distance(distance, min(one.own_error, distance), common), part_of(one.server)
+        votes.append(Vote(prediction, distance, part))
+    return votes
 
 
 def _why(source: TrackedSource) -> str:

@@ -95,6 +95,8 @@ class History:
         # What the samples show beyond the assumed rates.
         self._shown: Rate | None = None
         self._jumped = False
+        # The newest result of `at`, with what it was asked for.
+        self._found: tuple[int, Rate, tuple[RawInterval, Rate]] | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -108,13 +110,14 @@ class History:
         """Forget all samples."""
         self._kept.clear()
         self._anchors.clear()
-        self._shown, self._jumped = None, False
+        self._shown, self._jumped, self._found = None, False, None
 
     def add(self, at_ns: int, middle_ns: int, reach: float, own_error: float, rate: Rate) -> None:
         """A sample, newer than all before. reach: its half width without the server's own error; both in seconds.
 
         A larger error that the server reports now counts for the older samples too: it may not have known it then.
         """
+        self._found = None
         own_ns = ceil(own_error * 1e9)
         for kept in (*self._kept, *self._anchors):
             if own_ns > kept.own_ns:
@@ -132,30 +135,51 @@ class History:
         """The interval at a raw time, and the rates at which it ages: the assumed ones, and those that the samples show."""
         if not self._kept:
             return None
-        if self._shown is not None:
-            rate = rate.hull(self._shown)
-        lows, highs = [], []
-        for kept in self._kept:
-            one = kept.interval
+        if self._found is None or self._found[:2] != (at_ns, rate):
+            ages = rate if self._shown is None else rate.hull(self._shown)
+            self._found = at_ns, rate, (self._common(at_ns, ages), ages)
+        return self._found[2]
+
+    def _common(self, at_ns: int, rate: Rate) -> RawInterval:
+        """What the samples have in common at a raw time; all of it where they contradict one another."""
+        kept = [one.interval for one in self._kept]
+        slow, fast, base_ns = rate.low, rate.high, kept[0].low_ns
+        # Which limits it is seen without rounding; all of them are near to one another.
+        lowest = highest = kept[0]
+        most, least = -inf, inf
+        for one in kept:
             elapsed = at_ns - one.at_ns
-            slow, fast = rate.low * elapsed, rate.high * elapsed
-            lows.append(one.low_ns + floor(slow if elapsed >= 0 else fast))
-            highs.append(one.high_ns + ceil(fast if elapsed >= 0 else slow))
-        low_ns, high_ns = max(lows), min(highs)
+            low = one.low_ns - base_ns + (slow if elapsed >= 0 else fast) * elapsed
+            high = one.high_ns - base_ns + (fast if elapsed >= 0 else slow) * elapsed
+            if low > most:
+                most, lowest = low, one
+            if high < least:
+                least, highest = high, one
+        low_ns, high_ns = lowest.aged(at_ns, rate).low_ns, highest.aged(at_ns, rate).high_ns
         if low_ns > high_ns:
             # The server's clock or the raw clock was set: either may have been right.
-            low_ns, high_ns = min(lows), max(highs)
-        return RawInterval(at_ns, low_ns, high_ns), rate
+            aged = [one.aged(at_ns, rate) for one in kept]
+            low_ns, high_ns = min(one.low_ns for one in aged), max(one.high_ns for one in aged)
+        return RawInterval(at_ns, low_ns, high_ns)
 
     def proven(self) -> Rate | None:
         """The mean frequency since the oldest anchors, as the intervals of two samples limit it. None: they limit nothing, or
         contradict one another: a clock was set.
         """
         low, high = -MAX_DRIFT, MAX_DRIFT
-        for place, late in enumerate(self._anchors):
-            for early in self._anchors[:place]:
-                slow, fast = _limits(early.interval, late.interval)
-                low, high = max(low, slow), min(high, fast)
+        before: list[RawInterval] = []
+        for anchor in self._anchors:
+            late = anchor.interval
+            at_ns, low_ns, high_ns = late.at_ns, late.low_ns, late.high_ns
+            for early in before:
+                elapsed = at_ns - early.at_ns
+                if elapsed <= 0:
+                    continue
+                slow, fast = (low_ns - early.high_ns) / elapsed, (high_ns - early.low_ns) / elapsed
+                # Of all pairs of a dozen, for each sample: `max` and `min` would cost more than the rest.
+                low = max(low, slow)
+                high = min(high, fast)
+            before.append(late)
         return Rate(low, high) if -MAX_DRIFT < low <= high < MAX_DRIFT else None
 
     def _anchor(self, new: _Kept) -> None:
@@ -173,26 +197,29 @@ class History:
 
     def shift(self, seconds: int) -> None:
         """True time was set by whole seconds: a leap second."""
+        self._found = None
         for kept in (*self._kept, *self._anchors):
             kept.interval = kept.interval.shifted(seconds * 1_000_000_000)
 
     def _look(self, rate: Rate) -> None:
         """Whether the samples contradict the assumed rates: two samples bound the frequency between them."""
         low, high, self._jumped = rate.low, rate.high, False
-        for place, late in enumerate(self._kept):
-            new = late.interval
-            for early in self._kept[:place]:
-                old = early.interval
+        least, most = rate.low, rate.high
+        before: list[RawInterval] = []
+        for kept in self._kept:
+            new = kept.interval
+            for old in before:
                 elapsed = new.at_ns - old.at_ns
                 if elapsed <= 0:
                     continue
-                slow, fast = _limits(old, new)
-                if slow <= rate.high and fast >= rate.low:
+                slow, fast = (new.low_ns - old.high_ns) / elapsed, (new.high_ns - old.low_ns) / elapsed
+                if slow <= most and fast >= least:
                     continue
                 if slow > MAX_DRIFT or fast < -MAX_DRIFT:
                     self._jumped = True
                 else:
                     low, high = min(low, max(slow, -MAX_DRIFT)), max(high, min(fast, MAX_DRIFT))
+            before.append(new)
         self._shown = Rate(low, high) if low < rate.low or high > rate.high else None
 
     def _drop(self, at_ns: int, rate: Rate) -> None:
@@ -204,14 +231,6 @@ class History:
         lowest = max(range(len(older)), key=lambda place: older[place].low_ns)
         highest = min(range(len(older)), key=lambda place: older[place].high_ns)
         del self._kept[next(place for place in range(len(older)) if place not in (lowest, highest))]
-
-
-def _limits(early: RawInterval, late: RawInterval) -> tuple[float, float]:
-    """(least, greatest) mean frequency between two intervals that both contain the truth; they have different times."""
-    elapsed = late.at_ns - early.at_ns
-    if elapsed <= 0:
-        return -inf, inf
-    return (late.low_ns - early.high_ns) / elapsed, (late.high_ns - early.low_ns) / elapsed
 
 
 def _width(kept: _Kept) -> int:

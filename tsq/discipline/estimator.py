@@ -80,6 +80,8 @@ class Estimator:
         self._conflicts = 0
         self._impossible: list[Measurement] = []
         self._forgotten = False
+        # The newest prediction.
+        self._predicted: Prediction | None = None
 
     @property
     def started(self) -> bool:
@@ -111,6 +113,7 @@ class Estimator:
 
     def add(self, measurement: Measurement) -> None:
         """Use a measurement, which is newer than all before."""
+        self._predicted = None
         if self._routes is None:
             self._start(measurement)
             return
@@ -131,10 +134,12 @@ class Estimator:
         """The prediction for a raw time that is not before the last measurement. Raises ValueError before the first one."""
         if self._routes is None:
             raise ValueError("there is no measurement")
+        if self._predicted is not None and self._predicted.at_ns == at_ns:
+            return self._predicted
         state = State()
         state.take(self._mixture)
         state.advance(self._seconds_to(at_ns), self._wander_squared)
-        return Prediction(
+        self._predicted = Prediction(
             at_ns,
             self._reference_ns + round(state.offset / _NS),
             sqrt(state.tt),
@@ -143,10 +148,12 @@ class Estimator:
             state.tf,
             state.asymmetry,
         )
+        return self._predicted
 
     def shift(self, seconds: int) -> None:
         """True time was set by whole seconds: a leap second."""
         self._reference_ns += seconds * 1_000_000_000
+        self._predicted = None
         self._impossible.clear()
 
     def forget_offset(self) -> None:

@@ -3,7 +3,7 @@
 Comes in: each survivor's prediction and root distance, and the interval that the majority agrees on. Goes out: one prediction,
 inside that interval. It must never follow a source out of the interval.
 
-    weight w_i = 1 / (σ_i² + (Λ_i / 4)²)      Λ_i: the root distance, which bounds the asymmetry that no measurement shows
+    weight w_i = part_i / (σ_i² + (Λ_i / 4)²)      Λ_i: the root distance, which bounds the asymmetry that no measurement shows
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,11 @@ _LEAST_FREQUENCY_SD = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one survivor says. root_distance: seconds."""
+    """What one survivor says. root_distance, seconds, and part: as they count (`tsq.timing.weight`)."""
 
     prediction: Prediction
     root_distance: float
+    part: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def fuse(votes: Sequence[Vote], agreed: RawInterval, rate: Rate) -> Fused:
     for one in used:
         found = one.prediction
         sd = max(found.sd, _LEAST_SD)
-        share = 1 / (sd**2 + (_ASYMMETRY * one.root_distance) ** 2)
+        share = one.part / (sd**2 + (_ASYMMETRY * one.root_distance) ** 2)
         weight += share
         weighted += share * (found.difference_ns - base)
         squares += (share * sd) ** 2

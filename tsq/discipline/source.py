@@ -9,13 +9,14 @@ that has a reason, or one of a server that says that its clock is not synchroniz
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from tsq.discipline.bound import History, Rate, RawInterval
 from tsq.discipline.estimator import Estimator, Measurement, Prediction
 from tsq.discipline.events import Polled, Reading
 from tsq.discipline.polling import Polling
 from tsq.discipline.settings import SourceSettings
-from tsq.discipline.status import SourceStatus
+from tsq.discipline.status import SourceStatus, claims_of
 from tsq.timing.filter import Estimate
 from tsq.timing.intersection import Interval
 from tsq.timing.local_clock import MAX_DRIFT, ClockReading, movement
@@ -134,13 +135,14 @@ class TrackedSource:
         self.online = True
         self.reach = 0
         self.mark, self.unused, self.is_false = "?", "", False
-        self.polls = self.answers = self.samples = 0
+        self.polls = self.answers = self.precise = self.samples = 0
         self.last_reason = ""
         # The newest valid sample, as it was and in raw time.
         self.last: Sample | None = None
         self.last_raw: RawSample | None = None
         self.server: ServerState | None = None
         self.state_unknown = False
+        self.bad_values = 0
         # Whether the estimator's offset holds: not after the raw clock stood still.
         self.measured = False
         # Whether a poll had an outcome since the beginning, or since the raw clock stood still.
@@ -190,6 +192,7 @@ class TrackedSource:
             if self.server is None or state != self.server:
                 self._told_raw_ns = polled.reading.raw_ns
             self.server = state
+            self.bad_values += state.ignored
         self.state_unknown = polled.state_unknown
         if polled.address:
             self.address = polled.address
@@ -212,6 +215,7 @@ class TrackedSource:
             self._first_ns = raw.end_ns
         self.polls += 1
         self.answers += 1
+        self.precise += sample.precise
         self.samples += 1
         self.reach = (self.reach << 1 | 1) & _REACH
         self.last_reason = ""
@@ -308,7 +312,7 @@ class TrackedSource:
     def status(self, reading: Reading, rate: Rate) -> SourceStatus:
         """Everything that is known about the source."""
         found = self.history.at(reading.raw_ns, rate)
-        values = {} if found is None or not self.measured else self._values(reading, found[0])
+        values: Mapping[str, Any] = {} if found is None or not self.measured else self._values(reading, found[0])
         last, raw = self.last, self.last_raw
         own_error = None if last is None else self.own_error
         return SourceStatus(
@@ -330,11 +334,14 @@ class TrackedSource:
             samples=len(self.history),
             polls=self.polls,
             answers=self.answers,
+            precise=self.precise,
             last_reason=self.last_reason,
             span=0.0 if raw is None else (raw.end_ns - self._first_ns) / 1e9,
             prefer=self.settings.prefer,
             trust=self.settings.trust,
             no_select=self.settings.no_select,
+            **claims_of(self.server),
+            bad_values=self.bad_values,
             **values,
         )
 

@@ -6,8 +6,10 @@ hold a value that was not measured: None is "not known".
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from tsq.discipline.settings import Mode
+from tsq.timing.server_state import ServerState
 
 
 class ClockStatus(StrEnum):
@@ -35,7 +37,8 @@ class Tracking:
     updated_real_ns: when the clock was last updated, 0: never. steps, accumulated_steps: by this machine since its start, and the
     sum of their sizes. frozen: why, empty if it is not. foreign_moves: how often another program moved the clock.
     earliest_ns, latest_ns: the true time at raw_ns lies between them, Unix ns, while a majority of the sources is right;
-    rate_low, rate_high: how fast it may run against the raw clock from then on, minus 1.
+    rate_low, rate_high: how fast it may run against the raw clock from then on, minus 1. smeared: whether the sources smear leap
+    seconds, and so this clock; None: none of them says.
     """
 
     mode: Mode
@@ -68,6 +71,7 @@ class Tracking:
     latest_ns: int | None = None
     rate_low: float = 0.0
     rate_high: float = 0.0
+    smeared: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class SourceStatus:
     mark: of the last selection, as in `timing.selection.Mark`; unused: why it is not used. poll: the present interval, a power
     of 2. reach: the last eight polls, newest in the lowest bit. offset, offset_sd, frequency, frequency_sd: of its own estimator.
     interval_low, interval_high: its correctness interval then. last_*: of the last valid sample.
-    age: seconds since that sample; None: there is none. server_error: reported, or assumed.
+    age: seconds since that sample; None: there is none. server_error: reported, or assumed. source_type, source, clock_class,
+    clock_tag: what the server says of its clock. bad_values: how many values it reported in another format than protocol R13's.
     """
 
     name: str
@@ -110,6 +115,24 @@ class SourceStatus:
     prefer: bool = False
     trust: bool = False
     no_select: bool = False
+    precise: int = 0
+    source_type: int | None = None
+    source: str = ""
+    clock_class: int | None = None
+    clock_tag: str = ""
+    bad_values: int = 0
+
+
+def claims_of(server: ServerState | None) -> dict[str, Any]:
+    """What a server says of its clock, as fields of its SourceStatus."""
+    if server is None:
+        return {}
+    return {
+        "source_type": server.source_type,
+        "source": server.source,
+        "clock_class": server.clock_class,
+        "clock_tag": server.tag,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,4 +51,5 @@ def tracking(context: Context, oscillator: Oscillator, agreement: Agreement, con
         latest_ns=None if interval is None else now.raw_ns + interval.high_ns,
         rate_low=rate.low,
         rate_high=rate.high,
+        smeared=agreement.smeared if usable else None,
     )

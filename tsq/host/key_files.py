@@ -5,10 +5,11 @@ Comes in: paths. Goes out: keys, or ConfigError. It must never write over a file
 
 import os
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 
 from tsq.errors import ConfigError
 from tsq.host import files
-from tsq.wire.keys import SigningKey, parse_signing_keys, parse_verify_keys, signing_line, verifier_of, verify_line
+from tsq.wire.keys import SigningKey, key_bytes, parse_signing_keys, parse_verify_keys, signing_line, verifier_of, verify_line
 from tsq.wire.signature import Verifier
 
 _MOST_BYTES = 64 << 10
@@ -29,6 +30,12 @@ def load_signing_keys(paths: Iterable[str]) -> list[SigningKey]:
 def load_verifier(paths: Sequence[str]) -> Verifier:
     """A verifier that trusts the keys in these files. Raises ConfigError."""
     return verifier_of(*(parse_verify_keys(_read(path, private=False), path) for path in paths))
+
+
+def verifier_identity(verifier: Verifier) -> str:
+    """Identifies the keys that it trusts, by their content."""
+    lines = sorted(f"{key_id} {type(key).__name__} {key_bytes(key).hex()}" for key_id, key in verifier.keys.items())
+    return sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_key(path: str, key: SigningKey) -> str:

@@ -90,6 +90,7 @@ class Machine:
 # ------------------------------------------------------------------------------------------------------------- responses
 
 
+@pytest.mark.draft("9-7")
 def test_all_fields_of_a_response():
     machine = Machine(stratum=3, leap=1, root_delay=0.25, root_dispersion=0.125)
     packet = machine.ask(ago=0.001, poll=-3)
@@ -269,6 +270,7 @@ def served(scenario, host: str = "127.0.0.1", **changes):
     return asyncio.run(main())
 
 
+@pytest.mark.draft("9-6", "9-13")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_server_on_loopback_gives_the_true_time(host):
     async def scenario(feed):

@@ -13,6 +13,7 @@ from tsq.daemon import control_protocol
 from tsq.discipline.settings import Mode
 from tsq.discipline.status import ClockStatus, Status, Tracking
 from tsq.host.keepers import tsqd
+from tsq.host.keepers.sync_state import by_report
 from tsq.host.keepers.tsqd import Report, ask_status, decode
 
 REAL, RAW = 1_800_000_000_000_000_000, 5_000_000_000_000
@@ -40,6 +41,14 @@ def test_it_is_what_the_daemon_reports():
     assert report() == Report(True, 3, 1, False, "time.example:443", 0.002, 0.002, 20e-6)
     assert report(status=ClockStatus.HOLDOVER).holdover
     assert not report(mode=Mode.OBSERVE).steers
+
+
+@pytest.mark.parametrize(("said", "smeared"), [(True, True), (False, False), (None, None), (1, None), ("yes", None)])
+def test_whether_leap_seconds_are_smeared(said, smeared):
+    assert by_report(report(smeared=said)).smeared is smeared
+    older = line().replace(b',"smeared":null', b"")
+    assert older != line()
+    assert decode(older, RAW, REAL) == report()
 
 
 def test_the_bound_is_that_of_the_clock_at_this_moment():

@@ -24,6 +24,8 @@ _FASTEST_SLEW = 0.2
 # 31 years: ClockBound's clients have no number for "not known".
 _UNKNOWN_BOUND_NS = 1_000_000_000 * _NS_PER_S
 _MOST_DRIFT_PPB = 999_999_999
+# The clock's frequency may change by so much without a new bound, which allows for that.
+NOTABLE_FREQUENCY = 1e-9
 
 _STATUSES = {
     ClockStatus.UNSYNCHRONIZED: TimeStatus.UNSYNCHRONIZED,
@@ -111,7 +113,8 @@ def bound_of(tracking: Tracking, as_of_ns: int, *, moved: bool) -> ClockBound:
     bound_ns = ceil(tracking.bound * 1e9)
     valid_ns, near = _valid(tracking.leap, tracking.real_ns - bound_ns, tracking.real_ns + bound_ns, tracking.bound_rate)
     bound_ns += _NS_PER_S if near else 0
-    return ClockBound(as_of_ns, as_of_ns + valid_ns, bound_ns, min(_MOST_DRIFT_PPB, ceil(tracking.bound_rate * 1e9)), status)
+    drift_ppb = min(_MOST_DRIFT_PPB, ceil((tracking.bound_rate + NOTABLE_FREQUENCY) * 1e9))
+    return ClockBound(as_of_ns, as_of_ns + valid_ns, bound_ns, drift_ppb, status)
 
 
 class ClockBoundFeed:

@@ -60,7 +60,8 @@ class SyncState:
     """The clock's quality; seconds and ppm. keeper: which program reports it; reference: what it follows, as text.
 
     trouble: why the state is unknown, or which reported value is impossible; empty if there is none. correction: what the keeper
-    is about to add to the clock, where it reports that; the error contains it.
+    is about to add to the clock, where it reports that; the error contains it. smeared: whether leap seconds are smeared; None: the
+    keeper does not say.
     """
 
     keeper: str
@@ -74,6 +75,7 @@ class SyncState:
     drift_ppm: float = TOLERANCE_PPM
     trouble: str = ""
     correction: float | None = None
+    smeared: bool | None = None
 
     @property
     def synchronized(self) -> bool:
@@ -197,7 +199,7 @@ def by_report(report: Report) -> SyncState:
     dispersion = report.root_dispersion + (rate - drift) * 1e-6 * _LONGEST_USED
     return SyncState(
         Keeper.TSQD.value, report.stratum, report.leap, SourceType.NTP, clock_class, report.reference,
-        report.root_delay, dispersion, drift,
+        report.root_delay, dispersion, drift, smeared=report.smeared,
     )  # fmt: skip
 
 

@@ -42,7 +42,8 @@ Clocks = Callable[[], tuple[int, int]]
 class Report:
     """The clock's state now, in seconds. stratum 0, leap 3: not synchronized. steers: the daemon keeps the clock itself.
 
-    reference: the source that it follows best. bound_rate: how fast root_dispersion grows, seconds per second.
+    reference: the source that it follows best. bound_rate: how fast root_dispersion grows, seconds per second. smeared: whether it
+    follows sources that smear leap seconds; None: it is not known.
     """
 
     steers: bool
@@ -53,6 +54,7 @@ class Report:
     root_delay: float
     root_dispersion: float
     bound_rate: float
+    smeared: bool | None = None
 
 
 def clocks() -> tuple[int, int]:
@@ -102,7 +104,12 @@ def _report(tracking: dict[str, Any], raw_ns: int, real_ns: int) -> Report | Non
     bound = max(latest_ns - real_ns, real_ns - earliest_ns) / 1e9
     dispersion = max(0.0, bound - delay / 2)
     reference = " ".join(str(tracking["reference"]).split())[:_MOST_NAME]
-    return Report(steers, stratum, leap, tracking["status"] == "holdover", reference, delay, dispersion, growth)
+    # A daemon of an earlier version does not know it.
+    smeared = tracking.get("smeared")
+    holdover = tracking["status"] == "holdover"
+    return Report(
+        steers, stratum, leap, holdover, reference, delay, dispersion, growth, smeared if isinstance(smeared, bool) else None
+    )
 
 
 def unsynchronized(steers: bool) -> Report:
