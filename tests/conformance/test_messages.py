@@ -99,6 +99,7 @@ def by_name(cases):
 # ------------------------------------------------------------------------------------------------- R4, the server's side
 
 
+@pytest.mark.draft("6.3.2-3", "6.3.2-24", "6.4-13", "6.6-2")
 @by_name(MALFORMED_REQUESTS)
 def test_R4_malformed_request_in_datagram_mode_is_dropped_and_counted(world, case):
     client = ForeignClient(world)
@@ -108,6 +109,7 @@ def test_R4_malformed_request_in_datagram_mode_is_dropped_and_counted(world, cas
     assert len(client.ask(PLAIN_REQUEST)) == 1
 
 
+@pytest.mark.draft("6.6-3")
 @by_name(MALFORMED_REQUESTS)
 def test_R4_malformed_request_in_stream_mode_gets_error_1_then_fin(world, case):
     client = ForeignClient(world)
@@ -121,6 +123,7 @@ def test_R4_malformed_request_in_stream_mode_gets_error_1_then_fin(world, case):
     assert isinstance(decode_response(client.ask_stream(PLAIN_REQUEST)), Response)
 
 
+@pytest.mark.draft("6.3.2-20", "6.3.2-21")
 def test_R4_error_tlv_is_alone(world):
     reply = ForeignClient(world).ask_stream(b"\x01")
     ((kind, value),) = oracle.unpack(reply)
@@ -129,6 +132,7 @@ def test_R4_error_tlv_is_alone(world):
     value[2:].decode()
 
 
+@pytest.mark.draft("R4-1")
 def test_R4_a_malformed_request_does_not_affect_others_in_the_same_packet(world):
     client = ForeignClient(world)
     assert len(client.ask(b"\x01", PLAIN_REQUEST, PLAIN_REQUEST + b"\x00")) == 1
@@ -138,6 +142,7 @@ def test_R4_a_malformed_request_does_not_affect_others_in_the_same_packet(world)
 SKIPPED = [(0, b""), (4, b"\x00"), (100, b"what is this"), (246, bytes(255)), (248, b""), (251, b"")]
 
 
+@pytest.mark.draft("6.3.2-5")
 @pytest.mark.parametrize("stream", [False, True])
 def test_R4_unknown_types_in_a_request_are_skipped(world, stream):
     client = ForeignClient(world)
@@ -146,18 +151,21 @@ def test_R4_unknown_types_in_a_request_are_skipped(world, stream):
     assert [kind for kind, _ in oracle.unpack(answer)] == [1, 2, 3]
 
 
+@pytest.mark.draft("6.3.1-3")
 def test_R4_every_type_from_4_to_246_is_skipped():
     for kind in range(4, 247):
         assert decode_request(oracle.pack([HEAD, (kind, b"x"), (kind, b"")])).nonce == NONCE
         assert decode_response(PLAIN_RESPONSE + oracle.pack([(kind, b"x"), (kind, b"")])) == decode_response(PLAIN_RESPONSE)
 
 
+@pytest.mark.draft("6.3.2-32")
 @pytest.mark.parametrize("kind", [247, 248, 251, 253, 254])
 def test_R4_other_types_may_repeat(kind):
     value = {248: bytes(6), 251: bytes(2)}.get(kind, b"")
     assert decode_request(oracle.pack([HEAD, (kind, value), (kind, value)])).nonce == NONCE
 
 
+@pytest.mark.draft("6.3.2-1", "6.3.2-6", "6.3.2-9", "6.3.2-19")
 def test_R4_response_is_in_order(certificates):
     clock_info = (ClockQuality(1, 2, 3, "x").tlv(), TimeSource(1, 1, "y").tlv(), metadata_tlv({"site": "us-east"}))
     world = World(certificates, signer=HmacSigner(1, bytes(16)), clock_info=clock_info)
@@ -177,6 +185,7 @@ def test_R4_request_is_in_order():
 # ------------------------------------------------------------------------------------------------- R4, the client's side
 
 
+@pytest.mark.draft("6.6-1")
 @by_name(MALFORMED_RESPONSES)
 @pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stream"])
 def test_R4_malformed_response_makes_no_valid_sample(world, case, stream):
@@ -200,6 +209,7 @@ def test_R4_unknown_types_in_a_response_are_skipped(world, stream):
     assert session.samples[0].valid
 
 
+@pytest.mark.draft("6.3.2-22", "6.3.2-25")
 @pytest.mark.parametrize("stream", [False, True])
 def test_R4_error_reply_is_a_sample_with_its_reason(world, stream):
     world.core.responder = WrongServer(lambda right: encode_error(2, "not here"))
@@ -214,6 +224,7 @@ def test_R4_error_reply_is_a_sample_with_its_reason(world, stream):
 # ------------------------------------------------------------------------------------------------------------------- R3
 
 
+@pytest.mark.draft("6.3.2-23")
 @pytest.mark.parametrize(
     ("reason", "size"),
     [("a" * 253, 253), ("a" * 254, 253), ("é" * 200, 252), ("a" + "é" * 200, 253), ("€" * 100, 252), ("𝄞" * 64, 252), ("", 0)],
@@ -235,6 +246,7 @@ def test_R3_reason_of_255_bytes_value_can_be_read():
 # ------------------------------------------------------------------------------------------------------- the TLV table
 
 
+@pytest.mark.draft("6.3.2-a", "6.3.2-b")
 def test_plain_messages_have_18_and_38_bytes(world):
     assert encode_request(NONCE) == b"\x01\x10" + NONCE
     answer = ForeignClient(world).ask(PLAIN_REQUEST)[0]
@@ -244,6 +256,7 @@ def test_plain_messages_have_18_and_38_bytes(world):
     assert answer[28:30] == b"\x03\x08"
 
 
+@pytest.mark.draft("5-2", "9-17", "9-18", "9-19")
 def test_nonces_are_16_bytes_and_never_repeat(world):
     session = world.channel()
     world.run(0.5)
@@ -255,6 +268,7 @@ def test_nonces_are_16_bytes_and_never_repeat(world):
     assert len(seen) == 50
 
 
+@pytest.mark.draft("6.3.1-1")
 def test_type_and_code_numbers_are_those_of_the_protocol():
     assert {kind.name: kind.value for kind in TlvType} == {
         "NONCE": 1, "RECEIVE_TIMESTAMP": 2, "SEND_TIMESTAMP": 3, "METADATA_QUERY": 247, "CLOCK_QUALITY": 248, "ERROR": 249,
@@ -268,11 +282,13 @@ def test_type_and_code_numbers_are_those_of_the_protocol():
     assert (SignatureAlgorithm.ED25519, SignatureAlgorithm.HMAC_SHA256) == (1, 2)
 
 
+@pytest.mark.draft("6.3.2-d")
 def test_metadata_is_encoded_as_in_the_example():
     assert metadata_tlv({"site": "us-east"}) == (253, bytes.fromhex("04 73 69 74 65 07 75 73 2d 65 61 73 74"))
     assert decode_metadata(SITE) == {"site": "us-east"}
 
 
+@pytest.mark.draft("6.3.2-12")
 def test_metadata_keys_are_in_byte_order():
     pairs = {"é": "5", "b": "3", "B": "1", "a": "2", "ba": "4", "": "0"}
     _, value = metadata_tlv(pairs)
@@ -292,6 +308,7 @@ def test_metadata_may_fill_a_value_of_255_bytes():
     assert unpack_tlvs(pack_tlvs([(kind, value)])) == [(kind, value)]
 
 
+@pytest.mark.draft("6.3.2-10", "6.3.2-11")
 @pytest.mark.parametrize("stream", [False, True])
 def test_metadata_query_is_answered_with_the_servers_clock_info(certificates, stream):
     quality, source = ClockQuality(ClockClass.GNSS, 1, 20, "u-blox"), TimeSource(1, SourceType.GPS, "roof")
@@ -313,6 +330,7 @@ def test_R12_a_response_has_no_metadata_that_was_not_requested(certificates, req
     assert [kind for kind, _ in oracle.unpack(ForeignClient(world).ask(request)[0])] == [1, 2, 3]
 
 
+@pytest.mark.draft("6.3.2-15", "6.3.2-c")
 @pytest.mark.parametrize(
     ("error_us", "drift_ppb", "wire"),
     [(5, 9, "0005 0009"), (65535, 65535, "ffff ffff"), (65536, 10**9, "ffff ffff"), (-1, 0, "0000 0000"), (258, 513, "0102 0201")],
@@ -323,6 +341,7 @@ def test_clock_quality_saturates(error_us, drift_ppb, wire):
     assert value == bytes([3, 0]) + bytes.fromhex(wire) + b"tag"
 
 
+@pytest.mark.draft("6.3.2-16")
 def test_clock_quality_tag_is_cut_between_characters():
     _, value = ClockQuality(0, 0, 0, "é" * 200).tlv()
     assert len(value) == 254

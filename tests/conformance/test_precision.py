@@ -51,6 +51,7 @@ def assert_padding_is_zero_and_last(answer: bytes) -> None:
     assert all(not any(value) for kind, value in tlvs if kind == 254)
 
 
+@pytest.mark.draft("6.3.2-38", "6.3.2-41", "6.4-7", "6.4-9", "6.4-10", "R7-2")
 @pytest.mark.parametrize("gap", [0, 2, 3, 4, 255, 256, 257, 258, 259, 260, 513, 514, 515, 516, 517, 771, 772, 1000])
 @pytest.mark.parametrize("signer", [None, ED25519, HMAC], ids=["plain", "ed25519", "hmac"])
 def test_R7_response_is_as_long_as_its_request(gap, signer):
@@ -63,6 +64,7 @@ def test_R7_response_is_as_long_as_its_request(gap, signer):
         assert kinds_of(answer)[-1] == 255
 
 
+@pytest.mark.draft("R7-1")
 @pytest.mark.parametrize("signer", [None, ED25519, HMAC], ids=["plain", "ed25519", "hmac"])
 def test_R7_gap_of_one_byte_omits_250(signer):
     size = MANDATORY + 1 + (signer.block_size if signer else 0)
@@ -70,6 +72,7 @@ def test_R7_gap_of_one_byte_omits_250(signer):
     assert kinds_of(answer) == [1, 2, 3] + ([255] if signer else [])
 
 
+@pytest.mark.draft("6.4-3")
 @pytest.mark.parametrize("size", [20, 22, 30, 38, 39])
 def test_R7_mandatory_tlvs_that_do_not_fit_omit_250(size):
     answer = answer_to(padded_request(size))
@@ -100,6 +103,7 @@ def test_R7_optional_tlvs_are_omitted_to_fit(size, kinds):
     assert len(answer) == size
 
 
+@pytest.mark.draft("6.4-6")
 @pytest.mark.parametrize("size", range(MANDATORY, MANDATORY + 80))
 @pytest.mark.parametrize("signer", [None, HMAC], ids=["plain", "hmac"])
 def test_R7_with_250_the_length_is_equal_for_every_size(size, signer):
@@ -112,11 +116,13 @@ def test_R7_with_250_the_length_is_equal_for_every_size(size, signer):
     assert (250 in kinds) != gap_is_one
 
 
+@pytest.mark.draft("3-1", "6.4-1")
 def test_R7_without_250_in_the_request_nothing_is_padded():
     answer = answer_to(oracle.pack([(1, NONCE), (254, bytes(200))]))
     assert kinds_of(answer) == [1, 2, 3]
 
 
+@pytest.mark.draft("6.3.2-37", "6.3.2-40", "6.4-8")
 @pytest.mark.parametrize("size", [0, 2, 3, 256, 257, 258, 259, 514, 515, 516, 772, 1100])
 def test_R7_padding_fills_any_gap_but_one_byte(size):
     assert tlvs_size(padding(size)) == size
@@ -135,6 +141,7 @@ def test_R7_client_pads_its_request_to_the_response_it_expects(size):
     assert_padding_is_zero_and_last(request)
 
 
+@pytest.mark.draft("6.4-2")
 @pytest.mark.parametrize("stream", [False, True], ids=["datagram", "stream"])
 @pytest.mark.parametrize("size", [40, 41, 42, 298, 555, 1000])
 def test_R7_precision_mode_works_in_both_modes(certificates, stream, size):

@@ -47,6 +47,7 @@ def with_times(receive_step_ns: int, send_step_ns: int):
     return answer
 
 
+@pytest.mark.draft("6.6-7")
 @STREAM
 @pytest.mark.parametrize(
     ("steps", "reason"),
@@ -72,6 +73,7 @@ def test_R8_offset_just_under_the_limit_is_valid(certificates, stream):
     assert one_sample(world, session).valid
 
 
+@pytest.mark.draft("6.6-10")
 @STREAM
 @pytest.mark.parametrize(("limit", "valid"), [(0.5, False), (2.0, True)])
 def test_R8_the_offset_limit_is_an_option(certificates, stream, limit, valid):
@@ -108,6 +110,7 @@ def test_R8_delay_within_the_precision_is_clamped_to_it(delay_ns, delay, valid):
         assert sample.reason is Reason.NEGATIVE_DELAY
 
 
+@pytest.mark.draft("6.2-a")
 @STREAM
 def test_R8_server_whose_clock_is_stepped_back_gives_no_answer(certificates, stream):
     world, session = connected(certificates, stream=stream)
@@ -184,6 +187,7 @@ def test_R11_offset_is_positive_when_the_local_clock_is_behind(certificates, str
     assert one_sample(world, session).offset == server_offset_ns / NS
 
 
+@pytest.mark.draft("6.2-1")
 @STREAM
 def test_R11_a_delay_in_one_direction_shifts_the_offset_by_half_of_it(certificates, stream):
     world, session = connected(certificates, stream=stream)

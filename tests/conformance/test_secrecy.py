@@ -40,6 +40,7 @@ def tickets_of(world) -> list:
     return tickets
 
 
+@pytest.mark.draft("2-2", "6.3.2-44")
 def test_R10_a_flipped_bit_anywhere_in_a_datagram_yields_no_answer(world):
     client = ForeignClient(world)
     tap = Tap(world, lose=True)
@@ -60,6 +61,7 @@ def test_R10_a_flipped_bit_anywhere_in_a_datagram_yields_no_answer(world):
     assert world.counters.get("answered") == 1
 
 
+@pytest.mark.draft("5-1")
 def test_R10_a_cut_or_extended_packet_yields_no_answer(world):
     client = ForeignClient(world)
     tap = Tap(world, lose=True)
@@ -71,6 +73,7 @@ def test_R10_a_cut_or_extended_packet_yields_no_answer(world):
     assert world.counters.get("requests") == 0
 
 
+@pytest.mark.draft("7-a", "7.1-1")
 @pytest.mark.parametrize("where", [CLIENT, OTHER], ids=["same_address", "another_address"])
 def test_R10_a_replayed_packet_gets_no_second_answer(world, where):
     client = ForeignClient(world)
@@ -95,6 +98,7 @@ def test_R10_a_replayed_stream_request_gets_no_second_answer(world):
     assert world.counters.get("requests") == 1
 
 
+@pytest.mark.draft("8-8")
 def test_R10_messages_are_not_on_the_wire_in_clear(world):
     session = world.channel()
     world.run(0.5)

@@ -130,6 +130,7 @@ BAD = [
 ]
 
 
+@pytest.mark.draft("6.3.2-39", "6.3.2-42", "6.3.2-e", "8-2", "8-3", "8-4")
 @KEYS
 @STREAM
 def test_R5_signature_covers_exactly_the_bytes_before_it(certificates, keys, stream):
@@ -145,6 +146,7 @@ def test_R5_signature_covers_exactly_the_bytes_before_it(certificates, keys, str
     verify(keys.algorithm, answer[: -2 - len(block)], block[7:])
 
 
+@pytest.mark.draft("6.3.2-8", "6.3.2-43", "6.3.2-45", "6.5-3", "7.1-2")
 @KEYS
 @STREAM
 def test_R5_signed_exchange_makes_a_valid_sample(certificates, keys, stream):
@@ -164,6 +166,7 @@ def test_R5_every_bit_of_the_message_is_covered(keys):
         assert not sample.valid, f"bit of byte {at}"
 
 
+@pytest.mark.draft("6.3.2-36")
 @KEYS
 def test_R5_the_covered_bytes_are_those_on_the_wire(keys):
     # Decoding and encoding again would lose unknown types and the length of the padding.
@@ -173,6 +176,7 @@ def test_R5_the_covered_bytes_are_those_on_the_wire(keys):
     keys.verifier.check(block)
 
 
+@pytest.mark.draft("7-7", "7.1-3", "8-7", "8-9")
 @KEYS
 @STREAM
 @pytest.mark.parametrize("bad", BAD)
@@ -193,6 +197,7 @@ def test_R6_a_public_key_is_never_used_as_an_hmac_secret(certificates):
     assert asked(certificates, Keys(HmacSigner(KEY_ID, public), ED25519.verifier, 0, 0), stream=False).reason is Reason.SIGNATURE
 
 
+@pytest.mark.draft("7-6", "R6-1")
 def test_R6_server_without_a_key_answers_error_3_on_a_stream(certificates):
     world = World(certificates)
     client = ForeignClient(world)
@@ -219,6 +224,7 @@ def test_R6_client_of_a_server_without_a_key_gets_the_reason(certificates, strea
     assert not stream or "code 3" in sample.detail
 
 
+@pytest.mark.draft("8-1")
 @KEYS
 @STREAM
 def test_R6_a_response_is_signed_only_on_request(certificates, keys, stream):

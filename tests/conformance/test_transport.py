@@ -34,10 +34,12 @@ def assert_malformed_reply(data: bytes) -> None:
     assert reply.code == ErrorCode.MALFORMED_REQUEST
 
 
+@pytest.mark.draft("2-1")
 def test_R1_client_offers_tsq_1_then_tsq():
     assert tls.client_configuration("localhost", Trust()).alpn_protocols == ["tsq/1", "tsq"]
 
 
+@pytest.mark.draft("R1-1")
 @pytest.mark.parametrize(
     ("offered", "chosen"),
     [(["tsq/1", "tsq"], "tsq/1"), (["tsq", "tsq/1"], "tsq/1"), (["tsq"], "tsq"), (["tsq/1"], "tsq/1"), (["h3", "tsq"], "tsq")],
@@ -49,6 +51,7 @@ def test_R1_server_accepts_either_and_prefers_tsq_1(world, offered, chosen):
     assert_answered(client.ask_stream(PLAIN_REQUEST))
 
 
+@pytest.mark.draft("7-1")
 @pytest.mark.parametrize("offered", [["h3"], ["tsq/2", "TSQ", "tsq/1 "], None])
 def test_R1_server_refuses_any_other_alpn_and_none(world, offered):
     client = ForeignClient(world, alpn_protocols=offered)
@@ -62,6 +65,7 @@ def test_R1_server_refuses_any_other_alpn_and_none(world, offered):
     assert world.counters.get("requests") == 0
 
 
+@pytest.mark.draft("6.1-1")
 @pytest.mark.parametrize(("spoken", "chosen"), [(["tsq/1"], "tsq/1"), (["tsq"], "tsq"), (["tsq", "tsq/1"], "tsq")])
 @pytest.mark.parametrize("stream", [False, True])
 def test_R1_client_accepts_either_from_a_server(world, spoken, chosen, stream):
@@ -73,6 +77,7 @@ def test_R1_client_accepts_either_from_a_server(world, spoken, chosen, stream):
     assert session.samples[0].valid
 
 
+@pytest.mark.draft("7-2")
 @pytest.mark.parametrize("spoken", [["h3"], None])
 @pytest.mark.parametrize("stream", [False, True])
 def test_R1_client_refuses_a_server_of_another_alpn_or_none(world, spoken, stream):
@@ -83,6 +88,7 @@ def test_R1_client_refuses_a_server_of_another_alpn_or_none(world, spoken, strea
     assert not session.established
 
 
+@pytest.mark.draft("6.3.2-2", "6.5-a")
 def test_datagram_mode_one_frame_is_one_message(world):
     client = ForeignClient(world)
     other = oracle.pack([(oracle.NONCE, bytes(16))])
@@ -91,6 +97,7 @@ def test_datagram_mode_one_frame_is_one_message(world):
     assert client.ask(PLAIN_REQUEST + other) == []
 
 
+@pytest.mark.draft("R2-1", "R2-2")
 @pytest.mark.parametrize("fin", [True, False])
 def test_R2_server_answers_with_and_without_fin_and_ends_the_stream(world, fin):
     client = ForeignClient(world)
@@ -178,6 +185,7 @@ def test_R2_stream_without_a_message_gets_an_error_at_fin(world):
     assert stream in client.finished
 
 
+@pytest.mark.draft("RFC 9000-1")
 def test_R2_an_endless_request_is_stopped(world):
     client = ForeignClient(world)
     stream = client.open()
@@ -211,6 +219,7 @@ def test_R2_every_request_has_its_own_client_initiated_bidirectional_stream(worl
     assert len(session.samples) == 20
 
 
+@pytest.mark.draft("6.5-b")
 def test_both_modes_work_on_one_connection(world):
     client = ForeignClient(world)
     for _ in range(3):
@@ -220,6 +229,7 @@ def test_both_modes_work_on_one_connection(world):
     assert world.counters.get("requests", Mode.DATAGRAM) == world.counters.get("requests", Mode.STREAM) == 3
 
 
+@pytest.mark.draft("6.5-2")
 @pytest.mark.parametrize("limit", [None, 40])
 def test_client_uses_stream_mode_and_gives_a_notice_if_the_server_accepts_no_datagrams(world, limit):
     world.router.configuration.max_datagram_frame_size = limit
@@ -233,6 +243,7 @@ def test_client_uses_stream_mode_and_gives_a_notice_if_the_server_accepts_no_dat
     assert world.counters.get("requests", Mode.STREAM) == 1
 
 
+@pytest.mark.draft("6.5-1")
 def test_client_gives_no_notice_if_the_server_accepts_datagrams(world):
     session = world.channel()
     world.run(0.5)
@@ -240,6 +251,7 @@ def test_client_gives_no_notice_if_the_server_accepts_datagrams(world):
     assert session.notices == []
 
 
+@pytest.mark.draft("RFC 9221-1")
 def test_server_sends_no_datagram_larger_than_the_client_accepts(world):
     # RFC 9221 §3: 38 bytes of response, 3 bytes of frame.
     client = ForeignClient(world, max_datagram_frame_size=38)
