@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tsq.host.clock import clock_reading
     from tsq.host.keepers.sync_state import HostClock, Keeper
     from tsq.host.segment import BoundedTime, TimeStatus, now
-    from tsq.options import ClientOptions, LocalClock, Target, Trust, WebOptions, parse_target
+    from tsq.options import ClientOptions, LocalClock, Precision, Target, Trust, WebOptions, parse_target
     from tsq.quic.limits import Limits, RetryPolicy
     from tsq.server.driver import Server
     from tsq.timing.ageing import Drift
@@ -66,6 +66,7 @@ _HOMES = {
     "now": "tsq.host.segment",
     "ClientOptions": "tsq.options",
     "LocalClock": "tsq.options",
+    "Precision": "tsq.options",
     "Target": "tsq.options",
     "Trust": "tsq.options",
     "WebOptions": "tsq.options",
@@ -102,6 +103,7 @@ __all__ = [
     "Limits",
     "LocalClock",
     "Movement",
+    "Precision",
     "QueryResult",
     "Reason",
     "RetryPolicy",

@@ -13,12 +13,14 @@ import tsq
 
 SHARE = Path(__file__).parents[2] / "share"
 MANUALS = sorted((SHARE / "man").rglob("*.[18]"))
-COMMANDS = ["tsq-adjtime", "tsq-audit", "tsq-client", "tsq-keygen", "tsq-server", "tsq-wait-sync", "tsqctl", "tsqd"]
+COMMANDS = [
+    "tsq-adjtime", "tsq-audit", "tsq-client", "tsq-conformance", "tsq-keygen", "tsq-server", "tsq-wait-sync", "tsqctl", "tsqd",
+]  # fmt: skip
 # By the name that `python -m tsq` takes.
 NAMES = {
     "client": "tsq-client", "server": "tsq-server", "adjtime": "tsq-adjtime",
     "daemon": "tsqd", "control": "tsqctl", "wait-sync": "tsq-wait-sync",
-    "audit": "tsq-audit", "keygen": "tsq-keygen",
+    "audit": "tsq-audit", "keygen": "tsq-keygen", "conformance": "tsq-conformance",
 }  # fmt: skip
 
 
@@ -32,7 +34,7 @@ def test_each_way_to_start_the_server_has_its_own_line():
 
 def test_every_command_has_its_files():
     assert [path.stem for path in MANUALS] == [
-        "tsq-audit", "tsq-client", "tsq-keygen", "tsqctl", "tsq-adjtime", "tsq-server", "tsq-wait-sync", "tsqd",
+        "tsq-audit", "tsq-client", "tsq-conformance", "tsq-keygen", "tsqctl", "tsq-adjtime", "tsq-server", "tsq-wait-sync", "tsqd",
     ]
     for name in COMMANDS:
         assert (SHARE / "bash-completion" / "completions" / name).exists()

@@ -359,7 +359,7 @@ def test_connections_over_the_limit_are_refused_and_counted(certificates):
         assert server.stop() == OK
     assert "INFO: dropped: connection limit reached: 1\n" in server.errors
     assert "INFO: refused: 1\n" in server.errors
-    assert server.errors.count("all 1 connections are in use") == 1
+    assert server.errors.count("the limit of 1 connection is reached") == 1
 
 
 def test_an_expired_certificate_is_served_and_complained_about(tmp_path):
@@ -436,7 +436,7 @@ def test_secrets_are_reloaded_and_bad_ones_keep_the_old(certificates, tmp_path):
     write("0" * 64)
     with ServerProcess(options(certificates, "--secret-file", file)) as server:
         write("1" * 64, "0" * 64)
-        logged(server, "INFO: 2 secret(s) reloaded")
+        logged(server, "INFO: 2 secrets reloaded")
         write("no secret")
         logged(server, "ERROR: secrets not reloaded, the old ones stay: secret file ")
         server.send_signal(signal.SIGHUP)

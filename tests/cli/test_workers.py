@@ -48,9 +48,10 @@ def test_one_worker_needs_no_group():
     assert workers.worker_groups([ADDRESS], [], 1, asked=True) is None
 
 
-def test_an_address_has_two_sockets_for_each_worker():
+def test_an_address_has_two_sockets_for_each_place_of_a_worker():
     groups = workers.worker_groups([ADDRESS, Target("::1", 0)], [], 3, asked=True)
-    assert [len(group) for group in groups] == [6, 6]
+    # Two generations, and as many sockets again for newcomers.
+    assert [len(group) for group in groups] == [12, 12]
     for group in groups:
         assert len({one.getsockname() for one in group}) == 1
     workers.close_groups(groups)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.support.chronyd import Chronyd, needs_chronyd
 from tests.support.control import SOURCES, STATUS, TRACKING, UNKNOWN
 from tsq.daemon import control_protocol as protocol
-from tsq.discipline.status import ClockStatus, Status
+from tsq.discipline.settings import Mode
+from tsq.discipline.status import ClockStatus, SourceStatus, Status, Tracking
 from tsq.report import control as report
 
 TRACKING_TEXT = """\
@@ -282,3 +283,11 @@ def test_the_legend_has_chronycs_form(chronyc, command, table):
 
 def test_json_of_a_status_is_one_line():
     assert json.loads(protocol.result("1", asdict(STATUS)))["result"]["tracking"]["reference"] == "time-a.example:443"
+
+
+def test_verbose_shows_what_a_server_says_of_its_clock_and_how_much_of_it_was_nonsense():
+    words = {"source_type": 1, "source": "roof\x1b[2J", "clock_class": 1, "clock_tag": "gpsdo", "bad_values": 3}
+    status = over_the_wire(Status(Tracking(Mode.STEER, ClockStatus.SYNCHRONIZED, 1, 1), (SourceStatus("a.example", **words),)))
+    said = r"? a.example says of its clock: GPS (roof\x1b[2J), GNSS, tag gpsdo; 3 values in another format so far, not used"
+    assert said in report.sources(status, verbose=True).splitlines()
+    assert "says" not in report.sources(status)

@@ -406,14 +406,15 @@ def test_json_has_every_field_of_a_host_and_of_a_sample():
         "host": "time.example", "address": "192.0.2.1", "port": 443, "mode": "datagram", "alpn": "tsq/1", "zero_rtt": True,
         "offset": 0.25, "delay": 0.002, "notices": ["a notice"], "error": None, "error_kind": None, "mark": "*", "unused": None,
         "unused_because": None, "server_error": 0.01, "server_error_known": False, "stratum": None, "leap": None,
-        "smeared": None, "source": None, "at_ns": T + 2_001_000, "drift": None, "drift_error": None,
+        "smeared": None, "source": None, "at_ns": T + 2_001_000, "drift": None, "drift_error": None, "source_type": None,
+        "clock_class": None, "clock_tag": None, "bad_values": None, "metadata": {},
     }
     assert len(samples) == 2
     assert samples[0].pop("root_distance") == pytest.approx(0.001, rel=0.1)
     assert 0 < samples[0].pop("dispersion") < 1e-6
     assert samples[0] == {
         "t1_ns": T, "t2_ns": T + 251_000_000, "t3_ns": T + 251_001_000, "t4_ns": T + 2_001_000, "t1_source": "kernel",
-        "t4_source": "kernel", "offset": 0.25, "delay": 0.002, "exact": False, "valid": True, "reason": None,
+        "t4_source": "kernel", "offset": 0.25, "delay": 0.002, "exact": False, "precise": False, "valid": True, "reason": None,
         "detail": None,
     }
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any, TextIO
@@ -20,8 +21,9 @@ from tsq.cli.common import (
     write_no_more,
 )
 from tsq.cli.numbers import negatives_joined, number, whole_number
-from tsq.cli.parsers import Parser, add_hosts, add_stream, add_trust
+from tsq.cli.parsers import Parser, add_hosts, add_signatures, add_stream, add_trust, check_signatures
 from tsq.client.blocking import query_all
+from tsq.client.exchange import Checks
 from tsq.errors import AlreadyRunning, ClockError, ConfigError, NotMoved, NotPermitted
 from tsq.host import saved_time, shortage
 from tsq.host.clock import ClockState, SystemClock, build_time_ns
@@ -102,6 +104,7 @@ def main(arguments: Sequence[str] | None = None, clock: SystemClock | None = Non
         parser.error(str(error))
     try:
         check_trust(options.client.trust, options.client.timeout)
+        options = replace(options, verifier=_verifier(values))
     except ConfigError as error:
         cannot_use(parser, error)
     shortage.allow_open_files(shortage.files_for(len(targets)))
@@ -282,12 +285,22 @@ def _check(values: argparse.Namespace) -> None:
         raise ConfigError("--bootstrap together with --insecure", advice="use one of them; only --bootstrap checks certificates")
     if values.bootstrap and values.pin:
         raise ConfigError("--bootstrap together with --pin", advice="omit --bootstrap; a pinned key does not depend on the time")
+    check_signatures(values)
     if values.insecure and not values.confirmed:
         raise ConfigError(
             "--insecure would let any server set this machine's clock", advice=f"measure with tsq-client, or add {_CONFIRM}"
         )
     if values.confirmed and not values.insecure:
         raise ConfigError(f"{_CONFIRM} without --insecure", expected="both or none")
+
+
+def _verifier(values: argparse.Namespace) -> Checks | None:
+    """What checks signatures; None where none are asked for. Raises ConfigError."""
+    if not values.require_signature:
+        return None
+    from tsq.host.key_files import load_verifier  # noqa: PLC0415 - loaded only where it is used
+
+    return load_verifier(values.verify_key)
 
 
 def _options(values: argparse.Namespace) -> AdjustOptions:
@@ -346,6 +359,7 @@ def _parser() -> Parser:
         "does not answer the question about its clock is never used",
     )
     add_trust(parser, pins=True)
+    add_signatures(parser)
     add(_CONFIRM, dest="confirmed", action="store_true", help="what --insecure needs to set a clock")
     add("--bootstrap", action="store_true", help=_BOOTSTRAP_HELP)
     add("--state-file", metavar="FILE", help="keep the time here; --bootstrap believes no time before it")

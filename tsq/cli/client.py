@@ -19,8 +19,8 @@ from tsq.cli.common import (
     key_log,
     usable_session_file,
 )
-from tsq.cli.numbers import negatives_joined, number, whole_number
-from tsq.cli.parsers import Parser, add_hosts, add_stream, add_trust
+from tsq.cli.numbers import bare_joined, negatives_joined, number, whole_number
+from tsq.cli.parsers import Parser, add_hosts, add_precision, add_signatures, add_stream, add_trust
 from tsq.client.blocking import query_all
 from tsq.client.exchange import Rules
 from tsq.client.result import HostResult, selection
@@ -39,7 +39,7 @@ from tsq.errors import (
 )
 from tsq.host import shortage
 from tsq.host.clock import clock_reading
-from tsq.options import ClientOptions, Target, Trust, parse_target
+from tsq.options import ClientOptions, Precision, Target, Trust, parse_target
 from tsq.quic.tls import check_trust
 from tsq.report import spans, text
 from tsq.settings import for_command_line
@@ -88,7 +88,8 @@ none may be used; 130 interrupted. The clock is never set."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
-    values = parser.parse_args(negatives_joined(sys.argv[1:] if arguments is None else arguments, _NUMBERS))
+    given = bare_joined(sys.argv[1:] if arguments is None else arguments, "--precision", Precision.ASK)
+    values = parser.parse_args(negatives_joined(given, _NUMBERS))
     options, targets, proofs = _usable(parser, values)
     secrets = key_log(PROGRAM)
     options = replace(options, session_file=usable_session_file(PROGRAM, values.session_file))
@@ -174,7 +175,7 @@ def _ask(
 def _print(
     results: list[HostResult], chosen: Selection, values: argparse.Namespace, options: ClientOptions, now: ClockReading
 ) -> None:
-    for result in results:
+    for result, verdict in zip(results, chosen.verdicts, strict=True):
         for notice in result.notices:
             # Ctrl-C is the usual end of --watch.
             if not (values.watch and notice.endswith(": stopped")):
@@ -182,9 +183,13 @@ def _print(
         if values.verbose:
             print(f"{result.target} ({result.address or 'no address'})")
             print("\n".join(text.sample_lines(result)) or "  no samples")
+            if said := text.claims_line(verdict):
+                print(said)
         elif result.error is None and not values.watch:
             for line in text.rejections(result):
                 _say(line)
+        if values.metadata and result.good:
+            print("\n".join(text.metadata_lines(result)))
     for result in results:
         if result.error is not None:
             _say(f"{result.target}: {spans.escaped(str(result.error))}")
@@ -246,6 +251,7 @@ def _options(values: argparse.Namespace) -> ClientOptions:
         session_file=values.session_file,
         server_error=_DEFAULTS.server_error if values.server_error is None else values.server_error,
         accept_unknown=values.server_error is not None,
+        precision=values.precision,
     )
 
 
@@ -279,16 +285,11 @@ def _parser() -> Parser:
     add("--interval", type=seconds, metavar="S", help=f"seconds between samples (default: {_DEFAULTS.interval}); with --watch 1")
     add_trust(parser, pins=False)
     add_stream(parser)
-    add("--require-signature", action="store_true", help="ask for signed answers, and use no others")
-    add(
-        "--verify-key",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="with a public key that may sign (from tsq-keygen); repeats",
-    )
+    add_precision(parser)
+    add_signatures(parser)
     add("--audit-log", metavar="FILE", help="append each signed exchange to FILE, for tsq-audit")
     add("--chain", action="store_true", help="ask the hosts in turn, so that the answers in the audit log prove their order")
+    add("--metadata", action="store_true", help="print what the servers' operators say about them, such as site=us-east")
     add("--session-file", metavar="FILE", help="keep session tickets here, for 0-RTT the next time")
     add(
         "--server-error",

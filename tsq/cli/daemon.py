@@ -124,7 +124,8 @@ def _run(config: Config, values: argparse.Namespace) -> int:
 
             saved = DriftFile(config.clock.drift_file).load() if config.clock.drift_file else None
             say = partial(logger.info, "%s")
-            logger.info("%s", set_at_start(config.sources, clock, 0 if saved is None else saved.saved_ns, say))
+            saved_ns, signed = 0 if saved is None else saved.saved_ns, config.clock.bootstrap_signed
+            logger.info("%s", set_at_start(config.sources, clock, saved_ns, say, signed=signed))
         daemon = Daemon(config, clock, partial(_read, values), version=tsq.__version__, control=_control_socket())
         release_memory()
         asyncio.run(daemon.run(_signals_are_handled))

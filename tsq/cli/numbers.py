@@ -1,4 +1,4 @@
-"""Numbers on a command line.
+"""Numbers on a command line, and options that argparse reads only in one form.
 
 Comes in: texts. Goes out: numbers, or ConfigError that says what was found. Limits are checked where a number is
 used, never here.
@@ -26,6 +26,12 @@ def whole_number(text: str) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"{text!r}", expected="a whole number, such as 3") from None
+
+
+def bare_joined(arguments: Sequence[str], option: str, value: str) -> list[str]:
+    """`--option` as `--option=VALUE`: argparse takes what follows an option with an optional value for that value."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return [f"{option}={value}" if one == option and at < end else one for at, one in enumerate(arguments)]
 
 
 def negatives_joined(arguments: Sequence[str], options: Collection[str]) -> list[str]:

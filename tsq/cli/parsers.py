@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import tsq
 from tsq.cli.common import EXIT_USAGE, checked
 from tsq.cli.numbers import number
+from tsq.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,6 +110,36 @@ def add_trust(parser: argparse.ArgumentParser, *, pins: bool) -> None:
 def add_stream(parser: argparse.ArgumentParser) -> None:
     """Stream Mode."""
     parser.add_argument("--stream", action="store_true", help="Stream Mode: requests on QUIC streams in place of datagrams")
+
+
+def add_signatures(parser: argparse.ArgumentParser) -> None:
+    """Signed answers."""
+    add = parser.add_argument
+    add("--require-signature", action="store_true", help="ask for signed answers, and use no others")
+    help_ = "with a public key that may sign (from tsq-keygen); repeats"
+    add("--verify-key", action="append", default=[], metavar="FILE", help=help_)
+
+
+def check_signatures(values: argparse.Namespace) -> None:
+    """Raises ConfigError where one of the options for signed answers lacks the other one."""
+    if values.require_signature != bool(values.verify_key):
+        found = "--verify-key without --require-signature" if values.verify_key else "--require-signature without --verify-key FILE"
+        raise ConfigError(found, expected="both")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Precision Mode. `bare_joined` gives the option its value where it has none."""
+    from tsq.options import Precision, parse_precision  # noqa: PLC0415 - tsqctl starts without it
+
+    parser.add_argument(
+        "--precision",
+        nargs="?",
+        type=checked(parse_precision),
+        const=Precision.ASK,
+        default=Precision.OFF,
+        metavar="require",
+        help="Precision Mode: answers as long as the requests, for slow links; --precision=require: use no others",
+    )
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

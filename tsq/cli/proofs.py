@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 
 from tsq.audit.records import Chain, Record
 from tsq.cli.common import EXIT_FAILED, EXIT_OK
+from tsq.cli.parsers import check_signatures
 from tsq.client.exchange import Exchanged
 from tsq.errors import ConfigError
 from tsq.host.audit_file import AuditFile
 from tsq.host.key_files import load_verifier
 from tsq.options import ClientOptions, Target
 from tsq.wire.signature import Verifier
+from tsq.wording import counted
 
 _NOT_IN_A_CHAIN = ("watch", "json", "plot", "session_file", "stream")
 
 
 def check(values: argparse.Namespace, targets: Sequence[Target]) -> None:
     """Raises ConfigError where one of these options lacks another one, or cannot go with one."""
-    if values.require_signature != bool(values.verify_key):
-        found = "--verify-key without --require-signature" if values.verify_key else "--require-signature without --verify-key FILE"
-        raise ConfigError(found, expected="both")
+    check_signatures(values)
     if values.audit_log is not None and not values.require_signature:
         raise ConfigError("--audit-log without --require-signature", expected="signed answers: others prove nothing")
     if not values.chain:
@@ -59,7 +59,8 @@ class Proofs:
 
         asyncio.run(ask())
         if not log.lost:
-            print(f"a chain of {log.count} answers by {len(targets)} servers is in {log.path}; tsq-audit checks it")
+            chain = f"{counted(log.count, 'answer')} by {counted(len(targets), 'server')}"
+            print(f"a chain of {chain} is in {log.path}; tsq-audit checks it")
 
     def end(self, say: Callable[[str], None]) -> int:
         """Close the log; the exit status, EXIT_OK where it has everything."""
@@ -68,5 +69,5 @@ class Proofs:
         self.log.close()
         if not self.log.lost:
             return EXIT_OK
-        say(f"audit log {self.log.path}: {self.log.lost}; {self.log.count} exchanges are in it, the others are lost")
+        say(f"audit log {self.log.path}: {self.log.lost}; {counted(self.log.count, 'exchange')} in it, the others are lost")
         return EXIT_FAILED

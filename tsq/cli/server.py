@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -15,12 +14,10 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TextIO
 
 import tsq
-from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, checked, deliver, hold_back, key_log, start_log
-from tsq.cli.numbers import number, whole_number
-from tsq.cli.parsers import Parser
+from tsq.cli.common import EXIT_FAILED, EXIT_OK, cannot_use, deliver, hold_back, key_log, start_log
+from tsq.cli.server_options import server_parser as _parser
 from tsq.cli.workers import (
     ENDING,
-    MOST_WORKERS,
     PROGRAM,
     SIGNALS,
     close_groups,
@@ -40,16 +37,13 @@ from tsq.host.systemd import Notifier, listen_sockets
 from tsq.options import (
     DEFAULT_PORT,
     LOOPBACK,
-    SOURCES,
     LocalClock,
     Target,
     WebOptions,
     parse_listen,
-    parse_network,
-    parse_origin,
 )
 from tsq.quic import tls
-from tsq.quic.access import AccessList, parse_prefix
+from tsq.quic.access import AccessList
 from tsq.quic.connection_ids import ConnectionIds
 from tsq.quic.quic_lb import QuicLb
 from tsq.quic.router import Limits, RetryPolicy
@@ -64,6 +58,8 @@ from tsq.server.supervisor import Supervisor
 from tsq.server.worker_forks import inherited
 from tsq.server.worker_link import Link
 from tsq.settings import for_command_line
+from tsq.wire.annotations import annotations_tlv
+from tsq.wording import counted
 
 if TYPE_CHECKING:
     from tsq.server.web.site import WebSite
@@ -71,33 +67,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tsq")
 # A report that somebody asked for is printed at any --log-level.
 _status_logger = logging.getLogger("tsq.status")
-_LOG_LEVELS = ("debug", "info", "warning", "error")
-_DEFAULTS = Limits()
-_ASKED = HostClock()
-_CLAIMED = LocalClock(stratum=1)
 # Standard streams, the event loop, and what is open for a moment: certificates, who keeps the clock, chronyc.
 _FILES_OF_ITS_OWN = 16
 _FILES_AN_ADDRESS = 2
-_LONGEST_DRAIN = 3600
 # A socket that listens, the connections, and one that is refused.
 _FILES_FOR_METRICS = MOST_CONNECTIONS + 2
-# An old generation's time: idle connections end in half a minute, and its end is no surge of handshakes.
-_DRAIN_LIMIT = 60
 _ONE_PROCESS = "SIGUSR2 changes nothing: one process serves; with two workers or more, new ones take over from the old ones"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_EXAMPLES = (
-    ("tsq-server --cert fullchain.pem --key key.pem", "serve on UDP port 443 of all IPv4 addresses"),
-    ("tsq-server --listen 0.0.0.0:443 --listen [::]:443 --cert fullchain.pem --key key.pem", "the same, and IPv6"),
-    ("tsq-server --listen 127.0.0.1:4433 --self-signed lab --local-stratum 1", "a lab; clients trust lab/ca.pem"),
-)
-_EPILOG = """signals: SIGTERM, SIGINT close all connections and exit with 0, after --drain; SIGHUP loads certificate, keys and
-secrets anew; SIGUSR1 writes uptime, connections and counters to standard error; SIGUSR2 starts new workers from the program on
-disk, which take over from the old ones without losing an answer.
-
-Under systemd (Type=notify), it reports when it is ready, its status, and that it lives; UDP sockets of a socket unit are served in
-place of the default of --listen.
-
-exit status: 1 failure at run time, 2 usage or a file or address that cannot be used."""
 
 
 @for_command_line()
@@ -118,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--quic-lb-key without --quic-lb (expected both, or neither)")
     try:
         host_clock = _host_clock(values)
+        annotations_tlv(dict(values.metadata))
     except ConfigError as error:
         parser.error(str(error))
     link = inherited()
@@ -144,7 +121,7 @@ def _run(values: argparse.Namespace, host_clock: HostClock, link: Link | None) -
     _check_files(listen, sockets, workers, metrics=values.metrics is not None)
     groups = worker_groups(listen, sockets, workers, asked=values.workers is not None)
     if groups is not None:
-        return _supervise(values, groups)
+        return _supervise(values, groups, workers)
     files = _certificate(values, [*listen, *_passed(sockets)])
     lb = _quic_lb(values)
     ids = None if lb is None else ConnectionIds(quic_lb=lb)
@@ -154,21 +131,28 @@ def _run(values: argparse.Namespace, host_clock: HostClock, link: Link | None) -
     return EXIT_OK
 
 
-def _supervise(values: argparse.Namespace, groups: list[list[socket.socket]]) -> int:
+def _supervise(values: argparse.Namespace, groups: list[list[socket.socket]], workers: int) -> int:
     """Be the supervisor of workers on these sockets; the exit status."""
     try:
         # Before anything is started: what cannot be used is a mistake of usage.
         tls.server_configuration(*_certificate(values, _passed([group[0] for group in groups])))
         _secrets(values)
         load_signing_keys(values.sign_key)
-        ConnectionIds(slots=len(groups[0]), quic_lb=_quic_lb(values))
+        ConnectionIds(slots=2 * workers, quic_lb=_quic_lb(values))
     except ConfigError:
         close_groups(groups)
         raise
 
     def supervisor(after_change: Callable[[str], None]) -> Supervisor:
         own_secrets = values.secret_file is None
-        return Supervisor(groups, command(), drain_limit=values.drain_limit, own_secrets=own_secrets, after_change=after_change)
+        return Supervisor(
+            groups,
+            command(),
+            drain_limit=values.drain_limit,
+            own_secrets=own_secrets,
+            after_change=after_change,
+            workers=workers,
+        )
 
     def site(running: Supervisor) -> "WebSite":
         # Imported only here: a supervisor without pages does without the memory of these modules.
@@ -219,13 +203,13 @@ async def _serve(server: Server, metrics_address: Target | None, drain: float, g
         service.begin()
         await stop.wait()
         if drain:
-            logger.info("draining %d connections, for %g s at most", server.connections, drain)
+            logger.info("draining %s, for %g s at most", counted(server.connections, "connection"), drain)
             stop.clear()
             # Once more ends it at once.
             await _first(server.drain(drain), stop.wait())
         hold_back(SIGNALS)
         service.end()
-        logger.info("closing %d connections", server.connections)
+        logger.info("closing %s", counted(server.connections, "connection"))
     _log_counters(server, logger)
 
 
@@ -295,6 +279,7 @@ def _server(
         http3=values.http3,
         web=_web(values),
         access=AccessList(tuple(values.allow), tuple(values.deny)),
+        metadata=dict(values.metadata),
     )
 
 
@@ -351,8 +336,8 @@ def _host_clock(values: argparse.Namespace) -> HostClock:
 def _check_files(listen: list[Target], sockets: list[socket.socket], workers: int, *, metrics: bool) -> None:
     """Raises TransportError where so many addresses need more open files than there may be."""
     addresses = len(listen) + len(sockets)
-    # A supervisor holds the sockets of two generations of workers.
-    held = (2 * workers if workers > 1 else 1) * len(listen) + len(sockets)
+    # A supervisor holds the sockets of two generations of workers, and of each as many again, for newcomers.
+    held = (4 * workers if workers > 1 else 2) * len(listen) + len(sockets)
     needed = _FILES_OF_ITS_OWN + _FILES_AN_ADDRESS * held + (_FILES_FOR_METRICS if metrics else 0)
     what = "listening at one address" if addresses == 1 else f"listening at {addresses} addresses"
     missing = shortage.too_few_files(needed, f"{what} with {workers} workers" if workers > 1 else what)
@@ -381,215 +366,6 @@ def _names(listen: list[Target], extra: list[str]) -> list[str]:
     except (OSError, UnicodeError):
         logger.debug("this host's own name has no address")
     return list(dict.fromkeys(names))
-
-
-class _Listen(argparse.Action):
-    """Collects addresses; one that is given twice is an error, which binding it twice would not name."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object) -> None:
-        given: list[Target] = getattr(namespace, self.dest) or []
-        if values.port and any((ip_address(values.host), values.port) == (ip_address(one.host), one.port) for one in given):
-            raise argparse.ArgumentError(self, f"{values} is given twice")
-        setattr(namespace, self.dest, [*given, values])
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        PROGRAM,
-        ["--cert FILE --key FILE [options]", "--self-signed DIR [options]"],
-        "Serve the time of this machine's clock over QUIC (TSQ).",
-        _EPILOG,
-        _EXAMPLES,
-    )
-    add = parser.add_argument
-    add(
-        "--listen",
-        action=_Listen,
-        type=checked(parse_listen),
-        metavar="ADDRESS:PORT",
-        help=f"numeric address and UDP port, IPv6 in brackets, port 0 for any free one; repeats (default: 0.0.0.0:{DEFAULT_PORT})",
-    )
-    add("--cert", metavar="FILE", help="certificate chain in PEM form")
-    add("--key", metavar="FILE", help="its private key in PEM form")
-    add(
-        "--self-signed",
-        metavar="DIR",
-        help="make a throw-away CA and certificate in DIR, or use those there (for labs; clients trust DIR/ca.pem)",
-    )
-    add("--name", action="append", default=[], metavar="NAME", help="one more name for the self-signed certificate; repeats")
-    add(
-        "--sign-key",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="sign answers, for clients that ask for it, with the key in FILE (from tsq-keygen); repeats: the first one signs",
-    )
-    add(
-        "--max-connections",
-        type=checked(_count),
-        default=_DEFAULTS.max_connections,
-        metavar="N",
-        help="beyond these connections, the idlest one makes room, or clients are refused (default: %(default)s)",
-    )
-    add(
-        "--workers",
-        type=checked(_workers),
-        metavar="N",
-        help="how many processes serve and share the connections; 1: this process alone (default: one for each usable processor)",
-    )
-    add(
-        "--drain-limit",
-        type=checked(_seconds),
-        default=_DRAIN_LIMIT,
-        metavar="S",
-        help="after SIGUSR2, how long the old workers serve the connections that they have, in seconds (default: %(default)g)",
-    )
-    add(
-        "--retry",
-        choices=[policy.value for policy in RetryPolicy],
-        default=_DEFAULTS.retry.value,
-        help="when clients must prove their address first (Retry); auto: while many handshakes are open (default: %(default)s)",
-    )
-    add(
-        "--allow",
-        action="append",
-        type=checked(_prefix),
-        default=[],
-        metavar="PREFIX",
-        help="serve clients of this address or prefix, such as 192.0.2.0/24 or all, and no others; repeats (default: everybody)",
-    )
-    add(
-        "--deny",
-        action="append",
-        type=checked(_prefix),
-        default=[],
-        metavar="PREFIX",
-        help="do not serve these; of several rules for a client, the most specific one decides; repeats",
-    )
-    add(
-        "--secret-file",
-        metavar="FILE",
-        help="secrets that the servers of a fleet share, newest first, one a line (`openssl rand -hex 32`), mode 0600; watched",
-    )
-    add(
-        "--quic-lb",
-        type=checked(QuicLb.parse),
-        metavar="NUMBER:SERVER-ID",
-        help="make connection IDs that name this server to a QUIC-LB balancer (an expired draft), such as 0:0a0b0c",
-    )
-    add(
-        "--quic-lb-key",
-        metavar="FILE",
-        help="with --quic-lb: encrypt them with the key in FILE (`openssl rand -hex 16`), mode 0600",
-    )
-    add(
-        "--drain",
-        type=checked(_seconds),
-        default=0.0,
-        metavar="S",
-        help="when told to end: refuse new clients at once, and part from the others within S seconds (default: %(default)s)",
-    )
-    add(
-        "--clock-state",
-        choices=[keeper.value for keeper in Keeper],
-        default=_ASKED.keeper.value,
-        help="whom to ask for the clock's stratum and error, for clients; auto: the first that answers (default: %(default)s)",
-    )
-    add(
-        "--chrony",
-        type=checked(parse_listen),
-        default="{}:{}".format(*_ASKED.chrony),
-        metavar="ADDRESS:PORT",
-        help="chronyd's command port (default: %(default)s)",
-    )
-    add("--chrony-socket", default=_ASKED.chrony_socket, metavar="FILE", help="chronyd's command socket (default: %(default)s)")
-    add("--tsqd", default=_ASKED.tsqd, metavar="FILE", help="tsqd's control socket (default: %(default)s)")
-    add("--ntpd-rs", default=_ASKED.ntpd_rs, metavar="FILE", help="ntpd-rs's observation socket (default: %(default)s)")
-    add(
-        "--local-stratum",
-        type=checked(whole_number),
-        metavar="N",
-        help="stratum to claim while no program reports that the clock is synchronized, 1 to 15; without it: unsynchronized",
-    )
-    add(
-        "--local-source",
-        choices=SOURCES,
-        help=f"with --local-stratum: what the clock is set by (default: {_CLAIMED.source})",
-    )
-    add(
-        "--local-error",
-        type=checked(number),
-        metavar="S",
-        help=f"with --local-stratum: bound of the clock's error in seconds (default: {_CLAIMED.error})",
-    )
-    add(
-        "--metrics",
-        type=checked(parse_listen),
-        metavar="ADDRESS:PORT",
-        help="serve metrics for Prometheus, health and status at this numeric address and TCP port, over HTTP, to everybody who "
-        "reaches it",
-    )
-    add(
-        "--http3",
-        action="store_true",
-        help="speak HTTP/3 on the same port, too: health, status, metrics, and a page that compares a browser's clock with it",
-    )
-    add(
-        "--status-to",
-        action="append",
-        type=checked(parse_network),
-        metavar="NETWORK",
-        help="with --http3: a network that may see status and metrics, such as 192.0.2.0/24; repeats (default: this machine)",
-    )
-    add(
-        "--web-origin",
-        action="append",
-        type=checked(parse_origin),
-        metavar="ORIGIN",
-        help="with --http3: a web site whose pages may ask for the time, such as https://example.org, * for all; repeats",
-    )
-    add("--user", type=checked(_user), metavar="NAME", help="when all is open and read, become this user, as root")
-    add(
-        "--sandbox",
-        choices=[one.value for one in Strictness],
-        default=Strictness.ON.value,
-        help="forbid system calls and files that are not needed; strict: such a call ends the process (default: %(default)s)",
-    )
-    add("--log-level", choices=_LOG_LEVELS, default="info", help="how much goes to standard error (default: %(default)s)")
-    add("--version", action="version", version=f"{PROGRAM} {tsq.__version__}", help="print the version and exit")
-    return parser
-
-
-def _prefix(text: str) -> str:
-    parse_prefix(text)
-    return text
-
-
-def _workers(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
-        raise ConfigError(f"{text!r}", expected=f"a number from 1 to {MOST_WORKERS}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    seconds = number(text)
-    if not 0 <= seconds <= _LONGEST_DRAIN:
-        raise ConfigError(f"{text!r}", expected=f"0 to {_LONGEST_DRAIN} seconds")
-    return seconds
-
-
-def _user(text: str) -> str:
-    try:
-        pwd.getpwnam(text)
-    except KeyError:
-        raise ConfigError(f"no user {text!r} on this machine", expected="the name of a user") from None
-    return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
-        raise ConfigError(f"{text!r}", expected="a number from 1 to 10000000")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ def audit() -> int:
     return _run("tsq-audit", "tsq.cli.audit")
 
 
+def conformance() -> int:
+    """tsq-conformance."""
+    return _run("tsq-conformance", "tsq.cli.conformance", load_aioquic)
+
+
 def package(arguments: Sequence[str]) -> int:
     """`python -m tsq`: one of the commands, by its name without "tsq-"."""
     name = arguments[0] if arguments else "--help"
@@ -85,7 +90,7 @@ def package(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"tsq {__version__}\n")
         return _FAILED if streams.lost_output() is not None else 0
     if name in ("-h", "--help"):
-        rows = "".join(f"  {name:<9}  {what}\n" for name, (_, what) in _COMMANDS.items())
+        rows = "".join(f"  {name:<11}  {what}\n" for name, (_, what) in _COMMANDS.items())
         sys.stdout.write(f"usage: python -m tsq COMMAND [options]\n\ncommands:\n{rows}\nexamples:\n  python -m tsq client --help\n")
         return _FAILED if streams.lost_output() is not None else 0
     what = "option" if name.startswith("-") else "command"
@@ -102,6 +107,7 @@ _COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
     "wait-sync": (wait_sync, "tsq-wait-sync: wait until the daemon's clock is right"),
     "audit": (audit, "tsq-audit: check signed answers that were kept, and what they prove"),
     "keygen": (keygen, "tsq-keygen: make a key with which a server signs its answers"),
+    "conformance": (conformance, "tsq-conformance: test a server of any make against the draft"),
 }
 
 

@@ -33,6 +33,7 @@ from tsq.server.supervisor import Supervisor
 from tsq.server.worker import GivenSecrets, Worker
 from tsq.server.worker_forks import Forks, Order
 from tsq.server.worker_link import Link
+from tsq.wording import counted
 
 if TYPE_CHECKING:
     from tsq.server.web.site import WebSite
@@ -46,7 +47,7 @@ SIGNALS = {*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 # Errors of a kernel, or of a filter of system calls, that has no such groups of sockets.
 _NOT_HERE = (errno.ENOPROTOOPT, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 # What the workers of one generation have to say in the same way is said by the first one.
-_SAID_ONCE = ("tsq.server.clock_watch", "tsq.server.driver", "tsq.server.confinement")
+_SAID_ONCE = ("tsq.server.clock_watch", "tsq.server.driver", "tsq.server.endpoint", "tsq.server.confinement")
 
 logger = logging.getLogger("tsq")
 
@@ -64,9 +65,10 @@ def worker_count(asked: int | None) -> int:
 def worker_groups(
     listen: Sequence[Target], passed: Sequence[socket.socket], workers: int, *, asked: bool
 ) -> list[list[socket.socket]] | None:
-    """2 * `workers` sockets for each address, to be steered; None, and a line that says why, where one process has to serve.
+    """The sockets of each address, to be steered; None, and a line that says why, where one process has to serve.
 
-    passed: of the service manager. asked: whether the user asked for so many. Raises ConfigError where an address cannot be used.
+    4 * `workers`, of which the second half is for newcomers; 2 * `workers` where they are passed. passed: of the service manager.
+    asked: whether the user asked for so many. Raises ConfigError where an address cannot be used.
     """
     if workers == 1:
         return None
@@ -76,7 +78,7 @@ def worker_groups(
             raise ConfigError(problem, expected="sockets of their own for all workers", advice=_ADVICE.format(count=2 * workers))
         logger.info("one worker: %s", problem)
         return None
-    groups += _bound_groups(listen, 2 * workers, alone=not groups)
+    groups += _bound_groups(listen, 4 * workers, alone=not groups)
     missing = _cannot_steer(groups, workers)
     if not missing:
         return groups
@@ -114,7 +116,7 @@ def _cannot_steer(groups: Sequence[Sequence[socket.socket]], workers: int) -> st
     """Why the kernel cannot give packets to the right workers; empty where it can."""
     try:
         for group in groups:
-            reuseport.attach(group[0], reuseport.steering(workers, 0))
+            reuseport.attach(group[0], reuseport.steering(workers, 0, divided=len(group) > 2 * workers))
     except OSError as error:
         if error.errno not in _NOT_HERE:
             raise
@@ -133,7 +135,7 @@ def _passed_groups(passed: Sequence[socket.socket], size: int) -> tuple[list[lis
     for (_, name), members in ((key, value) for key, value in groups.items() if isinstance(key, tuple)):
         where = Target(*name[:2]) if isinstance(name, tuple) and len(name) in (2, 4) else name
         if len(members) != size:
-            count = "1 socket" if len(members) == 1 else f"{len(members)} sockets"
+            count = counted(len(members), "socket")
             return [], f"the service manager passed {count} for {where}, and {size // 2} workers need {size}"
         if not all(map(reuseport.may_share, members)):
             return [], f"the service manager passed sockets for {where} without ReusePort=yes"
@@ -276,7 +278,7 @@ class _Supervising:
             print(f"{PROGRAM}: listening on {address} (UDP)", flush=True)
         if self._site is not None:
             print(f"{PROGRAM}: metrics at http://{self._site.address}/metrics", flush=True)
-        logger.debug("%d workers serve", self._supervisor.workers)
+        logger.debug("workers that serve: %d", self._supervisor.workers)
         self._service.begin()
 
     def _begin(self, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -300,7 +302,7 @@ class _Supervising:
     def _end(self) -> None:
         connections = self._supervisor.totals.connections
         if self._drain and self._serves:
-            logger.info("draining %d connections, for %g s at most", connections, self._drain)
+            logger.info("draining %s, for %g s at most", counted(connections, "connection"), self._drain)
             # Once more ends it at once.
             seconds, self._drain = self._drain, 0.0
             self._supervisor.stop(seconds)
@@ -308,7 +310,7 @@ class _Supervising:
         hold_back(SIGNALS)
         if self._serves:
             self._service.end()
-        logger.info("closing %d connections", connections)
+        logger.info("closing %s", counted(connections, "connection"))
         self._supervisor.stop()
 
     def _report_end(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tsq.audit.examination import Examination, ServerReport
 from tsq.audit.order import TRUTH, Limit
 from tsq.report.spans import bound, cells, duration, escaped, moment, padded
+from tsq.wording import counted
 
 _MOST_FAULTS = 20
 
@@ -27,7 +28,7 @@ def verdict(found: Examination) -> str:
         names = _listed(sorted({node for limit in contradiction for node in (limit.earlier, limit.later)} - {TRUTH}))
         return f"{names} contradict each other; it is not proven which of them is wrong"
     if found.faults:
-        return f"{_count(len(found.faults), 'record')} of {found.records} prove nothing; the others do not contradict each other"
+        return f"{counted(len(found.faults), 'record')} of {found.records} prove nothing; the others do not contradict each other"
     if not found.chained:
         return "all signatures are good; nothing is proven about the order of the answers, because they are not chained"
     return "all signatures are good, the order is proven, and no server contradicts another"
@@ -63,14 +64,14 @@ def _limit_document(limit: Limit) -> dict[str, Any]:
 
 
 def _head(found: Examination) -> list[str]:
-    chained = f", {_count(found.chained, 'link')} in {_count(found.chains, 'chain')}" if found.chains else ""
-    return [f"{_count(found.records, 'record')} of {_count(len(found.servers), 'server')}{chained}"]
+    chained = f", {counted(found.chained, 'link')} in {counted(found.chains, 'chain')}" if found.chains else ""
+    return [f"{counted(found.records, 'record')} of {counted(len(found.servers), 'server')}{chained}"]
 
 
 def _faults(found: Examination) -> list[str]:
     shown = [f"line {fault.line}: {escaped(fault.server)}: {escaped(fault.why)}" for fault in found.faults[:_MOST_FAULTS]]
     more = len(found.faults) - len(shown)
-    return [*shown, f"and {_count(more, 'record')} more"] if more else shown
+    return [*shown, f"and {counted(more, 'record')} more"] if more else shown
 
 
 def _servers(found: Examination) -> list[str]:
@@ -140,7 +141,3 @@ def _listed(names: list[str]) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(map(escaped, names[:-1]))} and {escaped(names[-1])}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

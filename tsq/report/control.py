@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from math import ceil
 from typing import Any
 
+from tsq.report.claims import claims
 from tsq.report.spans import cells, escaped, middle_cut, padded, shortened
 
 COLUMNS = 80
@@ -292,7 +293,20 @@ def sources(status: Mapping[str, Any], columns: int = COLUMNS, *, verbose: bool 
         for one, name in zip(found, names, strict=True)
         if one.text("unused")
     ]
+    if verbose:
+        lines += [
+            f"{_mark(one)} {name} says of its clock: {said}"
+            for one, name in zip(found, names, strict=True)
+            if (said := _claims(one))
+        ]
     return "\n".join([*lines, SIGN] if found else lines)
+
+
+def _claims(one: Fields) -> str:
+    # The stratum has a column.
+    said = claims(None, one.whole("source_type"), one.text("source"), one.whole("clock_class"), one.text("clock_tag"))
+    bad = one.whole("bad_values")
+    return said + (f"; {bad} values in another format so far, not used" if bad else "")
 
 
 def _source_line(one: Fields, name: str, width: int) -> str:

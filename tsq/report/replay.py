@@ -5,6 +5,7 @@ Comes in: a Report. Goes out: lines. It must never call a recording equal that w
 
 from tsq.daemon.replay import Difference, Figures, Report, Run
 from tsq.report import spans
+from tsq.wording import counted
 
 # Actions of one event, at most, and characters of each.
 _MOST_ACTIONS, _MOST_TEXT = 6, 200
@@ -24,13 +25,13 @@ def _verdict(report: Report) -> str:
     if not compared:
         return "NOT COMPARED: no run is recorded from its beginning"
     if not report.complete:
-        return f"EQUAL as far as they were compared: the actions for {compared} events; others are missing"
-    return f"EQUAL: the actions for all {compared} events"
+        return f"EQUAL as far as they were compared: the actions for {counted(compared, 'event')}; others are missing"
+    return f"EQUAL: the actions for all {counted(compared, 'event')}"
 
 
 def _run(run: Run) -> list[str]:
     name = spans.escaped(run.name)
-    lines = [f"run {name}, recorded by version {spans.escaped(run.version) or 'unknown'}: {run.events} events"]
+    lines = [f"run {name}, recorded by version {spans.escaped(run.version) or 'unknown'}: {counted(run.events, 'event')}"]
     if run.missing:
         lines.append(f"  missing events: {run.missing} ({'; '.join(map(spans.escaped, run.reasons)) or 'unknown reason'})")
     if run.compared < run.events:

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from math import ceil
 
 from tsq.client.result import HostResult
+from tsq.report.claims import claims
 from tsq.report.plain import in_ascii
 from tsq.report.spans import bound, cells, duration, escaped, middle_cut, moment, padded, rounding, shortened, within
 from tsq.timing.filter import Estimate
 from tsq.timing.local_clock import ClockReading, Movement
 from tsq.timing.sample import Sample
 from tsq.timing.selection import Agreed, Mark, NoTime, Selection, Verdict
+from tsq.wording import counted
 
 LEGEND = "offset: positive when this clock is behind; ±: root distance, its error bound"
 FULL_LEGEND = (
     "offset: positive when this clock is behind; root distance, the bound of its error: ± to server and ± server's own together"
 )
+# How a = in a key is written.
+EQUALS = "\\x3d"
 # The width of output that is not read on a terminal.
 COLUMNS = 80
 _HEADER = (
@@ -102,7 +106,7 @@ def redundancy(chosen: Selection, assumed_error: float) -> str:
         text = "both sources agree; if one of them is wrong, it is unknown which"
     else:
         agree = found.compared - len(chosen.falsetickers)
-        liars = "1 liar" if found.tolerated == 1 else f"{found.tolerated} liars"
+        liars = counted(found.tolerated, "liar")
         text = f"{agree} of {found.compared} sources agree; ± holds with up to {liars} among them"
     if not found.server_errors_known:
         text += f"; server's own error unknown: {duration(assumed_error)} assumed"
@@ -195,6 +199,25 @@ def sample_lines(result: HostResult) -> list[str]:
     return [f"  sample {number}: {_sample(sample)}" for number, sample in enumerate(result.samples, 1)]
 
 
+def claims_line(verdict: Verdict) -> str:
+    """What the server says about its clock; empty where it says nothing."""
+    found = verdict.source.estimate
+    if found is None or found.server is None:
+        return ""
+    one = found.server
+    line = claims(one.stratum, one.source_type, one.source, one.clock_class, one.tag)
+    bad = f"{one.ignored} value{'s' if one.ignored > 1 else ''} in another format, not used" if one.ignored else ""
+    said = "; ".join(part for part in (line, bad) if part)
+    return f"  says of its clock: {said}" if said else ""
+
+
+def metadata_lines(result: HostResult) -> list[str]:
+    """What the server's operator says about it, one line for each pair."""
+    # A key of another program may have a = in it, too.
+    pairs = [f"{escaped(key).replace('=', EQUALS)}={escaped(value)}" for key, value in sorted(result.metadata.items())]
+    return [f"metadata of {result.target}: {pair}" for pair in pairs or ["none"]]
+
+
 def rejections(result: HostResult) -> list[str]:
     """Why samples of a host are not used, one line each."""
     return [
@@ -254,7 +277,7 @@ def _sample(sample: Sample) -> str:
     if sample.offset is not None and sample.delay is not None:
         reach = (sample.root_distance or 0.0) + rounding(sample.offset)
         text += f"  offset {duration(sample.offset, signed=True)} ± {bound(reach)}"
-        text += f"  delay {duration(sample.delay)}"
+        text += f"  delay {duration(sample.delay)}" + ("  Precision Mode" if sample.precise else "")
     return text + ("" if sample.valid else f"  NOT USED: {_reason(sample)}")
 
 

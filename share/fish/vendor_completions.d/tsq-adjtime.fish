@@ -51,7 +51,7 @@ function _shtab_tsq_adjtime_using
 end
 
 set -g _shtab_tsq_adjtime_commands 
-set -g _shtab_tsq_adjtime_opts_with_value --ca --count --interval --min-sources --panic --pin --port --server-error --server-name --state-file --step --timeout
+set -g _shtab_tsq_adjtime_opts_with_value --ca --count --interval --min-sources --panic --pin --port --server-error --server-name --state-file --step --timeout --verify-key
 
 complete -c tsq-adjtime -e
 complete -c tsq-adjtime -f
@@ -74,6 +74,8 @@ complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l ca -xka "(__fish_complete
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l pin -x -d 'trust servers with this public key, whatever their certificates say; repeats'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l insecure -d 'do not check certificates (for tests only)'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l server-name -x -d 'name that the certificate must have (default: HOST)'
+complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l require-signature -d 'ask for signed answers, and use no others'
+complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l verify-key -xka "(__fish_complete_path (commandline -ct))" -d 'with a public key that may sign (from tsq-keygen); repeats'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l i-know-this-is-insecure -d 'what --insecure needs to set a clock'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l bootstrap -d 'for a clock that is wrong by years: check certificates for the servers'"'"' time; at least 3 hosts'
 complete -c tsq-adjtime -n _shtab_tsq_adjtime_using -l state-file -xka "(__fish_complete_path (commandline -ct))" -d 'keep the time here; --bootstrap believes no time before it'

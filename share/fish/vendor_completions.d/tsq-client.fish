@@ -51,7 +51,7 @@ function _shtab_tsq_client_using
 end
 
 set -g _shtab_tsq_client_commands 
-set -g _shtab_tsq_client_opts_with_value --audit-log --ca --count --interval --plot --port --server-error --server-name --session-file --timeout --verify-key
+set -g _shtab_tsq_client_opts_with_value --audit-log --ca --count --interval --plot --port --precision --server-error --server-name --session-file --timeout --verify-key
 
 complete -c tsq-client -e
 complete -c tsq-client -f
@@ -67,10 +67,12 @@ complete -c tsq-client -n _shtab_tsq_client_using -l ca -xka "(__fish_complete_p
 complete -c tsq-client -n _shtab_tsq_client_using -l insecure -d 'do not check certificates (for tests only)'
 complete -c tsq-client -n _shtab_tsq_client_using -l server-name -x -d 'name that the certificate must have (default: HOST)'
 complete -c tsq-client -n _shtab_tsq_client_using -l stream -d 'Stream Mode: requests on QUIC streams in place of datagrams'
+complete -c tsq-client -n _shtab_tsq_client_using -l precision -x -d 'Precision Mode: answers as long as the requests, for slow links; --precision=require: use no others'
 complete -c tsq-client -n _shtab_tsq_client_using -l require-signature -d 'ask for signed answers, and use no others'
 complete -c tsq-client -n _shtab_tsq_client_using -l verify-key -xka "(__fish_complete_path (commandline -ct))" -d 'with a public key that may sign (from tsq-keygen); repeats'
 complete -c tsq-client -n _shtab_tsq_client_using -l audit-log -xka "(__fish_complete_path (commandline -ct))" -d 'append each signed exchange to FILE, for tsq-audit'
 complete -c tsq-client -n _shtab_tsq_client_using -l chain -d 'ask the hosts in turn, so that the answers in the audit log prove their order'
+complete -c tsq-client -n _shtab_tsq_client_using -l metadata -d 'print what the servers'"'"' operators say about them, such as site=us-east'
 complete -c tsq-client -n _shtab_tsq_client_using -l session-file -xka "(__fish_complete_path (commandline -ct))" -d 'keep session tickets here, for 0-RTT the next time'
 complete -c tsq-client -n _shtab_tsq_client_using -l server-error -x -d 'own error, in seconds, to assume for a server that does not report it (default: 0.01); with this option, a server that does not answer the question about its clock is used as well'
 complete -c tsq-client -n _shtab_tsq_client_using -l watch -d 'go on until Ctrl-C, and show what there is so far'

@@ -51,7 +51,7 @@ function _shtab_tsq_server_using
 end
 
 set -g _shtab_tsq_server_commands 
-set -g _shtab_tsq_server_opts_with_value --allow --cert --chrony --chrony-socket --clock-state --deny --drain --drain-limit --key --listen --local-error --local-source --local-stratum --log-level --max-connections --metrics --name --ntpd-rs --quic-lb --quic-lb-key --retry --sandbox --secret-file --self-signed --sign-key --status-to --tsqd --user --web-origin --workers
+set -g _shtab_tsq_server_opts_with_value --allow --cert --chrony --chrony-socket --clock-state --deny --drain --drain-limit --key --listen --local-error --local-source --local-stratum --log-level --max-connections --metadata --metrics --name --ntpd-rs --quic-lb --quic-lb-key --retry --sandbox --secret-file --self-signed --sign-key --status-to --tsqd --user --web-origin --workers
 
 complete -c tsq-server -e
 complete -c tsq-server -f
@@ -63,6 +63,7 @@ complete -c tsq-server -n _shtab_tsq_server_using -l key -xka "(__fish_complete_
 complete -c tsq-server -n _shtab_tsq_server_using -l self-signed -xka "(__fish_complete_directories)" -d 'make a throw-away CA and certificate in DIR, or use those there (for labs; clients trust DIR/ca.pem)'
 complete -c tsq-server -n _shtab_tsq_server_using -l name -x -d 'one more name for the self-signed certificate; repeats'
 complete -c tsq-server -n _shtab_tsq_server_using -l sign-key -xka "(__fish_complete_path (commandline -ct))" -d 'sign answers, for clients that ask for it, with the key in FILE (from tsq-keygen); repeats: the first one signs'
+complete -c tsq-server -n _shtab_tsq_server_using -l metadata -x -d 'tell clients that ask something about this server, such as site=us-east; repeats, 255 bytes in all'
 complete -c tsq-server -n _shtab_tsq_server_using -l max-connections -x -d 'beyond these connections, the idlest one makes room, or clients are refused (default: 100000)'
 complete -c tsq-server -n _shtab_tsq_server_using -l workers -x -d 'how many processes serve and share the connections; 1: this process alone (default: one for each usable processor)'
 complete -c tsq-server -n _shtab_tsq_server_using -l drain-limit -x -d 'after SIGUSR2, how long the old workers serve the connections that they have, in seconds (default: 60)'
