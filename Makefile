@@ -37,6 +37,12 @@ lint: build
 	@$(BIN)/mypy
 	@$(BIN)/python -m mypy.stubtest $(COMPILED) --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
+# The documentation as a site in build/site, which needs no server: open build/site/index.html. Fails on any warning.
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: build
+	@$(BIN)/python -m mkdocs build --strict --quiet
+
 # A million exchanges in virtual time, with some wrong servers: some minutes; prints a table.
 sim: build
 	@$(BIN)/python -m tests.simulation $(SIM)
@@ -88,6 +94,20 @@ endurance: build
 .PHONY: soak
 soak: build
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(SOAK)
+
+# A Debian package, made of what .venv has installed, for this machine's Debian; in build/deb.
+.PHONY: deb
+deb: build
+	@sh scripts/prerequisites.sh debian
+	@sh scripts/deb.sh build/deb
+
+# The container image as an OCI layout, without an engine, and its bill of materials; in build/image.
+.PHONY: image
+image: build
+	@rm -rf build/image && mkdir -p build/image
+	@$(BIN)/python deploy/image/tree.py build/image/tree
+	@$(BIN)/python scripts/sbom.py environment --tree build/image/tree >build/image/sbom.cdx.json
+	@$(BIN)/python deploy/image/oci.py build/image/tree build/image/layout --sbom build/image/sbom.cdx.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,11 +1,15 @@
 """Describes the compiled extensions; everything else is in pyproject.toml."""
 
+import gzip
 import os
+import tarfile
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.sdist import sdist
 
 DEBUG = os.environ.get("TSQ_DEBUG") == "1"
 COMPILE = ["-Wall", "-Wextra", *(["-O0", "-g"] if DEBUG else ["-O2"])]
@@ -49,6 +53,14 @@ MODULES = (
     "tsq.host._segment",
     "tsq.host._step_notice",
 )
+# What free-threaded Python may load without taking the interpreter lock: no object and no state of their own, only functions on
+# memory that the caller owns. The others have objects with C memory, such as a session with its packet numbers, that two threads
+# must not use at the same time: when they are loaded, Python takes the lock again (docs/howto/install.md).
+FREE_THREADED = {
+    *(f"tsq.dataplane.{name}" for name in ("recovery", "frames", "table", "digests", "initials", "tokens", "prefixes", "pressure")),
+    *(f"tsq.dataplane.{name}" for name in ("records", "cache", "derivation", "services")),
+    *(f"tsq.host.{name}" for name in ("_clock", "_memory", "_privileges", "_sandbox", "_step_notice")),
+}
 CRYPTO = ("packet", "session", "records", "cache", "derivation", "digests", "tokens", "admission")
 LIBRARIES = {f"tsq.dataplane.{name}": ["crypto"] for name in CRYPTO}
 # libcrypto's SHA-256 with a state that can be copied without allocation is not in its newer interface.
@@ -57,6 +69,34 @@ OWN_MACROS = {
     "tsq.host._clock": [BUILT],
     **{f"tsq.dataplane.{name}": [SHA256] for name in ("digests", "initials", "tokens", "admission", "prefixes", "batches")},
 }
+
+
+class SameSdist(sdist):
+    """With SOURCE_DATE_EPOCH, a source distribution of which every build has the same bytes."""
+
+    def make_archive(self, base_name: str, format: str, *rest: object, **named: object) -> str:  # noqa: A002
+        """Write the archive: names in order; no owner, no time and no mode of the machine that it was built on."""
+        if format != "gztar" or "SOURCE_DATE_EPOCH" not in os.environ:
+            return str(super().make_archive(base_name, format, *rest, **named))
+        when = int(os.environ["SOURCE_DATE_EPOCH"])
+
+        def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mtime = when
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            return member
+
+        tree = Path(str(named.get("base_dir") or rest[1]))
+        file = f"{base_name}.tar.gz"
+        with (
+            open(file, "wb") as raw,
+            gzip.GzipFile("", "wb", 9, raw, mtime=when) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+        ):
+            for path in sorted([tree, *tree.rglob("*")]):
+                archive.add(path, recursive=False, filter=plain)
+        return file
 
 
 def extension(module: str) -> Extension:
@@ -74,8 +114,13 @@ def extension(module: str) -> Extension:
 
 def build(modules: Iterable[str]) -> None:
     """Run the command line's command for these modules."""
-    extensions = [extension(module) for module in modules]
-    setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython"))
+    chosen = list(modules)
+    extensions: list[Extension] = []
+    for free in (True, False):
+        some = [extension(module) for module in chosen if (module in FREE_THREADED) is free]
+        directives = {**DIRECTIVES, "freethreading_compatible": free}
+        extensions += cythonize(some, compiler_directives=directives, build_dir="build/cython") if some else []
+    setup(ext_modules=extensions, cmdclass={"sdist": SameSdist})
 
 
 if __name__ == "__main__":

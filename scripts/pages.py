@@ -13,7 +13,7 @@ from pathlib import Path
 import shtab
 from argparse_manpage.manpage import Manpage
 
-from tsq.cli import adjtime, audit, client, control, daemon, keygen, server, wait_sync
+from tsq.cli import adjtime, audit, client, conformance, control, daemon, keygen, server, wait_sync
 from tsq.cli.parsers import Parser
 
 SHARE = Path(__file__).resolve().parent.parent / "share"
@@ -25,6 +25,7 @@ COMMANDS = {
     "tsq-wait-sync": (wait_sync, 8),
     "tsq-keygen": (keygen, 1),
     "tsq-audit": (audit, 1),
+    "tsq-conformance": (conformance, 1),
     "tsqd": (daemon, 8),
 }
 # Where each shell looks, and the name that it expects.

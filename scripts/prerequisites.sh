@@ -1,5 +1,6 @@
 #!/bin/sh
 # Check for what pip cannot install. `build`: a C compiler, the development files of Python and OpenSSL, venv.
+# `debian`: what builds and checks the Debian package.
 # `peers`: programs that tests and benchmarks run TSQ against; what is missing is no error.
 # Root with apt-get: print each package, then install it. INSTALL=0 or any other user: install nothing, print the command.
 # Never start a service: a running chronyd would set this machine's clock.
@@ -123,6 +124,24 @@ build() {
     fi
 }
 
+debian() {
+    missing=""
+    need dh debhelper "builds the Debian package"
+    need dh_apparmor dh-apparmor "puts its AppArmor profiles in place"
+    need chrpath chrpath "removes a path of the build machine from compiled modules"
+    need lintian lintian "checks it"
+    need debootstrap debootstrap "makes a small Debian in a directory, in which tests install it"
+    need apparmor_parser apparmor "checks the AppArmor profiles; none is loaded"
+    [ -z "$missing" ] && return
+    if may_install; then
+        forbid_services
+        # shellcheck disable=SC2086
+        install $missing || say "could not install$missing; tests that need them are skipped"
+    else
+        say "nothing is installed: $(why_not). Tests that need them are skipped. To install: sudo apt-get install$missing"
+    fi
+}
+
 peers() {
     missing=""
     need tshark tshark "tests decrypt TSQ's packets with it"
@@ -134,6 +153,7 @@ peers() {
     need linux.uml user-mode-linux "tests set the clock of a kernel that runs as a process"
     need chromium chromium "opens the pages over HTTP/3 in tests, without a window"
     need crun crun "tests run the container image's tree with it"
+    need umoci umoci "unpacks the image, as an engine does"
     need systemd-analyze systemd "tests check the service units with it; no service is started, and init stays what it is"
     if [ -n "$missing" ]; then
         if may_install; then
@@ -177,6 +197,7 @@ peers() {
             say "nothing is installed: $(why_not). Tests that need nginx are skipped. To install: sudo apt-get install$missing"
         fi
     fi
+    debian
     quiche=tests/integration/quiche
     if [ "$INSTALL" != 0 ] && have npm && [ -e $quiche/package.json ] && [ ! -d $quiche/node_modules ]; then
         say "installing into $quiche with npm: quiche (a foreign QUIC client for tests)"

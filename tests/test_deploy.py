@@ -1,5 +1,6 @@
 """What deploy/ says holds: the image's tree serves the time in a container as its file says, and Kubernetes takes manifests."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,7 +18,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
+import tsq
 from tests.support import kustomized
 from tests.support.chronyd import until
 from tests.support.namespaces import Pair, inside, need_root_and, pair
@@ -168,6 +172,76 @@ def test_a_container_of_the_image_answers_read_only_as_nobody_without_capabiliti
         # The health check of the image, as an engine runs it.
         command = json.loads(said["HEALTHCHECK"].partition(" CMD ")[2])
         subprocess.run([*crun, "exec", name, *command], check=True, capture_output=True, timeout=20)
+
+
+@pytest.fixture(scope="module")
+def layout(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image as an OCI layout, with its bill of materials."""
+    there = tmp_path_factory.mktemp("oci")
+    command = [sys.executable, ROOT / "scripts/sbom.py", "environment", "--tree", tree]
+    (there / "bill").write_bytes(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout)
+    for name in ("one", "two"):
+        command = [sys.executable, IMAGE / "oci.py", tree, there / name, "--sbom", there / "bill"]
+        subprocess.run(command, check=True, timeout=120, env={**os.environ, "SOURCE_DATE_EPOCH": "1790000000"})
+    return there
+
+
+def blob(layout: Path, descriptor: dict[str, Any]) -> bytes:
+    content = (layout / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
+    assert (len(content), f"sha256:{hashlib.sha256(content).hexdigest()}") == (descriptor["size"], descriptor["digest"])
+    return content
+
+
+def test_the_layout_is_what_the_containerfile_says_and_the_same_twice(layout):
+    one, two = (
+        {path.relative_to(layout / name): path.read_bytes() for path in (layout / name).rglob("*") if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert one == two
+    index = json.loads((layout / "one/index.json").read_text())
+    manifest = json.loads(blob(layout / "one", index["manifests"][0]))
+    config = json.loads(blob(layout / "one", manifest["config"]))["config"]
+    said = instructions()
+    assert config["Entrypoint"] == json.loads(said["ENTRYPOINT"])
+    assert config["Cmd"] == json.loads(said["CMD"])
+    assert (config["User"], config["StopSignal"]) == (said["USER"], said["STOPSIGNAL"])
+    assert " ".join(config["Env"]) == said["ENV"]
+    assert set(config["ExposedPorts"]) == set(said["EXPOSE"].split())
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "MIT"
+
+
+def test_the_bill_of_materials_names_what_is_in_the_image(layout, tree):
+    index = json.loads((layout / "one/index.json").read_text())
+    manifest = json.loads(blob(layout / "one", index["manifests"][1]))
+    assert manifest["subject"]["digest"] == index["manifests"][0]["digest"]
+    bill = json.loads(blob(layout / "one", manifest["layers"][0]))
+    named = {(one["name"], one["version"]) for one in bill["components"]}
+    installed = {path.name.removesuffix(".dist-info") for path in tree.glob("usr/lib/python3.*/site-packages/*.dist-info")}
+    for name in ("aioquic", "cryptography", "certifi"):
+        assert (name, importlib.metadata.version(name)) in named
+    assert installed <= {f"{name.replace('-', '_')}-{version}" for name, version in named} | {f"tsq_time-{tsq.__version__}"}
+    if shutil.which("dpkg-query"):
+        assert "libc6" in {name for name, _ in named}
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+
+
+def test_a_foreign_program_unpacks_the_image_and_it_runs(layout, tmp_path):
+    need_root_and("crun", "umoci")
+    unpack = ["umoci", "unpack", "--image", f"{layout / 'one'}:latest", tmp_path / "bundle"]
+    subprocess.run(unpack, check=True, capture_output=True, timeout=120)
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    process = config["process"]
+    assert (process["user"]["uid"], process["args"][0]) == (65532, "/usr/bin/tsq-server")
+    process |= {"terminal": False, "args": ["/usr/bin/tsq-client", "--version"]}
+    config["linux"]["namespaces"] = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "network")]
+    for name in ("cgroupsPath", "resources"):
+        config["linux"].pop(name, None)
+    config["mounts"] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    config["root"]["readonly"] = True
+    (tmp_path / "bundle/config.json").write_text(json.dumps(config))
+    command = [*crun_at(tmp_path), "run", "--bundle", str(tmp_path / "bundle"), f"tsq-{secrets.token_hex(4)}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"tsq-client {tsq.__version__}\n", done.stderr
 
 
 # Kubernetes

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "prerequisites.sh"
 README = ROOT / "README.md"
-PEERS = ["tshark", "nodejs", "npm", "iproute2", "strace", "nftables", "user-mode-linux", "chromium", "crun", "systemd"]
+PEERS = ["tshark", "nodejs", "npm", "iproute2", "strace", "nftables", "user-mode-linux", "chromium", "crun", "umoci", "systemd"]
 FORWARDER = ["nginx", "libnginx-mod-stream"]
+DEBIAN = ["debhelper", "dh-apparmor", "chrpath", "lintian", "debootstrap", "apparmor"]
 PROGRAMS = {
     "tshark", "node", "npm", "ip", "strace", "nft", "linux.uml", "chromium", "systemd-analyze", "chronyd", "promtool",
 }  # fmt: skip
@@ -108,8 +109,8 @@ def test_root_gets_the_peers_and_others_without_their_services(machine: Machine)
     machine.add("apt-get", f'[ "$2" = -y ] && [ -x {seen} ] && echo "no services: $*" >>"$LOG"\n{APT}')
     done = machine.run("peers")
     assert done.returncode == 0, done.stderr
-    assert machine.installed() == [*PEERS, "chrony", "prometheus", *FORWARDER]
-    for packages in (" ".join(PEERS), "chrony", "prometheus", " ".join(FORWARDER)):
+    assert machine.installed() == [*PEERS, "chrony", "prometheus", *FORWARDER, *DEBIAN]
+    for packages in (" ".join(PEERS), "chrony", "prometheus", " ".join(FORWARDER), " ".join(DEBIAN)):
         assert f"no services: install -y -qq --no-install-recommends {packages}" in machine.calls
     for package in ("chrony", "prometheus", "nginx"):
         assert f"update-rc.d {package} disable" in machine.calls
@@ -152,7 +153,8 @@ def test_a_missing_python_names_the_packages(machine: Machine) -> None:
 def test_the_readme_names_every_package_that_may_be_installed() -> None:
     text = SCRIPT.read_text()
     packages = {"gcc", "libc6-dev", *re.findall(r"\b(?:need \S+|lack) (\w[\w-]*) \"", text)}
-    assert set(PEERS) | set(FORWARDER) | {"chrony", "prometheus", "python3-dev", "python3-venv", "libssl-dev"} <= packages
+    fixed = {"chrony", "prometheus", "python3-dev", "python3-venv", "libssl-dev"}
+    assert set(PEERS) | set(FORWARDER) | set(DEBIAN) | fixed <= packages
     section = README.read_text().partition("### What the commands install")[2].partition("\n## ")[0]
     shown = set(re.findall(r"`([^`]+)`", section))
     assert packages <= shown
