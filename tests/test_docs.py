@@ -47,6 +47,7 @@ from tsq.cli import adjtime as adjtime_command
 from tsq.cli import audit as audit_command
 from tsq.cli import client as client_command
 from tsq.cli import common
+from tsq.cli import conformance as conformance_command
 from tsq.cli import control as control_command
 from tsq.cli import daemon as daemon_command
 from tsq.cli import keygen as keygen_command
@@ -77,7 +78,8 @@ from tsq.wire.tlv import EXACT_T3, STATE_KEYS, TlvType
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 OUTER = [ROOT / file for file in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES = sorted([*OUTER, *DOCS.rglob("*.md")])
+VECTORS = ROOT / "tests" / "vectors" / "README.md"
+PAGES = sorted([*OUTER, *DOCS.rglob("*.md"), VECTORS])
 SOURCES = sorted(path for path in (ROOT / "tsq").rglob("*") if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".h"})
 CLI = DOCS / "reference" / "cli.md"
 ADJTIME = DOCS / "reference" / "tsq-adjtime.md"
@@ -95,7 +97,7 @@ BOUNDS = DOCS / "explanation" / "error-bounds.md"
 PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
 ROUND_NUMBERS = {8: "The filter uses the newest eight"}
 NEAR_NS = 1_795_399_200_000_000_000
-RULINGS = {f"R{number}" for number in range(1, 14)}
+RULINGS = {f"R{number}" for number in range(1, 15)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +243,7 @@ def compare(block: Block, command: str, expected: list[str], printed: str, stage
 
 
 def page_id(page: Path) -> str:
-    return page.stem
+    return "vectors" if page == VECTORS else page.stem
 
 
 def with_blocks(*infos: str) -> list[Path]:
@@ -356,7 +358,7 @@ COMMANDS = [
     (CLI, "## tsq-client", client_command), (CLI, "## tsq-server", server_command), (ADJTIME, "## Options", adjtime_command),
     (CONTROL, "## tsqctl", control_command), (CONTROL, "## tsq-wait-sync", wait_command),
     (DAEMON, "## Command line", daemon_command), (CLI, "## tsq-keygen", keygen_command),
-    (AUDIT, "## tsq-audit", audit_command),
+    (AUDIT, "## tsq-audit", audit_command), (CLI, "## tsq-conformance", conformance_command),
 ]
 
 
@@ -369,7 +371,7 @@ def option_rows(page: Path, heading: str) -> dict[tuple[str, ...], list[str]]:
 @pytest.mark.parametrize(
     ("page", "heading", "command"),
     COMMANDS,
-    ids=["client", "server", "adjtime", "control", "wait-sync", "daemon", "keygen", "audit"],
+    ids=["client", "server", "adjtime", "control", "wait-sync", "daemon", "keygen", "audit", "conformance"],
 )
 def test_documented_options_are_those_of_the_command(page, heading, command) -> None:
     parser: argparse.ArgumentParser = command._parser()
@@ -379,8 +381,11 @@ def test_documented_options_are_those_of_the_command(page, heading, command) -> 
     for options, action in actions.items():
         _, value, default, _ = documented[options]
         takes_value = action.nargs is None
-        assert bool(value) == takes_value, options
-        if action.choices:
+        may_take_one = action.nargs == argparse.OPTIONAL
+        assert bool(value) == (takes_value or may_take_one), options
+        if may_take_one:
+            assert value == f"[={action.metavar}]", options
+        elif action.choices:
             assert value.split(", ") == list(action.choices), options
         elif takes_value:
             assert value == (action.metavar or action.dest.upper()), options
@@ -402,6 +407,7 @@ def test_documented_options_are_those_of_the_command(page, heading, command) -> 
         (DAEMON, "### Exit status of tsqd", [common, daemon_command], set()),
         (CLI, "### Exit status of tsq-keygen", [common, keygen_command], set()),
         (AUDIT, "### Exit status of tsq-audit", [common, audit_command], set()),
+        (CLI, "### Exit status of tsq-conformance", [common, conformance_command], set()),
     ],
 )
 def test_documented_exit_statuses_are_those_of_the_source(page, heading, modules, absent) -> None:
@@ -636,7 +642,7 @@ def shown_default(field: dataclasses.Field) -> str:
         return ""
     if isinstance(field.default, tsq.StampSource):
         return field.default.name
-    if isinstance(field.default, tsq.RetryPolicy | tsq.Keeper):
+    if isinstance(field.default, tsq.RetryPolicy | tsq.Keeper | tsq.Precision):
         return f"{type(field.default).__name__}.{field.default.name}"
     return repr(field.default).replace("''", '""')
 
@@ -674,7 +680,7 @@ def test_the_error_tree_is_that_of_the_source() -> None:
 def test_every_ruling_has_a_heading_and_an_anchor() -> None:
     text = PROTOCOL.read_text()
     pairs = re.findall(r"^<a id=\"r(\d+)\"></a>\n### (R\d+): ", text, re.MULTILINE)
-    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 14)]
+    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 15)]
     assert all(heading == f"R{anchor}" for anchor, heading in pairs)
 
 
@@ -918,7 +924,7 @@ def test_pages_are_reachable_from_the_index(page: Path) -> None:
         assert page == OUTER[0] or f"](../{page.name})" in index.read_text()
         assert page == OUTER[0] or f"]({page.name})" in OUTER[0].read_text()
     elif page != index:
-        assert f"]({page.relative_to(DOCS)})" in index.read_text()
+        assert f"]({os.path.relpath(page, DOCS)})" in index.read_text()
 
 
 # ------------------------------------------------------------------------------------------------ names in the flow
