@@ -11,6 +11,8 @@ class Asker:
     answered: int
     lost: int
     exact: int
+    @property
+    def held(self) -> list[float]: ...
     def __new__(cls, sessions: Mapping[bytes, Session]) -> Asker: ...
     def run(
         self,

@@ -35,6 +35,21 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd* waiters, unsigned long count, int milliseconds)
 
 
+cdef enum:
+    # Behind the nonce (tsq._fast.put_plain_response).
+    T2_AT = 2 * TLV_HEADER_SIZE + NONCE_SIZE
+    T3_AT = T2_AT + 8 + TLV_HEADER_SIZE
+
+
+cdef uint64_t ntp_at(const uint8_t* at) noexcept nogil:
+    """The NTP timestamp there."""
+    cdef uint64_t number = 0
+    cdef int i
+    for i in range(8):
+        number = (number << 8) | at[i]
+    return number
+
+
 @cython.final
 cdef class Asker:
     """Asks on many client sessions over one connected socket, and counts what comes back."""
@@ -52,6 +67,7 @@ cdef class Asker:
     cdef list rest
     cdef double* sent_at
     cdef double* delays
+    cdef double* holds
     cdef bint not_taken
     cdef readonly long sent, answered, lost, exact
 
@@ -85,6 +101,7 @@ cdef class Asker:
         free(self.out)
         free(self.sent_at)
         free(self.delays)
+        free(self.holds)
         io_free(self.io)
         keys_free(&self.scratch)
 
@@ -101,11 +118,13 @@ cdef class Asker:
             raise ConfigError("a load without connections, requests or time", expected="at least one of each")
         free(self.sent_at)
         free(self.delays)
+        free(self.holds)
         self.sent = self.answered = self.lost = self.exact = 0
         memset(self.waiting, 0, self.count * sizeof(int))
         self.sent_at = <double*> calloc(total, sizeof(double))
         self.delays = <double*> calloc(total, sizeof(double))
-        if self.sent_at == NULL or self.delays == NULL:
+        self.holds = <double*> calloc(total, sizeof(double))
+        if self.sent_at == NULL or self.delays == NULL or self.holds == NULL:
             raise MemoryError()
         while not over:
             with nogil:
@@ -116,6 +135,11 @@ cdef class Asker:
                 for packet in self.rest if control is not None else ():
                     control(packet)
         return [self.delays[i] for i in range(self.answered)]
+
+    @property
+    def held(self):
+        """T3 - T2 of each answer, in seconds: from the packet's arrival in the server's kernel until its answer is sealed."""
+        return [self.holds[i] for i in range(self.answered)]
 
     cdef bint loop(
         self, int fd, long total, int window, double rate, double seconds, double started, bint exact
@@ -230,6 +254,7 @@ cdef class Asker:
             return 0
         self.delays[self.answered] = now - self.sent_at[number]
         self.sent_at[number] = 0
+        self.holds[self.answered] = (<double> (ntp_at(frame.at + T3_AT) - ntp_at(frame.at + T2_AT))) / 4294967296.0
         self.answered += 1
         self.exact += frame.size == PLAIN_RESPONSE_SIZE + EXACT_SIZE
         if self.waiting[index] > 0:

@@ -5,7 +5,9 @@
 First, in this process, the time that admission takes for one datagram of each kind, and how many bytes it answers. Then a server on
 loopback, ten clients with 50 requests a second each in their own process, and a flood of Initials from 200 networks (127.x.y.1):
 what the clients get before, during, and from one second after it; the server's CPU time a datagram by the kernel's scheduler; its
-memory. --python: another interpreter, whose tsq is measured instead. It must never send to another machine.
+memory. Server and clients have one processor, the flood another one, both before other programs of the machine (SCHED_RR). "held":
+from a request's arrival in the server's kernel until its answer is sealed (T3 - T2). --python: another interpreter, whose tsq is
+measured instead. It must never send to another machine.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -117,9 +119,13 @@ def not_received(port: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
+    """Of one phase. median, p99: delays as clients see them; held, held_p99: the server's part of them, in µs."""
+
     kept: float
     median: float
     p99: float
+    held: float
+    held_p99: float
 
 
 class _Clients:
@@ -155,8 +161,9 @@ def _ask(target: Target, authority: str) -> None:
             seconds = float(line)
             total = round(_CLIENTS * _EACH * seconds)
             delays = sorted(fleet.run(total, rate=_CLIENTS * _EACH, seconds=seconds)) or [float("nan")]
-            kept = fleet.asker.answered / total
-            print(json.dumps([kept, *(1e6 * delays[int(len(delays) * part)] for part in (0.5, 0.99))]), flush=True)
+            held = sorted(fleet.asker.held) or [float("nan")]
+            figures = [1e6 * values[int(len(values) * part)] for values in (delays, held) for part in (0.5, 0.99)]
+            print(json.dumps([fleet.asker.answered / total, *figures]), flush=True)
 
 
 @contextmanager
@@ -205,6 +212,10 @@ def _measure(kind: str, files: CertificateFiles, python: str, seconds: float, ra
         sockets = stack.enter_context(senders(server.target))
         clients = _Clients(server.target, str(files.authority))
         stack.callback(clients.close)
+        together, apart = _processors()
+        stack.callback(place, 0, os.sched_getaffinity(0), os.SCHED_OTHER, 0)
+        for pid, processors in ((server.pid, together), (clients.process.pid, together), (0, apart)):
+            place(pid, processors, os.SCHED_RR, 1)
         clients.begin(seconds)
         # The first phase warms both ends up.
         clients.found()
@@ -223,11 +234,29 @@ def _measure(kind: str, files: CertificateFiles, python: str, seconds: float, ra
         after = clients.found()
         came = max(1, sent - lost)
         print(
-            f"| {kind} | {sent / seconds:,.0f} | {100 * lost / sent:.0f} % | {100 * during.kept:.1f} % | {quiet.p99:.0f} µs "
-            f"| {during.median:.0f} µs, {during.p99:.0f} µs | {after.p99:.0f} µs | {1e6 * used / came:.1f} µs "
-            f"| {grown / 2**20:.1f} MB |",
+            f"| {kind} | {sent / seconds:,.0f} | {100 * lost / sent:.0f} % | {100 * during.kept:.1f} % "
+            f"| {_pair(quiet.median, quiet.p99)} | {_pair(during.median, during.p99)} | {during.p99 / quiet.p99:.2f} "
+            f"| {_pair(after.median, after.p99)} | {_pair(quiet.held, quiet.held_p99)} | {_pair(during.held, during.held_p99)} "
+            f"| {1e6 * used / came:.1f} µs | {size / 2**20:.1f} + {grown / 2**20:.1f} MB |",
             flush=True,
         )
+
+
+def _processors() -> tuple[set[int], set[int]]:
+    """For server and clients, and for the flood; the same one where there is no other."""
+    usable = sorted(os.sched_getaffinity(0))
+    return {usable[0]}, set(usable[1:2] or usable)
+
+
+def place(pid: int, processors: set[int], policy: int, priority: int) -> None:
+    """Give a process these processors, before all other programs of the machine, where that is allowed."""
+    os.sched_setaffinity(pid, processors)
+    with suppress(PermissionError):
+        os.sched_setscheduler(pid, policy, os.sched_param(priority))
+
+
+def _pair(median: float, p99: float) -> str:
+    return f"{median:.0f}, {p99:.0f} µs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,9 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _in_process()
     with tempfile.TemporaryDirectory(prefix="tsq-admission-") as directory:
         files = self_signed(str(Path(directory)), ["localhost", HOST])
-        heads = ("Initials", "sent a second", "not received", "answers kept", "p99 without", "median, p99 with", "p99 after")
-        print(f"| {' | '.join((*heads, 'CPU', 'memory'))} |")
-        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        heads = ("Initials", "sent a second", "not received", "answers kept", "without", "with", "p99, ratio", "1 s after")
+        heads += ("held without", "held with", "CPU", "memory before, more")
+        print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
         for kind in values.kind or FLOODS:
             for rate in rates:
                 _measure(kind, files, values.python, values.seconds, rate)

@@ -30,8 +30,8 @@ from tsq.quic.selfsigned import CertificateFiles, self_signed
 
 CPU_GOAL_S, CPU_GOAL_SOURCES = 20.0, 4
 MEMORY_GOAL_MIB = 40.0
-# After the first offset: the polls of the start, the first tickets.
-SETTLE_S = 60.0
+# After the first offset: the polls of the start, the first tickets, the memory of the start that is given back.
+SETTLE_S = 90.0
 _DAY = 86400.0
 _MOST_START_S = 30.0
 
@@ -73,10 +73,12 @@ class Cost:
 class Watched:
     """A daemon with some servers, in a directory of its own."""
 
-    def __init__(self, directory: Path, servers: Sequence[TsqServer], authority: Path, poll: int) -> None:
+    def __init__(self, directory: Path, servers: Sequence[TsqServer], authority: Path, poll: int, *, bounded: bool) -> None:
         self.cost = Cost(len(servers))
         hosts = [str(server.target) for server in servers]
         path = configuration(directory, hosts, ca=authority, mode="observe", polls=(poll, poll))
+        if bounded:
+            path.write_text(path.read_text().replace("[feed]\n", f'[feed]\nclockbound = "{directory}/shm0"\n'))
         self._segment, self._log = str(directory / "now"), directory / "log"
         with self._log.open("w") as log:
             self._begin = time.monotonic()
@@ -105,24 +107,25 @@ class Watched:
 
 
 @contextmanager
-def watched(sources: int, files: CertificateFiles, directory: Path, poll: int) -> Iterator[Watched]:
+def watched(sources: int, files: CertificateFiles, directory: Path, poll: int, *, bounded: bool) -> Iterator[Watched]:
     """A daemon with so many servers of its own, that knows the time."""
     directory.mkdir()
     with ExitStack() as stack:
         servers = [stack.enter_context(TsqServer(files.certificate, files.key)) for _ in range(sources)]
-        daemon = Watched(directory, servers, files.authority, poll)
+        daemon = Watched(directory, servers, files.authority, poll, bounded=bounded)
         stack.callback(daemon.end)
         daemon.wait_for_offset()
         yield daemon
 
 
-def measure(numbers: Sequence[int], poll: int, seconds: float, settle: float = SETTLE_S) -> list[Cost]:
-    """The costs of daemons with so many sources each."""
+def measure(numbers: Sequence[int], poll: int, seconds: float, settle: float = SETTLE_S, *, bounded: bool = False) -> list[Cost]:
+    """The costs of daemons with so many sources each. bounded: with ClockBound's segment."""
     with TemporaryDirectory(prefix="tsq-cost-") as name, ExitStack() as stack:
         files = self_signed(str(Path(name) / "certificates"), ["localhost", HOST])
         # One after the other: each start has the machine for itself.
         daemons = [
-            stack.enter_context(watched(number, files, Path(name) / str(place), poll)) for place, number in enumerate(numbers)
+            stack.enter_context(watched(number, files, Path(name) / str(place), poll, bounded=bounded))
+            for place, number in enumerate(numbers)
         ]
         time.sleep(settle)
         before = [(cpu_seconds(one.process.pid), time.monotonic()) for one in daemons]
@@ -158,12 +161,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--poll", type=int, default=4, metavar="N", help="polls 2^N s apart")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--settle", type=float, default=SETTLE_S, metavar="SECONDS")
+    parser.add_argument(
+        "--clockbound", action="store_true", help="with ClockBound's segment: the clock is looked at as often as in steer mode"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     values = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     give_up_the_clock()
-    found = measure(values.sources, values.poll, values.minutes * 60, values.settle)
-    print(f"{machine()}\nobserve mode, polls {2**values.poll} s apart, {values.minutes:g} minutes after the start\n")
+    found = measure(values.sources, values.poll, values.minutes * 60, values.settle, bounded=values.clockbound)
+    segment = ", with ClockBound's segment" if values.clockbound else ""
+    print(f"{machine()}\nobserve mode{segment}, polls {2**values.poll} s apart, {values.minutes:g} minutes after the start\n")
     print("\n".join(table(found)))
     if values.json:
         values.json.write_text(json.dumps([asdict(one) for one in found]))

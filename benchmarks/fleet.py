@@ -13,15 +13,20 @@ from typing import Self
 from aioquic.quic import events
 
 from benchmarks.compiled import Asker
+from tsq.dataplane.session import Session
 from tsq.options import Target, Trust
 from tsq.quic import tls
 from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _TIMEOUT = 20.0
+# Seconds that a server gives a handshake, and some more.
+_HANDSHAKE = 8.0
 # Concurrent handshakes: enough that neither end waits for the other.
-_AT_ONCE = 6
+_AT_ONCE = 16
 _ID = slice(1, 9)
+# Acknowledgments sent at once, and a second.
+_BURST, _ACKS = 64, 30_000.0
 # Time for the acknowledgments after a handshake: tickets, connection IDs, HANDSHAKE_DONE.
 _SETTLE = 0.3
 
@@ -33,6 +38,7 @@ class _Member:
         self.quic = quic
         self.plane = HandOver(None, quic)
         self.confirmed = False
+        self.begun = time.monotonic()
 
     def hand_over(self) -> None:
         """Hand over to the data plane, on a connected socket."""
@@ -51,14 +57,26 @@ class _Member:
         return issued
 
 
+def _connected(target: Target, source: str | None) -> UdpSocket:
+    if source is None:
+        return UdpSocket.connected(socket.AF_INET, (target.host, target.port))
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.bind((source, 0))
+    bound.connect((target.host, target.port))
+    return UdpSocket(socket.AF_INET, destinations=False, existing=bound)
+
+
 class Fleet:
     """`count` connections for the time of the `with`."""
 
-    def __init__(self, target: Target, ca: str, count: int, server_name: str = "localhost") -> None:
-        self.udp = UdpSocket.connected(socket.AF_INET, (target.host, target.port))
+    def __init__(self, target: Target, ca: str, count: int, server_name: str = "localhost", source: str | None = None) -> None:
+        """source: this end's address, of which a server limits what one network may begin; None: the system's choice."""
+        self.udp = _connected(target, source)
         self.udp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._configuration = tls.client_configuration(server_name, Trust(ca_file=ca))
         self._members: dict[bytes, _Member] = {}
+        # Of connections whose aioquic objects are gone.
+        self._slim: dict[bytes, Session] = {}
         self._all: list[_Member] = []
         self._count = count
         self._poller = select.poll()
@@ -74,15 +92,15 @@ class Fleet:
         return self
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._slim) + len(self._all)
 
     def grow(self, count: int) -> None:
         """Connect up to this number. `asker` then uses all connections."""
         fresh: list[_Member] = []
         pending: list[_Member] = []
         last = time.monotonic()
-        while pending or len(self._all) < count:
-            while len(pending) < _AT_ONCE and len(self._all) < count:
+        while pending or len(self) < count:
+            while len(pending) < _AT_ONCE and len(self) < count:
                 member = _Member(SharedConnection(configuration=self._configuration))
                 self._all.append(member)
                 self._members[member.quic.host_cid] = member
@@ -90,6 +108,11 @@ class Fleet:
                 fresh.append(member)
                 pending.append(member)
             self._turn(pending, 0.05)
+            for member in [one for one in pending if time.monotonic() > one.begun + _HANDSHAKE]:
+                # The server has forgotten it: begin another one.
+                for members in (pending, fresh, self._all):
+                    members.remove(member)
+                self._members = {name: one for name, one in self._members.items() if one is not member}
             waiting = [member for member in pending if not member.confirmed]
             if len(waiting) < len(pending):
                 last = time.monotonic()
@@ -110,9 +133,33 @@ class Fleet:
             self._turn(unfit, 0.03)
         self.asker = self.askers()[0]
 
+    def settle(self, seconds: float) -> None:
+        """Receive, acknowledge and answer what the control planes still have to say, for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._turn(self._all, 0.02)
+
+    def slim(self) -> None:
+        """Keep no more than the data plane's session of each connection: packets for the control plane are dropped from now on."""
+        self._slim |= {member.quic.host_cid: member.plane.session for member in self._all if member.plane.session is not None}
+        self._all.clear()
+        self._members.clear()
+
+    def acknowledge(self) -> None:
+        """Acknowledge what came last on connections without aioquic, as any client does some time after an answer."""
+        self._acknowledge(list(self._slim.values()))
+
+    def _acknowledge(self, sessions: list[Session]) -> None:
+        now = time.monotonic()
+        packets = [packet for session in sessions if session.ack_wanted and (packet := session.acknowledge(now)) is not None]
+        for at in range(0, len(packets), _BURST):
+            self.udp.send([(packet, CONNECTED) for packet in packets[at : at + _BURST]])
+            # The server's socket has to hold them.
+            time.sleep(_BURST / _ACKS)
+
     def askers(self, size: int | None = None) -> list[Asker]:
         """Askers with this number of connections each. Earlier ones must not be used any more."""
-        sessions = [(member.quic.host_cid, member.plane.session) for member in self._all]
+        sessions = [*self._slim.items(), *((member.quic.host_cid, member.plane.session) for member in self._all)]
         step = max(1, size or len(sessions))
         chunks = [sessions[at : at + step] for at in range(0, len(sessions), step)] or [[]]
         return [Asker({name: session for name, session in chunk if session is not None}) for chunk in chunks]
@@ -167,6 +214,9 @@ class Fleet:
         """Give a packet to aioquic."""
         member = self._members.get(packet[_ID])
         if member is None:
+            session = self._slim.get(packet[_ID])
+            if session is not None and session.open(packet, time.monotonic()) is not None:
+                self._acknowledge([session])
             return
         member.plane.take_back()
         member.quic.receive_datagram(packet, CONNECTED, time.monotonic())

@@ -1,13 +1,15 @@
 """Side by side: TSQ against NTP, NTS, streams, other QUIC servers and a C echo, in one run; the table, the pictures and the page.
 
     python -m benchmarks.compare [--quick] [--out DIRECTORY]
+    python -m benchmarks.compare --only PART --into docs/explanation/performance/run.json.gz --out docs/explanation
     python -m benchmarks.compare --again docs/explanation/performance/run.json.gz --out docs/explanation
 
 Needs Linux, root (for network namespaces), iproute2, util-linux and a C compiler; chrony, node with the quiche package, qh3 and
 matplotlib where they are there (make peers; pip install --group plots). What cannot run is a row that says so. In full it takes
 about ten minutes, with --quick about two, of two cores that nobody else should use. It sends only over loopback and between
 namespaces of its own, never touches the system clock, and ends what it started, also when it is interrupted. `--again` measures
-nothing: it writes table, pictures and page from an earlier run's figures.
+nothing: it writes table, pictures and page from an earlier run's figures. `--into` measures some parts, puts them in the place of
+those of an earlier run, and says so on the page.
 """
 
 import argparse
@@ -21,13 +23,26 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.compare import accuracy, delay, document, handshake, machine, oneshot, pictures, record, rows, serving, table
+from benchmarks.compare import (
+    accuracy,
+    delay,
+    document,
+    floods,
+    handshake,
+    machine,
+    oneshot,
+    pictures,
+    record,
+    rows,
+    serving,
+    table,
+)
 from benchmarks.compare.plan import PLANS, Plan
 from benchmarks.processes import HOST, Programs, have
 from tsq.quic.selfsigned import self_signed
 
 _DEFAULT = Path("build") / "compare"
-_PARTS = ("oneshot", "handshake", "delay", "accuracy", "serving")
+_PARTS = ("oneshot", "handshake", "delay", "accuracy", "serving", "flood")
 
 
 class Progress:
@@ -85,6 +100,8 @@ def measure(plan: Plan, directory: Path, parts: Sequence[str], wanted: Iterable[
             handshake.measure(run, plan, _place(directory, part), say)
         elif part == "delay":
             delay.measure(run, plan, files, _place(directory, part), programs, say)
+        elif part == "flood":
+            floods.measure(run, plan, files, _place(directory, part), say)
         elif part == "accuracy":
             accuracy.Bench(run, plan, _place(directory, part), say).measure()
         else:
@@ -134,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", choices=rows.ROWS, nargs="+", default=rows.ROWS, metavar="ROW", help=f"of {', '.join(rows.ROWS)}")
     parser.add_argument("--out", type=Path, default=_DEFAULT, metavar="DIRECTORY", help="where to write (default: %(default)s)")
     parser.add_argument("--again", type=Path, metavar="FILE", help="write from an earlier run's figures, measure nothing")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="put the parts that are measured into an earlier run's figures")
     values = parser.parse_args(arguments)
     if values.again is not None:
         try:
@@ -146,6 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(interrupted, int):
             return interrupted
         run = interrupted
+        if values.into is not None:
+            try:
+                run = record.merged(record.read(values.into), run, values.only)
+            except (OSError, ValueError) as error:
+                parser.error(str(error))
     for line in [*table.glance(run), "", *write(run, values.out)]:
         print(line)
     return 0

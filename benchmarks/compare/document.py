@@ -13,6 +13,8 @@ from benchmarks.compare.accuracy import BASIC, EXACT, WARM
 from benchmarks.compare.certificates import ECDSA, RSA
 from benchmarks.compare.claims import AIMS, CLAIMS, EACH, Key, serving
 from benchmarks.compare.delay import COMPILED, DELTA, ONE, PYTHON
+from benchmarks.compare.floods import CPU as STRANGER_CPU
+from benchmarks.compare.floods import KEPT, LOST, P99, P99_WITHOUT
 from benchmarks.compare.handshake import CLIENT, EARLY, FULL, RESUMED, SERVER
 from benchmarks.compare.oneshot import BYTES, COLD, CPU, PACKETS, TO_ANSWER, TO_EXIT
 from benchmarks.compare.record import Figure, Run, quantile
@@ -39,6 +41,7 @@ def page(run: Run, drawn: Sequence[str]) -> str:
         _accuracy(run, drawn),
         _oneshot(run),
         _handshake(run),
+        _flood(run),
         _memory(run),
         _method(),
     ]
@@ -291,7 +294,8 @@ def _handshake(run: Run) -> list[str]:
             "exchange; "
             "chronyd's NTS-KE offers no resumption. The client is this program: TSQ's own, or OpenSSL and AES-SIV for NTS. "
             "Certificates "
-            'are verified. "resumed": with a session ticket; "0-RTT": the request travels with it.'
+            'are verified. "resumed": with a session ticket; "0-RTT": the request travels with it. "A second of one core": how '
+            "many handshakes the server's CPU time allows."
         ),
     ]
     for certificate in (ECDSA, RSA):
@@ -301,9 +305,34 @@ def _handshake(run: Run) -> list[str]:
             for row in ROWS:
                 cells = [run.find("handshake", row, load, quantity) for quantity in (SERVER, CLIENT, "wall")]
                 ratio = None if cells[0] is None or not base else cells[0].median / base
-                rows.append([row, *map(table.cell, cells), table.times(ratio)])
-            heads = ["", SERVER, CLIENT, "wall", "server, to NTS-KE's full one"]
+                each = table.NOTHING if cells[0] is None else f"{1 / cells[0].median:,.0f}"
+                rows.append([row, *map(table.cell, cells), table.times(ratio), each])
+            heads = ["", SERVER, CLIENT, "wall", "server, to NTS-KE's full one", "a second of one core"]
             lines += [f"### {load}", "", *table.markdown(heads, rows), ""]
+    return lines
+
+
+def _flood(run: Run) -> list[str]:
+    loads = run.loads("flood")
+    if not loads:
+        return []
+    lines = [
+        "## In a flood of strangers",
+        "",
+        *_say(
+            "Ten clients with 500 requests a second together, while strangers send from 200 networks: to TSQ Initials that begin a "
+            "handshake, to chronyd NTS requests whose cookie does not open. Server and clients share one core, the flood has the "
+            "other. A TSQ server reads newcomers' packets from a socket of their own, between those of its clients."
+        ),
+    ]
+    for load in loads:
+        rows = []
+        for row in ROWS:
+            cells = [run.find("flood", row, load, name) for name in (KEPT, P99, P99_WITHOUT, STRANGER_CPU, LOST)]
+            slower = None if cells[1] is None or cells[2] is None else cells[1].median / cells[2].median
+            rows.append([row, *map(table.median, cells[:3]), table.times(slower), *map(table.median, cells[3:])])
+        heads = ["", KEPT, P99, P99_WITHOUT, "ratio", "server CPU for a stranger's packet", LOST]
+        lines += [f"### {load[0].upper() + load[1:]}", "", *table.markdown(heads, rows), ""]
     return lines
 
 
@@ -318,7 +347,8 @@ def _memory(run: Run) -> list[str]:
             "The server's own memory (proportional set size), and what each client adds once it has connected and asked. NTP "
             "and NTS "
             "servers keep nothing but chronyd's log of client addresses, which is bounded. The curves are "
-            "[above](#as-clients-grow)."
+            "[above](#as-clients-grow). At rest: some seconds after the last request, when a connection is a record of the data "
+            "plane; with what the heap has grown by in these handshakes."
         ),
         *table.of_loads(run, "memory", "memory", run.loads("memory"), table.median),
         "",

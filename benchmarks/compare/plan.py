@@ -27,6 +27,10 @@ class Plan:
     shots: int
     handshake_rounds: int
     handshakes: int
+    flood_rounds: int
+    flood_seconds: float
+    # Clients by real handshakes, at rest.
+    resting: int
 
 
 FULL = Plan(
@@ -45,6 +49,9 @@ FULL = Plan(
     shots=7,
     handshake_rounds=5,
     handshakes=20,
+    flood_rounds=3,
+    flood_seconds=2.0,
+    resting=10_000,
 )
 QUICK = replace(
     FULL,
@@ -62,6 +69,9 @@ QUICK = replace(
     shots=2,
     handshake_rounds=2,
     handshakes=8,
+    flood_rounds=2,
+    flood_seconds=1.0,
+    resting=1000,
 )
 SMALLEST = replace(
     QUICK,
@@ -76,5 +86,8 @@ SMALLEST = replace(
     shots=1,
     handshake_rounds=1,
     handshakes=2,
+    flood_rounds=1,
+    flood_seconds=0.3,
+    resting=20,
 )
 PLANS = {plan.mode: plan for plan in (FULL, QUICK, SMALLEST)}

@@ -10,7 +10,7 @@ import math
 import statistics
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ COLUMNS = {
     "oneshot": "one shot",
     "handshake": "handshake to the first answer",
     "memory": "server memory",
+    "flood": "clients in a flood of strangers",
 }
 
 
@@ -85,6 +86,17 @@ class Run:
 
     def loads(self, column: str) -> list[str]:
         return list(dict.fromkeys(one.load for one in self.figures if one.column == column))
+
+
+def merged(earlier: Run, later: Run, parts: Sequence[str]) -> Run:
+    """The earlier run with the later one's figures in the place of its own, cell by cell, and a note that says so."""
+    cells = {(one.column, one.row, one.load, one.quantity) for one in later.figures}
+    kept = [one for one in earlier.figures if (one.column, one.row, one.load, one.quantity) not in cells]
+    load = f"load average before {later.machine.get('load before', 'unknown')}, after {later.machine.get('load after', 'unknown')}"
+    note = f"measured later than the rest, {later.started}, {load}: {', '.join(parts)}"
+    begun = note.partition(", 2")[0]
+    notes = [one for one in earlier.notes if not (one.startswith(begun) and one.endswith(f": {', '.join(parts)}"))]
+    return replace(earlier, notes=[*notes, note, *later.notes], figures=[*kept, *later.figures])
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -22,15 +22,17 @@ from tests.cli.test_adjtime import telling
 from tests.cli.test_client import Run
 from tests.support.adjtime import shifted
 from tests.support.kernel import UNSYNC, VirtualKernel
-from tsq._fast import clock_ns
+from tsq._fast import clock_ns, pack_tlvs
 from tsq.cli import adjtime as command
 from tsq.cli.adjtime import main
 from tsq.client.blocking import query_all
 from tsq.host.clock import SystemClock
+from tsq.host.key_files import write_key
 from tsq.oneshot.adjtime import AdjustOptions
 from tsq.oneshot.bootstrap import bootstrap
 from tsq.options import ClientOptions, Trust, parse_target
 from tsq.quic.certificates import chain
+from tsq.wire.keys import make_key
 
 OK, OWNED, NOT_PERMITTED, BOOTSTRAP, NOT_MOVED, RUNNING, INTERRUPTED = 0, 10, 11, 13, 14, 15, 130
 YEAR = 365 * DAY
@@ -80,14 +82,15 @@ class Machine:
 
 @pytest.fixture
 def machine(good, monkeypatch, capsys) -> Iterator[Callable[..., Machine]]:
-    """machine(*servers): a server is an offset with the good certificate, or (offset, files)."""
+    """machine(*servers): a server is an offset or a function that answers, with the good certificate, or (offset, files)."""
     with ExitStack() as stack:
 
         def make(*servers, before_round: Callable[[Machine, int], None] = lambda machine, number: None, **twin) -> Machine:
             targets = []
             for server in servers:
                 offset, files = server if isinstance(server, tuple) else (server, good)
-                targets.append(str(stack.enter_context(Peer(files, telling(offset))).target))
+                answer = offset if callable(offset) else telling(offset)
+                targets.append(str(stack.enter_context(Peer(files, answer)).target))
             away = round(AWAY * 1e9)
             virtual = VirtualKernel(**({"truth_ns": clock_ns() + away, "error_ns": -away} | twin))
             ahead = virtual.truth_ns - clock_ns()
@@ -417,3 +420,54 @@ def test_another_tsq_adjtime_at_work_is_left_to_it(machine):
     assert run.status == RUNNING
     assert "process 4711" in run.err
     assert it.rounds == []
+
+
+# ------------------------------------------------------------------------------------------------------ signed answers
+
+
+def signing(offset: float, key):
+    """A server that signs every answer with this key."""
+    plain = telling(offset)
+
+    def answer(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+        (response,) = plain(nonce, request, number)
+        return [response + pack_tlvs([key.sign(response)])]
+
+    return answer
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Three keys, and the options that trust them."""
+    made = [make_key("ed25519", number) for number in range(3)]
+    options = ["--require-signature"]
+    for key in made:
+        options += ["--verify-key", write_key(str(tmp_path / f"key{key.key_id}"), key)]
+    return made, options
+
+
+def test_63_a_bootstrap_with_signed_answers(machine, keys):
+    made, options = keys
+    it = machine(*(signing(AWAY, key) for key in made))
+    run = it.run("--bootstrap", *options)
+    assert run.status == OK, run.err
+    assert abs(it.away) < 0.1
+
+
+@pytest.mark.parametrize("thieves", [2, 3])
+def test_63_certificates_of_a_majority_are_not_enough_where_answers_must_be_signed(machine, keys, thieves):
+    """They have certificates that are valid at the time that they claim, which without signatures is all that counts."""
+    made, options = keys
+    false = AWAY + 10 * DAY.total_seconds()
+    another = make_key("ed25519", 0)
+    for thief in (telling(false), signing(false, another)):
+        servers = [*(signing(AWAY, key) for key in made[thieves:]), *[thief] * thieves]
+        it = machine(*servers)
+        run = it.run("--bootstrap", *options)
+        assert run.status == BOOTSTRAP
+        assert it.twin.calls == []
+        assert "signature" in run.err
+    # The same servers set the clock of a machine that asks for none.
+    it = machine(*servers[-thieves:], *[telling(false)] * (3 - thieves))
+    assert it.run("--bootstrap").status == OK
+    assert it.away == pytest.approx(10 * DAY.total_seconds(), abs=0.1)

@@ -158,12 +158,13 @@ def test_the_question_is_repeated_after_the_last_sample(certificates):
 
     def lose_the_first(nonce: bytes, request: bytes, number: int) -> list[bytes]:
         asked.append(QUESTION in request)
-        return [] if asked == [True] else honest(nonce, request, number)
+        # It is sent again when the handshake is confirmed, because its packet may be lost.
+        return [] if asked[-1] and asked.count(True) <= 2 else honest(nonce, request, number)
 
     options = ClientOptions(count=3, interval=0.0, timeout=0.4, trust=Trust(ca_file=str(certificates.authority)))
     with Peer(certificates, lose_the_first) as peer:
         [result] = query_all([peer.target], options)
-    assert asked.count(True) >= 2
+    assert asked.count(True) >= 3
     assert not result.state_unknown
     assert result.good == 2
     assert selection([result]).verdicts[0].unused is None

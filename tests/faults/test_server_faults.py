@@ -56,6 +56,7 @@ def of_another_server(client, world, certificates) -> None:
     client.quic._peer_token = after_retry(World(certificates, limits=Limits(retry=RetryPolicy.ALWAYS))).quic._peer_token
 
 
+@pytest.mark.draft("9-5")
 @pytest.mark.parametrize("spoil", [changed, expired, of_another_server])
 def test_6_a_retry_token_that_is_wrong_expired_or_of_another_server_opens_no_connection(careful, certificates, spoil):
     client = after_retry(careful)

@@ -27,6 +27,7 @@ def over_quota(world: World) -> int:
     return world.counters.get("unanswered", NoResponse.SIGNATURE_QUOTA)
 
 
+@pytest.mark.draft("7-14")
 @PLANES
 def test_22_a_flood_of_one_client_gets_its_share_and_others_are_answered_meanwhile(certificates, data_plane):
     world = World(certificates, signer=SIGNER, data_plane=data_plane)

@@ -55,6 +55,8 @@ TABLE = [
     (5, "Retry above a number", "client/test_channel.py", "test_retry_begins_where_too_many_handshakes_are_open"),
     (5, "also where Initials do not open", HOSTILE, "test_initials_that_do_not_open_make_no_connection_and_turn_retry_on"),
     (5, "without Retry", HOSTILE, "test_without_retry_half_open_connections_are_few_and_the_oldest_go_first"),
+    (5, "a full socket of newcomers costs clients nothing", "server/test_newcomers.py",
+     "test_a_flood_of_initials_fills_its_own_socket_and_costs_no_answer"),
     (5, "connected clients are answered", STRANGERS, "test_5_clients_that_are_connected_are_answered_in_a_flood_of_handshakes"),
     (6, "wrong, expired, foreign", STRANGERS,
      "test_6_a_retry_token_that_is_wrong_expired_or_of_another_server_opens_no_connection"),

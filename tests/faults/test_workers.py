@@ -28,8 +28,8 @@ def test_40_a_worker_killed_under_load_costs_its_own_clients_one_request_and_oth
             clients.more(600)
             assert {slot: pid for slot, pid in server.pids().items() if slot} == others
         lost = [Counter(outcome for outcome in outcomes if outcome != "answered") for outcomes in clients.each]
-        # Whoever was at the killed worker lost the request under way, or the next one, which brought the stateless reset.
-        assert 0 < sum(map(bool, lost)) < CLIENTS
+        # Whoever was at the killed worker may lose the request under way; where a stateless reset comes, it is asked again at once.
+        assert sum(map(bool, lost)) < CLIENTS
         for outcomes in clients.each:
             broken = [number for number, outcome in enumerate(outcomes) if outcome != "answered"]
             assert len(broken) <= 1, Counter(outcomes)
@@ -39,7 +39,7 @@ def test_40_a_worker_killed_under_load_costs_its_own_clients_one_request_and_oth
         counted = server.status()
         # Nobody else's count is lost; the dead one's last second may be.
         assert counted["answered"] > clients.outcomes["answered"] / 2
-        assert counted["stateless resets"] >= sum(map(bool, lost))
+        assert counted["stateless resets"] >= 1
     assert took < 60
 
 

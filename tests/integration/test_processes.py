@@ -138,7 +138,7 @@ def test_signal_ends_the_server_with_status_0_and_closes_connections(server_proc
         assert server_process.stop(number) == 0
         end = client.wait("ConnectionTerminated")
         assert (end.error_code, end.reason_phrase) == (0, "server is shutting down")
-    assert "closing 1 connections" in server_process.errors
+    assert "closing 1 connection\n" in server_process.errors
     assert "answered: 1" in server_process.errors
     assert "Traceback" not in server_process.errors
 

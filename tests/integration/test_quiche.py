@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.peers import PATIENCE, good_samples, process, read_until, run_json
-from tests.support.processes import run_client
+from tests.support.processes import BIN, run_client
 
 pytestmark = pytest.mark.foreign
 
@@ -212,3 +212,19 @@ def test_server_that_changed_to_streams_is_asked_on_streams_by_a_client_with_an_
         assert done.returncode == 0, done.stderr
         assert (host["mode"], host["zero_rtt"], len(good_samples(host))) == ("stream", False, 3)
     assert second.answered == 3
+
+
+@pytest.mark.parametrize(("options", "mode"), [((), "datagrams"), (("--no-dgram",), "streams")])
+def test_tsq_conformance_finds_what_a_foreign_server_does_and_what_not(certificates, options, mode):
+    # It knows tsq/1 only, and answers without a signature: so do deployed servers.
+    with quiche_server(certificates, *options) as server:
+        command = [BIN / "tsq-conformance", server.name, "--ca", certificates.authority, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1, done.stderr
+        found = json.loads(done.stdout)
+    assert (found["alpn"], found["datagrams"], found["streams"]) == ("tsq/1", mode == "datagrams", mode == "streams")
+    verdicts = {one["number"]: one["verdict"] for one in found["statements"]}
+    assert {number for number, verdict in verdicts.items() if verdict == "fail"} == {"2-1", "6.1-1", "7-6"}
+    assert found["unfinished"] == []
+    tested = {"datagrams": {"6.2-1", "6.6-2", "7-a", "RFC 9221-1"}, "streams": {"R2-1", "R2-2", "6.6-3", "RFC 9000-1"}}[mode]
+    assert {verdicts[number] for number in {"6.3.1-3", "6.3.2-a", "7-1", "R4-1"} | tested} == {"pass"}

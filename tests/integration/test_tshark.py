@@ -16,11 +16,14 @@ import pytest
 
 from tests.integration.peers import PATIENCE, process, read_until
 from tests.support.processes import BIN
+from tests.support.tshark import need_lua
+from tsq._fast import ns_from_ntp
 from tsq.options import parse_target
 
 pytestmark = pytest.mark.foreign
 
-HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "decrypt-with-wireshark.md"
+ROOT = Path(__file__).parents[2]
+HOWTO = ROOT / "docs" / "howto" / "decrypt-with-wireshark.md"
 PORT = "4433"
 SAMPLES = 3
 # One more, which makes no sample: its answer reports the exact T3 of the last one (docs/reference/protocol.md R12).
@@ -33,7 +36,7 @@ def commands(port: int | str) -> list[tuple[list[str], dict[str, str]]]:
     blocks = re.findall(r"^```console\n(.*?)^```$", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     found = []
     for line in "".join(blocks).replace("\\\n", "").splitlines():
-        words = shlex.split(line.removeprefix("$ ").replace(PORT, str(port)))
+        words = shlex.split(line.removeprefix("$ ").replace(PORT, str(port)).replace("contrib/", f"{ROOT}/contrib/"))
         variables = dict(os.environ, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
         while "=" in words[0]:
             name, _, value = words.pop(0).partition("=")
@@ -173,7 +176,57 @@ def test_acknowledgment_travels_in_the_answer_s_packet(capture):
 def test_page_s_display_filters_find_requests_and_answers(capture):
     assert len(capture.look(2)) == EXCHANGES
     assert len(capture.look(3)) == EXCHANGES
-    assert len(capture.readers) == 4
+    assert len(capture.readers) == 8
+
+
+# The page's commands that install and use the dissector.
+INSTALL, MESSAGES, SAMPLES_TABLE = slice(4, 6), 6, 7
+
+
+def test_the_dissector_shows_requests_and_answers(capture):
+    need_lua()
+    lines = capture.look(MESSAGES)
+    assert len(lines) == 2 * EXCHANGES
+    assert all(" TSQ " in line for line in lines)
+    assert sum("TSQ request" in line for line in lines) == sum("TSQ response, offset " in line for line in lines) == EXCHANGES
+    # Client and server are correct: nothing is marked.
+    bad = capture.look(MESSAGES, "-Y", "tsq.malformed || (tsq && _ws.expert.severity >= Warning)")
+    assert bad == []
+    assert len(capture.look(MESSAGES, "-Y", "tsq.exact.offset")) == SAMPLES
+
+
+def nanoseconds(text: str) -> int:
+    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+    seconds, _, fraction = digits.partition(".")
+    return sign * (int(seconds) * 10**9 + int(fraction.ljust(9, "0")))
+
+
+def test_the_dissector_s_offset_and_delay_follow_from_the_frames_times(capture):
+    need_lua()
+    words = capture.readers[MESSAGES]
+    fields = ("frame.number", "frame.time_epoch", "tsq.ntp")
+    done = subprocess.run(
+        [*words, "-T", "fields", *(word for field in fields for word in ("-e", field))],
+        cwd=capture.directory, capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )
+    frames = {number: (nanoseconds(at), stamps) for number, at, stamps in (line.split("\t") for line in done.stdout.splitlines())}
+    samples = [line.split("\t") for line in capture.look(SAMPLES_TABLE)]
+    assert len(samples) == EXCHANGES
+    for number, request, _, _, offset, delay in samples:
+        (t1, _), (t4, stamps) = frames[request], frames[number]
+        t2, t3 = (ns_from_ntp(int(stamp, 16), t4) for stamp in stamps.split(","))
+        assert nanoseconds(offset) == ((t2 - t1) + (t3 - t4)) // 2
+        assert nanoseconds(delay) == (t4 - t1) - (t3 - t2)
+
+
+def test_the_dissector_is_found_where_the_page_installs_it(capture, tmp_path):
+    need_lua()
+    home = dict(os.environ, HOME=str(tmp_path))
+    for words in capture.readers[INSTALL]:
+        subprocess.run([word.replace("~", str(tmp_path)) for word in words], env=home, timeout=PATIENCE, check=True)
+    words = [*capture.readers[0], "-Y", "tsq.offset"]
+    done = subprocess.run(words, cwd=capture.directory, env=home, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert len(done.stdout.splitlines()) == EXCHANGES
 
 
 def test_client_s_handshake_ends_in_the_packet_that_carries_its_first_request(capture):

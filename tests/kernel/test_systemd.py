@@ -178,7 +178,7 @@ def confined(process: dict[str, list[str]]) -> bool:
 
 def test_the_daemon_is_active_when_it_is_ready_and_reports_how_the_clock_is(found):
     assert (found["tsqd"]["ActiveState"], found["tsqd"]["SubState"]) == ("active", "running")
-    assert re.fullmatch(r"synchronized; offset [+-][\d.]+ µs, at most \d+ µs; 1 of 1 sources used", found["status"])
+    assert re.fullmatch(r"synchronized; offset [+-][\d.]+ µs, at most \d+ µs; 1 of 1 source used", found["status"])
 
 
 def test_time_sync_target_is_reached_when_the_clock_is_right(found):

@@ -6,6 +6,7 @@ the last one. They are tsq-server without its data plane, and print the same fir
 """
 
 import asyncio
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,7 +52,7 @@ async def serve(certificate: str, key: str, shift_ns: int, midnight_ns: int, add
     servers = []
     for address in addresses:
         announces = before if address is not addresses[-1] else lambda _: False
-        driver.Responder = lambda signer, announces=announces: Leaping(signer, shifted=shifted, announces=announces)
+        driver.Responder = functools.partial(Leaping, shifted=shifted, announces=announces)
         server = driver.Server(
             [address], certificate, key, data_plane=False, host_clock=HostClock(Keeper.KERNEL, local=LocalClock(1, error=1e-5))
         )

@@ -31,7 +31,7 @@ class Shifted(Responder):
 async def serve(address: str, certificate: str, key: str, shift_ns: int) -> None:
     """Serve until the process ends."""
     driver.now_ns = lambda: now_ns() + shift_ns
-    driver.Responder = lambda signer: Shifted(signer, shift_ns=shift_ns)
+    driver.Responder = lambda signer, **more: Shifted(signer, **more, shift_ns=shift_ns)
     server = driver.Server(
         [address], certificate, key, data_plane=False, host_clock=HostClock(Keeper.KERNEL, local=LocalClock(1, error=1e-5))
     )

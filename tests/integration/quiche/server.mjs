@@ -94,7 +94,11 @@ class Session {
   #answerDatagrams(conn) {
     for (let message; (message = conn.dgramRecvVec()) !== null; ) {
       if (!isRequest(message) || conn.dgramMaxWritableLen() === null) continue; // null: the client takes no datagrams
-      conn.dgramSend(response(message, this.#t2));
+      try {
+        conn.dgramSend(response(message, this.#t2));
+      } catch {
+        // It fits no frame that this client takes: dropped.
+      }
       this.#count(conn);
     }
   }
