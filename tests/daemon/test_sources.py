@@ -846,13 +846,15 @@ def test_a_thousand_polls_with_reconnects_leave_nothing_behind(server):
         try:
             await polls(100)
             before = tracemalloc.take_snapshot()
-            counted = descriptors(), threading.active_count()
+            files, threads = descriptors(), threading.active_count()
             await polls(800)
             after = tracemalloc.take_snapshot()
         finally:
             tracemalloc.stop()
         assert valid == 1000
-        assert (descriptors(), threading.active_count()) == counted
+        # The last connection may just be closing; a leak would leave eighty.
+        assert descriptors() <= files + 1
+        assert threading.active_count() <= threads
         own = [tracemalloc.Filter(True, "*/tsq/daemon/*"), tracemalloc.Filter(True, "*/tsq/client/*")]
         growth = sum(one.size_diff for one in after.filter_traces(own).compare_to(before.filter_traces(own), "filename"))
         assert growth < 20_000, growth
