@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 import tarfile
 import time
 from collections.abc import Iterable
@@ -28,12 +29,17 @@ OWN_AES = ("TSQ_OWN_AES", "0" if os.environ.get("TSQ_OWN_AES") == "0" else "1")
 MACROS = [OWN_AES, *([("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [])]
 # When this is built, Unix seconds; packagers who build the same thing twice say it (reproducible-builds.org).
 BUILT = ("TSQ_BUILD_TIME", os.environ.get("SOURCE_DATE_EPOCH", str(int(time.time()))))
-MODULES = (
+# What a client and the checks of signed answers need: built on every system.
+PORTABLE = (
     "tsq._fast",
+    "tsq._portable_sockets",
     "tsq.dataplane.packet",
     "tsq.dataplane.recovery",
     "tsq.dataplane.frames",
     "tsq.dataplane.session",
+)
+LINUX = (
+    "tsq._sockets",
     "tsq.dataplane.table",
     "tsq.dataplane.digests",
     "tsq.dataplane.initials",
@@ -53,6 +59,7 @@ MODULES = (
     "tsq.host._segment",
     "tsq.host._step_notice",
 )
+MODULES = (*PORTABLE, *LINUX) if sys.platform == "linux" else PORTABLE
 # What free-threaded Python may load without taking the interpreter lock: no object and no state of their own, only functions on
 # memory that the caller owns. The others have objects with C memory, such as a session with its packet numbers, that two threads
 # must not use at the same time: when they are loaded, Python takes the lock again (docs/howto/install.md).
@@ -66,7 +73,7 @@ LIBRARIES = {f"tsq.dataplane.{name}": ["crypto"] for name in CRYPTO}
 # libcrypto's SHA-256 with a state that can be copied without allocation is not in its newer interface.
 SHA256 = ("OPENSSL_SUPPRESS_DEPRECATED", "1")
 OWN_MACROS = {
-    "tsq.host._clock": [BUILT],
+    "tsq._fast": [BUILT],
     **{f"tsq.dataplane.{name}": [SHA256] for name in ("digests", "initials", "tokens", "admission", "prefixes", "batches")},
 }
 
@@ -112,15 +119,20 @@ def extension(module: str) -> Extension:
     )
 
 
-def build(modules: Iterable[str]) -> None:
-    """Run the command line's command for these modules."""
+def cythonized(modules: Iterable[str], *, quiet: bool = False) -> list[Extension]:
+    """The extensions, translated to C where that is older than its source."""
     chosen = list(modules)
     extensions: list[Extension] = []
     for free in (True, False):
         some = [extension(module) for module in chosen if (module in FREE_THREADED) is free]
         directives = {**DIRECTIVES, "freethreading_compatible": free}
-        extensions += cythonize(some, compiler_directives=directives, build_dir="build/cython") if some else []
-    setup(ext_modules=extensions, cmdclass={"sdist": SameSdist})
+        extensions += cythonize(some, compiler_directives=directives, build_dir="build/cython", quiet=quiet) if some else []
+    return extensions
+
+
+def build(modules: Iterable[str]) -> None:
+    """Run the command line's command for these modules."""
+    setup(ext_modules=cythonized(modules), cmdclass={"sdist": SameSdist})
 
 
 if __name__ == "__main__":

@@ -10,22 +10,14 @@
 Names are loaded when they are first used, so that a client does not load the server. See docs/reference/api.md.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-try:
-    import_module("tsq._fast")
-    import_module("tsq.dataplane.batches")
-except ImportError as error:
-    raise ImportError(
-        f"TSQ's compiled part cannot be loaded for this Python ({error}). Build it with `pip install .` in TSQ's source tree, or "
-        "`make build` for a checkout; it needs a C compiler and the development files of Python and OpenSSL 3."
-    ) from error
-
 # Here and not in the distribution's metadata: to read that takes longer than an exchange, and 2 MB.
 __version__ = "0.1.0"
 
+# Not `typing`'s: to load that takes half as long as all else until a server lets signals wait (tsq/cli/start.py).
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from tsq.client.async_query import aquery, aquery_all
     from tsq.client.asynchronous import Client, connect
     from tsq.client.blocking import query, query_all
@@ -88,6 +80,8 @@ _HOMES = {
     "ServerState": "tsq.timing.server_state",
 }
 
+_NEED_LINUX = ("BoundedTime", "HostClock", "Keeper", "Server", "TimeStatus", "now")
+
 __all__ = [
     "Agreed",
     "BoundedTime",
@@ -136,9 +130,21 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module 'tsq' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    from importlib import import_module  # noqa: PLC0415 - as above
+
+    from tsq import system  # noqa: PLC0415
+
+    if name in _NEED_LINUX and not system.is_linux():
+        raise ImportError(system.needs_linux(f"tsq.{name}"), name="tsq")
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    except ImportError as error:
+        why = system.not_built(error)
+        if why is None:
+            raise
+        raise ImportError(why, name=error.name) from error
     globals()[name] = value
     return value

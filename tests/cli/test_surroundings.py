@@ -74,7 +74,7 @@ def test_with_too_few_open_files_for_anything_a_command_says_how_many_it_needs(c
 def test_as_many_hosts_are_asked_as_there_are_open_files_for(server, command, files):
     hosts = [server.target] * 14
     run = limited(files, BIN / command[0], *command[1:], "--count", 1, "--ca", server.ca, *hosts)
-    asked = (files - 12) // 4
+    asked = min(14, (files - 12) // 3)
     refused = [line for line in run.stderr.splitlines() if "not asked" in line]
     needed = shortage.files_for(14)
     why = f"not asked: this process may have {files} open files, and 14 hosts need {needed}"

@@ -1,0 +1,1 @@
+"""What works on macOS and the BSDs, tried on Linux."""
