@@ -541,6 +541,36 @@ def test_in_the_data_plane_what_is_dropped_or_answered_never_reaches_python():
     assert (plane.received, plane.turned_away) == (5, 4)
 
 
+def early(destination: bytes, version: int = V1) -> bytes:
+    """A 0-RTT packet in a datagram of its own."""
+    kind = 0xD0 if version == V1 else 0xE0
+    head = bytes([kind]) + version.to_bytes(4, "big") + bytes([len(destination)]) + destination + b"\x02me"
+    return head + varint(40, 2) + bytes(40)
+
+
+@pytest.mark.parametrize("version", [V1, V2])
+def test_a_0rtt_packet_that_follows_its_clienthello_in_one_batch_passes(version):
+    """The connection has not been made yet: the whole batch is judged before the control plane gets any of it."""
+    judging, plane = admission(), DataPlane()
+    plane.guard(judging)
+    first, strange = initial(version=version, destination=b"12345678"), early(b"87654321", version)
+    came = [first, early(b"12345678", version), strange]
+    _, rest = plane.process([(data, HERE, b"", 0, False) for data in came], NOW, 1)
+    assert [data for data, *_ in rest] == came[:2]
+    # A second later the connection is there, or the server has refused it; and one begins nothing by itself.
+    _, rest = plane.process([(came[1], HERE, b"", 0, False)], NOW + 1.1, 1)
+    assert rest == []
+    assert judging.judge(came[1], HERE, NOW)[0] == Drop.SMALL_INITIAL
+
+
+def test_0rtt_packets_of_one_connection_that_is_not_known_yet_are_few():
+    judging, plane = admission(), DataPlane()
+    plane.guard(judging)
+    came = [initial(destination=b"12345678"), *[early(b"12345678")] * 100]
+    _, rest = plane.process([(data, HERE, b"", 0, False) for data in came], NOW, 1)
+    assert len(rest) == 6
+
+
 def test_limits_are_the_same_in_python_and_c():
     # Admission's own defaults are those of Limits.
     limits = Limits()

@@ -40,6 +40,22 @@ def test_an_acknowledgment_travels_with_the_next_request(certificates):
     assert [side for side, _ in world.sent[before:]] == ["client", "server"] * 5
 
 
+def test_an_acknowledgment_leaves_at_once_where_no_request_follows(certificates):
+    world, session = served(certificates)
+    world.exchange(session, 0.003)
+    connection = session._connection
+    assert connection.timer > world.now
+    assert connection.acknowledge_soon()
+    assert connection.timer <= world.now
+    before = len(world.sent)
+    world.pump(session)
+    assert [side for side, _ in world.sent[before:]] == ["client"]
+    assert not connection.acknowledge_soon()
+    # The next one waits again.
+    world.exchange(session, 0.003)
+    assert connection.timer > world.now
+
+
 def test_what_the_data_plane_has_not_acknowledged_is_acknowledged_by_the_control_plane_at_once(certificates):
     world, session = served(certificates)
     # The answer has come, and its acknowledgment waits for something to travel with.

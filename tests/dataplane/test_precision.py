@@ -7,7 +7,8 @@ import pytest
 
 from tests.dataplane.peer import PING, Peer, ack, datagram, request
 from tests.support import oracle
-from tsq._fast import MOST_MESSAGE, clock_ns, enable_transmit_timestamps, pack_address
+from tsq._fast import MOST_MESSAGE, clock_ns, pack_address
+from tsq._sockets import enable_transmit_timestamps
 from tsq.server.responder import Draft, Responder
 from tsq.wire.message import Mode
 

@@ -110,6 +110,20 @@ def test_far_more_records_than_states_are_all_answered_and_no_number_is_used_twi
     assert plane.resting == 700
 
 
+def test_a_look_at_far_more_unacknowledged_answers_than_states_probes_each_of_their_clients():
+    plane = DataPlane(hot=128)
+    peers = [Peer(seed=number, data_plane=plane, connection_id=b"many%04d" % number) for number in range(700)]
+    for peer in peers:
+        plane.rest(peer.session, (peer.id,), b"", 30.0, 1000.0)
+        assert len(peer.deliver(peer.seal(datagram(request(1))))) == 1
+    now = peers[0].now
+    # RFC 9002 §6.2: no earlier than the probe timeout.
+    assert plane.sweep(now)[0] == []
+    probes, _ = plane.sweep(now + 5)
+    assert len({data for data, _, _ in probes}) == len(peers)
+    assert plane.sweep(now + 5) == ([], [])
+
+
 def answer_of(peer: Peer) -> int:
     return peer.last  # type: ignore[attr-defined]
 

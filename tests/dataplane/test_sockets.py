@@ -20,7 +20,7 @@ from tests.integration.peers import aioquic_client
 from tests.support.foreign import ForeignClient, path
 from tests.support.threads import ServerThread
 from tests.support.world import CLIENT, World
-from tsq import _fast
+from tsq import _sockets
 from tsq._fast import ns_from_ntp, pack_address
 from tsq.client.blocking import query
 from tsq.client.channel import Channel
@@ -44,14 +44,14 @@ class Wire:
         family = FAMILIES[host]
         self.server = socket.socket(family, socket.SOCK_DGRAM)
         self.server.setblocking(False)
-        _fast.enable_receive_timestamps(self.server.fileno(), family, bind is not None)
+        _sockets.enable_receive_timestamps(self.server.fileno(), family, bind is not None)
         if transmit_timestamps:
-            _fast.enable_transmit_timestamps(self.server.fileno())
+            _sockets.enable_transmit_timestamps(self.server.fileno())
         self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.server.bind((bind or host, 0))
         self.client = socket.socket(family, socket.SOCK_DGRAM)
         self.client.setblocking(False)
-        _fast.enable_receive_timestamps(self.client.fileno(), family, False)
+        _sockets.enable_receive_timestamps(self.client.fileno(), family, False)
         self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.client.bind((host, 0))
         self.client.connect((host, self.server.getsockname()[1]))
@@ -61,7 +61,7 @@ class Wire:
             local = socket.inet_pton(family, host)
             local += socket.if_nametoindex("lo").to_bytes(4, "little") if family == socket.AF_INET6 else b""
         self.peer = Peer(remote=pack_address(host, self.client.getsockname()[1]), local=local)
-        self.received = _fast.ReceiveBatch()
+        self.received = _sockets.ReceiveBatch()
 
     def send(self, frames: bytes, number: int | None = None) -> None:
         self.client.send(self.peer.seal(frames, number))
@@ -280,7 +280,7 @@ def test_plain_requests_cost_no_transmit_timestamps(wire):
         packet, _ = wire.ask(n)
         assert [len(message) for message in packet.messages] == [38]
     assert wire.peer.data_plane.exact == 0
-    assert _fast.transmit_times(wire.server.fileno()) == []
+    assert _sockets.transmit_times(wire.server.fileno()) == []
 
 
 def test_only_the_newest_four_transmit_timestamps_are_kept(wire):
@@ -330,19 +330,19 @@ def test_what_came_late_to_the_error_queue_is_taken_away(wire):
     # A transmit timestamp that lies there when nothing else does would wake the event loop for ever.
     wire.client.send(wire.peer.seal(datagram(exact_request(1))))
     assert wire.serve() == (1, [])
-    _fast.send(wire.server.fileno(), [(b"x", wire.peer.remote, b"")], True)
+    _sockets.send(wire.server.fileno(), [(b"x", wire.peer.remote, b"")], True)
     assert wire.serve() == (0, [])
-    assert _fast.transmit_times(wire.server.fileno()) == []
+    assert _sockets.transmit_times(wire.server.fileno()) == []
 
 
 def stamp_other_packets(wire: Wire, count: int) -> None:
     """Let the kernel stamp so many packets of the socket's that the data plane does not know of, and take the stamps away."""
     fd = wire.server.fileno()
     while count:
-        sent, *_ = _fast.send(fd, [(b"x", wire.peer.remote, b"")] * min(count, 32), True)
+        sent, *_ = _sockets.send(fd, [(b"x", wire.peer.remote, b"")] * min(count, 32), True)
         assert sent
         count -= sent
-        while _fast.transmit_times(fd):
+        while _sockets.transmit_times(fd):
             pass
         wire.received.receive(wire.client.fileno())
 
@@ -353,10 +353,10 @@ def test_a_transmit_timestamp_that_comes_when_its_session_is_gone_is_dropped():
         ask_exact(wire, 1)
         data_plane.discard(wire.peer.id)
         # Only now is there a stamp, and it has the number of that answer.
-        _fast.enable_transmit_timestamps(fd)
-        _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
+        _sockets.enable_transmit_timestamps(fd)
+        _sockets.send(fd, [(b"x", wire.peer.remote, b"")], True)
         assert wire.serve() == (0, [])
-        assert _fast.transmit_times(fd) == []
+        assert _sockets.transmit_times(fd) == []
         assert data_plane.exact == 0
         assert wire.peer.session.report() == ""
 
@@ -374,8 +374,8 @@ def test_a_transmit_timestamp_is_used_once(wire):
     ask_exact(wire, 1)
     assert wire.peer.data_plane.exact == 1
     # The kernel counts from 0 again: the next packet has the same number.
-    _fast.enable_transmit_timestamps(fd)
-    _fast.send(fd, [(b"x", wire.peer.remote, b"")], True)
+    _sockets.enable_transmit_timestamps(fd)
+    _sockets.send(fd, [(b"x", wire.peer.remote, b"")], True)
     assert wire.serve() == (0, [])
     assert wire.peer.data_plane.exact == 1
 

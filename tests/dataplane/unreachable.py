@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from tests.dataplane.peer import EXACT_T3, Peer, datagram, request
-from tsq import _fast
+from tsq import _sockets
 from tsq._fast import pack_address
 from tsq.dataplane.batches import DataPlane
 
@@ -25,8 +25,8 @@ def main(order: list[int]) -> int:
     ip("link", "set", "lo", "up")
     ip("addr", "add", f"{GONE}/32", "dev", "lo")
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    _fast.enable_receive_timestamps(server.fileno(), socket.AF_INET, False)
-    _fast.enable_transmit_timestamps(server.fileno())
+    _sockets.enable_receive_timestamps(server.fileno(), socket.AF_INET, False)
+    _sockets.enable_transmit_timestamps(server.fileno())
     server.bind(("127.0.0.1", 0))
     data_plane = DataPlane()
     clients = []

@@ -59,14 +59,14 @@ cdef class Admission:
     cdef public double unix_offset
 
     cdef int judge_at(
-        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, uint8_t* out,
+        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, bint ahead, uint8_t* out,
         Py_ssize_t* out_size
     ) noexcept nogil
     cdef bint denies(self, const uint8_t* remote, size_t remote_size) noexcept nogil
     cdef void note_wait(self, double delay, double now) noexcept nogil
     cdef int judge_short(self, const uint8_t* data, Py_ssize_t size, double now, uint8_t* out, Py_ssize_t* out_size) noexcept nogil
     cdef int judge_long(
-        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, uint8_t* out,
+        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, bint ahead, uint8_t* out,
         Py_ssize_t* out_size
     ) noexcept nogil
     cdef int judge_initial(

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memmove
 from tsq.dataplane.digests cimport DIGEST_SIZE, cleanse, hmac, hmac_set, random_bytes, table_hash
 from tsq.dataplane.frames cimport TOO_MANY_ACK_RANGES, frames_excess
 from tsq.dataplane.initials cimport (
-    INITIAL, NEGOTIATION, REPLY_CAPACITY, count_packets, open_initial, put_close, put_negotiation, put_retry,
+    INITIAL, NEGOTIATION, REPLY_CAPACITY, ZERO_RTT, count_packets, open_initial, put_close, put_negotiation, put_retry,
     read_long_header, tools_free, tools_set,
 )
 from tsq.dataplane.packet cimport MAX_CID_SIZE
@@ -300,8 +300,8 @@ cdef class Admission:
         cdef uint8_t out[REPLY_CAPACITY]
         cdef Py_ssize_t size = 0
         cdef int verdict = self.judge_at(
-            <const uint8_t*> PyBytes_AS_STRING(data), len(data), <const uint8_t*> PyBytes_AS_STRING(remote), len(remote), now, out,
-            &size
+            <const uint8_t*> PyBytes_AS_STRING(data), len(data), <const uint8_t*> PyBytes_AS_STRING(remote), len(remote), now,
+            False, out, &size
         )
         reply = PyBytes_FromStringAndSize(<const char*> out, size) if size else None
         return None if verdict == PASSED else NAMES.get(verdict, ""), reply
@@ -347,10 +347,13 @@ cdef class Admission:
         note_delay(&self.switch, delay, now)
 
     cdef int judge_at(
-        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, uint8_t* out,
+        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, bint ahead, uint8_t* out,
         Py_ssize_t* out_size
     ) noexcept nogil:
-        """The verdict, counted. A reply of at most REPLY_CAPACITY bytes is written to `out`."""
+        """The verdict, counted. A reply of at most REPLY_CAPACITY bytes is written to `out`.
+
+        ahead: datagrams that were judged before this one may still wait for the control plane.
+        """
         cdef int verdict
         out_size[0] = 0
         if self.denies(remote, remote_size):
@@ -358,7 +361,7 @@ cdef class Admission:
         if size < 1 + ID_SIZE:
             verdict = TOO_SHORT
         elif data[0] & 0x80:
-            verdict = self.judge_long(data, size, remote, remote_size, now, out, out_size)
+            verdict = self.judge_long(data, size, remote, remote_size, now, ahead, out, out_size)
         else:
             verdict = self.judge_short(data, size, now, out, out_size)
         self.verdicts[verdict] += 1
@@ -390,7 +393,7 @@ cdef class Admission:
         return UNKNOWN_CONNECTION
 
     cdef int judge_long(
-        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, uint8_t* out,
+        self, const uint8_t* data, Py_ssize_t size, const uint8_t* remote, size_t remote_size, double now, bint ahead, uint8_t* out,
         Py_ssize_t* out_size
     ) noexcept nogil:
         """A packet with a long header: known connection, size, version, kind."""
@@ -420,6 +423,10 @@ cdef class Admission:
             return UNKNOWN_VERSION
         if self.relaying and (header.kind != INITIAL or size >= LEAST_INITIAL):
             return PASSED
+        if ahead and header.kind == ZERO_RTT and header.destination_size <= MAX_CID_SIZE:
+            # It may follow its ClientHello in a datagram of its own, so closely that the connection has not been made yet.
+            if self.began_just_now(self.hash_of(header.destination, header.destination_size), now):
+                return PASSED
         if size < LEAST_INITIAL:
             return SMALL_INITIAL
         for i in range(self.version_count):
@@ -554,7 +561,7 @@ cdef class Admission:
         return reason
 
     cdef bint began_just_now(self, uint64_t hash, double now) noexcept nogil:
-        """Whether this is one more datagram of a ClientHello that was admitted and may wait for the control plane."""
+        """Whether this is one more datagram of a client whose ClientHello was admitted and may wait for the control plane."""
         cdef int i
         for i in range(RECENT):
             if self.begun[i].hash == hash and now - self.begun[i].at < BEGUN_FOR:

@@ -8,15 +8,19 @@ a packet, keep an answer that cannot be sent at once, or answer with T3 before T
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from tsq._fast cimport (
-    C_BATCH, C_FRAME_OVERHEAD, C_MOST_MESSAGE, EXACT_SIZE, EXACT_VALUE_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, PRECISE_RESPONSE_SIZE,
-    BatchIO, TransmitStamp, View, check_message, io_free, io_item, io_new, io_receive, io_reply, io_send, io_view, leaves_padding,
-    monotonic, ntp_of_ns, put_acknowledgment, put_exact_header, put_plain_response, read_plain_request, read_precise_request,
-    read_transmit_stamps, realtime_ns, refuses_segments, restart_stamps, warm_route, warm_transmit_path,
+    C_FRAME_OVERHEAD, C_MOST_MESSAGE, EXACT_SIZE, EXACT_VALUE_SIZE, NONCE_SIZE, PLAIN_RESPONSE_SIZE, PRECISE_RESPONSE_SIZE, View,
+    check_message, leaves_padding, monotonic, ntp_of_ns, put_acknowledgment, put_exact_header, put_plain_response,
+    read_plain_request, read_precise_request, realtime_ns,
+)
+from tsq._sockets cimport (
+    C_BATCH, BatchIO, TransmitStamp, io_free, io_item, io_new, io_receive, io_reply, io_send, io_view, read_transmit_stamps,
+    refuses_segments, restart_stamps, warm_route, warm_transmit_path,
 )
 from tsq.dataplane.admission cimport PASSED, Admission
 from tsq.dataplane.cache cimport (
@@ -27,8 +31,8 @@ from tsq.dataplane.derivation cimport update_keys
 from tsq.dataplane.initials cimport REPLY_CAPACITY
 from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.records cimport (
-    C_MOST_IDS, C_REMAINS_SIZE, CHUNK, COLD_RING, CHUNK_WORDS, NO_RECORD, Chunk, Cold, Records, Slab, chunk_of, cold_of, freeze,
-    place_of, is_draining, record_free, record_new, records_free, records_init, records_size, thaw,
+    C_MOST_IDS, C_REMAINS_SIZE, CHUNK, COLD_RING, CHUNK_WORDS, NO_RECORD, Chunk, Cold, Records, Slab, chunk_of, cold_of,
+    cold_probe_is_due, freeze, place_of, is_draining, record_free, record_new, records_free, records_init, records_size, thaw,
 )
 from tsq.dataplane.recovery cimport active_at, has_room, note_sent, probe_is_due, probe_timeout
 from tsq.dataplane.services cimport Service, may_update_keys, parse_service, put_path_responses
@@ -712,7 +716,8 @@ cdef class DataPlane:
             if view.kernel:
                 self.admission.note_wait(<double> (realtime_ns() - view.received_ns) / 1e9, now)
             if self.admission.judge_at(
-                view.data, view.size, view.remote, view.remote_size, now, self.replies + self.reply_count * REPLY_CAPACITY, &size
+                view.data, view.size, view.remote, view.remote_size, now, True,
+                self.replies + self.reply_count * REPLY_CAPACITY, &size
             ) == PASSED:
                 return False
         self.turned_away += 1
@@ -1194,9 +1199,12 @@ cdef class DataPlane:
             due = self.near_limit(cold.next_pn - cold.key_first_pn, cold.failed_opens, cold.excessive)
         if due:
             ids.append(PyBytes_FromStringAndSize(<const char*> &cold.ids[0], C_CID))
-        if len(probes) >= MOST_PROBES or (s == NULL and not (cold.in_flight_count and cold.next_probe <= now)):
+        # Very many may be in flight: a record is not expanded for nothing.
+        if len(probes) >= MOST_PROBES or (s == NULL and not cold_probe_is_due(cold, now)):
             return
         if s == NULL:
+            # The states of the records before this one are free again, or a search for room would pass all of them.
+            self.cache.turn += 1
             s = state_of(&self.cache, &self.records, number)
             if s == NULL:
                 return
@@ -1226,8 +1234,11 @@ cdef class DataPlane:
                         ids.append(PyBytes_FromStringAndSize(<const char*> &cold.ids[0], C_CID))
         return ids
 
-    def close_resting(self, bytes reason not None, int most, double now):
-        """End at most so many connections at rest; packets to send, (data, remote, local), that tell their peers."""
+    def close_resting(self, bytes reason not None, int most, double now, double heard_before=INFINITY):
+        """End at most so many connections at rest; packets to send, (data, remote, local), that tell their peers.
+
+        heard_before: only those from which the last packet came before this time.
+        """
         cdef list packets = []
         cdef Slab* slab
         cdef uint32_t at, number
@@ -1244,8 +1255,12 @@ cdef class DataPlane:
                         continue
                     if most <= 0:
                         return packets
-                    most -= 1
                     number = ((at * CHUNK + place) << 1) | class_
+                    if heard_before < INFINITY:
+                        give_back(&self.cache, &self.records, number)
+                        if cold_of(&self.records, number).last_receive >= heard_before:
+                            continue
+                    most -= 1
                     self.cache.turn += 1
                     self.close_record(number, reason, now, packets)
         return packets

@@ -110,6 +110,7 @@ cdef Chunk* chunk_of(const Records* records, uint32_t number) noexcept nogil
 cdef int place_of(uint32_t number) noexcept nogil
 cdef Cold* cold_of(const Records* records, uint32_t number) noexcept nogil
 cdef bint is_draining(const Cold* c) noexcept nogil
+cdef bint cold_probe_is_due(const Cold* c, double now) noexcept nogil
 cdef size_t records_size(const Records* records) noexcept nogil
 cdef void freeze(const State* s, Cold* c) noexcept nogil
 cdef int thaw(const Cold* c, State* s) noexcept nogil

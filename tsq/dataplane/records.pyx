@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from tsq.dataplane.packet cimport IV_SIZE, key_size, keys_set_aead, keys_set_protection, secret_size
-from tsq.dataplane.recovery cimport shrink
+from tsq.dataplane.recovery cimport shrink, timeout_of
 from tsq.dataplane.state cimport MOST_KEY, MOST_SECRET, KnownT3, RawKeys, State
 
 
@@ -214,6 +214,13 @@ cdef int thaw_keys(const uint8_t* at, State* s) noexcept nogil:
     if keys_set_protection(&s.receive, s.suite, s.protection):
         return -1
     return keys_set_protection(&s.send, s.suite, s.protection + MOST_KEY)
+
+
+cdef bint cold_probe_is_due(const Cold* c, double now) noexcept nogil:
+    """The same as `probe_is_due`, without expanding the record (RFC 9002 §6.2)."""
+    if not c.in_flight_count or c.next_probe > now:
+        return False
+    return c.ring[0].at + timeout_of(c.smoothed, c.variance, c.max_ack_delay) <= now
 
 
 cdef void freeze_ring(const State* s, Cold* c) noexcept nogil:

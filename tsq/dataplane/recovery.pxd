@@ -15,4 +15,5 @@ cdef double active_at(const State* s) noexcept nogil
 cdef double loss_delay(const State* s) noexcept nogil
 cdef bint probe_is_due(const State* s, double now) noexcept nogil
 cdef double probe_timeout(const State* s) noexcept nogil
+cdef double timeout_of(double smoothed, double variance, double max_ack_delay) noexcept nogil
 cdef void shrink(State* s, double sent_at, double now) noexcept nogil

@@ -174,9 +174,14 @@ cdef bint probe_is_due(const State* s, double now) noexcept nogil:
 
 
 cdef double probe_timeout(const State* s) noexcept nogil:
+    """Probe timeout, seconds."""
+    return timeout_of(s.smoothed, s.variance, s.max_ack_delay)
+
+
+cdef double timeout_of(double smoothed, double variance, double max_ack_delay) noexcept nogil:
     """Probe timeout (RFC 9002 §6.2.1), seconds."""
-    cdef double spread = 4 * s.variance
-    return s.smoothed + (spread if spread > GRANULARITY else GRANULARITY) + s.max_ack_delay
+    cdef double spread = 4 * variance
+    return smoothed + (spread if spread > GRANULARITY else GRANULARITY) + max_ack_delay
 
 
 cdef bint has_room(const State* s, Py_ssize_t size) noexcept nogil:
