@@ -210,6 +210,22 @@ def test_a_worker_that_ends_by_a_signal_tells_its_clients_and_is_replaced(tmp_pa
         assert server.status()["answered"] >= answered
 
 
+def test_40_a_killed_worker_costs_clients_in_their_handshake_nothing(tmp_path, listen, certificates):
+    """Nobody can tell them. They begin again in time."""
+    with (
+        Workers(tmp_path, listen) as server,
+        Nat(server.target.port, delay=0.02) as link,
+        Polling(link.target, certificates.authority, 0, newcomers=12, interval=0.0) as clients,
+    ):
+        for times in range(1, 5):
+            clients.more(24)
+            os.kill(server.pids()[times % 2], signal.SIGKILL)
+            server.logged(f"worker {times % 2} serves again", (times + 1) // 2)
+        clients.more(24)
+    assert set(clients.outcomes) == {"newcomer: answered"}, clients.outcomes
+    assert clients.slowest < 10.0
+
+
 def test_a_worker_that_does_not_answer_keeps_the_watchdog_from_being_fed(tmp_path, listen, certificates):
     manager = Manager(tmp_path)
     with manager.socket, Workers(tmp_path, listen, NOTIFY_SOCKET=manager.place, WATCHDOG_USEC="400000") as server:
@@ -342,6 +358,25 @@ def test_a_new_version_that_does_not_work_leaves_the_old_one_serving(tmp_path, l
         server.upgrade()
         clients.more(20)
     assert set(clients.outcomes) == {"answered"}
+
+
+def test_a_new_generation_that_dies_while_newcomers_are_passed_to_it_costs_none_later(tmp_path, listen, certificates):
+    """The old workers keep their newcomers again: nobody would take them."""
+    with Workers(tmp_path, listen) as server:
+        old = server.pids()
+        server.send_signal(signal.SIGUSR2)
+        with Polling(server.target, certificates.authority, 0, newcomers=2, interval=0.05) as clients:
+            until(lambda: server.status().get("passed to the new generation"))
+            for pid in set(server.pids().values()) - set(old.values()):
+                os.kill(pid, signal.SIGKILL)
+            server.logged("the new generation of workers failed, the old one goes on: ")
+            until(lambda: server.pids() == old)
+            clients.more(1)
+        before = server.status()["passed to the new generation"]
+        with Polling(server.target, certificates.authority, 0, newcomers=2) as later:
+            later.more(16)
+        assert set(later.outcomes) == {"newcomer: answered"}, later.outcomes
+        assert server.status()["passed to the new generation"] == before
 
 
 def test_a_service_manager_is_told_of_a_reload(tmp_path, listen, certificates):

@@ -10,6 +10,7 @@ from tsq.server.supervisor_plan import (
     Close,
     Drain,
     Ended,
+    Keep,
     Kill,
     Load,
     Plan,
@@ -176,7 +177,7 @@ def test_a_new_generation_that_fails_leaves_the_old_one_serving(when):
         if when == "relaying":
             plan.ready(3, 101.0)
         actions = plan.ended(3, "failed: no such file", 102.0)
-        expected = [Kill(2), Unload(1)] if when != "relaying" else [Kill(2), Unload(1), Steer(0, frozenset())]
+        expected = [Kill(2), Unload(1)] if when != "relaying" else [Kill(2), Unload(1), Steer(0, frozenset()), Keep(0), Keep(1)]
     *first, changed = quiet(actions)
     assert first == expected
     assert changed.trouble.startswith("the new generation of workers failed, the old one goes on: ")
@@ -217,6 +218,16 @@ def test_a_new_worker_that_dies_while_the_old_ones_drain_is_started_anew_and_get
     plan = draining()
     assert quiet(plan.ended(2, "was ended by SIGSEGV", 120.0)) == [Start(2)]
     assert quiet(plan.ready(2, 120.1)) == [Relay(0, 2)]
+
+
+def test_a_worker_that_is_started_anew_while_it_is_replaced_passes_its_newcomers_on():
+    plan = serving()
+    plan.ended(0, "was ended by SIGSEGV", 99.0)
+    plan.upgrade(100.0)
+    plan.loaded(1, 101.0)
+    plan.ready(2, 101.0)
+    assert plan.ready(3, 101.0)[1:] == [Relay(1, 3)]
+    assert quiet(plan.ready(0, 101.1)) == [Relay(0, 2)]
 
 
 def test_upgrades_wait_for_one_another():
@@ -263,6 +274,7 @@ class Processes:
         self.loaded: set[int] = set()
         self.alive: dict[int, str] = {}
         self.killed: list[int] = []
+        self.relays: dict[int, int] = {}
         self.steered: int | None = None
         self.over = False
 
@@ -292,6 +304,10 @@ class Processes:
                 self.alive[slot] = "draining" if isinstance(action, Drain) else "closing"
             case Relay(source, target):
                 assert {source // self.workers, target // self.workers} == {0, 1}
+                assert target not in self.relays, "newcomers go round in a circle"
+                self.relays[source] = target
+            case Keep(slot):
+                del self.relays[slot]
             case Steer(newcomers, living):
                 self.steered = newcomers
                 assert living <= set(self.alive), "packets go to a worker that is gone"
@@ -314,6 +330,7 @@ class Processes:
 
     def end(self, slot: int, why: str = "ended"):
         self.alive.pop(slot, None)
+        self.relays.pop(slot, None)
         return self.plan.ended(slot, why, self.now)
 
     def step(self) -> None:
@@ -334,7 +351,9 @@ class Processes:
         self.perform(event(argument))
 
     def check(self) -> None:
-        """Each place of the generation that gets newcomers has a worker, or will have one."""
+        """Each place of the generation that gets newcomers has a worker, or will have one; none passes them to a dead one."""
+        if self.plan.stage is Stage.STEADY:
+            assert not self.relays
         if self.steered is not None:
             assert self.steered == self.plan.newest
             own = range(self.steered * self.workers, (self.steered + 1) * self.workers)

@@ -1,15 +1,20 @@
 """The parts of workers without their processes: messages, sums, secrets."""
 
+import asyncio
 import json
 import os
 import socket
 
 import pytest
 
+from tsq._fast import pack_address
 from tsq.counters import Counters
 from tsq.host.keepers.sync_state import SyncState
 from tsq.options import Target
 from tsq.quic.secrets import Purpose
+from tsq.quic.udp import Datagram, NetworkPath
+from tsq.server import relay
+from tsq.server.relay import Giver, Taker
 from tsq.server.supervisor_totals import Totals, report
 from tsq.server.worker import GivenSecrets
 from tsq.server.worker_forks import Order, environment, how_it_ended, inherited
@@ -154,3 +159,89 @@ ENDS = {
 @pytest.mark.parametrize(("status", "words"), ENDS.items())
 def test_how_a_process_ended(status, words):
     assert how_it_ended(status) == words
+
+
+# ------------------------------------------------------------------------------------------------------------------- relay
+
+
+PASSED = "passed to the new generation"
+LOST = "dropped: newcomer that could not be passed to the new generation"
+PATH = NetworkPath(pack_address("192.0.2.2", 40000), pack_address("192.0.2.1", 443))
+
+
+def newcomers(count: int) -> list[tuple[int, Datagram]]:
+    datagrams = [Datagram(number.to_bytes(2, "big") * 600, PATH, 10**18 + number, bool(number % 2)) for number in range(count)]
+    return [(number % 3, datagram) for number, datagram in enumerate(datagrams)]
+
+
+def relayed(count: int, act) -> tuple[list, dict]:
+    """(what the taker got, what the giver counted) of so many newcomers at once. act: called before the taker reads."""
+
+    async def run() -> list:
+        got: list[tuple[int, Datagram]] = []
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        giver = Giver(one, counters)
+        for number, datagram in newcomers(count):
+            giver.give(number, datagram)
+        await act(one, other)
+        if other.fileno() >= 0:
+            taker = Taker(other, lambda number, datagram: got.append((number, datagram)))
+        async with asyncio.timeout(30):
+            while counters.get(PASSED) + counters.get("dropped") < count:
+                await asyncio.sleep(0)
+            while other.fileno() >= 0 and len(got) < counters.get(PASSED):
+                await asyncio.sleep(0)
+        giver.close()
+        if other.fileno() >= 0:
+            taker.close()
+        return got
+
+    counters = Counters()
+    return asyncio.run(run()), counters.snapshot()
+
+
+async def nothing(one, other) -> None:
+    """The taker begins to read at once."""
+
+
+def test_more_newcomers_than_the_socket_takes_wait_and_come_in_their_order():
+    got, counted = relayed(1500, nothing)
+    assert got == newcomers(1500)
+    assert counted == {PASSED: 1500}
+
+
+def test_of_too_many_newcomers_the_oldest_that_wait_are_dropped_and_counted():
+    got, counted = relayed(4000, nothing)
+    assert counted[PASSED] + counted[LOST] == 4000
+    assert counted[PASSED] == len(got) >= 2048
+    assert got[-2048:] == newcomers(4000)[-2048:]
+
+
+def test_newcomers_whose_clients_have_sent_again_are_not_passed_on(monkeypatch):
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", -1.0)
+    got, counted = relayed(3, nothing)
+    assert (got, counted) == ([], {LOST: 3})
+
+
+def test_newcomers_for_a_worker_that_is_gone_are_counted():
+    async def leave(one, other) -> None:
+        other.close()
+
+    got, counted = relayed(1000, leave)
+    assert not got
+    assert counted[LOST] >= 1
+
+
+def test_what_is_no_newcomer_ends_the_relay():
+    async def run() -> list:
+        got: list = []
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        taker = Taker(other, lambda *values: got.append(values))
+        one.send(b"short")
+        one.close()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        taker.close()
+        return got
+
+    assert asyncio.run(run()) == []

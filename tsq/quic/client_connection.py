@@ -40,6 +40,8 @@ class ClientConnection(Connection):
         self._on_ticket = on_ticket
         self._configuration = configuration
         self._asked = False
+        # How long an acknowledgment waits for a request that could carry it, seconds.
+        self._ack_wait = _CLIENT_ACK_DELAY
         self._judged = False
         self._unjudged: list[SessionTicket] = []
         self.tickets = 0
@@ -108,12 +110,23 @@ class ClientConnection(Connection):
         due = plane.control_timer
         if probe_at is not None and probe_at < due:
             due = probe_at
-        return due if since is None else min(due, since + _CLIENT_ACK_DELAY)
+        return due if since is None else min(due, since + self._ack_wait)
+
+    def acknowledge_soon(self) -> bool:
+        """Nothing follows that could carry an acknowledgment: it is due now. Whether there is something to acknowledge.
+
+        To wait for that as long as RFC 9000 §13.2.1 permits would wake this process up once more.
+        """
+        plane = self.plane
+        if plane is None or plane.waits_to_acknowledge is None:
+            return False
+        self._ack_wait = 0.0
+        return True
 
     def _must_only_acknowledge(self, now: float) -> bool:
         """Whether all that is due is an acknowledgment, and the data plane can send it: aioquic need not take over for that."""
         plane = self.plane
-        if plane is None or (since := plane.waits_to_acknowledge) is None or now < since + _CLIENT_ACK_DELAY:
+        if plane is None or (since := plane.waits_to_acknowledge) is None or now < since + self._ack_wait:
             return False
         if self.terminated or now >= plane.control_timer:
             return False
@@ -158,6 +171,7 @@ class ClientConnection(Connection):
         if self.plane is None and self._asked and self.handshake is not None and offload_is_possible():
             self.attach(None)
         self._asked = self._asked or bool(messages)
+        self._ack_wait = _CLIENT_ACK_DELAY
         if self.equal_datagrams and self.plane is not None and len(messages) == 1:
             # What the server's last packet had beside its message, this one has at least.
             least = min(self.plane.overhead, _MOST_OVERHEAD) + len(messages[0])

@@ -9,19 +9,21 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 
 from tsq._fast import DATAGRAM_CAPACITY, FRAME_OVERHEAD, MOST_MESSAGE
-from tsq.dataplane.batches import DataPlane
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
 from tsq.quic.aioquic.offload import HandOver, SharedConnection
 from tsq.quic.budget import Throttle
 from tsq.wording import counted
+
+if TYPE_CHECKING:
+    from tsq.dataplane.batches import DataPlane
 
 __all__ = ["NO_ERROR", "PROTOCOL_VIOLATION", "Connection", "Message", "Outgoing", "QuicConfiguration"]
 
@@ -53,8 +55,11 @@ class Message:
 class Application(Protocol):
     """Another protocol than TSQ on a connection that negotiated it, such as HTTP/3.
 
-    deadline: when `expired` is due; None for never.
+    deadline: when `expired` is due; None for never. no_error: the code with which its connections are closed where nothing is
+    wrong (RFC 9000 §20.2).
     """
+
+    no_error: int
 
     @property
     def deadline(self) -> float | None: ...
@@ -67,6 +72,12 @@ class Application(Protocol):
 
     def expired(self, now: float) -> None:
         """Act on deadlines that have passed."""
+
+    def go_away(self) -> None:
+        """Tell the peer to ask elsewhere from now on; what it asks all the same is answered."""
+
+    def leave(self, reason: str, now: float) -> None:
+        """Take no more, and close the connection when all is answered, or after some time."""
 
     def drop(self) -> None:
         """Release what it holds."""
@@ -183,7 +194,7 @@ class Connection:
         internals.acknowledge_now(self.quic)
         return self.flush(now), internals.drop_unsent_datagrams(self.quic)
 
-    def attach(self, data_plane: DataPlane | None) -> None:
+    def attach(self, data_plane: "DataPlane | None") -> None:
         """Let the data plane serve this connection as soon as it is eligible. data_plane: the server's table; None for a client."""
         self.plane = HandOver(data_plane, self.quic)
 

@@ -29,6 +29,10 @@ _DATAGRAM_UNITS = 0.5
 _FIELDS_A_UNIT = 1024
 # RFC 9001 §6.6 forbids 2^23 packets under one key, and pages never need so many.
 _MOST_PACKETS = 1 << 22
+# RFC 9114 §5.2: the last stream of a request that there can be, so that a GOAWAY with it refuses none.
+_LAST_REQUEST = (1 << 62) - 4
+# Capsules of a session (draft-ietf-webtrans-http3 §4.6, §5): it should end soon; it has ended.
+_DRAIN_SESSION, _CLOSE_SESSION = 0x78AE, 0x2843
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class HttpLimits:
     WebTransport sessions of one connection. sending: bytes of responses of one connection that are not acknowledged; a request
     beyond that gets status 503. all_sending: the same for all connections. request_timeout: seconds from the first byte of a
     request to the end of its header section. response_timeout: seconds until a response is acknowledged. idle_timeout: seconds
-    without a request or a datagram of a session; PING alone does not keep a connection.
+    without a request or a datagram of a session; PING alone does not keep a connection. leave_timeout: seconds that a client has to
+    get its last answers when the server goes.
     """
 
     connections: int = 1000
@@ -51,6 +56,7 @@ class HttpLimits:
     request_timeout: float = 10.0
     response_timeout: float = 30.0
     idle_timeout: float = 60.0
+    leave_timeout: float = 2.0
 
 
 class Site(Protocol):
@@ -80,6 +86,8 @@ class Ledger:
 class Http3:
     """HTTP/3 on one connection. Implements `tsq.quic.connection.Application`."""
 
+    no_error = int(ErrorCode.H3_NO_ERROR)
+
     def __init__(self, connection: ServerConnection, site: Site, ledger: Ledger, limits: HttpLimits) -> None:
         self._connection = connection
         self._quic = connection.quic
@@ -94,6 +102,12 @@ class Http3:
         self._sending: dict[int, tuple[int, float]] = {}
         self._sessions: set[int] = set()
         self._active_at = connection.created
+        # The stream of the newest request; from which on requests are rejected, and until when the connection is closed.
+        self._newest = -4
+        self._rejects_from: int | None = None
+        self._leave_by = inf
+        self._reason = ""
+        self._goes = False
         self._counted = True
         ledger.connections += 1
         if ledger.connections > limits.connections:
@@ -105,11 +119,15 @@ class Http3:
         limits = self._limits
         waits = [since + limits.request_timeout for since in self._incomplete.values() if since is not None]
         waits += [since + limits.response_timeout for _, since in self._sending.values()]
-        return min([*waits, self._active_at + limits.idle_timeout])
+        return min([*waits, self._active_at + limits.idle_timeout, self._leave_by])
 
     def take(self, event: events.QuicEvent) -> None:
         """Take an event of a stream or a datagram."""
         if isinstance(event, events.StreamDataReceived) and not event.stream_id & _UNIDIRECTIONAL:
+            if self._rejects_from is not None and event.stream_id >= self._rejects_from:
+                self._reject(event.stream_id)
+                return
+            self._newest = max(self._newest, event.stream_id)
             self._incomplete.setdefault(event.stream_id, None)
         self._events += self._http.handle_event(event)
         if isinstance(event, events.StreamReset | events.StopSendingReceived):
@@ -138,6 +156,7 @@ class Http3:
         self._http.decoded = 0
         if internals.packets_sent(self._quic) > _MOST_PACKETS:
             self._connection.close(ErrorCode.H3_NO_ERROR, "the connection is old")
+        self._end_when_done()
         return answered or bool(todo), work
 
     def expired(self, now: float) -> None:
@@ -146,14 +165,53 @@ class Http3:
         if self.deadline > now:
             return
         idle = self._active_at + self._limits.idle_timeout <= now
+        leaves = self._leave_by <= now
         self._incomplete.clear()
         self._forget_sending()
         # Not again while the connection closes.
-        self._active_at = inf
-        if idle:
+        self._active_at = self._leave_by = inf
+        if leaves:
+            self._connection.close(ErrorCode.H3_NO_ERROR, self._reason)
+        elif idle:
             self._connection.close(ErrorCode.H3_NO_ERROR, "idle")
         else:
             self._connection.close(ErrorCode.H3_EXCESSIVE_LOAD, "a request or a response took too long")
+
+    def go_away(self) -> None:
+        """Tell the client to send requests elsewhere from now on. Those that it sends all the same are answered."""
+        if self._goes:
+            return
+        self._goes = True
+        self._http.send_goaway(_LAST_REQUEST)
+        for stream_id in self._sessions:
+            self._http.send_data(stream_id, _capsule(_DRAIN_SESSION), end_stream=False)
+
+    def leave(self, reason: str, now: float) -> None:
+        """Handle the requests that have begun to come, and none after them; then close the connection."""
+        if self._rejects_from is not None:
+            return
+        self.go_away()
+        self._reason, self._rejects_from = reason, self._newest + 4
+        self._leave_by = now + self._limits.leave_timeout
+        self._http.send_goaway(self._rejects_from)
+        for stream_id in self._sessions:
+            if internals.stream_takes_data(self._quic, stream_id):
+                self._http.send_data(stream_id, _capsule(_CLOSE_SESSION, bytes(4) + reason.encode()), end_stream=True)
+        self._sessions.clear()
+
+    def _end_when_done(self) -> None:
+        """Close the connection of a server that leaves, when the client has all answers and knows what was not handled."""
+        if self._rejects_from is None or self._incomplete:
+            return
+        self._prune()
+        if not self._sending and internals.stream_is_acknowledged(self._quic, self._http.control_stream):
+            self._connection.close(ErrorCode.H3_NO_ERROR, self._reason)
+
+    def _reject(self, stream_id: int) -> None:
+        """A request that comes too late. The client may send it again, elsewhere (RFC 9114 §4.1.1)."""
+        self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+        if internals.stream_is_receiving(self._quic, stream_id):
+            self._quic.stop_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
 
     def drop(self) -> None:
         """Release what the connection holds."""
@@ -292,6 +350,11 @@ class Http3:
         """The client's address, where it is the one that the handshake has validated; else ""."""
         host = _host(path)
         return host if host == _host(self._connection.path) else ""
+
+
+def _capsule(kind: int, value: bytes = b"") -> bytes:
+    """RFC 9297 §3.2."""
+    return encode_uint_var(kind) + encode_uint_var(len(value)) + value
 
 
 def _host(path: object) -> str:

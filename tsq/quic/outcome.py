@@ -26,6 +26,7 @@ STATELESS_RESET = "stateless reset"
 # aioquic's reason after a Version Negotiation packet without QUIC version 1.
 _NO_COMMON_VERSION = "Could not find a common protocol version"
 _IDLE = "the connection went silent"
+_LEFT = "the server parted from its clients"
 _FULL = f"the server is full ({FULL})"
 _REFUSED = "the server refused the connection"
 
@@ -64,6 +65,11 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
         return ConnectionLost("the server does not know this connection any more", advice="it may have been restarted: try again")
     if reason == "Idle timeout":
         return ConnectionLost(_IDLE, advice="the server or the network may be down: try again")
+    if established and end.error_code == QuicErrorCode.NO_ERROR:
+        # docs/reference/protocol.md R15.
+        return ConnectionLost(
+            f"{_LEFT} ({reason!r})", advice="ask again: another connection is made, to another server if there is one"
+        )
     state = "the connection was closed" if established else "the handshake failed"
     return ConnectionLost(f"{state}: code {end.error_code:#x}, {reason!r}")
 
@@ -71,6 +77,11 @@ def why_ended(end: ConnectionTerminated, established: bool) -> TransportError:
 def is_idle(error: Exception) -> bool:
     """Whether a connection ended because nothing came on it for long."""
     return isinstance(error, ConnectionLost) and error.found == _IDLE
+
+
+def has_left(error: Exception) -> bool:
+    """Whether the server has closed a connection on which nothing was wrong, because it goes, or moves its clients."""
+    return isinstance(error, ConnectionLost) and error.found.startswith(_LEFT)
 
 
 def is_refused(error: Exception) -> bool:

@@ -5,6 +5,7 @@ is done with it, and `hand_over` after everything. It must never let the two pla
 """
 
 from collections.abc import Callable, Mapping
+from math import inf
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
@@ -30,6 +31,9 @@ _SERVER_STREAMS = 16
 _APPLICATION_STREAMS = 8
 # RFC 9000 §2.1.
 _UNIDIRECTIONAL = 2
+# Of a connection that is to be closed, seconds: how long nothing comes after an answer when the client has all that it asked for;
+# and after which that is not waited for any more.
+_SILENCE, _MOST_WAIT = 0.25, 1.0
 
 
 class ServerConnection(Connection):
@@ -39,8 +43,8 @@ class ServerConnection(Connection):
     reset_token: make its connection IDs and their tokens (`connection_ids`, `resets`). fresh: nothing was answered yet. ids: its
     connection IDs, kept by the router. path: where its first datagram came from. budget: what it may still cost the control plane.
     validated: the client has shown that it receives at its address (RFC 9000 §8.1), by a Retry if nothing else is given. new_token:
-    what it gets for the next time. leaving: why it is closed after its next answer; empty where it is not. applications: other
-    protocols than TSQ, by ALPN.
+    what it gets for the next time. leaving: why it is closed when the client has its next answers, empty where it is not;
+    leaving_since: when that began. applications: other protocols than TSQ, by ALPN.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class ServerConnection(Connection):
         self.arrived = 0
         self.fresh = True
         self.leaving = ""
+        self.leaving_since = 0.0
+        self._leaves_at = inf
         self.ids: set[bytes] = set()
         self.validated = retry_source is not None if validated is None else validated
         # Signed responses that the client may still get; requests for them that wait until the handshake is complete.
@@ -88,14 +94,38 @@ class ServerConnection(Connection):
     def timer(self) -> float | None:
         """When `handle_timer` is due."""
         due, later = super().timer, None if self.application is None else self.application.deadline
-        return due if due is None or later is None else min(due, later)
+        return due if due is None else min(due, self._leaves_at, inf if later is None else later)
 
     def handle_timer(self, now: float) -> list[Message]:
         """Act on deadlines that have passed."""
         messages = super().handle_timer(now)
         if self.application is not None:
             self.application.expired(now)
+        if self._leaves_at <= now:
+            self._leaves_at = inf
+            self.part(self.leaving)
         return messages
+
+    def leave(self, reason: str, now: float) -> None:
+        """Close it after its next answer; HTTP/3, when all requests are answered."""
+        if not self.leaving:
+            self.leaving, self.leaving_since = reason, now
+        if self.application is not None:
+            self.application.leave(reason, now)
+
+    def leaves_now(self, now: float) -> bool:
+        """Whether to close it right behind an answer. At first it is closed when nothing comes for a while after one.
+
+        Clients ask two or three times in a row: the first answer warms the path for the next one.
+        """
+        if now >= self.leaving_since + _MOST_WAIT:
+            return True
+        self._leaves_at = now + _SILENCE
+        return False
+
+    def part(self, reason: str) -> None:
+        """Close it, where nothing is wrong."""
+        self.close(QuicErrorCode.NO_ERROR if self.application is None else self.application.no_error, reason)
 
     def hand_over(self, now: float) -> None:
         """As in Connection. The data plane serves TSQ only."""

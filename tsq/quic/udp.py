@@ -12,7 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tsq import _fast
+from tsq import _fast, sockets
 from tsq.errors import ConfigError
 from tsq.host import shortage
 from tsq.host.reuseport import attach, bind_group, division
@@ -88,7 +88,8 @@ class UdpSocket:
     def __init__(self, family: int, *, destinations: bool = True, existing: socket.socket | None = None) -> None:
         self.socket = existing or socket.socket(family, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        self._batch = _fast.ReceiveBatch()
+        self._calls = sockets.calls
+        self._batch = self._calls.ReceiveBatch()
         self._stamped = 0
         self.stamps_sent = False
         self._connected = False
@@ -103,7 +104,7 @@ class UdpSocket:
     def _prepare(self, family: int, destinations: bool) -> bool:
         """Ask the kernel for receive times and `destinations`. Return whether it takes the times. Raises OSError."""
         try:
-            _fast.enable_receive_timestamps(self.socket.fileno(), family, destinations)
+            self._calls.enable_receive_timestamps(self.socket.fileno(), family, destinations)
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
@@ -238,29 +239,29 @@ class UdpSocket:
         """Send at once. Return how many were sent. The rest is lost: the socket's buffer had no room."""
         sent = 0
         fd = self.socket.fileno()
-        for start in range(0, len(datagrams), _fast.BATCH):
-            part = [(data, path.remote, path.local) for data, path in datagrams[start : start + _fast.BATCH]]
-            sent += _fast.send(fd, part)[0]
+        for start in range(0, len(datagrams), self._calls.BATCH):
+            part = [(data, path.remote, path.local) for data, path in datagrams[start : start + self._calls.BATCH]]
+            sent += self._calls.send(fd, part)[0]
         return sent
 
     def send_stamped(self, datagrams: list[bytes]) -> Transmission:
         """Send to the connected peer. Return the transmit time of the first: the kernel's, or else a time read before the call."""
         fd = self.socket.fileno()
-        if not self._connected or len(datagrams) > _fast.BATCH:
+        if not self._connected or len(datagrams) > self._calls.BATCH:
             raise ConfigError("a batch that cannot be stamped", expected="a connected socket and at most 64 datagrams")
         self._warm()
         first_id = self._stamped
         sent, before_ns = 0, 0
         if not self.stamps_sent:
-            sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams])
+            sent, before_ns = self._calls.send(fd, [(data, b"", b"") for data in datagrams])
             return Transmission(sent, before_ns, False)
         try:
-            sent, before_ns = _fast.send(fd, [(data, b"", b"") for data in datagrams], True)
+            sent, before_ns = self._calls.send(fd, [(data, b"", b"") for data in datagrams], True)
         finally:
             if sent < len(datagrams):
                 # The kernel may have counted what failed: let it count from 0 again.
-                _fast.enable_transmit_timestamps(fd)
-                _fast.transmit_times(fd)
+                self._calls.enable_transmit_timestamps(fd)
+                self._calls.transmit_times(fd)
                 self._stamped = 0
             else:
                 self._stamped = (self._stamped + sent) % 2**32
@@ -274,13 +275,13 @@ class UdpSocket:
         """Warm the kernel's transmit path after a pause, by a throw-away send. A cold path would look like a longer one."""
         now = time.monotonic()
         if self._sink is not None and now - self._sent_at > _COLD_AFTER:
-            _fast.warm(self._sink.fileno())
+            self._calls.warm(self._sink.fileno())
         self._sent_at = now
 
     def stamp_sent(self) -> None:
         """Ask the kernel for transmit times, where it has them. Raises OSError."""
         try:
-            _fast.enable_transmit_timestamps(self.socket.fileno())
+            self._calls.enable_transmit_timestamps(self.socket.fileno())
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
@@ -289,13 +290,13 @@ class UdpSocket:
 
     def discard_transmit_times(self) -> None:
         """Empty the error queue of transmit times that came too late."""
-        _fast.transmit_times(self.socket.fileno())
+        self._calls.transmit_times(self.socket.fileno())
 
     def _transmit_time(self, wanted: int, before_ns: int) -> int | None:
         """The transmit time with this id. One from before the send is another datagram's: the kernel may count differently."""
         fd = self.socket.fileno()
         for attempt in range(_STAMP_TRIES):
-            for number, left_ns in _fast.transmit_times(fd):
+            for number, left_ns in self._calls.transmit_times(fd):
                 if number == wanted and left_ns >= before_ns:
                     return left_ns
             if attempt + 1 < _STAMP_TRIES:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tsq.counters import Counters
 from tsq.dataplane.batches import DataPlane
 from tsq.quic.budget import Bucket, Throttle
-from tsq.quic.connection import MAX_STREAM_SIZE, NO_ERROR, PROTOCOL_VIOLATION, Message, Outgoing
+from tsq.quic.connection import MAX_STREAM_SIZE, PROTOCOL_VIOLATION, Message, Outgoing
 from tsq.quic.frames import packets_in
 from tsq.quic.router import Drop, Router
 from tsq.quic.server_connection import ServerConnection
@@ -243,10 +243,11 @@ class ServerCore:
             out = self._apply(connection, datagram, now)
         elif any(self._is_due(message) for message in messages):
             out = self._answer(connection, messages, datagram.received_ns, now, len(datagram.data))
-            if connection.leaving:
-                # The client has its answer, and the next request is some time away: none is lost.
+            if connection.leaving and connection.leaves_now(now):
+                # The client has its answer, and the next request is some time away.
                 connection.take_back()
-                out += self._close(connection, NO_ERROR, connection.leaving, now)
+                connection.part(connection.leaving)
+                out += connection.flush(now)
         elif connection.handshake is not None and not was_complete:
             # Send the end of the handshake at once, together with the acknowledgment.
             out = connection.transmit([], now)[0]
@@ -269,8 +270,7 @@ class ServerCore:
         if work:
             connection.budget.opened(work * self._unit)
             self._charge(work * self._unit)
-        out = connection.transmit([], now)[0] if at_once else connection.flush(now)
-        return out + self._close(connection, NO_ERROR, connection.leaving, now) if at_once and connection.leaving else out
+        return connection.transmit([], now)[0] if at_once else connection.flush(now)
 
     def _let_wait(self, connection: ServerConnection, messages: list[Message], received_ns: int) -> list[Message]:
         """The messages to answer now: a request for a signature waits until the handshake is complete.
@@ -314,14 +314,34 @@ class ServerCore:
         """Close a connection after its next answer, so that its client connects again, to whoever serves new clients."""
 
         def work() -> Outgoing:
-            connection.leaving = reason
-            return []
+            connection.leave(reason, now)
+            return connection.flush(now)
+
+        return self._visit(connection, now, work)
+
+    def go_away(self, connection: ServerConnection, now: float) -> Outcome:
+        """Tell a client to ask elsewhere from now on, where its protocol has words for that: HTTP/3 has, TSQ has not."""
+
+        def work() -> Outgoing:
+            if connection.application is not None:
+                connection.application.go_away()
+            return connection.flush(now)
 
         return self._visit(connection, now, work)
 
     def close_connection(self, connection: ServerConnection, reason: str, now: float) -> Outgoing:
         """Close a connection, and forget it."""
-        out = self._visit(connection, now, lambda: self._close(connection, NO_ERROR, reason, now)).datagrams
+
+        def work() -> Outgoing:
+            out: Outgoing = []
+            if connection.application is not None:
+                # RFC 9114 §5.3: the client learns which of its requests were not handled.
+                connection.application.leave(reason, now)
+                out = connection.flush(now)
+            connection.part(reason)
+            return out + connection.flush(now)
+
+        out = self._visit(connection, now, work).datagrams
         self.router.forget(connection)
         return out
 

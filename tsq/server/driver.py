@@ -274,29 +274,39 @@ class Server:
         """Prepare to go: refuse new connections, serve those that there are, and close them before so many seconds have passed.
 
         In the first half of that time a balancer learns that the server is not ready. In the second half connections are closed one
-        after another, so that their clients do not all come to the other servers at once. Returns when none is left.
+        after another, so that their clients do not all come to the other servers at once: those in use right behind an answer.
+        Clients of HTTP/3 are told at the beginning to ask elsewhere. Returns when none is left.
         """
         self._router.draining = True
+        self.go_away()
         loop, interval = asyncio.get_running_loop(), min(_DRAIN_INTERVAL, seconds / 20)
         begin, end = loop.time() + seconds / 2, loop.time() + seconds
         while (count := self.connections) and (now := loop.time()) < end:
             if now >= begin:
                 left = max(1, count * interval // (end - now))
                 for endpoint in self._endpoints:
-                    left -= endpoint.close_connections(DRAINING, int(left))
+                    left -= endpoint.part(DRAINING, max(0, int(left)))
             await asyncio.sleep(interval)
         for endpoint in self._endpoints:
             endpoint.close_connections(DRAINING)
 
-    def relay_newcomers(self, relay: Callable[[int, Datagram], None]) -> None:
-        """Give the datagrams of clients without a connection here to this function, with the number of their address."""
+    def relay_newcomers(self, relay: Callable[[int, Datagram], None] | None) -> None:
+        """Give the datagrams of clients without a connection here to this function, with the number of their address.
+
+        None: to nobody, which is so at first.
+        """
         for number, endpoint in enumerate(self._endpoints):
-            endpoint.relay(partial(relay, number))
+            endpoint.relay(None if relay is None else partial(relay, number))
 
     def take_newcomer(self, number: int, datagram: Datagram) -> None:
         """Handle a datagram that another server on the same addresses received. number: of its address, in their order."""
         if 0 <= number < len(self._endpoints):
             self._endpoints[number].take(datagram)
+
+    def go_away(self) -> None:
+        """Tell clients of HTTP/3 to ask elsewhere from now on."""
+        for endpoint in self._endpoints:
+            endpoint.go_away()
 
     def let_go(self, most: int) -> int:
         """Close so many more connections, each after its next answer, so that clients connect again, to whoever serves new ones.

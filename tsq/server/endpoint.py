@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import groupby, islice
+from math import inf
 
 from tsq.dataplane.batches import BATCH, NEWCOMERS_BATCH, DataPlane
 from tsq.dataplane.loop import ServingLoop
@@ -29,6 +30,8 @@ from tsq.wire.message import Mode
 logger = logging.getLogger(__name__)
 
 _CARE_INTERVAL = 1.0
+# Seconds in which a client in use may ask once more before its connection is closed all the same.
+_PATIENCE = 2.0
 # How many batches with packets for the control plane to handle before timers and other sockets get their turn.
 _TURNS = 16
 # Seconds from which on a datagram took long in the control plane; and how many may wait for it.
@@ -123,34 +126,69 @@ class Endpoint:
         """The sockets, and how many datagrams of each are one batch."""
         return [(self.udp, BATCH), *([] if self._newcomers is None else [(self._newcomers, NEWCOMERS_BATCH)])]
 
-    def close_connections(self, reason: str, most: int | None = None) -> int:
-        """Close all connections of this socket, or the oldest of them; how many."""
+    def close_connections(self, reason: str) -> None:
+        """Close all connections of this socket."""
         now = self._loop.time()
-        closing = list(self._timers)[:most]
-        for connection in closing:
+        for connection in list(self._timers):
             self._send(self._core.close_connection(connection, reason, now))
-        count = len(closing)
-        while self.data_plane is not None and self.data_plane.resting and (most is None or count < most):
-            packets = self.data_plane.close_resting(reason.encode(), BATCH if most is None else min(BATCH, most - count), now)
+        if self.data_plane is not None:
+            self._close_resting(reason, self.data_plane.resting, now, inf)
+
+    def _close_resting(self, reason: str, most: int, now: float, heard_before: float) -> int:
+        """Close so many connections at rest from which the last packet came before this time; how many."""
+        data_plane, count = self.data_plane, 0
+        while data_plane is not None and count < most:
+            before = data_plane.resting
+            packets = data_plane.close_resting(reason.encode(), min(BATCH, most - count), now, heard_before)
             self._send([(data, NetworkPath(remote, local)) for data, remote, local in packets])
-            count += len(packets)
+            if data_plane.resting == before:
+                break
+            count += before - data_plane.resting
         return count
+
+    def go_away(self) -> None:
+        """Tell the clients that can be told so to ask elsewhere from now on."""
+        now = self._loop.time()
+        for connection in [one for one in self._timers if one.application is not None]:
+            self._conclude(self._core.go_away(connection, now))
+
+    def part(self, reason: str, most: int) -> int:
+        """Close so many more connections of this socket: those in use each after its next answer, the others at once; how many.
+
+        So no answer is lost: who asks often asks again soon, and who asks seldom is not asking just now. An answer is waited for a
+        while only.
+        """
+        now = self._loop.time()
+        for connection in [one for one in self._timers if one.leaving and now >= one.leaving_since + _PATIENCE]:
+            self._send(self._core.close_connection(connection, reason, now))
+        chosen = list(islice((one for one in self._timers if not one.leaving), most))
+        for connection in chosen:
+            self._conclude(self._core.let_go(connection, reason, now))
+        count = len(chosen) + self._close_resting(reason, most - len(chosen), now, now - _PATIENCE)
+        return count + self._let_go_resting(reason, most - count, now)
 
     def let_go(self, reason: str, most: int) -> int:
         """Close so many more connections of this socket, each after its next answer; how many it has for that."""
         now = self._loop.time()
         chosen = list(islice((one for one in self._timers if not one.leaving), max(0, most)))
-        if self.data_plane is not None and len(chosen) < most:
-            woken = (self._core.router.wake(one, now) for one in self.data_plane.some_resting(most - len(chosen)))
-            chosen += [connection for connection in woken if connection is not None]
         for connection in chosen:
             self._conclude(self._core.let_go(connection, reason, now))
-        return len(chosen)
+        return len(chosen) + self._let_go_resting(reason, most - len(chosen), now)
 
-    def relay(self, relay: Callable[[Datagram], None]) -> None:
-        """Give newcomers' datagrams to this function."""
+    def _let_go_resting(self, reason: str, most: int, now: float) -> int:
+        """As `let_go`, of connections at rest."""
+        if self.data_plane is None or most <= 0:
+            return 0
+        woken = [self._core.router.wake(one, now) for one in self.data_plane.some_resting(most)]
+        for connection in woken:
+            if connection is not None:
+                self._conclude(self._core.let_go(connection, reason, now))
+        return len(woken) - woken.count(None)
+
+    def relay(self, relay: Callable[[Datagram], None] | None) -> None:
+        """Give newcomers' datagrams to this function; None: to nobody any more."""
         self._core.relay = relay
-        self._core.router.admission.relaying = True
+        self._core.router.admission.relaying = relay is not None
 
     def take(self, datagram: Datagram) -> None:
         """Handle a datagram that did not come by this socket, but to its address."""

@@ -23,6 +23,7 @@ from tsq.server.supervisor_plan import (
     Close,
     Drain,
     Ended,
+    Keep,
     Kill,
     Load,
     Plan,
@@ -216,6 +217,8 @@ class Supervisor:
                 self._steer(newcomers, living)
             case Relay(source, target):
                 self._connect(source, target)
+            case Keep(slot):
+                self._send(slot, {"keep": True})
             case Kill(slot):
                 self._kill(slot)
             case Drain(slot):

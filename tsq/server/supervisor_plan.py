@@ -62,6 +62,13 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Let a worker of the old generation pass its newcomers to nobody any more: it keeps them."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Let a worker serve its connections to their end, or to the limit."""
 
@@ -105,7 +112,7 @@ class Ended:
     trouble: str = ""
 
 
-Action = Load | Unload | Start | Steer | Relay | Drain | Close | Kill | Say | Changed | Ended
+Action = Load | Unload | Start | Steer | Relay | Keep | Drain | Close | Kill | Say | Changed | Ended
 
 
 class Stage(Enum):
@@ -210,8 +217,12 @@ class Plan:
         if self.stage in (Stage.FIRST, Stage.LOADING):
             return self._all_ready(now) if all(map(self.serving, self._slots(self._coming))) else []
         again: list[Action] = [Say(logging.INFO, f"worker {slot} serves again")]
-        old = self._counterpart(slot)
-        return [*again, Relay(old, slot)] if self._places[old].phase in _PRESENT else again
+        other = self._counterpart(slot)
+        if self.stage is Stage.RELAYING:
+            # It is of the generation that is replaced.
+            return [*again, Relay(slot, other)]
+        draining = self.stage is Stage.DRAINING and self._places[other].phase in _PRESENT
+        return [*again, Relay(other, slot)] if draining else again
 
     def ended(self, slot: int, why: str, now: float) -> list[Action]:
         """A worker's process is gone."""
@@ -335,10 +346,7 @@ class Plan:
         self._stage_due = now + _RELAY_TIME
         # First the way for packets of connections that the new generation opens, then its newcomers.
         actions: list[Action] = [self._steer(self.newest)]
-        return actions + [Relay(self._counterpart(slot), slot) for slot in self._slots(self._coming) if self._relays(slot)]
-
-    def _relays(self, slot: int) -> bool:
-        return self._places[self._counterpart(slot)].phase in _PRESENT
+        return actions + [Relay(old, self._counterpart(old)) for old in self._slots(self.newest) if self.serving(old)]
 
     def _stage_over(self, now: float) -> list[Action]:
         self._stage_due = None
@@ -404,7 +412,8 @@ class Plan:
             return [*actions, Ended(why)]
         self.stage = Stage.STEADY
         if relaying:
-            actions.append(self._steer(self.newest))
+            # Whom the old workers pass their newcomers to is gone.
+            actions += [self._steer(self.newest), *(Keep(slot) for slot in self._slots(self.newest) if self.serving(slot))]
         trouble = f"the new generation of workers failed, the old one goes on: {why}"
         return [*actions, Say(logging.ERROR, trouble), Changed(trouble), *self._next(now)]
 

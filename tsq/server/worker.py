@@ -5,19 +5,17 @@ generation, newcomers' datagrams. It must never serve longer than the supervisor
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
 import signal
 import socket
-import struct
 from collections.abc import Callable, Sequence
 
 from tsq.quic.connection_ids import ConnectionIds
 from tsq.quic.secrets import Secrets
-from tsq.quic.udp import Datagram, NetworkPath
 from tsq.server.driver import Server
+from tsq.server.relay import Giver, Taker
 from tsq.server.supervisor_totals import report
 from tsq.server.whole import Whole
 from tsq.server.worker_link import Link, Message
@@ -30,11 +28,6 @@ _DRAIN_STEP = 0.1
 _LEFT_IN_PEACE, _ALL_TOLD = 0.1, 0.7
 # After the supervisor has given a worker's packets to another one, until the last of them are read from its own socket.
 _LINGER = 0.2
-# A relayed datagram: the number of the address, whether the kernel stamped it, its time, the sizes of its addresses; then these.
-_HEAD = struct.Struct("!B?qBB")
-_MOST_RELAYED = 4096
-_RELAY_BUFFER = 1 << 20
-_BATCH = 64
 
 
 class GivenSecrets(Secrets):
@@ -72,7 +65,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._departing: asyncio.Task[None] | None = None
-        self._relays: dict[str, socket.socket] = {}
+        self._relays: dict[str, Giver | Taker] = {}
 
     async def run(self) -> None:
         """Serve."""
@@ -88,7 +81,6 @@ class Worker:
                 await asyncio.sleep(_LINGER)
             loop.remove_reader(self._link.fileno())
             for relay in self._relays.values():
-                loop.remove_reader(relay)
                 relay.close()
             last = report(self._server)
         # Closing the connections counts nothing but their end.
@@ -117,6 +109,8 @@ class Worker:
             self._secrets.replace([bytes.fromhex(one) for one in message["masters"]])
         if "relay" in message:
             self._relay(message["relay"], [socket.socket(fileno=fd) for fd in fds])
+        if "keep" in message:
+            self._keep()
         if "drain" in message and self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain(float(message["drain"])))
         if "close" in message:
@@ -134,47 +128,20 @@ class Worker:
 
     def _relay(self, way: str, ends: list[socket.socket]) -> None:
         """Get, or give away, newcomers' datagrams by this socket."""
-        loop = asyncio.get_running_loop()
         for end in ends:
-            end.setblocking(False)
-            with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _RELAY_BUFFER)
             if way in self._relays:
-                loop.remove_reader(self._relays[way])
-                self._relays[way].close()
-            self._relays[way] = end
-        if way == "in":
-            loop.add_reader(self._relays[way], self._take_relayed)
-        else:
-            self._server.relay_newcomers(self._give_away)
+                self._relays.pop(way).close()
+            if way == "in":
+                self._relays[way] = Taker(end, self._server.take_newcomer)
+            else:
+                giver = self._relays[way] = Giver(end, self._server.counters)
+                self._server.relay_newcomers(giver.give)
 
-    def _give_away(self, number: int, datagram: Datagram) -> None:
-        remote, local = datagram.path.remote, datagram.path.local
-        head = _HEAD.pack(number, datagram.kernel, datagram.received_ns, len(remote), len(local))
-        try:
-            self._relays["out"].send(head + remote + local + datagram.data)
-            self._server.counters.add("passed to the new generation")
-        except OSError:
-            # It is full, or the other worker is gone. The client sends the packet again.
-            self._server.counters.add("dropped", "newcomer that could not be passed to the new generation")
-
-    def _take_relayed(self) -> None:
-        relay = self._relays["in"]
-        for _ in range(_BATCH):
-            try:
-                data = relay.recv(_MOST_RELAYED)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                data = b""
-            if len(data) < _HEAD.size:
-                # The old generation has ended.
-                asyncio.get_running_loop().remove_reader(relay)
-                return
-            number, kernel, received_ns, remote, local = _HEAD.unpack_from(data)
-            first, second = _HEAD.size + remote, _HEAD.size + remote + local
-            path = NetworkPath(data[_HEAD.size : first], data[first:second])
-            self._server.take_newcomer(number, Datagram(data[second:], path, received_ns, kernel))
+    def _keep(self) -> None:
+        """Pass newcomers to nobody any more."""
+        self._server.relay_newcomers(None)
+        if "out" in self._relays:
+            self._relays.pop("out").close()
 
     async def _drain(self, limit: float) -> None:
         """Serve the connections until they end. Let them go one after the other, each after an answer; close the rest at the limit.
@@ -183,6 +150,7 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
         began, total, gone = loop.time(), self._server.connections, 0
+        self._server.go_away()
         while self._server.connections:
             passed = (loop.time() - began) / limit if limit else 1.0
             if passed >= 1.0:

@@ -8,7 +8,8 @@ would be memory that the client chooses, and these few headers gain nothing from
 from typing import Any
 
 import pylsqpack
-from aioquic.h3.connection import ErrorCode, H3Connection, H3Stream, ProtocolError, Setting
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, ProtocolError, Setting, encode_frame
 from aioquic.h3.events import Headers
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
@@ -19,7 +20,9 @@ PRIVATE_NAMES = (
     "_decoder",
     "_get_local_settings",
     "_init_connection",
+    "_local_control_stream_id",
     "_max_table_capacity",
+    "_quic",
     "_receive_request_or_push_data",
     "_receive_stream_data_uni",
     "_stream",
@@ -57,6 +60,17 @@ class BoundedHttp3(H3Connection):
         self.sessions = sessions
         self.decoded = 0
         super().__init__(quic, enable_webtransport=sessions > 0)
+
+    @property
+    def control_stream(self) -> int:
+        """The stream on which this end sends its settings, and GOAWAY."""
+        stream_id = self._local_control_stream_id
+        assert stream_id is not None
+        return stream_id
+
+    def send_goaway(self, stream_id: int) -> None:
+        """Say that requests on this stream and later ones will not be handled (RFC 9114 §5.2)."""
+        self._quic.send_stream_data(self.control_stream, encode_frame(FrameType.GOAWAY, encode_uint_var(stream_id)))
 
     def sends_no_more(self, stream_id: int) -> None:
         """Note that the sending part of a stream was reset, so that nothing is kept for it once the client's part has ended."""

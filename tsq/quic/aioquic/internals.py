@@ -35,7 +35,7 @@ PRIVATE_NAMES = (
     "_streams",
 )
 # Of a stream's sending part.
-PRIVATE_SENDER_NAMES = ("_buffer_fin", "_reset_error_code")
+PRIVATE_SENDER_NAMES = ("_buffer_fin", "_buffer_start", "_buffer_stop", "_reset_error_code")
 # Of the connection's TLS context, which is made when the first packet is.
 PRIVATE_TLS_NAMES = ("_check_certificate_verify_signature", "_new_session_ticket", "_peer_certificate", "_peer_certificate_chain")
 
@@ -121,6 +121,13 @@ def stream_is_sending(connection: QuicConnection, stream_id: int) -> bool:
     quic: Any = connection
     stream = quic._streams.get(stream_id)
     return stream is not None and not stream.sender.is_finished
+
+
+def stream_is_acknowledged(connection: QuicConnection, stream_id: int) -> bool:
+    """Whether the peer has all that was sent on a stream so far."""
+    quic: Any = connection
+    stream = quic._streams.get(stream_id)
+    return stream is None or stream.sender._buffer_start == stream.sender._buffer_stop
 
 
 def packets_sent(connection: QuicConnection) -> int:

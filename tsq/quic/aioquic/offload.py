@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # compiled, and not in its stub
 from aioquic.quic.configuration import QuicConfiguration
@@ -23,13 +23,15 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch, cipher_suite_hash, hkdf_expand_label
 from cryptography.x509 import Certificate
 
-from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.session import CONNECTION_ID_SIZE, WINDOW_SIZE, Session
 from tsq.errors import CertificateError
 from tsq.quic.aioquic import internals
 from tsq.quic.aioquic.trim import TrimmedConnection
 from tsq.quic.sealed_tickets import SealedTickets
 from tsq.quic.udp import NetworkPath
+
+if TYPE_CHECKING:
+    from tsq.dataplane.batches import DataPlane
 
 
 class Holder(Enum):
@@ -266,7 +268,7 @@ class HandOver:
     whether the data plane serves the connection now.
     """
 
-    def __init__(self, data_plane: DataPlane | None, quic: SharedConnection) -> None:
+    def __init__(self, data_plane: "DataPlane | None", quic: SharedConnection) -> None:
         self._data_plane = data_plane
         self._quic = quic
         self.holder = Holder.AIOQUIC
