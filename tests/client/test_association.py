@@ -1,6 +1,7 @@
 """The association and its poller in virtual time: every request has one outcome, whatever fails; connections are made again."""
 
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from tsq.errors import (
     Unreachable,
     rank,
 )
+from tsq.quic.limits import Limits, RetryPolicy
 from tsq.quic.udp import Datagram, Transmission
 from tsq.timing.local_clock import ClockReading
 from tsq.timing.sample import Reason
@@ -328,6 +330,95 @@ ERRORS = [
     CertificateError("c"), AlpnRefused("a"), ConnectionLost("l"), TSQError("t"), HandshakeTimeout("h"), NothingListens("n"),
     Unreachable("u"),
 ]  # fmt: skip
+
+
+def test_when_a_server_parts_from_its_clients_another_address_comes_first_and_no_sample_is_lost(certificates):
+    network = Network(Sockets(certificates), Faults(1), count=8, interval=1.0)
+    tried = []
+    other = (2, ("192.0.2.9", 443))
+    network.look_up = lambda: network.association.wants_addresses and network.association.resolved(
+        [ADDRESS, other], network.world.now
+    )
+    make = network.association._driver.open
+
+    def opened(address, numbers):
+        tried.append(address)
+        return make(address, numbers)
+
+    network.association._driver = replace(network.association._driver, open=opened)
+    poller = network.poller(persistent=True)
+    assert network.run(poller, until=network.world.now + 1.5)
+    world = network.world
+    for _ in range(2):
+        [connection] = world.router.connections
+        world._from_server(world.core.close_connection(connection, "server is draining", world.now), None)
+        assert network.run(poller, until=world.now + 0.4)
+        # Nobody asks just now, and all is well.
+        assert network.association.channel is None
+        assert not any("no connection" in one for one in notices(poller))
+        assert network.run(poller, until=world.now + 1.6)
+    assert not network.run(poller, until=world.now + 9)
+    assert all(sample.valid for sample in poller.samples)
+    assert len(poller.samples) == 8
+    # The second one has parted, too: back to the first.
+    assert tried == [ADDRESS, other, ADDRESS]
+    assert "the server parted from its clients ('server is draining')" in notices(poller)[-1]
+
+
+def stalling(certificates, *, retry=False):
+    """A network whose server forgets the first handshake when the first datagram of it is under way."""
+    limits = Limits(retry=RetryPolicy.ALWAYS) if retry else None
+    network = Network(Sockets(certificates, limits=limits), Faults(1), timeout=10.0, count=3, interval=4.0)
+    router, first = network.world.router, []
+
+    def to_client(data, number):
+        if network.opened > 1:
+            return [MS]
+        first.append(data)
+        for connection in router.connections:
+            router.forget(connection)
+        return [MS] if len(first) == 1 else []
+
+    network.world.to_client = to_client
+    return network
+
+
+@pytest.mark.parametrize("retry", [False, True], ids=["complete for the client", "after a Retry"])
+def test_40_a_handshake_that_the_server_has_lost_is_begun_again_in_time(certificates, retry):
+    """As when its process is killed in the middle of it: no packet tells the client."""
+    network = stalling(certificates, retry=retry)
+    poller, begin = network.poller(), network.world.now
+    assert not network.run(poller, until=begin + 14)
+    # A request that went to the lost connection is lost, as soon as there is another one.
+    assert [sample.reason for sample in poller.samples] == [None if retry else Reason.CONNECTION_LOST, None, None]
+    assert network.opened == 2
+    network.association.finish(network.world.now)
+    assert not network.open_now
+
+
+def test_a_handshake_that_stalls_is_begun_again_once_in_a_round(certificates):
+    network = Network(Sockets(certificates, limits=Limits(retry=RetryPolicy.ALWAYS)), Faults(1), timeout=10.0, count=2)
+    heard = set()
+
+    def to_client(data, number):
+        del data, number
+        first = network.opened not in heard
+        heard.add(network.opened)
+        return [MS] if first else []
+
+    network.world.to_client = to_client
+    poller = network.poller(persistent=True)
+    assert network.run(poller, until=network.world.now + 9.9)
+    assert network.opened == 2
+
+
+def test_a_handshake_of_which_nothing_came_is_not_begun_again(certificates):
+    """Its own first packet is repeated: another one would be more load for a server that has none to spare."""
+    network = Network(Sockets(certificates), Faults(1), timeout=10.0, count=2, interval=0.1)
+    network.world.to_server = lambda data, number: []
+    poller = network.poller(persistent=True)
+    assert network.run(poller, until=network.world.now + 9.9)
+    assert network.opened == 1
 
 
 def test_of_several_addresses_the_error_that_says_most_is_reported_in_whatever_order_they_fail(certificates):

@@ -2,10 +2,12 @@
 
 import ast
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
@@ -617,7 +619,8 @@ def test_every_public_name_is_there_and_listed():
 def test_the_three_lists_of_public_names_agree():
     tree = ast.parse(Path(tsq.__file__).read_text(encoding="utf-8"))
     [for_types] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    imported = {alias.name: statement.module for statement in for_types.body for alias in statement.names}
+    imports = [statement for statement in for_types.body if statement.module != "typing"]
+    imported = {alias.name: statement.module for statement in imports for alias in statement.names}
     assert imported == tsq._HOMES
     assert {*imported, "__version__"} == set(tsq.__all__)
     assert list(tsq._HOMES) == list(imported), "in the same order"
@@ -647,14 +650,16 @@ def test_errors_of_the_library_are_all_one_kind():
     assert all(issubclass(kind, tsq.TSQError) for kind in kinds)
 
 
-@pytest.mark.parametrize("missing", ["*.so", "_fast*.so", "packet*.so", "session*.so", "batches*.so"])
-def test_a_package_without_its_compiled_part_says_how_to_build_it(tmp_path, missing):
+@pytest.mark.parametrize("use", [("-c", "import tsq; tsq.Server"), ("-m", "tsq", "server", "-h")], ids=["library", "command"])
+@pytest.mark.parametrize("missing", ["*.so", "_fast*.so", "packet*.so", "session*.so", "batches*.so", "_sockets*.so"])
+def test_a_package_without_its_compiled_part_says_how_to_build_it(tmp_path, missing, use):
     package = Path(tsq.__file__).parent
     shutil.copytree(package, tmp_path / "tsq", ignore=shutil.ignore_patterns(missing, "__pycache__"))
     process = subprocess.run(
         # Without the site's packages: an editable install would find the part that is to be missing.
-        [sys.executable, "-S", "-c", "import tsq"],
+        [sys.executable, "-S", *use],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -662,7 +667,9 @@ def test_a_package_without_its_compiled_part_says_how_to_build_it(tmp_path, miss
     )
     assert process.returncode != 0
     message = process.stderr.splitlines()[-1]
-    assert message.startswith("ImportError: TSQ's compiled part cannot be loaded for this Python")
+    begin = "ImportError: " if use[0] == "-c" else "tsq-server: error: "
+    assert message.startswith(f"{begin}TSQ's compiled part cannot be loaded for this Python")
+    assert use[0] == "-c" or message == process.stderr.strip(), "one line"
     assert "`pip install .`" in message
     assert "`make build`" in message
     assert "C compiler" in message

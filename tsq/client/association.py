@@ -14,7 +14,7 @@ from tsq.client.channel import Channel, Outcome
 from tsq.client.network_errors import network_error
 from tsq.client.resolving import Address
 from tsq.errors import ConnectionLost, TSQError, rank
-from tsq.quic.outcome import is_idle
+from tsq.quic.outcome import has_left, is_idle
 from tsq.timing.sample import Reason, Sample
 
 # Try the next address when one fails or is silent for this time (as in RFC 8305).
@@ -80,9 +80,12 @@ class Association:
         self._again = 0
         self._again_because = ""
         self._outcomes: list[Outcome] = []
-        # Addresses at which a handshake with a ticket failed in this round.
+        # Addresses at which a handshake with a ticket failed in this round; at which one stalled, and another one has begun.
         self._without_ticket: list[Address] = []
+        self._begun_again: list[Address] = []
         self._ticket_notice = ""
+        # The address whose server has parted from its clients: others come first.
+        self._left: Address | None = None
 
     @property
     def channel(self) -> Channel | None:
@@ -130,6 +133,7 @@ class Association:
         """When `advance` is due."""
         times = [attempt.channel.deadline for attempt in self.attempts]
         times += [now for attempt in self.attempts if attempt.backlog]
+        times += [self._stalled_at(attempt) for attempt in self.attempts]
         if self._fresh:
             times.append(now)
         if self._addresses:
@@ -155,6 +159,7 @@ class Association:
         self.failure = self._worst = None
         self._addresses = []
         self._without_ticket = []
+        self._begun_again = []
         self.retry_at = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -164,7 +169,7 @@ class Association:
             return
         self.wants_addresses = False
         self._known = list(addresses)
-        self._addresses = list(addresses)
+        self._addresses = sorted(addresses, key=lambda one: one == self._left)
         self._next_attempt = now
 
     def not_resolved(self, error: TSQError, now: float) -> None:
@@ -259,7 +264,28 @@ class Association:
             # What ends the handshake waits for the first request, so that both go in one datagram; `deadline` says until when.
             self._fresh = True
             return
+        stalled_at = self._stalled_at(attempt)
+        if stalled_at is not None and stalled_at <= now:
+            self._begin_again(attempt, now)
         self._send_and_collect(attempt, now)
+
+    def _stalled_at(self, attempt: Attempt) -> float | None:
+        """When to begin another handshake because this one has stalled; None for never."""
+        stalled_at = attempt.channel.stalled_at
+        if stalled_at is None or attempt is self._replaced:
+            return None
+        if attempt is self.chosen:
+            return None if self.connecting else max(stalled_at, self.retry_at)
+        return None if attempt.origin is None or attempt.origin in self._begun_again else stalled_at
+
+    def _begin_again(self, attempt: Attempt, now: float) -> None:
+        """Begin another handshake beside a stalled one; the first to complete is used. In a round, once for each address."""
+        if attempt is self.chosen:
+            self.connect(now)
+        elif attempt.origin is not None:
+            self._begun_again.append(attempt.origin)
+            self._addresses.insert(0, attempt.origin)
+            self._next_attempt = now
 
     def _send_and_collect(self, attempt: Attempt, now: float) -> None:
         channel = attempt.channel
@@ -284,6 +310,9 @@ class Association:
             self.loss = ConnectionLost(why)
             self._again_because = why
             self._replace(old, now)
+            if old.channel.stalled_at is not None:
+                # The server has never confirmed it, and does not know its requests.
+                self._end_requests(old, self.loss)
         elif self.loss is not None:
             self._again_because = self.loss.found
         if self.connections and not self._idle:
@@ -333,7 +362,8 @@ class Association:
             # Do not report that a connection idled out which was not in use.
             lost = any(outcome.sample.reason is Reason.CONNECTION_LOST for outcome in self._outcomes)
             self._idle = is_idle(error) and not lost and not attempt.channel.send_failed
-            self.lost = None if self._idle else error
+            self._left = attempt.origin if has_left(error) else None
+            self.lost = None if self._idle or self._left is not None else error
         else:
             self._candidate_failed(attempt, error)
             self._next_attempt = now

@@ -116,7 +116,7 @@ class BlockingQuery(HostQuery):
 
     def __init__(self, target: Target, options: ClientOptions, rules: Rules | None = None, **more: Any) -> None:
         super().__init__(target, options, rules, clock=time.monotonic, **more)
-        self._poll: select.epoll
+        self._poll = select.poll()
         self._look_up: LookUp | None = None
         # Whether what checks a certificate is loaded, or not needed.
         self._can_check = options.trust.insecure
@@ -124,8 +124,7 @@ class BlockingQuery(HostQuery):
     def run(self) -> HostResult:
         """Ask; the result. Never raises a TSQError, and turns Ctrl-C into an early end."""
         try:
-            with select.epoll() as self._poll:
-                self._ask()
+            self._ask()
         except FAILURES as error:
             self.error = network_error(error)
         self.ended = True
@@ -161,11 +160,11 @@ class BlockingQuery(HostQuery):
         due = self.poller.deadline(now)
         # Notice a stop from another thread, and the end of a look-up, within this time.
         until = now + _STOP_WAIT if due is None else min(due, now + _STOP_WAIT)
-        ready = dict(self._poll.poll(max(0.0, until - now)))
+        ready = dict(self._poll.poll(max(0.0, until - now) * 1000))
         now = time.monotonic()
         for attempt in list(attempts):
             if attempt.udp.fileno() in ready:
-                attempt.readable(now, bool(ready[attempt.udp.fileno()] & select.EPOLLERR), time.monotonic)
+                attempt.readable(now, bool(ready[attempt.udp.fileno()] & select.POLLERR), time.monotonic)
         return True
 
     def _see_to_addresses(self, now: float) -> None:
@@ -184,7 +183,7 @@ class BlockingQuery(HostQuery):
                 self.association.not_resolved(found.error, now)
 
     def _opened(self, attempt: Attempt) -> None:
-        self._poll.register(attempt.udp.fileno(), select.EPOLLIN)
+        self._poll.register(attempt.udp.fileno(), select.POLLIN)
 
     def _closing(self, attempt: Attempt) -> None:
         self._poll.unregister(attempt.udp.fileno())

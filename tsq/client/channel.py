@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 
 from tsq.client.exchange import Exchange, Rules
 from tsq.errors import HandshakeTimeout, TransportError, TSQError
@@ -25,6 +26,10 @@ _EARLY_GRACE = 0.02
 # The same for a request of the handshake's last flight, after the server has confirmed that: a lost packet is rare.
 _LAST_FLIGHT_GRACE = 0.25
 _HELD_BACK_PAUSE = 0.005
+# A handshake of which nothing comes for this part of the time-out has stalled, but not before so many seconds: longer than a round
+# trip on nearly any path, and than the pause before a lost packet is sent again. Who begins again sooner is more load for a server
+# that is merely slow.
+_STALLED_PART, _STALLED_LEAST = 1 / 3, 1.0
 _SHORT_DELAY = 0.001
 _RECENT = 64
 # How many of its answers a server remembers (docs/reference/protocol.md R12).
@@ -86,6 +91,7 @@ class Channel:
         self.silent = False
         self.send_failed = False
         self._heard_at = 0.0
+        self._came_at: float | None = None
         self._early_answered = False
         self._timeout = timeout
         self._connection = connection
@@ -177,13 +183,28 @@ class Channel:
         """When `handle_timer` is due; None when it is over."""
         if self.error is not None:
             return None
-        again = (self._early_again_at, self._first_again_at, self._held_back_at)
-        times = [time for time in (self._connection.timer, *again) if time is not None]
+        # Asked several times for each exchange.
+        due = inf
+        for time in (self._connection.timer, self._early_again_at, self._first_again_at, self._held_back_at):
+            if time is not None and time < due:
+                due = time
         for requests in (self._requests.values(), self._held_back):
-            times += [request.expires for request in requests]
+            for request in requests:
+                due = min(due, request.expires)
         if not self.established:
-            times.append(self._started + self._timeout)
-        return min(times, default=None)
+            due = min(due, self._started + self._timeout)
+        return None if due == inf else due
+
+    @property
+    def stalled_at(self) -> float | None:
+        """When a handshake that the server has begun with counts as stalled, if nothing more comes; None: it does not.
+
+        Until the server has confirmed it. A server that does not know it any more cannot say so (RFC 9000 §5.2.2): its process was
+        ended, or it gave the handshake up.
+        """
+        if self._came_at is None or self._confirmed or self.error is not None:
+            return None
+        return self._came_at + max(_STALLED_LEAST, self._timeout * _STALLED_PART)
 
     def start(self, now: float, *, at_ns: int = 0, early: bool = True) -> None:
         """Begin the handshake. Where a ticket allows it and `early` is set, the first request goes with it (0-RTT)."""
@@ -278,6 +299,7 @@ class Channel:
 
     def receive(self, datagram: Datagram, now: float, reading: ClockReading | None = None) -> None:
         """A datagram has come. reading: of the local clock, taken since."""
+        self._came_at = now
         messages = self._connection.receive(datagram.data, now)
         if self._connection.heard:
             self._heard_at, self.silent = now, False

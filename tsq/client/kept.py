@@ -117,6 +117,7 @@ class KeptClient(Client):
                         second = await self._exchange(keep=True, until=until, patience=self._patience, again=False)
                         numbers.append(second.number)
                     await self._make_exact(until)
+                    self._acknowledge()
                     break
                 if last:
                     break
@@ -141,6 +142,13 @@ class KeptClient(Client):
             if not (channel.gains_by_warming or channel.state_unknown):
                 break
             await self._one_more(association)
+
+    def _acknowledge(self) -> None:
+        """Acknowledge the last answer at once: the next request is far off."""
+        association = self._association
+        chosen = None if association is None else association.chosen
+        if association is not None and chosen is not None and chosen.connection.acknowledge_soon():
+            self._tend(association)
 
     def keep_alive(self) -> None:
         """Send a request that makes no sample, so that neither the connection nor what forwards it on its way forgets it."""
