@@ -187,3 +187,17 @@ def test_after_a_suspension_only_the_frequency_is_kept():
     found = source.predict(RAW + 402 * SECOND)
     assert found.difference_ns == pytest.approx(BASE + 7200 * SECOND, abs=10_000)
     assert abs(found.frequency) < 5e-6
+
+
+def test_limits_of_the_frequency_follow_an_oscillator_that_changes():
+    """By 40 ppm in three hours: no single frequency explains an hour, and what held in the first one does not hold in the last."""
+    source, offset, frequency, contradicted = tracked(), 0.0, 0.0, 0
+    for second in range(0, 3 * 3600, 16):
+        feed(source, second, offset=offset, state=ServerState(TRUE, stratum=1, error=10e-6, drift=0.0))
+        contradicted += source.history.proven() is None
+        if source.rate is not None:
+            assert source.rate.low < frequency < source.rate.high
+        frequency = 40e-6 * second / (3 * 3600)
+        offset += frequency * 16
+    assert contradicted > 100
+    assert frequency > 39e-6

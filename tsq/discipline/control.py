@@ -106,8 +106,7 @@ class Control:
     def follow(self) -> None:
         """Correct what remains, by frequency or by the kernel's loop."""
         reading, fused = self._context.now, self._agreement.fused
-        # What only measures shows nothing that a later look does not show.
-        self.slews, self._wait_ns = False, steering.LONGEST_LOOK if self._context.steers else steering.IDLE_LOOK
+        self.slews, self._wait_ns = False, steering.LONGEST_LOOK
         if fused is None or self.limits.frozen or not self.updates.count:
             return
         true_ns = reading.raw_ns + fused.at(reading.raw_ns)

@@ -71,6 +71,8 @@ class Discipline:
         self._operators = Operators(self._context, self._agreement, self._control)
         self._saved_ns: int | None = None
         self._next_tick_ns = 0
+        # Whether there is a sample that the sources were not asked about yet: those of one moment are looked at together.
+        self._fresh = False
         self._status: Status | None = None
         self._reported = ClockStatus.UNSYNCHRONIZED
         self._handlers: Mapping[type[Event], Callable[[Any], None]] = {
@@ -175,7 +177,7 @@ class Discipline:
             self._agreement.first_ns = raw.center_ns
         source.add(event.sample, raw, now_ns, rate, self._context.settings.tolerance)
         self._restarts.look(source)
-        self._select(new=True)
+        self._fresh = True
 
     def _poll_failed(self, source: TrackedSource, why: str, answered: bool) -> None:
         reached = source.reach
@@ -272,7 +274,8 @@ class Discipline:
     def _tick(self, event: Tick) -> None:
         self._observe(event.reading)
         now = self._context.now
-        if self._agreement.has_waited(now.raw_ns):
+        if self._fresh or self._agreement.has_waited(now.raw_ns):
+            self._fresh = False
             self._select(new=True)
         elif now.raw_ns - self._agreement.selected_ns >= _RESELECT:
             self._select(new=False)

@@ -230,6 +230,9 @@ class TrackedSource:
         """The estimate may be wrong, as on a route that changes: whatever the samples do not exclude counts, too."""
         proven = self.history.proven()
         if proven is None:
+            if self.rate is not None:
+                # No single frequency explains the last hour: it changes, and what held then may not hold now.
+                self.rate = self.rate.hull(Rate(frequency - tolerance, frequency + tolerance))
             return
         fresh = Rate(min(frequency, proven.low) - tolerance, max(frequency, proven.high) + tolerance)
         old = self.rate

@@ -27,7 +27,7 @@ _SETTLED = 60
 _NOTHING = 1e-9
 # Without a slew, the clock is looked at this often, ns: a part of the time constant.
 _LOOK_PART = 1 / 4
-LEAST_LOOK, LONGEST_LOOK, IDLE_LOOK = _SECOND, 4 * _SECOND, 16 * _SECOND
+LEAST_LOOK, LONGEST_LOOK = _SECOND, 16 * _SECOND
 # What a sum may leave out.
 _LITTLE = 1e-7
 # The kernel begins a second with its next tick, or when a processor wakes up: so far from the beginning, nothing is sure, ns.
