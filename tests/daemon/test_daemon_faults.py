@@ -40,11 +40,12 @@ def daemon(kernel, config=CONFIG, again=None):
 
 def test_a_feed_that_raises_does_not_stop_the_looks_at_the_clock(caplog, monkeypatch):
     monkeypatch.setattr("tsq.daemon.daemon._PUBLISH_INTERVAL", 0.0)
+    monkeypatch.setattr("tsq.daemon.daemon._LONGEST_WAIT", 0.02)
     kernel, feed = VirtualKernel(), Faulty()
 
     async def run():
         it = daemon(kernel)
-        it._feeds[FeedConfig()] = [feed]
+        it._outlets.feeds[FeedConfig()] = [feed]
 
         def publish(status):
             if feed.count == 3:
@@ -53,7 +54,7 @@ def test_a_feed_that_raises_does_not_stop_the_looks_at_the_clock(caplog, monkeyp
 
         feed.publish = publish
         # It is configured with no feed: this one is put beside those.
-        it._change_feeds = lambda config: asyncio.sleep(0)
+        it._outlets.change_feeds = lambda config: asyncio.sleep(0)
         async with asyncio.timeout(GUARD):
             await it.run()
 
@@ -121,7 +122,7 @@ def test_a_reload_that_fails_halfway_is_made_up_by_the_next_one():
         async def refuse(config):
             raise ConfigError("a feed that cannot be opened")
 
-        it._change_feeds = refuse
+        it._outlets.change_feeds = refuse
         with pytest.raises(ConfigError):
             await it.reload()
         assert it.config == CONFIG
@@ -143,7 +144,7 @@ def test_two_reloads_at_once_are_made_one_after_the_other():
             await may_end.wait()
             order.append(f"end {config.sock[0]}")
 
-        it._change_feeds = change
+        it._outlets.change_feeds = change
         reloads = [asyncio.create_task(it.reload()) for _ in range(2)]
         for _ in range(10):
             await asyncio.sleep(0)

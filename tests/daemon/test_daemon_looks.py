@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from tsq.daemon.config import ClockConfig, Config, ControlConfig, FeedConfig
 from tsq.daemon.daemon import Daemon
 from tsq.discipline.actions import Level, Log, SaveDrift, SlewPhase, Steer, StepClock, WouldDo
 from tsq.discipline.events import Polled, SourceAdded, Tick
-from tsq.discipline.settings import SourceSettings
+from tsq.discipline.settings import ClockSettings, Mode, SourceSettings
 from tsq.host.clock import SystemClock
 from tsq.timing.sample import Reason, Sample
 
@@ -43,8 +44,8 @@ def run(act, config=CONFIG):
 
     async def main():
         it = Daemon(config, SystemClock(kernel), lambda: config)
-        it._feeds[FeedConfig()] = [feed]
-        it._change_feeds = lambda config: asyncio.sleep(0)
+        it._outlets.feeds[FeedConfig()] = [feed]
+        it._outlets.change_feeds = lambda config: asyncio.sleep(0)
         handle = it._machine.handle
         it._machine.handle = lambda event: (events.append(event), handle(event))[1]
         begun = asyncio.Event()
@@ -85,6 +86,130 @@ def test_polls_that_end_in_one_turn_are_one_look_and_one_status():
         assert feed.count == before + 1
 
     run(act)
+
+
+class Polling:
+    """A source that is being polled."""
+
+    closed = 0
+    busy = True
+
+    def poll(self, *, burst):
+        """It has begun already."""
+
+    async def close(self):
+        """Nothing to end."""
+
+
+def test_polls_that_end_soon_after_each_other_are_one_look_and_one_status():
+    async def act(it, kernel, feed, events):
+        for name in "ab":
+            it._deliver(SourceAdded(name, SourceSettings()))
+        await turn()
+        kernel.run(16)
+        other = it._sources._entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
+        before, events[:] = feed.count, []
+        poll_ends(it, "a")
+        await turn()
+        assert [type(event) for event in events] == [Polled]
+        other.source.busy = False
+        poll_ends(it, "b")
+        await turn()
+        assert [type(event) for event in events] == [Polled, Polled, Tick]
+        assert feed.count == before + 1
+
+    run(act)
+
+
+def test_a_poll_that_takes_long_does_not_keep_the_others_back():
+    async def act(it, kernel, feed, events):
+        it._sources._entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
+        before = feed.count
+        poll_ends(it, "a")
+        await turn()
+        assert feed.count == before
+        assert 0 < it._settling.when() - asyncio.get_running_loop().time() <= 0.1
+        it._settling.cancel()
+        it._settle()
+        assert feed.count == before + 1
+
+    run(act)
+
+
+def test_another_event_is_not_kept_back_by_a_poll_that_has_not_ended():
+    async def act(it, kernel, feed, events):
+        it._sources._entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
+        before = feed.count
+        poll_ends(it, "a")
+        it._deliver(SourceAdded("c", SourceSettings()))
+        await turn()
+        assert feed.count == before + 1
+
+    run(act)
+
+
+STEERED = replace(CONFIG, clock=ClockConfig(drift_file="", settings=ClockSettings(mode=Mode.STEER)))
+OBSERVED = replace(CONFIG, clock=ClockConfig(drift_file="", settings=ClockSettings(mode=Mode.OBSERVE)))
+OBSERVED_BOUND = replace(CLOCKBOUND, clock=OBSERVED.clock)
+
+
+def moved(kernel):
+    kernel.error_ns += 50_000
+
+
+def slept(kernel):
+    kernel.asleep_ns += 10**9
+
+
+def retuned(kernel):
+    kernel.frequency += 1
+
+
+@pytest.mark.parametrize(("touch", "looks"), [(None, 0), (moved, 1), (slept, 1), (retuned, 1)])
+def test_a_glance_leads_to_a_look_where_somebody_touched_the_clock(touch, looks):
+    async def act(it, kernel, feed, events):
+        it._machine._next_tick_ns = kernel.raw_ns() + 16 * 10**9
+        it._disarm()
+        it._arm()
+        kernel.run(4)
+        if touch is not None:
+            touch(kernel)
+        events.clear()
+        it._disarm()
+        it._glance()
+        assert [type(event) for event in events] == [Tick] * looks
+        assert it._tick is not None
+
+    run(act, STEERED)
+
+
+@pytest.mark.parametrize(
+    ("config", "blind", "pause"),
+    [(STEERED, False, 4), (STEERED, True, 1), (OBSERVED, False, 16), (OBSERVED, True, 1), (OBSERVED_BOUND, False, 4)],
+)
+def test_the_clock_is_glanced_at_where_somebody_relies_on_it_or_no_notice_comes(config, blind, pause):
+    async def act(it, kernel, feed, events):
+        if blind:
+            it._close_notice()
+        it._disarm()
+        it._machine._next_tick_ns = kernel.raw_ns() + 60 * 10**9
+        it._arm()
+        assert it._tick.when() - asyncio.get_running_loop().time() == pytest.approx(pause, abs=0.5)
+
+    run(act, config)
+
+
+def test_a_look_comes_when_it_is_due_though_nobody_touched_the_clock():
+    async def act(it, kernel, feed, events):
+        it._machine._next_tick_ns = kernel.raw_ns() + 16 * 10**9
+        it._disarm()
+        it._arm()
+        kernel.run(14)
+        it._disarm()
+        it._glance()
+        assert it._tick.when() - asyncio.get_running_loop().time() == pytest.approx(2, abs=0.5)
+
+    run(act, STEERED)
 
 
 def test_a_look_that_shows_nothing_new_is_not_passed_on_until_the_time_for_it_is_over():

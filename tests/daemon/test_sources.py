@@ -865,14 +865,16 @@ def test_a_thousand_polls_with_reconnects_leave_nothing_behind(server):
 
 
 def test_closing_leaves_no_descriptor_open(server):
-    gc.collect()
-    before = descriptors()
-
     async def scenario(following: Following) -> None:
         one = config(server.target, server.ca)
         await following.sources.start([one])
         await following.poll(source_name(one))
 
+    # The first exchange opens what the server, in this process, keeps for all.
     run(scenario)
     gc.collect()
-    assert descriptors() == before
+    before = descriptors()
+    for _ in range(5):
+        run(scenario)
+    gc.collect()
+    assert descriptors() <= before

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import kernel
 from tests.support.kernel import VirtualKernel
+from tsq import _fast
 from tsq._fast import ns_from_ntp, ntp_from_ns
 from tsq.errors import AlreadyRunning, ClockError, NotPermitted
 from tsq.host import _clock
@@ -469,7 +470,7 @@ def test_the_real_clock_does_not_jump_between_two_readings():
 
 
 def test_the_package_knows_when_it_was_built():
-    assert build_time_ns() == _clock.BUILD_TIME * 1_000_000_000
+    assert build_time_ns() == _fast.BUILD_TIME * 1_000_000_000
     assert 1_700_000_000 * 1_000_000_000 < build_time_ns() <= now_ns()
 
 
@@ -512,3 +513,50 @@ def test_the_era_does_not_depend_on_the_clock():
     for years in (-9, 0, 1, 13, 100, 125):
         true_ns = built + years * 365 * 86400 * SECOND
         assert abs(ns_from_ntp(ntp_from_ns(true_ns), era_pivot_ns()) - true_ns) <= 1
+
+
+@pytest.mark.parametrize("state", [{}, {"frequency": -50 << 16}, {"tick": 10_003, "frequency": 20 << 16}, {"drift_ppm": 80.0}])
+def test_a_clock_that_nobody_touches_is_explained_by_an_earlier_mark(state):
+    twin = VirtualKernel(**state)
+    clock = SystemClock(twin)
+    mark = clock.mark()
+    for seconds in (1, 4, 16, 600):
+        twin.run(seconds)
+        assert mark.explains(clock.mark())
+
+
+TOUCHES = {
+    "a step": lambda twin: setattr(twin, "error_ns", twin.error_ns + 10_000),
+    "a step back": lambda twin: setattr(twin, "error_ns", twin.error_ns - 10_000),
+    "a frequency": lambda twin: twin.adjust(kernel.FREQUENCY, frequency=1),
+    "a tick": lambda twin: twin.adjust(kernel.TICK, tick=10_001),
+    "a slew by the kernel's loop": lambda twin: twin.adjust(
+        kernel.OFFSET | kernel.STATUS | kernel.NANO | kernel.TIMECONST, status=kernel.PLL, offset=10_000, constant=0
+    ),
+    "a slew by adjtime": lambda twin: setattr(twin, "old_slew_us", 100),
+    "a leap second that was announced": lambda twin: twin.adjust(kernel.STATUS, status=twin.status | kernel.INS),
+    "a sleep": lambda twin: setattr(twin, "asleep_ns", twin.asleep_ns + SECOND),
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_a_clock_that_was_touched_is_not_explained_by_an_earlier_mark(twin, clock, touch):
+    twin.run(10)
+    mark = clock.mark()
+    touch(twin)
+    twin.run(4)
+    assert not mark.explains(clock.mark())
+
+
+def test_where_the_kernel_says_nothing_there_is_no_mark(twin, clock):
+    twin.unreadable = True
+    assert clock.mark() is None
+
+
+def test_the_real_clock_has_a_mark_that_explains_the_next_one_or_somebody_touches_it():
+    clock = SystemClock()
+    mark = clock.mark()
+    later = clock.mark()
+    assert later is not None
+    # This machine's clock may be kept by another program at this very moment.
+    assert mark.explains(later) or mark.state != later.state or mark.state[1]

@@ -5,7 +5,6 @@ socket, metrics, the service manager. It must never decide anything about the cl
 """
 
 import asyncio
-import itertools
 import json
 import logging
 import math
@@ -14,17 +13,13 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 from tsq.daemon.action_log import ActionLog
-from tsq.daemon.config import ClockConfig, Config, FeedConfig
-from tsq.daemon.control import ControlServer
+from tsq.daemon.config import ClockConfig, Config
 from tsq.daemon.description import describe
 from tsq.daemon.feeds.bounded import NOTABLE_FREQUENCY
-from tsq.daemon.feeds.opening import Feed, open_feeds
-from tsq.daemon.measurements_log import MeasurementsLog
 from tsq.daemon.memory_care import MemoryCare
-from tsq.daemon.recorder import Recorder, RunSetup
+from tsq.daemon.outlets import Outlets
 from tsq.daemon.reload import Changes, changes
 from tsq.daemon.sources import Sources, source_name
 from tsq.discipline.actions import Action, Log, Poll, SaveDrift, SlewPhase, Steer, StepClock, WouldDo
@@ -44,7 +39,7 @@ from tsq.discipline.machine import Discipline
 from tsq.discipline.settings import Mode
 from tsq.discipline.status import ClockStatus, Status
 from tsq.errors import ClockError, ConfigError, TSQError
-from tsq.host.clock import SystemClock
+from tsq.host.clock import ClockMark, SystemClock
 from tsq.host.drift_file import DriftFile
 from tsq.host.leap_table import LeapTable
 from tsq.host.memory import release
@@ -53,15 +48,14 @@ from tsq.host.systemd import Notifier
 from tsq.host.who_steers import who_steers
 from tsq.wording import counted
 
-if TYPE_CHECKING:
-    from tsq.daemon.metrics import Metrics
-
 logger = logging.getLogger("tsq.daemon")
-# The longest time between two looks at the clock, seconds, whatever the machine wants; where programs are told how wrong the system
-# clock is, which other programs may slew; without the kernel's notices that another program has stepped it.
+# The longest time between two looks at the clock, seconds, whatever the machine wants.
 _LONGEST_WAIT = 16.0
-_LONGEST_WATCHED_WAIT = 4.0
-_LONGEST_BLIND_WAIT = 1.0
+# Between two looks, a glance shows whether somebody touched the clock, which is a reason to look at once; seconds between two
+# glances. Blind: without the kernel's notices that the clock was stepped.
+_GLANCE, _BLIND_GLANCE = 4.0, 1.0
+# Polls that end within this time, seconds, are looked at together.
+_TOGETHER = 0.1
 # What a program asks for is answered from a look that is not older than this, seconds.
 _FRESH = 1.0
 _SHORTEST_WAIT = 0.001
@@ -118,19 +112,16 @@ class Daemon:
         self._leap = _leap_table(config.clock)
         self._lines = ActionLog(logger)
         self._sources = Sources(self._deliver, clock.daemon_reading)
-        # Each with the part of the configuration that it was made from.
-        self._feeds: dict[FeedConfig, list[Feed]] = {}
-        self._control: ControlServer | None = None
-        self._control_socket = control
-        self._metrics: Metrics | None = None
-        self._recorder: Recorder | None = None
-        self._setup = RunSetup()
-        self._measurements: MeasurementsLog | None = None
+        self._outlets = Outlets(self, control)
         self._waiting: deque[Event] = deque()
         self._busy = False
         # The look at what is due now, after all events of this turn of the event loop; and the next one, by time.
         self._settling: asyncio.Handle | None = None
         self._tick: asyncio.TimerHandle | None = None
+        # How the clock was left after the last look.
+        self._mark: ClockMark | None = None
+        self._glances = False
+        self._look_at = 0.0
         self._notice: StepNotice | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -146,7 +137,6 @@ class Daemon:
         self._memory = MemoryCare(clock.monotonic())
         # A fault of the program's own: the run ends by it.
         self._fault: Exception | None = None
-        self._unfit: set[str] = set()
 
     # What the control socket asks for.
 
@@ -185,12 +175,16 @@ class Daemon:
 
     def metrics(self) -> str:
         """The metrics as Prometheus reads them."""
-        return self._exporter().text()
+        return self._outlets.exporter().text()
 
     def dump(self) -> str:
         """The configuration that is in effect and all that is known, for a report on a problem."""
         status = json.dumps(asdict(self._machine.status()), indent=1)
-        return f"{describe(self.config)}\nstatus = {status}\ncounters = {json.dumps(self._counts())}\n"
+        return f"{describe(self.config)}\nstatus = {status}\ncounters = {json.dumps(self.counts())}\n"
+
+    def counts(self) -> dict[str, int]:
+        """What the driver did."""
+        return asdict(self.counters)
 
     # The run.
 
@@ -200,15 +194,13 @@ class Daemon:
         begun: called when signals are handled.
         """
         loop = asyncio.get_running_loop()
-        self._begin_log()
+        self._outlets.begin_log(self.config.log)
         self._open_notice()
         saved = None if self._drift is None else self._drift.load()
         self._right_once_ns = 0 if saved is None else saved.saved_ns
         self._deliver(Started(self.version, self.config.clock.settings, self._clock.daemon_reading(), saved))
         try:
-            await self._change_feeds(self.config.feed)
-            await self._open_control()
-            self._open_metrics()
+            await self._outlets.open(self.config)
             await self._sources.start(self.config.sources)
             for name in (source_name(source) for source in self.config.sources if source.offline):
                 self.submit(SetOnline(False, name))
@@ -246,14 +238,7 @@ class Daemon:
             self._settle()
         if self._fault is not None:
             self._leave_clock()
-        if self._control is not None:
-            await self._control.close()
-        if self._metrics is not None:
-            self._metrics.close()
-        for feed in itertools.chain.from_iterable(self._feeds.values()):
-            feed.close()
-        if self._recorder is not None:
-            self._recorder.close()
+        await self._outlets.close()
 
     def _leave_clock(self) -> None:
         """The machine cannot say any more how to leave the clock: no slew, the oscillator's frequency alone, no claim."""
@@ -277,16 +262,26 @@ class Daemon:
         self._waiting.append(event)
         if not self._busy:
             self._guard_run(self._work)
-            if self._settling is None and not self._stop.is_set():
-                self._settling = asyncio.get_running_loop().call_soon(self._settle)
+            if not self._stop.is_set():
+                self._settle_soon(waits=isinstance(event, Polled) and self._sources.busy)
 
     def _work(self) -> None:
         """Handle the events that wait, and those that come of them."""
         while self._waiting and self._fault is None:
             self._handle(self._waiting.popleft())
 
+    def _settle_soon(self, waits: bool) -> None:
+        """Settle after this turn of the event loop. waits: for the outcomes of other polls, if they come soon."""
+        loop = asyncio.get_running_loop()
+        if self._settling is None and waits:
+            self._settling = loop.call_later(_TOGETHER, self._settle)
+        elif not waits and (self._settling is None or isinstance(self._settling, asyncio.TimerHandle)):
+            if self._settling is not None:
+                self._settling.cancel()
+            self._settling = loop.call_soon(self._settle)
+
     def _settle(self) -> None:
-        """After the events of one turn of the event loop, which may be the outcomes of several polls: steer, publish and wait."""
+        """After the events of one moment, which may be the outcomes of several polls: steer, publish and wait."""
         self._disarm()
         self._guard_run(self._conclude)
 
@@ -322,12 +317,7 @@ class Daemon:
         news = [self._is_news(action) for action in actions]
         self._changed = self._changed or not isinstance(event, Tick) or any(news)
         self.counters.events += 1
-        if self._recorder is not None:
-            self._guarded("the recording", self._recorder.event, event, actions)
-        self._setup.note(event)
-        if self._measurements is not None and isinstance(event, Polled):
-            source = next((one for one in self._machine.status().sources if one.name == event.name), None)
-            self._guarded("the measurements log", self._measurements.add, event, source)
+        self._outlets.record(event, actions, self._machine.status)
         for action in actions:
             self.counters.actions += 1
             self._perform(action)
@@ -358,7 +348,7 @@ class Daemon:
                     if earliest_ns is not None:
                         self._right_once_ns = min(self._clock.now_ns(), earliest_ns)
                     saved = SavedDrift(action.frequency, action.uncertainty, action.weights, self._right_once_ns)
-                    self._guarded("the drift file", self._drift.save, saved)
+                    self._outlets.guarded("the drift file", self._drift.save, saved)
             case Steer() | SlewPhase() | StepClock():
                 try:
                     self._set_clock(action)
@@ -387,10 +377,7 @@ class Daemon:
         self._changed, self._published, self._publish_at = False, self._steered, self._now() + _PUBLISH_INTERVAL
         status = self._machine.status()
         self._sources.judged(status.sources)
-        for feed in itertools.chain.from_iterable(self._feeds.values()):
-            self._guarded(f"the feed {type(feed).__name__}", feed.publish, status)
-        if self._metrics is not None:
-            self._guarded("the metrics", self._metrics.note, status)
+        self._outlets.publish(status)
         now = self._now()
         if now >= self._shown_at or status.tracking.status is not self._shown:
             self._shown = status.tracking.status
@@ -398,22 +385,30 @@ class Daemon:
             self._lines.flush(now)
             self._notifier.status(summary(status))
 
-    def _guarded(self, what: str, call: Callable[..., object], *arguments: object) -> None:
-        """What shows or keeps something must not end the daemon. Its first fault is logged in full."""
-        try:
-            call(*arguments)
-        except Exception:
-            if what not in self._unfit:
-                self._unfit.add(what)
-                logger.exception("%s has a fault, and may miss something from now on", what)
-
     def _arm(self) -> None:
-        """Look at the clock when the machine wants it."""
-        if not self._stop.is_set():
-            wait = (self._machine.due_ns - self._clock.raw_ns()) / 1e9
-            longest = _LONGEST_WATCHED_WAIT if self.config.feed.clockbound else _LONGEST_WAIT
-            longest = _LONGEST_BLIND_WAIT if self._notice is None else longest
-            self._tick = asyncio.get_running_loop().call_later(min(max(wait, _SHORTEST_WAIT), longest), self._look)
+        """Look at the clock when the machine wants it, and glance at it meanwhile where somebody relies on what it shows."""
+        if self._stop.is_set():
+            return
+        left = (self._machine.due_ns - self._clock.raw_ns()) / 1e9
+        self._look_at = self._now() + min(max(left, _SHORTEST_WAIT), _LONGEST_WAIT)
+        relied_on = self.config.clock.settings.mode is Mode.STEER or bool(self.config.feed.clockbound)
+        self._glances = relied_on or self._notice is None
+        self._mark = self._clock.mark() if self._glances else None
+        self._wait()
+
+    def _wait(self) -> None:
+        left = max(self._look_at - self._now(), _SHORTEST_WAIT)
+        glance = _GLANCE if self._notice is not None else _BLIND_GLANCE
+        call, pause = (self._glance, glance) if self._glances and left > glance else (self._look, left)
+        self._tick = asyncio.get_running_loop().call_later(pause, call)
+
+    def _glance(self) -> None:
+        """Whether somebody touched the clock. This is asked often, and takes little of the time that a look takes."""
+        now = self._clock.mark()
+        if self._mark is not None and now is not None and self._mark.explains(now):
+            self._wait()
+        else:
+            self._look()
 
     def _disarm(self) -> None:
         for handle in (self._settling, self._tick):
@@ -451,7 +446,7 @@ class Daemon:
         now = self._now()
         if self._leap is not None and now >= self._leap_at:
             self._leap_at = now + _LEAP_INTERVAL
-            self._guarded("the table of leap seconds", self._ask_leap, self._leap)
+            self._outlets.guarded("the table of leap seconds", self._ask_leap, self._leap)
         if not self._sources.busy and self._memory.is_due(now, self._sources.closed):
             release()
         self._deliver(Tick(self._clock.daemon_reading()))
@@ -473,64 +468,8 @@ class Daemon:
             self._deliver(Reconfigured(found.settings))
         if found.clock is not None:
             self._drift, self._leap, self._leap_at = _drift_file(found.clock), _leap_table(found.clock), 0.0
-        if found.feeds:
-            await self._change_feeds(found.config.feed)
-        if found.control is not None:
-            if self._control is not None:
-                await self._control.close()
-            await self._open_control()
-        if found.metrics is not None:
-            if self._metrics is not None:
-                self._metrics.close()
-            self._open_metrics()
-        if found.log is not None:
-            self._begin_log()
-        if self._recorder is not None:
-            self._recorder.reopen()
-        if self._measurements is not None:
-            self._measurements.reopen()
+        await self._outlets.apply(found)
         await self._sources.reconfigure(found.config.sources)
-
-    async def _change_feeds(self, config: FeedConfig) -> None:
-        """End the feeds that are not configured any more, begin the new ones, and do not touch the others."""
-        parts = _parts(config)
-        for part in [part for part in self._feeds if part not in parts]:
-            for feed in self._feeds.pop(part):
-                feed.close()
-        for part in parts:
-            if part not in self._feeds:
-                self._feeds[part] = open_feeds(part)
-                for feed in self._feeds[part]:
-                    await feed.start()
-
-    def _begin_log(self) -> None:
-        log = self.config.log
-        logging.getLogger("tsq").setLevel(log.level.upper())
-        if self._recorder is not None and self._recorder.settings != (log.record, log.record_bytes, log.record_files):
-            self._recorder.close()
-            self._recorder = None
-        if self._recorder is None and log.record:
-            self._recorder = Recorder(log.record, log.record_bytes, log.record_files, setup=self._setup.events())
-        self._measurements = MeasurementsLog(log.measurements) if log.measurements else None
-
-    async def _open_control(self) -> None:
-        self._control = ControlServer(self.config.control, self, self._control_socket)
-        await self._control.start()
-
-    def _open_metrics(self) -> None:
-        if self.config.metrics.listen is not None:
-            self._exporter().start(self.config.metrics.listen)
-
-    def _exporter(self) -> "Metrics":
-        if self._metrics is None:
-            # Its library takes some megabytes: only for those who ask.
-            from tsq.daemon.metrics import Metrics  # noqa: PLC0415
-
-            self._metrics = Metrics(self.status, self._counts, version=self.version)
-        return self._metrics
-
-    def _counts(self) -> dict[str, int]:
-        return asdict(self.counters)
 
     def _reload_by_signal(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload_and_log())
@@ -571,15 +510,3 @@ def _drift_file(config: ClockConfig) -> DriftFile | None:
 
 def _leap_table(config: ClockConfig) -> LeapTable | None:
     return LeapTable(config.leapsectz) if config.leapsectz else None
-
-
-def _parts(config: FeedConfig) -> list[FeedConfig]:
-    """A configuration for each single feed."""
-    nothing = FeedConfig(segment="")
-    return [
-        *([replace(nothing, segment=config.segment)] if config.segment else []),
-        *([replace(nothing, clockbound=config.clockbound)] if config.clockbound else []),
-        *(replace(nothing, sock=(path,)) for path in config.sock),
-        *(replace(nothing, shm=(unit,)) for unit in config.shm),
-        *([] if config.ntp is None else [replace(nothing, ntp=config.ntp)]),
-    ]

@@ -2,6 +2,6 @@
 
 From the top, each using only what comes after it: `who_steers`, `keepers`, `clock`, `drift_file`, `leap_table`, `segment`,
 `clockbound`, `saved_time`, `audit_file`, `key_files`, `files`, `step_notice`, `lock`, `memory_use`, `processes`, `sandbox`,
-`privileges`, `reuseport`, `cores`, `systemd`, `identity`, `journal`, `memory`, `shortage`, `_clock`, `_privileges`, `_sandbox`,
-`_step_notice`, `_segment`, `_memory`.
+`privileges`, `reuseport`, `cores`, `systemd`, `identity`, `journal`, `memory`, `shortage`, `no_clock`, `_clock`, `_privileges`,
+`_sandbox`, `_step_notice`, `_segment`, `_memory`.
 """

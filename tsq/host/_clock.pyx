@@ -11,15 +11,6 @@ import os
 from tsq.errors import ClockError, NotPermitted
 
 
-cdef extern from *:
-    """
-    #ifndef TSQ_BUILD_TIME
-    #error "TSQ_BUILD_TIME is set by setup.py"
-    #endif
-    """
-    long long TSQ_BUILD_TIME
-
-
 cdef extern from "<time.h>" nogil:
     ctypedef int clockid_t
     cdef struct timespec:
@@ -44,10 +35,6 @@ cdef extern from "<sys/timex.h>" nogil:
         timeval_of_timex time
         long tick
     int clock_adjtime(int clock, timex* buffer)
-
-
-# When this package was built, Unix seconds: no correct clock shows an earlier time.
-BUILD_TIME = TSQ_BUILD_TIME
 
 
 # ADJ_OFFSET_SS_READ: reads, in spite of its bits. ADJ_OFFSET_SINGLESHOT: sets.

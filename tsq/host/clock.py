@@ -14,6 +14,7 @@ and the calls that step, slew or steer it. It must never decide whether to set t
 # for a second, arms it anew: so a step clears STA_PLL, and everything else keeps it set (tests/kernel/test_steering.py).
 
 import os
+import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,11 +22,15 @@ from functools import cache
 from math import ceil, isfinite
 from pathlib import Path
 
-from tsq._fast import clock_ns
+from tsq._fast import BUILD_TIME, clock_ns
 from tsq.discipline.events import Reading
 from tsq.errors import ClockError
-from tsq.host import _clock
 from tsq.timing.local_clock import ClockReading
+
+if sys.platform == "linux":
+    from tsq.host import _clock
+else:
+    from tsq.host import no_clock as _clock
 
 _READINGS = 16
 _MAX_PRECISION_NS = 10_000_000
@@ -54,6 +59,15 @@ _MOST_TICK = _USUAL_TICK // 10
 _MOST_FREQUENCY = 500e-6
 # Of the kernel's loop: a quarter of the pending offset each second.
 _QUICKEST = 0
+# The BSDs have no clock that a slew leaves alone: what a slew does is then allowed for (`ClockReading.raw`).
+_HAS_RAW = hasattr(time, "CLOCK_MONOTONIC_RAW")
+_RAW = time.CLOCK_MONOTONIC_RAW if _HAS_RAW else time.CLOCK_MONOTONIC
+# macOS gives the time in whole microseconds.
+_RESOLUTION_NS = max(1, round(time.clock_getres(time.CLOCK_REALTIME) * 1e9))
+# Between two marks the clock may differ from its own frequency by this, besides the widths of the readings: ns, and ns per ns.
+_MARK_ERROR_NS, _MARK_UNSTEADY = 2_000, 1e-7
+# What two differences of CLOCK_BOOTTIME and CLOCK_MONOTONIC may differ by when nothing slept, ns.
+_MARK_SLEEP_NS = 1_000_000
 
 
 def now_ns() -> int:
@@ -63,7 +77,7 @@ def now_ns() -> int:
 
 def build_time_ns() -> int:
     """When this package was built, Unix ns: no clock that is right says less."""
-    return _clock.BUILD_TIME * 1_000_000_000
+    return BUILD_TIME * 1_000_000_000
 
 
 def era_pivot_ns() -> int:
@@ -89,20 +103,21 @@ def clock_reading() -> ClockReading:
     """The clock together with the raw clock, and what the kernel says of how it runs. Some microseconds; changes nothing."""
     best: tuple[int, int, int] | None = None
     for _ in range(_MOST_ATTEMPTS):
-        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        before = time.clock_gettime_ns(_RAW)
         now = clock_ns()
-        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        after = time.clock_gettime_ns(_RAW)
         if best is None or after - before < best[0]:
             best = after - before, now, now - (before + after) // 2
         if best[0] <= _WIDE_NS:
             break
     assert best is not None
-    width_ns = best[0] // 2 + 1
+    # What clock_getres says can be far too much, a timer's resolution, but never too little.
+    width_ns = best[0] // 2 + (1 if _RESOLUTION_NS == 1 else min(_RESOLUTION_NS, precision_ns()))
     try:
         status, offset, frequency, _, _, _, tick = _clock.read()
     except ClockError:
-        # Some containers deny the call: nothing is known then, and the clock counts as not synchronized.
-        return ClockReading(best[1], best[2], width_ns)
+        # Not Linux, or a container that denies the call: nothing is known then, and the clock counts as not synchronized.
+        return ClockReading(best[1], best[2], width_ns, raw=_HAS_RAW)
     return ClockReading(
         best[1],
         best[2],
@@ -168,6 +183,31 @@ class TripleReading:
         real, monotonic = self.real_ns - earlier.real_ns, self.monotonic_ns - earlier.monotonic_ns
         raw = self.raw_ns - earlier.raw_ns
         return Displacement(raw / 1e9, (real - monotonic) / 1e9, (monotonic - raw) / 1e9, (self.width_ns + earlier.width_ns) / 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockMark:
+    """How the clock was left (`SystemClock.mark`). state: the kernel's status, pending offset, frequency and tick."""
+
+    real_ns: int
+    raw_ns: int
+    width_ns: int
+    asleep_ns: int
+    state: tuple[int, int, int, int]
+
+    @property
+    def rate(self) -> float:
+        """How much faster than the raw clock it runs with this state, seconds per second."""
+        _, _, frequency, tick = self.state
+        return _rate(frequency, tick)
+
+    def explains(self, later: "ClockMark") -> bool:
+        """Whether the clock only ran on since, with the same frequency, and nothing was slewed; False where that is not sure."""
+        elapsed = later.raw_ns - self.raw_ns
+        slept = abs(later.asleep_ns - self.asleep_ns)
+        moved = later.real_ns - self.real_ns - elapsed - round(self.rate * elapsed)
+        allowed = self.width_ns + later.width_ns + _MARK_ERROR_NS + _MARK_UNSTEADY * elapsed
+        return later.state == self.state and not self.state[1] and slept <= _MARK_SLEEP_NS and abs(moved) <= allowed
 
 
 class Kernel:
@@ -260,12 +300,21 @@ class SystemClock:
             raw,
             width // 2 + 1,
             asleep,
-            frequency=frequency / _FREQUENCY_UNIT + (tick - _USUAL_TICK) / _USUAL_TICK,
+            frequency=_rate(frequency, tick),
             pending_ns=pending + self._old_slew() * 1000,
             synchronized=not status & _UNSYNCHRONIZED,
             leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
             max_error=maxerror / 1e6,
         )
+
+    def mark(self) -> ClockMark | None:
+        """How the clock is now, to be compared with a later mark; None where the kernel refuses to say."""
+        real, raw, width, monotonic, boot = self._kernel.clocks()
+        try:
+            status, offset, frequency, _, _, _, tick = self._kernel.read()
+        except ClockError:
+            return None
+        return ClockMark(real, raw, width // 2 + 1, boot - monotonic, (status, offset, frequency, tick))
 
     def reading(self) -> TripleReading:
         """The clock beside those that cannot be set. Differences show what was done to it (`TripleReading.since`)."""
@@ -405,6 +454,11 @@ class SystemClock:
     def _kept(self, bits: int = _LEAP) -> int:
         """The status bits to keep, such as an announced leap second."""
         return self._kernel.read()[0] & bits
+
+
+def _rate(frequency: int, tick: int) -> float:
+    """How much faster than the raw clock the clock runs with this state of the kernel, seconds per second."""
+    return frequency / _FREQUENCY_UNIT + (tick - _USUAL_TICK) / _USUAL_TICK
 
 
 def _tick_and_rest(frequency: float) -> tuple[int, float]:

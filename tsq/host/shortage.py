@@ -10,8 +10,8 @@ import os
 
 # Standard streams, modules and certificates while they are read, name resolution.
 FILES_OF_ITS_OWN = 12
-# An epoll descriptor, a socket, one more to warm the transmit path, and a file that is being read.
-FILES_A_HOST = 4
+# A socket, one more to warm the transmit path, and a file that is being read.
+FILES_A_HOST = 3
 _NO_THREAD = "can't start new thread"
 # Python's message if it cannot load the module of one of its own encodings.
 _NO_ENCODING = "unknown encoding"

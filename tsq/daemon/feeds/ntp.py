@@ -15,7 +15,7 @@ from collections.abc import Callable
 from math import ceil, log2
 from typing import NamedTuple
 
-from tsq import _fast
+from tsq import _sockets
 from tsq._fast import ntp_from_ns
 from tsq.counters import Counters
 from tsq.daemon.feeds.served_time import ServedTime
@@ -225,10 +225,10 @@ class NtpFeed:
         fd, (remote, local, _) = udp.fileno(), datagram.path
         if self._sink is not None:
             # A cold transmit path would make the response leave later than it says, by as much as half of all else.
-            _fast.warm(self._sink.fileno())
+            _sockets.warm(self._sink.fileno())
         begun.ended(_raw_ns())
         try:
-            sent, _ = _fast.send(fd, [(begun.ended(_raw_ns()), remote, local)])
+            sent, _ = _sockets.send(fd, [(begun.ended(_raw_ns()), remote, local)])
         except OSError as error:
             logger.debug("NTP server: %s", error)
             sent = 0

@@ -27,7 +27,7 @@ _MOST = 1 << 20
 _PART = 65536
 # A small machine that is busy takes a second.
 _TIMEOUT = 2.0
-# A daemon that did not look at the clock for so long does not work. It looks every ten seconds at least.
+# A daemon that did not look at the clock for so long does not work. It looks every 16 s at least.
 _OLDEST_NS = 30_000_000_000
 # Both readings of this moment take some time.
 _READING_NS = 1_000_000
