@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find tsq -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 COMPILED := $(subst /,.,$(patsubst %.pyx,%,$(filter %.pyx,$(SOURCES))))
 
+# Where the programs begin that work on other systems than Linux, too.
+PORTABLE := $(addprefix tsq/cli/,start.py running.py client.py proofs.py watch.py audit.py keygen.py conformance.py) tsq/client
+
 .PHONY: demo test build lint sim mutants fuzz sanitize bench compare compare-daemons clean
 
 demo: build
@@ -35,6 +38,7 @@ lint: build
 	@$(BIN)/ruff format --check tsq scripts setup.py
 	@$(BIN)/cython-lint $(filter %.pyx %.pxd,$(SOURCES)) benchmarks/_load.pyx
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin $(PORTABLE)
 	@$(BIN)/python -m mypy.stubtest $(COMPILED) --allowlist scripts/stubtest-allowlist.txt --ignore-unused-allowlist
 
 # The documentation as a site in build/site, which needs no server: open build/site/index.html. Fails on any warning.
@@ -68,7 +72,7 @@ bench: build
 	@$(BIN)/python -m pytest --benchmark-only --benchmark-json=build/bench.json benchmarks
 	@$(BIN)/python -m benchmarks.regressions build/bench.json
 
-# Measure TSQ beside NTP, NTS and others, in about ten minutes; writes the page and its pictures.
+# Measure TSQ beside NTP, NTS and others, in about fifteen minutes; writes the page and its pictures.
 compare: build peers
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group plots
 	@$(BIN)/python -m benchmarks.compare --out docs/explanation

@@ -1,4 +1,4 @@
-"""The Debian package in a Debian of its own: installed, started by hand, upgraded and purged; and by a real systemd, in a guest.
+"""The Debian package in a Debian of its own: installed, started by hand, upgraded and purged.
 
 In CI, as root, all of it runs. Elsewhere the tests are skipped with the reason.
 """
@@ -17,6 +17,7 @@ import tsq
 from tests.support import roots
 from tests.support.chronyd import until
 from tests.support.namespaces import Pair, inside, pair
+from tests.support.packages import KEPT, NEWER
 from tests.support.processes import BIN
 from tests.support.roots import Place
 
@@ -24,11 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = ROOT / "debian"
 ADDRESS, CLIENT = "192.0.2.1", "192.0.2.10"
 PROGRAMS = ("dh", "dh_apparmor", "dpkg-deb", "lintian")
-NEWER = f"{tsq.__version__}+later"
-# What dpkg and apt themselves keep, and what belongs to nobody: systemd's list of users changes with them.
-KEPT = ("var/lib/dpkg/", "var/log/", "var/cache/", "var/lib/apt/", "proc/", "dev/", "run/", "tmp/", "var/lib/systemd/deb-systemd")
-# Copies that the programs for users make, and the lock.
-KEPT += ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock", "etc/subuid", "etc/subgid")
 _lacking = (f"{name} is not installed; `make peers` installs it" for name in PROGRAMS if not shutil.which(name))
 _missing = roots.missing() or next(_lacking, "")
 _needed = pytest.mark.skipif(bool(_missing), reason=_missing or "Debian's tools are there")
@@ -52,29 +48,6 @@ def test_apparmor_accepts_the_profiles():
         done = subprocess.run([parser, "-Q", "-K", "-S", profile], capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout) > 1000
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("deb")
-    done = subprocess.run(["sh", ROOT / "scripts/deb.sh", out], capture_output=True, text=True, timeout=500, check=False)
-    if "expected: use an environment of" in done.stderr:
-        pytest.skip("this environment has another Python than Debian has")
-    assert done.returncode == 0, done.stderr
-    (file,) = out.glob("tsq-time_*.deb")
-    return file
-
-
-@pytest.fixture(scope="module")
-def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same package as a later version."""
-    there = tmp_path_factory.mktemp("newer")
-    subprocess.run(["dpkg-deb", "-R", package, there / "tree"], check=True, timeout=120)
-    control = there / "tree/DEBIAN/control"
-    control.write_text(control.read_text().replace(f"Version: {tsq.__version__}", f"Version: {NEWER}"))
-    build = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", there / "tree", there / "newer.deb"]
-    subprocess.run(build, check=True, capture_output=True, timeout=120)
-    return there / "newer.deb"
 
 
 @pytest.fixture(scope="module")

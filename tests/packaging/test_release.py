@@ -3,6 +3,7 @@
 import re
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,24 @@ def test_what_the_workflow_runs_exists():
 def test_the_version_of_openssl_that_the_documentation_names_is_built():
     (version,) = re.findall(r"^VERSION=(.*)$", (ROOT / "scripts/openssl.sh").read_text(), re.MULTILINE)
     assert f"OpenSSL {version}," in (ROOT / "docs/howto/install.md").read_text()
+
+
+def test_an_archive_of_openssl_with_other_bytes_is_refused(tmp_path):
+    (tmp_path / "openssl.tar.gz").write_bytes(b"another")
+    command = ["env", f"OPENSSL_TARBALL={tmp_path / 'openssl.tar.gz'}", "sh", ROOT / "scripts/openssl.sh", tmp_path / "prefix"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.search(r"is not OpenSSL 3\.\S+ \(its SHA-256 is not [0-9a-f]{64}\)$", done.stderr.strip())
+    assert not (tmp_path / "prefix").exists()
+
+
+def test_each_script_of_the_shell_parses():
+    for script in sorted((ROOT / "scripts").glob("*.sh")):
+        subprocess.run(["sh", "-n", script], check=True, timeout=60)
+
+
+def test_the_wheels_that_the_documentation_builds_and_tries_name_scripts_and_tests_that_exist():
+    text = (ROOT / "docs/howto/install.md").read_text()
+    named = re.findall(r"(?:sh |\s)((?:scripts|tests)/[\w/.]+)", text)
+    assert {"scripts/wheels.sh", "scripts/musl_root.sh", "scripts/try_wheel.sh", "tests/vectors"} <= set(named)
+    assert not [name for name in named if not (ROOT / name).exists()]
