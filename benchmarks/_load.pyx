@@ -10,9 +10,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tsq._fast cimport (
-    C_BATCH, EXACT_REQUEST_SIZE, EXACT_SIZE, MSG_DONTWAIT, NONCE_SIZE, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, TLV_HEADER_SIZE,
-    BatchIO, View, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, monotonic, put_plain_request, put_u64, sendmmsg,
+    EXACT_REQUEST_SIZE, EXACT_SIZE, NONCE_SIZE, PLAIN_REQUEST_SIZE, PLAIN_RESPONSE_SIZE, TLV_HEADER_SIZE, View, monotonic,
+    put_plain_request, put_u64,
 )
+from tsq._sockets cimport C_BATCH, MSG_DONTWAIT, BatchIO, io_free, io_item, io_new, io_receive, io_view, iovec, mmsghdr, sendmmsg
 from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
 from tsq.dataplane.packet cimport TAG_SIZE, Keys, keys_free
 from tsq.dataplane.recovery cimport has_room

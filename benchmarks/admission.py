@@ -30,7 +30,8 @@ from benchmarks.fleet import Fleet
 from benchmarks.flood import hellos, unreadable
 from benchmarks.measure import machine
 from benchmarks.processes import HOST, Process
-from tsq._fast import pack_address, send
+from tsq._fast import pack_address
+from tsq._sockets import send
 from tsq.dataplane.admission import Admission
 from tsq.options import Target, parse_target
 from tsq.quic.selfsigned import CertificateFiles, self_signed

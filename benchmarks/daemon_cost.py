@@ -1,6 +1,6 @@
 """What tsqd costs: CPU time a day, memory, the start. `make daemon-cost`, or
 
-    python -m benchmarks.daemon_cost [--sources 1 3 5] [--poll 4] [--minutes 5] [--json FILE]
+    python -m benchmarks.daemon_cost [--sources 1 3 5] [--poll 4] [--minutes 5] [--far] [--clockbound] [--json FILE]
 
 The real tsqd in observe mode, without the right to set a clock, and tsq-servers on loopback, at polls of a fixed interval: one
 daemon for each number of sources, all at once. CPU time is that of the whole process, user and kernel, exact, over some minutes
@@ -70,12 +70,23 @@ class Cost:
     memory: Memory = Memory(0.0, 0.0, 0.0)
 
 
-class Watched:
-    """A daemon with some servers, in a directory of its own."""
+@contextmanager
+def far(server: str) -> Iterator[str]:
+    """The address of this server at the other end of a line on which each datagram takes a millisecond."""
+    command = [*WITH_PARENT, sys.executable, "-m", "benchmarks.serial_link", server, "--rate", "1e9"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().removeprefix("link on ").strip()
+        finally:
+            process.kill()
 
-    def __init__(self, directory: Path, servers: Sequence[TsqServer], authority: Path, poll: int, *, bounded: bool) -> None:
-        self.cost = Cost(len(servers))
-        hosts = [str(server.target) for server in servers]
+
+class Watched:
+    """A daemon with servers at these addresses, in a directory of its own."""
+
+    def __init__(self, directory: Path, hosts: Sequence[str], authority: Path, poll: int, *, bounded: bool) -> None:
+        self.cost = Cost(len(hosts))
         path = configuration(directory, hosts, ca=authority, mode="observe", polls=(poll, poll))
         if bounded:
             path.write_text(path.read_text().replace("[feed]\n", f'[feed]\nclockbound = "{directory}/shm0"\n'))
@@ -106,25 +117,36 @@ class Watched:
         self.process.wait(20)
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the daemons are measured under. far: the servers are a millisecond away. bounded: with ClockBound's segment."""
+
+    poll: int
+    far: bool = False
+    bounded: bool = False
+
+
 @contextmanager
-def watched(sources: int, files: CertificateFiles, directory: Path, poll: int, *, bounded: bool) -> Iterator[Watched]:
+def watched(sources: int, files: CertificateFiles, directory: Path, under: Conditions) -> Iterator[Watched]:
     """A daemon with so many servers of its own, that knows the time."""
     directory.mkdir()
     with ExitStack() as stack:
-        servers = [stack.enter_context(TsqServer(files.certificate, files.key)) for _ in range(sources)]
-        daemon = Watched(directory, servers, files.authority, poll, bounded=bounded)
+        hosts = [str(stack.enter_context(TsqServer(files.certificate, files.key)).target) for _ in range(sources)]
+        if under.far:
+            hosts = [stack.enter_context(far(host)) for host in hosts]
+        daemon = Watched(directory, hosts, files.authority, under.poll, bounded=under.bounded)
         stack.callback(daemon.end)
         daemon.wait_for_offset()
         yield daemon
 
 
-def measure(numbers: Sequence[int], poll: int, seconds: float, settle: float = SETTLE_S, *, bounded: bool = False) -> list[Cost]:
-    """The costs of daemons with so many sources each. bounded: with ClockBound's segment."""
+def measure(numbers: Sequence[int], under: Conditions, seconds: float, settle: float = SETTLE_S) -> list[Cost]:
+    """The costs of daemons with so many sources each."""
     with TemporaryDirectory(prefix="tsq-cost-") as name, ExitStack() as stack:
         files = self_signed(str(Path(name) / "certificates"), ["localhost", HOST])
         # One after the other: each start has the machine for itself.
         daemons = [
-            stack.enter_context(watched(number, files, Path(name) / str(place), poll, bounded=bounded))
+            stack.enter_context(watched(number, files, Path(name) / str(place), under))
             for place, number in enumerate(numbers)
         ]
         time.sleep(settle)
@@ -164,13 +186,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--clockbound", action="store_true", help="with ClockBound's segment: the clock is looked at as often as in steer mode"
     )
+    parser.add_argument(
+        "--far", action="store_true", help="servers a millisecond away: a poll takes two exchanges there, on loopback three"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     values = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     give_up_the_clock()
-    found = measure(values.sources, values.poll, values.minutes * 60, values.settle, bounded=values.clockbound)
-    segment = ", with ClockBound's segment" if values.clockbound else ""
-    print(f"{machine()}\nobserve mode{segment}, polls {2**values.poll} s apart, {values.minutes:g} minutes after the start\n")
+    under = Conditions(values.poll, values.far, values.clockbound)
+    found = measure(values.sources, under, values.minutes * 60, values.settle)
+    more = ", with ClockBound's segment" * values.clockbound + ", servers a millisecond away" * values.far
+    print(f"{machine()}\nobserve mode{more}, polls {2**values.poll} s apart, {values.minutes:g} minutes after the start\n")
     print("\n".join(table(found)))
     if values.json:
         values.json.write_text(json.dumps([asdict(one) for one in found]))

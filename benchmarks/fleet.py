@@ -79,6 +79,8 @@ class Fleet:
         self._slim: dict[bytes, Session] = {}
         self._all: list[_Member] = []
         self._count = count
+        # Handshakes that the server did not end in time.
+        self.restarted = 0
         self._poller = select.poll()
         self._poller.register(self.udp.fileno(), select.POLLIN)
         self.asker = Asker({})
@@ -110,6 +112,7 @@ class Fleet:
             self._turn(pending, 0.05)
             for member in [one for one in pending if time.monotonic() > one.begun + _HANDSHAKE]:
                 # The server has forgotten it: begin another one.
+                self.restarted += 1
                 for members in (pending, fresh, self._all):
                     members.remove(member)
                 self._members = {name: one for name, one in self._members.items() if one is not member}
@@ -140,8 +143,17 @@ class Fleet:
             self._turn(self._all, 0.02)
 
     def slim(self) -> None:
-        """Keep no more than the data plane's session of each connection: packets for the control plane are dropped from now on."""
-        self._slim |= {member.quic.host_cid: member.plane.session for member in self._all if member.plane.session is not None}
+        """Keep no more than the data plane's session of each connection: packets for the control plane are dropped from now on.
+
+        A connection whose control plane does not come to an end of its work is left out.
+        """
+        end = time.monotonic() + _HANDSHAKE
+        while (unfit := [member for member in self._all if not member.plane.active]) and time.monotonic() < end:
+            self._turn(unfit, 0.03)
+            for member in unfit:
+                member.hand_over()
+        fit = [member for member in self._all if member.plane.active]
+        self._slim |= {member.quic.host_cid: member.plane.session for member in fit if member.plane.session is not None}
         self._all.clear()
         self._members.clear()
 
@@ -164,9 +176,15 @@ class Fleet:
         chunks = [sessions[at : at + step] for at in range(0, len(sessions), step)] or [[]]
         return [Asker({name: session for name, session in chunk if session is not None}) for chunk in chunks]
 
-    def ask_through(self, asker: Asker, total: int, *, window: int = 1, seconds: float = 10.0, exact: bool = False) -> list[float]:
+    def sessions(self) -> dict[bytes, Session]:
+        """By own connection ID, of connections with aioquic objects."""
+        return {member.quic.host_cid: member.plane.session for member in self._all if member.plane.session is not None}
+
+    def ask_through(
+        self, asker: Asker, total: int, *, window: int = 1, rate: float = 0.0, seconds: float = 10.0, exact: bool = False
+    ) -> list[float]:
         """Like `run`, on the connections of one asker."""
-        return asker.run(self.udp.fileno(), total, window, 0.0, seconds, exact, self._control)
+        return asker.run(self.udp.fileno(), total, window, rate, seconds, exact, self._control)
 
     def taken_back(self) -> list[_Member]:
         """Give all connections back to aioquic, for packets that the data plane does not make. `run` must not be used any more."""

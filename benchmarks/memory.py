@@ -32,6 +32,12 @@ def resident(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
+def resident_set(pid: int) -> int:
+    """The resident set of a process, bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+
 def measure(directory: Path, connections: int, data_plane: bool) -> tuple[float, float]:
     """KiB for each connection: connected, answered."""
     files = self_signed(str(directory), ["localhost", HOST])

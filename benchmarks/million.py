@@ -1,11 +1,12 @@
 """What an idle client costs a server, up to a million of them: memory, CPU time of a request, looking after them.
 
     python -m benchmarks.million [--handshakes 2000] [--sessions 1000000] [--draw FILE]
+    python -m benchmarks.million --handshakes 100000 --sessions 0
 
-Memory by real handshakes: growth of a fresh server process's resident memory, all told. Memory and CPU by installed sessions:
-records that a data plane of this process is given, each with keys of its own; requests come over loopback, each from another
-client, in an order in which a client that polls comes back after all others. CPU is that of receiving, opening, answering, sealing
-and sending, kernel included.
+Memory by real handshakes: growth of the resident set of a fresh server process (--workers 1), all told, in one run for ever more
+clients, of which each polls every ten seconds or so. Memory and CPU by installed sessions: records that a data plane of this
+process is given, each with keys of its own; requests come over loopback, each from another client, in an order in which a client
+that polls comes back after all others. CPU is that of receiving, opening, answering, sealing and sending, kernel included.
 """
 
 import argparse
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.bench_handshake import CLIENT_PATH, clock_ns
-from benchmarks.crowd import Crowd
-from benchmarks.measure import machine
-from benchmarks.memory import resident
+from benchmarks.crowd import Asked, Crowd
+from benchmarks.measure import cpu_of, machine
+from benchmarks.memory import resident_set
 from benchmarks.million_picture import draw
 from benchmarks.processes import HOST, TsqServer
 from tsq._fast import pack_address
@@ -44,6 +45,8 @@ SUITE, VERSION = 0x1301, 1
 KEY, IV, SECRET = 16, 12, 32
 # The goals: bytes of a client at rest; CPU time of a request at the largest number against that at a thousand.
 GOAL_BYTES, GOAL_RATIO = 1024, 1.5
+# Clients by real handshakes, step by step in one run.
+_STEPS = (2000, 10_000)
 # Seconds after the last handshake until all rest.
 _REST = 9.0
 # Seconds after which a server has given the memory of its start back.
@@ -51,6 +54,23 @@ _STARTED = 2.0
 _REMAINS = bytes(161)
 _IDLE = 3600.0
 _BURST = 4 * BATCH
+
+
+class Crowded(NamedTuple):
+    """At a number of clients by real handshakes. grown: bytes of the server's resident set; rate: handshakes a second; used:
+    ms of the server's CPU for each, with the requests that kept the others connected; restarted: handshakes begun anew."""
+
+    clients: int
+    grown: int
+    asked: Asked
+    rate: float
+    used: float
+    restarted: int
+    kept: int
+
+    def slope(self, last: "Crowded | None") -> float | None:
+        """Bytes of each client that came since."""
+        return None if last is None else (self.grown - last.grown) / (self.clients - last.clients)
 
 
 class Cost(NamedTuple):
@@ -63,20 +83,48 @@ class Cost(NamedTuple):
 
 # --------------------------------------------------------------------------------------------------------- real handshakes
 
-def by_handshakes(directory: Path, connections: int) -> float:
-    """Bytes a client at rest: all that a fresh server process has grown by."""
+def by_handshakes(directory: Path, steps: Sequence[int], processes: int) -> Iterator[Crowded]:
+    """A fresh server process at ever more clients, each after a handshake, at rest."""
     files = self_signed(str(directory), ["localhost", HOST])
-    server = TsqServer(files.certificate, files.key, more=["--max-connections", str(connections + 1)])
-    with server, Crowd(server.target, str(files.authority)) as crowd:
+    # Clients that begin anew would take the place of others.
+    most = ["--max-connections", str(steps[-1] * 11 // 10 + 100)]
+    server = TsqServer(files.certificate, files.key, more=most)
+    with server, Crowd(server.target, str(files.authority), processes) as crowd:
         time.sleep(_STARTED)
-        before = resident(server.pid)
-        crowd.grow(connections)
-        answers = crowd.ask()
-        time.sleep(_REST)
-        resting = resident(server.pid)
-    if answers < 0.99 * crowd.count:
-        raise RuntimeError(f"{answers} answers to {crowd.count} clients")
-    return 1024 * (resting - before) / crowd.count
+        before = resident_set(server.pid)
+        for step in steps:
+            fresh, began, used = step - crowd.count, time.monotonic(), cpu_of(server.pid)
+            crowd.grow(step)
+            rate, used = fresh / (time.monotonic() - began), (cpu_of(server.pid) - used) / fresh
+            time.sleep(_REST)
+            grown = resident_set(server.pid) - before
+            yield Crowded(crowd.count, grown, crowd.ask(), rate, 1e3 * used, crowd.restarted, crowd.kept)
+
+
+def crowds(directory: Path, most: int, processes: int) -> list[str]:
+    """The table of real handshakes, and what it comes to."""
+    steps = [step for step in _STEPS if step < most] + [most]
+    head = ("clients", "grew by", "bytes each", "each further", "answers", "handshakes/s", "CPU ms each", "began anew")
+    print("  ".join(f"{word:>12}" for word in head), flush=True)
+    last: Crowded | None = None
+    for one in by_handshakes(directory, steps, processes):
+        slope = one.slope(last)
+        further = "" if slope is None else f"{slope:.0f}"
+        cells = [
+            f"{one.clients:,}", f"{one.grown / 1e6:.1f} MB", f"{one.grown / one.clients:.0f}", further,
+            f"{one.asked.answers:,}", f"{one.rate:.0f}", f"{one.used:.2f}", f"{one.restarted:,}",
+        ]
+        print("  ".join(f"{cell:>12}" for cell in cells), flush=True)
+        last = one
+    assert last is not None
+    each = last.grown / last.clients
+    return [
+        f"{last.clients:,} clients by real handshakes, one worker: {each:.0f} bytes each in all   goal <= {GOAL_BYTES}: "
+        f"{_verdict(each <= GOAL_BYTES)}",
+        f"at the end {last.asked.answers:,} of {last.clients:,} got an answer: {_verdict(last.asked.answers == last.clients)}; "
+        f"on the first sockets {last.asked.first:,}, on the last {last.asked.last:,}; {last.kept:,} requests kept them connected",
+        "",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ installed sessions
@@ -278,7 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser("python -m benchmarks.million", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--handshakes", type=int, default=2000, help="clients with real handshakes (default: %(default)s)")
-    parser.add_argument("--sessions", type=int, default=1_000_000, help="installed sessions (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=4, help="of those clients (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=1_000_000, help="installed sessions, 0 for none (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=100_000, help="requests at each number of clients (default: %(default)s)")
     parser.add_argument("--draw", metavar="FILE", help="a picture of the growth, as SVG or PNG")
     values = parser.parse_args(arguments)
@@ -288,9 +337,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = self_signed(directory, ["localhost", HOST])
         rested, made = rebuild(files)
         if values.handshakes:
-            resting = by_handshakes(Path(directory), values.handshakes)
-            print(f"{values.handshakes:,} clients by real handshakes: {resting:.0f} bytes each at rest, "
-                  f"{resting * values.handshakes / 1e6:.0f} MB in all   goal <= {GOAL_BYTES}: {_verdict(resting <= GOAL_BYTES)}\n")
+            print(*crowds(Path(directory), values.handshakes, values.processes), sep="\n", flush=True)
+        if not values.sessions:
+            return 0
     million = Million()
     base = awake(million, min(1000, values.sessions), values.requests)
     steps = [step for step in (1, 10, 100, 1000, 10_000, 100_000, 1_000_000) if step <= values.sessions]

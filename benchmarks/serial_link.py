@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tsq._fast import ReceiveBatch, enable_receive_timestamps
+from tsq._sockets import ReceiveBatch, enable_receive_timestamps
 from tsq.options import Target, parse_target
 
 # Ethernet, IPv4 and UDP headers.

@@ -81,7 +81,7 @@ int main(int count, char **arguments)
     seconds = atof(arguments[3]);
     clients = atol(arguments[4]);
     pool = read_requests();
-    if (flight < 1 || seconds <= 0 || seconds > 60 || clients < 1 || clients > 20000 || pool < 1)
+    if (flight < 1 || seconds <= 0 || seconds > 60 || clients < 1 || clients > 2000000 || pool < 1)
         return 2;
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer))
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);

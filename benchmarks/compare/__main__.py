@@ -6,7 +6,7 @@
 
 Needs Linux, root (for network namespaces), iproute2, util-linux and a C compiler; chrony, node with the quiche package, qh3 and
 matplotlib where they are there (make peers; pip install --group plots). What cannot run is a row that says so. In full it takes
-about ten minutes, with --quick about two, of two cores that nobody else should use. It sends only over loopback and between
+about fifteen minutes, with --quick about three, of two cores that nobody else should use. It sends only over loopback and between
 namespaces of its own, never touches the system clock, and ends what it started, also when it is interrupted. `--again` measures
 nothing: it writes table, pictures and page from an earlier run's figures. `--into` measures some parts, puts them in the place of
 those of an earlier run, and says so on the page.
@@ -30,6 +30,7 @@ from benchmarks.compare import (
     floods,
     handshake,
     machine,
+    many,
     oneshot,
     pictures,
     record,
@@ -42,7 +43,7 @@ from benchmarks.processes import HOST, Programs, have
 from tsq.quic.selfsigned import self_signed
 
 _DEFAULT = Path("build") / "compare"
-_PARTS = ("oneshot", "handshake", "delay", "accuracy", "serving", "flood")
+_PARTS = ("oneshot", "handshake", "delay", "accuracy", "serving", "flood", "many")
 
 
 class Progress:
@@ -102,6 +103,8 @@ def measure(plan: Plan, directory: Path, parts: Sequence[str], wanted: Iterable[
             delay.measure(run, plan, files, _place(directory, part), programs, say)
         elif part == "flood":
             floods.measure(run, plan, files, _place(directory, part), say)
+        elif part == "many":
+            many.measure(run, plan, files, _place(directory, part), programs, say)
         elif part == "accuracy":
             accuracy.Bench(run, plan, _place(directory, part), say).measure()
         else:
@@ -159,16 +162,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             parser.error(str(error))
     else:
+        try:
+            earlier = None if values.into is None else record.read(values.into)
+            if earlier is not None:
+                record.check_machine(earlier, machine.describe())
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
         plan = PLANS["smallest" if values.smallest else "quick" if values.quick else "full"]
-        interrupted = _measured(plan, values.only, values.rows)
-        if isinstance(interrupted, int):
-            return interrupted
-        run = interrupted
-        if values.into is not None:
-            try:
-                run = record.merged(record.read(values.into), run, values.only)
-            except (OSError, ValueError) as error:
-                parser.error(str(error))
+        found = _measured(plan, values.only, values.rows)
+        if isinstance(found, int):
+            return found
+        run = found if earlier is None else record.merged(earlier, found, values.only)
     for line in [*table.glance(run), "", *write(run, values.out)]:
         print(line)
     return 0

@@ -16,6 +16,8 @@ from benchmarks.compare.delay import COMPILED, DELTA, ONE, PYTHON
 from benchmarks.compare.floods import CPU as STRANGER_CPU
 from benchmarks.compare.floods import KEPT, LOST, P99, P99_WITHOUT
 from benchmarks.compare.handshake import CLIENT, EARLY, FULL, RESUMED, SERVER
+from benchmarks.compare.many import CPU as CPU_OF_MANY
+from benchmarks.compare.many import EACH as EACH_OF_MANY
 from benchmarks.compare.oneshot import BYTES, COLD, CPU, PACKETS, TO_ANSWER, TO_EXIT
 from benchmarks.compare.record import Figure, Run, quantile
 from benchmarks.compare.rows import ECHO, NODE_ECHO, NTS, QUICHE, ROWS, STREAM, WHAT
@@ -42,6 +44,7 @@ def page(run: Run, drawn: Sequence[str]) -> str:
         _oneshot(run),
         _handshake(run),
         _flood(run),
+        _many(run),
         _memory(run),
         _method(),
     ]
@@ -80,9 +83,9 @@ def _head(run: Run) -> list[str]:
         "# Performance: side by side",
         "",
         *_say(
-            "What TSQ costs and brings beside NTP, NTS, streams and other QUIC servers, all measured in one run on one machine. "
-            "`python -m benchmarks.compare` wrote this page, its tables and its pictures from [the figures of that run]"
-            "(performance/run.json.gz). `make compare` measures again, on your machine, in about ten minutes."
+            "What TSQ costs and brings beside NTP, NTS, streams and other QUIC servers, all measured on one machine, the rows of a "
+            "table in turn in one run. `python -m benchmarks.compare` wrote this page, its tables and its pictures from [the "
+            "figures](performance/run.json.gz). `make compare` measures again, on your machine, in about fifteen minutes."
         ),
         *_say(
             f"This run ({run.mode}) began {run.started} and took {run.seconds:,.0f} s. {about['processor']}, {about['cores']} "
@@ -334,6 +337,31 @@ def _flood(run: Run) -> list[str]:
         heads = ["", KEPT, P99, P99_WITHOUT, "ratio", "server CPU for a stranger's packet", LOST]
         lines += [f"### {load[0].upper() + load[1:]}", "", *table.markdown(heads, rows), ""]
     return lines
+
+
+def _many(run: Run) -> list[str]:
+    loads = run.loads("many")
+    if not loads:
+        return []
+    rows = []
+    for row in ROWS:
+        costs = [run.find("many", row, load, CPU_OF_MANY) for load in loads]
+        each = run.find("many", row, loads[-1], EACH_OF_MANY)
+        growth = None if costs[0] is None or costs[-1] is None else costs[-1].median / costs[0].median
+        rows.append([row, *map(table.cell, costs), table.times(growth), table.median(each)])
+    first, last = (load.partition(" ")[0] for load in (loads[0], loads[-1]))
+    heads = ["", *(f"server CPU for a request, {load}" for load in loads), f"{last} to {first}", f"memory for each of {last}"]
+    return [
+        f"## {last} clients",
+        "",
+        *_say(
+            "Each client asks again after all others have, as clients with one poll interval do. chronyd's are as many source "
+            "addresses; it keeps nothing for them but a bounded log. TSQ's are sessions at rest, each with keys of its own, in a "
+            "data plane that `benchmarks/million.py` feeds: its CPU time has the kernel's part, but no waiting for packets. Real "
+            "handshakes: [connections at rest](hibernation.md#by-real-handshakes)."
+        ),
+        *table.markdown(heads, rows),
+    ]
 
 
 def _memory(run: Run) -> list[str]:

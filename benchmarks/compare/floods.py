@@ -30,6 +30,7 @@ from tsq.quic.selfsigned import CertificateFiles
 KEPT, P99, P99_WITHOUT = "answers kept", "p99 delay", "p99 delay, no flood"
 CPU, LOST = "server CPU", "strangers' packets not received"
 RATES = (5_000, 50_000)
+RESTING = ", at rest"
 _ROWS = (NTS, DATAGRAM)
 _POOL = 2000
 # Seconds until connections rest.
@@ -38,7 +39,12 @@ _REST = 9.0
 
 def at_rest(clients: int) -> str:
     """The load's name."""
-    return f"{clients:,} clients, at rest"
+    return f"{clients:,} clients{RESTING}"
+
+
+def load_name(rate: int) -> str:
+    """The load's name."""
+    return f"{rate:,} a second"
 
 
 class _Clients:
@@ -101,7 +107,7 @@ def measure(run: Run, plan: Plan, files: CertificateFiles, directory: Path, say:
                     found[row].append(sides[row](rate))
             for row, rounds in found.items():
                 for quantity, unit in ((KEPT, "share"), (P99, "s"), (P99_WITHOUT, "s"), (CPU, "s"), (LOST, "share")):
-                    run.add("flood", row, f"{rate:,} a second", quantity, unit, [[one[quantity]] for one in rounds])
+                    run.add("flood", row, load_name(rate), quantity, unit, [[one[quantity]] for one in rounds])
         place(0, set(cores), os.SCHED_OTHER, 0)
     if plan.resting and DATAGRAM not in run.skipped:
         say(f"{plan.resting:,} clients by real handshakes")
@@ -148,7 +154,7 @@ def _resting(run: Run, count: int, files: CertificateFiles, directory: Path) -> 
         before = memory_of(server.process.pid)
         with Crowd(started(server).target, str(files.authority)) as crowd:
             crowd.grow(count)
-            answers = crowd.ask()
+            answers = crowd.ask().answers
             time.sleep(_REST)
             after = memory_of(server.process.pid)
         if answers < 0.99 * count:

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.compare.accuracy import BASIC, EXACT, WARM
 from benchmarks.compare.delay import ONE, SPANS
+from benchmarks.compare.floods import RESTING
 from benchmarks.compare.record import Figure, Run, quantile
 from benchmarks.compare.rows import ALONE, DATAGRAM, ECHO, NEWCOMER, NODE_ECHO, NTP, NTS, QUICHE, ROWS, STREAM
 from benchmarks.compare.rows import EXACT as EXACT_ROW
@@ -167,11 +168,13 @@ def _growth(run: Run, pyplot: Any) -> Any:
             points = sorted(
                 (int(one.load.split()[0].replace(",", "")), one.median * scale)
                 for one in run.figures
-                if (one.column, one.row, one.quantity) == (column, row, quantity)
+                if (one.column, one.row, one.quantity) == (column, row, quantity) and not one.load.endswith(RESTING)
             )
             if len(points) > 1:
                 xs, ys = zip(*points, strict=True)
                 shown[row] = axis.plot(xs, ys, color=_COLOURS[row], marker=_MARKS[row], markersize=4.5, linewidth=1.6)[0]
+        if column == "memory":
+            _at_rest(run, axis)
         axis.set_xscale("log")
         axis.set_yscale("log")
         _plain(axis, "x")
@@ -181,6 +184,15 @@ def _growth(run: Run, pyplot: Any) -> Any:
         axis.grid(True, which="major", alpha=0.3)
     figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
+
+
+def _at_rest(run: Run, axis: Any) -> None:
+    """Memory of clients at rest: a hollow mark, for it is no part of the curve of connected ones."""
+    for one in run.figures:
+        if one.column == "memory" and one.quantity == "memory" and one.load.endswith(RESTING):
+            at = int(one.load.split()[0].replace(",", "")), one.median * 2.0**-20
+            axis.plot(*at, color=_COLOURS[one.row], marker=_MARKS[one.row], markersize=7, fillstyle="none", linestyle="none")
+            axis.annotate("at rest", at, xytext=(-8, 0), textcoords="offset points", ha="right", va="center", fontsize=9)
 
 
 def _exchange(run: Run, pyplot: Any) -> Any:

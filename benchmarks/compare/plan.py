@@ -1,4 +1,4 @@
-"""How much of everything a run measures: in full (about ten minutes), quickly (about two), or the smallest that runs each part.
+"""How much a run measures: in full (about fifteen minutes), quickly (about three), or the smallest that runs each part.
 
 Comes in: nothing. Goes out: a Plan. It must never hold a result.
 """
@@ -31,6 +31,11 @@ class Plan:
     flood_seconds: float
     # Clients by real handshakes, at rest.
     resting: int
+    # Clients in turn.
+    many: tuple[int, ...]
+    many_rounds: int
+    many_seconds: float
+    many_requests: int
 
 
 FULL = Plan(
@@ -52,6 +57,10 @@ FULL = Plan(
     flood_rounds=3,
     flood_seconds=2.0,
     resting=10_000,
+    many=(1000, 1_000_000),
+    many_rounds=3,
+    many_seconds=1.0,
+    many_requests=40_000,
 )
 QUICK = replace(
     FULL,
@@ -72,6 +81,9 @@ QUICK = replace(
     flood_rounds=2,
     flood_seconds=1.0,
     resting=1000,
+    many=(1000, 100_000),
+    many_rounds=2,
+    many_requests=20_000,
 )
 SMALLEST = replace(
     QUICK,
@@ -89,5 +101,9 @@ SMALLEST = replace(
     flood_rounds=1,
     flood_seconds=0.3,
     resting=20,
+    many=(20,),
+    many_rounds=1,
+    many_seconds=0.1,
+    many_requests=100,
 )
 PLANS = {plan.mode: plan for plan in (FULL, QUICK, SMALLEST)}

@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ COLUMNS = {
     "handshake": "handshake to the first answer",
     "memory": "server memory",
     "flood": "clients in a flood of strangers",
+    "many": "very many clients in turn",
 }
+
+
+_LATER = "measured later than the rest: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +92,26 @@ class Run:
         return list(dict.fromkeys(one.load for one in self.figures if one.column == column))
 
 
+def check_machine(earlier: Run, machine: Mapping[str, str]) -> None:
+    """Raises ValueError where an earlier run's figures are another machine's."""
+    there, here = (" of ".join(one.get(name, "unknown") for name in ("cores", "processor")) for one in (earlier.machine, machine))
+    if here != there:
+        raise ValueError(f"figures of a machine with {there} found, {here} expected; measure all parts, without an earlier run")
+
+
 def merged(earlier: Run, later: Run, parts: Sequence[str]) -> Run:
-    """The earlier run with the later one's figures in the place of its own, cell by cell, and a note that says so."""
-    cells = {(one.column, one.row, one.load, one.quantity) for one in later.figures}
-    kept = [one for one in earlier.figures if (one.column, one.row, one.load, one.quantity) not in cells]
+    """The earlier run with the later one's figures in the place of its own, and a note that says so.
+
+    All rows under one load are replaced together, so that no ratio is of two runs. Raises ValueError for another machine.
+    """
+    check_machine(earlier, later.machine)
+    loads = {(one.column, one.load) for one in later.figures}
+    kept = [one for one in earlier.figures if (one.column, one.load) not in loads]
     load = f"load average before {later.machine.get('load before', 'unknown')}, after {later.machine.get('load after', 'unknown')}"
-    note = f"measured later than the rest, {later.started}, {load}: {', '.join(parts)}"
-    begun = note.partition(", 2")[0]
-    notes = [one for one in earlier.notes if not (one.startswith(begun) and one.endswith(f": {', '.join(parts)}"))]
-    return replace(earlier, notes=[*notes, note, *later.notes], figures=[*kept, *later.figures])
+    note = f"{_LATER}{', '.join(parts)}: {later.started}, {load}"
+    # An earlier note of the same parts holds no longer.
+    notes = [one for one in earlier.notes if not one.startswith(f"{_LATER}{', '.join(parts)}:")]
+    return replace(earlier, notes=list(dict.fromkeys([*notes, *later.notes, note])), figures=[*kept, *later.figures])
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -5,15 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import record
+from benchmarks.compare import floods, machine, many, record
 from benchmarks.compare.accuracy import BASIC, EXACT, load_name
 from benchmarks.compare.oneshot import BYTES, COLD, PACKETS, TICKET, TO_ANSWER
 from benchmarks.compare.record import Run
 from benchmarks.compare.rows import DATAGRAM, ECHO, NTP, NTS, QUICHE, processes_of
+from tests.compare.worlds import small_run
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "benchmarks.compare", "--smallest"]
@@ -26,9 +28,9 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
-def smallest(out: Path, parts: list[str], rows: list[str]) -> Run:
+def smallest(out: Path, parts: list[str], rows: list[str], *more: str | Path) -> Run:
     done = subprocess.run(
-        [*COMMAND, "--only", *parts, "--rows", *rows, "--out", out],
+        [*COMMAND, "--only", *parts, "--rows", *rows, "--out", out, *more],
         cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False, env={**os.environ, "TMPDIR": str(out)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -101,6 +103,33 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
     assert errors.rstrip().endswith("everything that was started is ended")
     assert not [pid for pid in started if runs(pid)]
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_chronyd
+def test_floods_and_many_clients_are_put_into_an_earlier_run(tmp_path):
+    earlier = replace(small_run(), machine=machine.describe())
+    record.write(earlier, tmp_path / "earlier.json")
+    run = smallest(tmp_path, ["flood", "many"], [NTS, DATAGRAM], "--into", tmp_path / "earlier.json")
+    for row in (NTS, DATAGRAM):
+        for rate in floods.RATES:
+            assert 0 <= run.median("flood", row, floods.load_name(rate), floods.KEPT) <= 1
+            assert run.median("flood", row, floods.load_name(rate), floods.P99_WITHOUT) > 0
+        assert run.median("many", row, many.load_name(20), many.CPU) > 0
+    assert run.median("memory", DATAGRAM, floods.at_rest(20), "memory") > 2**20
+    assert run.figures[: len(earlier.figures)] == earlier.figures
+    page = " ".join((tmp_path / "performance.md").read_text().split())
+    assert "measured later than the rest: flood, many: " in page
+    assert "## In a flood of strangers" in page
+    assert "## 20 clients" in page
+
+
+def test_an_earlier_run_of_another_machine_is_refused_before_anything_is_measured(tmp_path):
+    record.write(small_run(), tmp_path / "earlier.json")
+    command = [*COMMAND, "--into", tmp_path / "earlier.json", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+    assert "figures of a machine with 2 of a processor found" in done.stderr
+    assert not (tmp_path / "performance.md").exists()
 
 
 def runs(pid: int) -> bool:

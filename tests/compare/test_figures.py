@@ -6,8 +6,9 @@ import statistics
 
 import pytest
 
-from benchmarks.compare import record
-from benchmarks.compare.record import Figure, quantile, shortened
+from benchmarks.compare import document, record
+from benchmarks.compare.record import Figure, Run, quantile, shortened
+from benchmarks.compare.rows import DATAGRAM, NTS
 from tests.compare.worlds import small_run
 
 
@@ -53,6 +54,42 @@ def test_a_run_survives_writing_and_reading_its_json(tmp_path):
     for name in ("run.json", "run.json.gz"):
         record.write(run, tmp_path / name)
         assert record.read(tmp_path / name) == run
+
+
+def later_run(**machine: str) -> Run:
+    about = {"processor": "a processor", "cores": "2", "load before": "0.5", "load after": "2.5"} | machine
+    run = Run("2030-01-02T00:00:00+00:00", "full", about, notes=["a note on the later run"])
+    run.add("serving", DATAGRAM, "100 clients", "server CPU", "s", [[5e-6]])
+    run.add("flood", DATAGRAM, "5,000 a second", "answers kept", "share", [[1.0]])
+    return run
+
+
+def test_a_later_part_takes_the_place_of_all_rows_under_its_loads():
+    earlier = small_run()
+    run = record.merged(earlier, later_run(), ["serving", "flood"])
+    assert run.median("serving", DATAGRAM, "100 clients", "server CPU") == 5e-6
+    # A row that was not measured again would be compared with figures of another run.
+    assert {one.row for one in run.figures if (one.column, one.load) == ("serving", "100 clients")} == {DATAGRAM}
+    assert run.find("serving", NTS, "1 client", "server CPU") == earlier.find("serving", NTS, "1 client", "server CPU")
+    assert run.median("flood", DATAGRAM, "5,000 a second", "answers kept") == 1.0
+    assert (run.started, run.seconds) == (earlier.started, earlier.seconds)
+    assert len(earlier.figures) == len(small_run().figures)
+
+
+def test_a_later_part_is_noted_once_however_often_it_is_measured():
+    run = small_run()
+    for _ in range(3):
+        run = record.merged(run, later_run(), ["flood"])
+    note = "measured later than the rest: flood: 2030-01-02T00:00:00+00:00, load average before 0.5, after 2.5"
+    assert run.notes == ["a note on the run", "a note on the later run", note]
+    assert note in " ".join(document.page(run, []).split())
+
+
+def test_figures_of_two_machines_are_not_merged():
+    with pytest.raises(ValueError, match="a machine with 2 of a processor found, 2 of another one expected"):
+        record.merged(small_run(), later_run(processor="another one"), ["flood"])
+    with pytest.raises(ValueError, match="2 of a processor found, 16 of a processor expected"):
+        record.merged(small_run(), later_run(cores="16"), ["flood"])
 
 
 def written(tmp_path, **changes) -> dict:
