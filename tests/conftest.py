@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.harmless import give_up_the_clock
@@ -16,6 +17,9 @@ from tests.support.threads import ServerThread
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 
 give_up_the_clock()
+# How long an example takes says nothing on a machine that does other work, too.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 if os.environ.get("LC_ALL") in ("C", "POSIX"):
     # The commands would write "+/-" in place of "±".
     os.environ["LC_ALL"] = "C.UTF-8"

@@ -9,9 +9,12 @@ from benchmarks import capacity
 EXPLANATION = Path(__file__).resolve().parent.parent / "docs" / "explanation"
 
 
-def row(page: str, start: str) -> list[str]:
-    """The cells of the row of a page that begins so."""
-    (found,) = [line for line in (EXPLANATION / page).read_text().splitlines() if line.startswith(f"| {start} |")]
+def row(page: str, start: str, heading: str = "") -> list[str]:
+    """The cells of the row of a page, or of one of its sections, that begins so."""
+    text = (EXPLANATION / page).read_text()
+    if heading:
+        text = text.partition(f"{heading}\n")[2].partition("\n#")[0]
+    (found,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
@@ -31,6 +34,18 @@ def test_the_constants_are_those_of_the_pages():
     low, high = map(int, row("connections.md", "request that keeps it open")[3].split(" to "))
     assert low <= capacity.KEEP_BYTES <= high
     assert row("connections.md", "poll with a resumed connection")[3].replace(",", "") == str(capacity.RESUMED_BYTES)
+
+
+def test_what_the_model_is_checked_against_is_what_the_pages_have():
+    many = row("performance.md", "TSQ Datagram Mode", "## 1,000,000 clients")
+    assert row("scaling.md", "server's CPU of a request, a million clients, µs")[1] == many[2].partition(" ")[0]
+    assert row("scaling.md", "a client at rest among a million, bytes")[1] == many[4].removesuffix(" B")
+    for start, rate in (("server's CPU of an Initial in a flood of 5,000/s, µs", "5,000"), ("the same, 50,000/s", "50,000")):
+        flood = row("performance.md", "TSQ Datagram Mode", f"### {rate} a second")
+        assert row("scaling.md", start)[1] == flood[5].partition(" ")[0]
+    clients = row("hibernation.md", "100,000", "## By real handshakes")
+    assert row("scaling.md", "each further client by real handshakes up to 100,000, bytes")[1] == clients[3]
+    assert row("scaling.md", "throughput of two workers to one")[1] == row("scaling.md", "2 workers, 2 cores")[4]
 
 
 def test_the_page_shows_what_is_computed():

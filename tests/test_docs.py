@@ -97,7 +97,7 @@ BOUNDS = DOCS / "explanation" / "error-bounds.md"
 PICTURES = [(PLANES, PLANES.parent / "microseconds.png"), (BOUNDS, BOUNDS.parent / "error-budget.png")]
 ROUND_NUMBERS = {8: "The filter uses the newest eight"}
 NEAR_NS = 1_795_399_200_000_000_000
-RULINGS = {f"R{number}" for number in range(1, 15)}
+RULINGS = {f"R{number}" for number in range(1, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -680,7 +680,7 @@ def test_the_error_tree_is_that_of_the_source() -> None:
 def test_every_ruling_has_a_heading_and_an_anchor() -> None:
     text = PROTOCOL.read_text()
     pairs = re.findall(r"^<a id=\"r(\d+)\"></a>\n### (R\d+): ", text, re.MULTILINE)
-    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 15)]
+    assert [heading for _, heading in pairs] == [f"R{number}" for number in range(1, 16)]
     assert all(heading == f"R{anchor}" for anchor, heading in pairs)
 
 

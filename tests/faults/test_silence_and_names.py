@@ -39,20 +39,11 @@ class VirtualWait:
     def monotonic(self) -> float:
         return self.now
 
-    def epoll(self) -> "VirtualWait":
-        return self
-
-    def __enter__(self) -> "VirtualWait":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def poll(self, seconds: float) -> list[tuple[int, int]]:
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
         self.waits += 1
         assert self.waits < 100_000, "it waits for what is over"
         # Past the moment: it must have passed, not almost.
-        self.now += seconds + 1e-6
+        self.now += milliseconds / 1000 + 1e-6
         return []
 
     def register(self, *_: int) -> None:
@@ -61,16 +52,13 @@ class VirtualWait:
     def unregister(self, *_: int) -> None:
         pass
 
-    def close(self) -> None:
-        pass
-
 
 @pytest.fixture
 def waiting(monkeypatch) -> VirtualWait:
     """The blocking client's clock and its waiting."""
     wait = VirtualWait()
     monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=wait.monotonic))
-    monkeypatch.setattr(client, "select", SimpleNamespace(epoll=wait.epoll, EPOLLIN=1, EPOLLERR=8))
+    monkeypatch.setattr(client, "select", SimpleNamespace(poll=lambda: wait, POLLIN=1, POLLERR=8))
     return wait
 
 

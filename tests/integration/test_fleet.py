@@ -6,19 +6,23 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, suppress
 
 import pytest
 
 from tests.daemon.following import Following, config, run
-from tests.support.processes import ServerProcess, run_client
+from tests.support.daemon import configuration, tsqctl, tsqd
+from tests.support.processes import BIN, ServerProcess, run_client
 from tests.support.threads import ServerThread
 from tsq.client.channel import Channel
 from tsq.client.kept import KeptClient
 from tsq.client.resolving import resolve
 from tsq.daemon.sources import source_name
-from tsq.options import ClientOptions, Target, Trust
+from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection_ids import ConnectionIds
@@ -191,15 +195,19 @@ def test_fault_a_server_of_the_fleet_that_is_restarted_elsewhere_ends_its_connec
 
 
 class Balancer:
-    """Forwards each client's datagrams to the server that it was first forwarded to, and new clients to one that does not drain."""
+    """Forwards each client's datagrams to the server that it was first forwarded to, and new clients to one that does not drain.
 
-    def __init__(self, servers: list[ServerThread]) -> None:
+    ready: asks a server whether it takes new clients.
+    """
+
+    def __init__(self, servers: list, ready: Callable = lambda one: not one.server.draining) -> None:
         self._servers = servers
+        self._ready = ready
         self._loop = asyncio.get_running_loop()
         self._front = self._endpoint(("127.0.0.1", 0), self._from_client)
         self._backs: dict[tuple[str, int], socket.socket] = {}
         self.target = Target(*self._front.getsockname())
-        self.chosen: list[ServerThread] = []
+        self.chosen: list = []
 
     def _endpoint(self, address: tuple[str, int], forward: Callable[[socket.socket], None]) -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -212,7 +220,7 @@ class Balancer:
         data, client = front.recvfrom(65536)
         back = self._backs.get(client)
         if back is None:
-            server = next(one for one in self._servers if not one.server.draining)
+            server = next(one for one in self._servers if self._ready(one))
             self.chosen.append(server)
             back = self._backs[client] = self._endpoint(("127.0.0.1", 0), lambda back: self._from_server(back, client))
             back.connect((server.target.host, server.target.port))
@@ -323,6 +331,70 @@ def test_quiet_clients_are_parted_from_one_after_another_and_none_loses_a_poll(f
     assert one.server.connections == 0
     # Not all at once.
     assert any(0 < count < many for count in counts)
+
+
+def test_programs_lose_no_sample_while_the_process_of_their_server_drains(certificates, secret_file, tmp_path):
+    """tsq-client and tsqd, through a balancer that asks each server's health."""
+    arguments = ["--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key, "--drain", "4"]
+    arguments += ["--secret-file", secret_file, "--metrics", "127.0.0.1:0"]
+    health: dict[ServerProcess, str] = {}
+
+    def ready(server: ServerProcess) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{health[server]}/readyz", timeout=GUARD) as response:
+                return response.status == 200
+        except urllib.error.HTTPError as error:
+            error.close()
+        except urllib.error.URLError:
+            # It has ended.
+            pass
+        return False
+
+    async def use(one: ServerProcess, other: ServerProcess) -> tuple[dict, dict]:
+        balancer = Balancer([one, other], ready)
+        configuration(tmp_path, [f"localhost:{balancer.target.port}"], ca=certificates.authority, mode="observe")
+        daemon = subprocess.Popen(tsqd(tmp_path / "tsqd.toml"), stderr=subprocess.DEVNULL)
+
+        async def source(polls: int) -> dict:
+            """The daemon's source, after so many polls."""
+            while True:
+                done = await asyncio.to_thread(
+                    subprocess.run, tsqctl(tmp_path, "sources", "--json"), capture_output=True, check=False
+                )
+                found = json.loads(done.stdout)["sources"][0] if done.returncode == 0 else {"polls": 0}
+                if found["polls"] >= polls:
+                    return found
+                await asyncio.sleep(0.05)
+
+        try:
+            begun = await source(2)
+            client = await asyncio.create_subprocess_exec(
+                BIN / "tsq-client", f"localhost:{balancer.target.port}", "--ca", certificates.authority, "--json", "--count", "15",
+                "--interval", "0.3", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            while len(balancer.chosen) < 2:
+                await asyncio.sleep(0.01)
+            one.send_signal(signal.SIGTERM)
+            output, errors = await client.communicate()
+            assert client.returncode == 0, errors
+            await asyncio.to_thread(one.process.communicate, timeout=GUARD)
+            assert one.process.returncode == 0
+            kept = await source(begun["polls"] + 3)
+        finally:
+            daemon.terminate()
+            await asyncio.to_thread(daemon.wait)
+            balancer.close()
+        assert balancer.chosen == [one, one, other, other]
+        return json.loads(output)["hosts"][0], kept
+
+    with ServerProcess(arguments) as one, ServerProcess(arguments) as other:
+        for server in (one, other):
+            line = server.process.stdout.readline()
+            health[server] = parse_target(re.search(r"metrics at http://([^/]+)/metrics", line)[1])
+        host, kept = asyncio.run(asyncio.wait_for(use(one, other), 2 * GUARD))
+    assert [sample["reason"] for sample in host["samples"]] == [None] * 15, [one for one in host["samples"] if not one["valid"]]
+    assert any("the server parted from its clients ('server is draining')" in notice for notice in host["notices"])
+    assert kept["reach"] == 255 >> max(0, 8 - kept["polls"])
 
 
 def test_new_clients_are_refused_at_once_and_connected_ones_are_served_until_their_turn(fleet):

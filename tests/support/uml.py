@@ -134,8 +134,9 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def guest(directory: Path, memory: str = "192M", init: str = "") -> Iterator[Guest]:
-    """A guest until the end of the `with`. init: the first program's text, which starts the agent; empty: nothing but the agent."""
+def guest(directory: Path, memory: str = "192M", init: str = "", root: Path | None = None) -> Iterator[Guest]:
+    """A guest until the end of the `with`. init: the first program's text, which starts the agent; empty: nothing but the agent.
+    root: a directory with all its files, which it may change; None: this machine's, read-only."""
     tag = secrets.token_hex(3)
     namespace = f"tsq-{tag}-u"
     with ExitStack() as cleanup:
@@ -146,13 +147,15 @@ def guest(directory: Path, memory: str = "192M", init: str = "") -> Iterator[Gue
         _ip("-n", namespace, "address", "add", f"{HOST}/24", "dev", "tap0")
         _ip("-n", namespace, "link", "set", "tap0", "up")
         it = Guest(namespace, directory, cleanup)
-        boot = directory / "boot"
+        boot = (root or directory) / "boot" / "guest"
+        boot.parent.mkdir(exist_ok=True)
         boot.write_text(init or _boot())
         boot.chmod(0o755)
         console = cleanup.enter_context((directory / "console").open("wb"))
         process = it.process(
             [
-                "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={boot}",
+                "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", f"rootflags={root or '/'}",
+                "rw" if root else "ro", f"init=/{boot.relative_to(root or '/')}",
                 "con=null", "con0=fd:0,fd:1", "vec0:transport=tap,ifname=tap0,depth=64", f"uml_dir={directory}/", f"umid={tag}",
             ],
             # A session of its own: `_end` kills its threads and children, too.

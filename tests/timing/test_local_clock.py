@@ -2,7 +2,16 @@
 
 import pytest
 
-from tsq.timing.local_clock import TOLERANCE, UNDISCIPLINED, ClockReading, Movement, drift_range, movement
+from tsq.timing.local_clock import (
+    SLEWED,
+    TOLERANCE,
+    UNDISCIPLINED,
+    ClockReading,
+    Movement,
+    drift_range,
+    greatest_drift,
+    movement,
+)
 
 T = 1_800_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -73,3 +82,13 @@ def test_the_correction_of_an_unsynchronized_clock_may_be_wrong():
     low, high = drift_range([read(frequency=80e-6, synchronized=False)])
     # The raw clock may be off by 100 ppm, or the corrected one.
     assert (low, high) == pytest.approx((-180e-6, 100e-6))
+
+
+def test_without_a_raw_clock_a_slew_that_nothing_shows_is_in_the_drift():
+    """The BSDs: adjtime(2) slews both clocks that can be compared, by up to 5000 ppm; a crystal is off by up to 100 ppm."""
+    readings = [ClockReading(T + second * SECOND, 0, raw=False) for second in range(2)]
+    assert movement(*readings).moved_ns == 0
+    assert greatest_drift(*readings) == SLEWED == pytest.approx(5100e-6)
+    assert drift_range(readings) == (-SLEWED, SLEWED)
+    # One of them is enough.
+    assert greatest_drift(readings[0], read(1)) >= SLEWED
