@@ -13,6 +13,8 @@ from dataclasses import dataclass
 TOLERANCE = 15e-6
 # The frequency tolerance of an undisciplined clock: crystals of PCs and virtual machines are off by up to 100 ppm.
 UNDISCIPLINED = 100e-6
+# The same while adjtime(2) may slew the clock, and nothing shows it: the BSDs slew by up to 5000 ppm.
+SLEWED = UNDISCIPLINED + 5000e-6
 # No oscillator is off by more, seconds per second: a larger change means that a clock was set.
 MAX_DRIFT = 1e-3
 # Few oscillators need a larger correction: a larger kernel frequency may be a slew (chronyd slews this way).
@@ -30,7 +32,7 @@ class ClockReading:
     the difference, because two clocks cannot be read at the same instant.
 
     frequency: the kernel's frequency correction, seconds per second. pending_ns: the rest of a slew by the kernel. None: unknown.
-    synchronized: whether the kernel reports the clock as synchronized.
+    synchronized: whether the kernel reports the clock as synchronized. raw: whether the other clock is one that no program slews.
     """
 
     at_ns: int
@@ -39,10 +41,13 @@ class ClockReading:
     frequency: float | None = None
     pending_ns: int | None = None
     synchronized: bool = False
+    raw: bool = True
 
     @property
     def tolerance(self) -> float:
         """The frequency tolerance φ by the kernel's state, seconds per second."""
+        if not self.raw:
+            return SLEWED
         return TOLERANCE if self.synchronized else UNDISCIPLINED
 
 
@@ -110,7 +115,7 @@ def greatest_drift(first: ClockReading | None, then: ClockReading | None) -> flo
         # The usual case, computed for every sample: a short way to the same result.
         correction = abs(first.frequency or 0.0)
         if not first.synchronized:
-            return UNDISCIPLINED + correction
+            return max(first.tolerance, then.tolerance) + correction
         if correction <= _MAX_CORRECTION:
             return TOLERANCE
     return max(map(abs, drift_range((first, then))))
