@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.readable import WAIT_MS, until_readable
 from tsq import _fast, _sockets
 from tsq.errors import ConfigError
 
 FAMILIES = {"IPv4": (socket.AF_INET, "127.0.0.1"), "IPv6": (socket.AF_INET6, "::1")}
-WAIT_MS = 10_000
 
 
 @pytest.fixture(params=FAMILIES)
@@ -29,13 +29,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
         _sockets.enable_receive_timestamps(receiver.fileno(), family)
         sender.connect(receiver.getsockname())
         yield receiver, sender
-
-
-def until_readable(sock: socket.socket) -> None:
-    """Wait until something is there to read, an error included."""
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    assert poller.poll(WAIT_MS), "nothing came"
 
 
 def plain(data: bytes) -> tuple[bytes, bytes, bytes]:

@@ -3,7 +3,6 @@
 import errno
 import os
 import random
-import select
 import socket
 import struct
 import subprocess
@@ -12,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.readable import until_readable
 from tsq import _portable_sockets, _sockets
 from tsq._fast import DATAGRAM_CAPACITY, clock_ns
 from tsq.errors import ConfigError
 
 FAMILIES = {"IPv4": (socket.AF_INET, "127.0.0.1"), "IPv6": (socket.AF_INET6, "::1")}
-WAIT_MS = 10_000
 # <asm-generic/socket.h>: the kernel's receive time as struct timeval.
 SO_TIMESTAMP = 29
 
@@ -33,12 +32,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
         receiver.connect(sender.getsockname())
         _portable_sockets.enable_receive_timestamps(receiver.fileno(), family, False)
         yield receiver, sender
-
-
-def until_readable(sock: socket.socket) -> None:
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    assert poller.poll(WAIT_MS), "nothing came"
 
 
 def plain(data: bytes) -> tuple[bytes, bytes, bytes]:

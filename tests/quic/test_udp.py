@@ -1,7 +1,6 @@
 """The UDP socket: receive and transmit times, and the local address of received datagrams."""
 
 import contextlib
-import select
 import socket
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tsq.quic.udp as udp_module
+from tests.support.readable import until_readable
 from tsq import _fast
 from tsq.errors import ConfigError
 from tsq.quic.udp import CONNECTED, NetworkPath, UdpSocket
@@ -25,12 +25,6 @@ def ends(request):
     yield server, client
     client.close()
     server.close()
-
-
-def until_readable(udp: UdpSocket) -> None:
-    poller = select.poll()
-    poller.register(udp.fileno(), select.POLLIN)
-    assert poller.poll(10_000), "nothing came"
 
 
 def open_files() -> int:
