@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.support.open_files import left_open, open_files
 from tests.support.readable import WAIT_MS, until_readable
 from tsq import _fast, _sockets
 from tsq.errors import ConfigError
@@ -449,8 +449,8 @@ print(size() - before)
 
 
 def test_no_file_stays_open_after_errors():
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     for _ in range(20):
         with pytest.raises(OSError, match="failed"):
             _sockets.ReceiveBatch().receive(-1)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert left_open(before) == 0

@@ -10,7 +10,8 @@ import pytest
 
 import tsq
 from tests.cli.peers import Peer, closed_port, deaf_port, honest, silent
-from tests.client.test_library import open_files, run, verified
+from tests.client.test_library import run, verified
+from tests.support.open_files import left_open, open_files
 from tests.support.virtual_loop import AsyncNetwork, VirtualLoop
 from tests.support.virtual_sockets import Faults, Sockets
 from tsq import errors
@@ -27,7 +28,7 @@ async def left_behind(call: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any
         outcome = await call()
     except BaseException as error:
         outcome = error
-    return outcome, asyncio.all_tasks() - tasks, open_files() - before
+    return outcome, asyncio.all_tasks() - tasks, left_open(before)
 
 
 # ------------------------------------------------------------------------------------------------------------ on loopback

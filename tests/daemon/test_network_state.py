@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.namespaces import inside, ip, pair
+from tests.support.open_files import left_open, open_files
 from tsq.daemon import network_state
 from tsq.daemon.network_state import NetworkWatch, has_network, local_address
 
@@ -101,7 +102,7 @@ def test_without_notices_it_goes_on_and_says_so(monkeypatch, caplog):
 
 
 def test_an_overrun_of_notices_is_a_notice_and_closing_leaves_nothing():
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
 
     class Overrun:
         def __init__(self) -> None:
@@ -125,7 +126,7 @@ def test_an_overrun_of_notices_is_a_notice_and_closing_leaves_nothing():
         watch.close()
 
     asyncio.run(use())
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert left_open(before) == 0
 
 
 @pytest.mark.parametrize("content", ["", "Iface\tDestination\nlo\t00000000\n"])

@@ -7,12 +7,12 @@ import threading
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from tests.cli.peers import Authority, Peer, closed_port, deaf_port, honest
 from tests.daemon.following import Following, config, run
+from tests.support.open_files import left_open, open_files
 from tests.support.threads import ServerThread
 from tsq.client.resolving import is_numeric, resolve
 from tsq.daemon import source as source_module
@@ -86,10 +86,6 @@ class Restarting:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # ------------------------------------------------------------------------------------------------------------------ a poll
@@ -846,7 +842,7 @@ def test_a_thousand_polls_with_reconnects_leave_nothing_behind(server):
         try:
             await polls(100)
             before = tracemalloc.take_snapshot()
-            files, threads = descriptors(), threading.active_count()
+            files, threads = open_files(), threading.active_count()
             await polls(800)
             after = tracemalloc.take_snapshot()
         finally:
@@ -854,9 +850,10 @@ def test_a_thousand_polls_with_reconnects_leave_nothing_behind(server):
         assert valid == 1000
         # The last connection may just be closing.
         async with asyncio.timeout(20):
-            while descriptors() > files:
+            while open_files() > files:
                 await asyncio.sleep(0)
-        assert threading.active_count() == threads
+        # A thread may still be started for the server; 80 connections would leave 80.
+        assert threading.active_count() < threads + 8
         own = [tracemalloc.Filter(True, "*/tsq/daemon/*"), tracemalloc.Filter(True, "*/tsq/client/*")]
         growth = sum(one.size_diff for one in after.filter_traces(own).compare_to(before.filter_traces(own), "filename"))
         assert growth < 20_000, growth
@@ -873,8 +870,8 @@ def test_closing_leaves_no_descriptor_open(server):
     # The first exchange opens what the server, in this process, keeps for all.
     run(scenario)
     gc.collect()
-    before = descriptors()
+    before = open_files()
     for _ in range(5):
         run(scenario)
     gc.collect()
-    assert descriptors() <= before
+    assert left_open(before) == 0

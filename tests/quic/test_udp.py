@@ -3,11 +3,11 @@
 import contextlib
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
 import tsq.quic.udp as udp_module
+from tests.support.open_files import left_open, open_files
 from tests.support.readable import until_readable
 from tsq import _fast
 from tsq.errors import ConfigError
@@ -25,10 +25,6 @@ def ends(request):
     yield server, client
     client.close()
     server.close()
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_datagram_and_its_answer_go_there_and_back_by_the_path_alone(ends):
@@ -148,7 +144,7 @@ def test_addresses_that_cannot_be_had_say_why_and_leave_nothing_open(host, words
     with pytest.raises(ConfigError) as caught:
         UdpSocket.listening(host, 0)
     assert words in str(caught.value)
-    assert open_files() == before
+    assert left_open(before) == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -159,7 +155,7 @@ def test_a_port_in_use_says_how_to_find_who_has_it(host):
         UdpSocket.listening(*first.address)
     assert "Address already in use" in str(caught.value)
     assert "`ss -ulpn` names it" in str(caught.value)
-    assert open_files() == before
+    assert left_open(before) == 0
     first.close()
 
 
@@ -167,7 +163,7 @@ def test_a_socket_without_a_way_to_its_peer_leaves_nothing_open():
     before = open_files()
     with pytest.raises(OSError, match=r"Permission denied|unreachable"):
         UdpSocket.connected(socket.AF_INET, ("255.255.255.255", 443))
-    assert open_files() == before
+    assert left_open(before) == 0
 
 
 def test_sending_to_an_address_of_another_family_is_an_os_error():
@@ -184,7 +180,7 @@ def test_a_socket_is_non_blocking_and_closes_its_file():
     assert udp.receive() == []
     udp.close()
     udp.close()
-    assert open_files() == before
+    assert left_open(before) == 0
 
 
 def test_a_request_after_a_rest_is_preceded_by_a_datagram_to_nobody():

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from tests.support.open_files import left_open, open_files
 from tsq._fast import pack_address
 from tsq.counters import Counters
 from tsq.host.keepers.sync_state import SyncState
@@ -53,10 +54,10 @@ def test_messages_come_in_order_with_their_descriptors(ends):
 def test_what_is_no_message_is_empty_and_its_descriptors_are_closed(data):
     one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     link = Link(two)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     socket.send_fds(one, [data], [one.fileno()])
     assert link.receive() == ({}, [])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert left_open(before) == 0
     one.close()
     link.close()
 
