@@ -79,7 +79,7 @@ cdef enum:
     # Of a reason for which a connection is closed.
     MOST_REASON = 255
     # Records whose keys are kept expanded.
-    HOT = 2048
+    HOT = 1024
     # Packets of one sweep.
     MOST_PROBES = 1000
     # Candidates to end next where there are too many records.

@@ -3,7 +3,7 @@
 It holds the server's router, connections of both sides, TLS and certificates, connection IDs, secrets, tickets, the UDP socket, and
 limits on what peers may cost.
 
-From the top, each using only what comes after it: `selfsigned`, `router`, `gate`, `access`, `handshake_log`, `http3`,
+From the top, each using only what comes after it: `selfsigned`, `router`, `visits`, `gate`, `access`, `handshake_log`, `http3`,
 `server_connection`, `client_connection`, `connection`, `outcome`, `tls`, `aioquic`, `udp`, `connection_ids`, `quic_lb`,
 `sealed_tickets`, `secrets`, `tickets`, `resets`, `frames`, `reassembly`, `budget`, `drops`, `limits`, `certificates`.
 """

@@ -113,7 +113,8 @@ class Limits:
     An Ed25519 signature costs 50 µs of the control plane.
     awake: connections that are not at rest; each needs 33 KiB. Beyond these, new clients are refused.
     rest_after: seconds without work for the control plane after which a connection is left to the data plane alone, where it needs
-    less than a kibibyte. rebuilds: such connections a second that are made again for a packet that needs the control plane.
+    less than a kibibyte. early_rest: the same where many are awake, for those whose clients have done nothing but connect.
+    rebuilds: such connections a second that are made again for a packet that needs the control plane.
     peer: what one connection may cost.
     """
 
@@ -136,6 +137,7 @@ class Limits:
     all_signatures: float = 2000.0
     awake: int = 10_000
     rest_after: float = 2.0
+    early_rest: float = 0.5
     rebuilds: float = 200.0
     peer: PeerLimits = field(default_factory=PeerLimits)
 

@@ -27,10 +27,13 @@ from tsq.quic.sealed_tickets import SealedTickets
 from tsq.quic.secrets import Secrets
 from tsq.quic.server_connection import Applications, ServerConnection
 from tsq.quic.udp import NetworkPath
+from tsq.quic.visits import Visits
 
 __all__ = ["CONNECTION_ID_SIZE", "EXCESSES", "Drop", "Limits", "RetryPolicy", "Router"]
 
 CONNECTION_ID_SIZE = 8
+# For each new connection so many others come to rest, where many are awake.
+_RESTING_EARLY = 4
 
 
 class _Known(dict[bytes, ServerConnection]):
@@ -92,8 +95,7 @@ class Router:
         self._log = HandshakeLog()
         self._watchers: list[Callable[[ServerConnection], None]] = []
         self._rebuilds = Bucket(limits.rebuilds, limits.rebuilds)
-        # Connections in the order in which the control plane last worked on them, and when that was.
-        self._visited: dict[ServerConnection, float] = {}
+        self._visits = Visits()
 
     @property
     def draining(self) -> bool:
@@ -187,19 +189,15 @@ class Router:
     def visited(self, connection: ServerConnection, now: float) -> None:
         """Note that the control plane works on a connection, which must not rest for a while."""
         if connection in self._connections:
-            self._visited.pop(connection, None)
-            self._visited[connection] = now
+            self._visits.note(connection, now)
 
     def rest(self, now: float, most: int) -> int:
         """Leave connections that the control plane has not worked on lately to the data plane; how many. At most this number."""
-        quiet: list[ServerConnection] = []
+        return self._rest(self._visits.quiet(now, self.limits, most), now)
+
+    def _rest(self, quiet: list[ServerConnection], now: float) -> int:
         if not hibernate.rest_is_possible():
             return 0
-        for connection, at in self._visited.items():
-            if at > now - self.limits.rest_after or len(quiet) == most:
-                break
-            if not connection.leaving:
-                quiet.append(connection)
         count = 0
         for connection in quiet:
             self.visited(connection, now)
@@ -311,7 +309,7 @@ class Router:
 
     def _release(self, connection: ServerConnection) -> None:
         """Let go of a connection that is in no table any more."""
-        self._visited.pop(connection, None)
+        self._visits.forget(connection)
         for watcher in self._watchers:
             watcher(connection)
         try:
@@ -396,6 +394,7 @@ class Router:
         """A connection for an Initial that was admitted."""
         validated, original = self.admission.validated(data, path.remote, now)
         token = self.admission.new_token(path.remote, now)
+        self._rest(self._visits.early(now, self.limits, _RESTING_EARLY), now)
         retry_source = None if original is None else connection_id
         connection = self._new(original or connection_id, retry_source, path, now, validated=validated, new_token=token)
         connection.ids = {connection.quic.host_cid, connection_id}

@@ -40,7 +40,7 @@ class ServerConnection(Connection):
     """A connection that a client opened.
 
     created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. new_connection_id,
-    reset_token: make its connection IDs and their tokens (`connection_ids`, `resets`). fresh: nothing was answered yet. ids: its
+    reset_token: make its connection IDs and their tokens (`connection_ids`, `resets`). fresh: nothing was answered yet. rebuilt: it was at rest. ids: its
     connection IDs, kept by the router. path: where its first datagram came from. budget: what it may still cost the control plane.
     validated: the client has shown that it receives at its address (RFC 9000 §8.1), by a Retry if nothing else is given. new_token:
     what it gets for the next time. leaving: why it is closed when the client has its next answers, empty where it is not;
@@ -79,7 +79,7 @@ class ServerConnection(Connection):
         self.created = created
         self.path = path
         self.arrived = 0
-        self.fresh = True
+        self.fresh, self.rebuilt = True, False
         self.leaving = ""
         self.leaving_since = 0.0
         self._leaves_at = inf
@@ -183,7 +183,7 @@ class ServerConnection(Connection):
         alpn, resumed, early = hibernate.revive(self.quic, session, ids, remains, path, now)
         self.alpn = alpn
         self.handshake = HandshakeCompleted(alpn_protocol=alpn, early_data_accepted=early, session_resumed=resumed)
-        self.validated, self.fresh = True, False
+        self.validated, self.fresh, self.rebuilt = True, False, True
         self.ids = set(ids)
         self.attach(data_plane)
         if self.plane is not None:
