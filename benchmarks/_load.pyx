@@ -59,7 +59,8 @@ cdef class Asker:
     cdef Table table
     cdef State** order
     cdef int* waiting
-    cdef int count
+    # Whose turn it is: each session has its turn, also when a packet for the control plane comes in between.
+    cdef int count, cursor
     cdef BatchIO* io
     cdef uint8_t* out
     cdef mmsghdr requests[C_BATCH]
@@ -121,6 +122,7 @@ cdef class Asker:
         free(self.delays)
         free(self.holds)
         self.sent = self.answered = self.lost = self.exact = 0
+        self.cursor = 0
         memset(self.waiting, 0, self.count * sizeof(int))
         self.sent_at = <double*> calloc(total, sizeof(double))
         self.delays = <double*> calloc(total, sizeof(double))
@@ -149,7 +151,7 @@ cdef class Asker:
         cdef double now = monotonic()
         cdef double progress = now
         cdef long allowed
-        cdef int cursor = 0, batch, tried, i
+        cdef int batch, tried, i
         cdef pollfd waiter
         waiter.fd = fd
         waiter.events = POLLIN
@@ -159,8 +161,8 @@ cdef class Asker:
                 allowed = <long> ((now - started) * rate) + 1 - self.sent
             batch = tried = 0
             while batch < allowed and batch < C_BATCH and tried < self.count:
-                i = cursor
-                cursor = cursor + 1 if cursor + 1 < self.count else 0
+                i = self.cursor
+                self.cursor = i + 1 if i + 1 < self.count else 0
                 tried += 1
                 while self.waiting[i] < window and batch < allowed and batch < C_BATCH:
                     if not self.ask(i, batch, exact):
