@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 _PING_INTERVAL = 1.0
 # A worker that does not answer for so long does nothing else either.
 _HUNG_AFTER = 30.0
-# Between the end of a worker's link and the report of how its process ended.
-_REASON_WAIT = 0.2
+# Between the end of a worker's link and the report of how its process ended, at most.
+_REASON_WAIT = 1.0
 _ANSWER_LIMIT = 1.0
 _RELOAD_LIMIT = 20.0
 # As long as a session ticket can be used (`Secrets`).
