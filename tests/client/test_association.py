@@ -1,7 +1,9 @@
 """The association and its poller in virtual time: every request has one outcome, whatever fails; connections are made again."""
 
+import errno
 from collections import deque
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -363,6 +365,62 @@ def test_when_a_server_parts_from_its_clients_another_address_comes_first_and_no
     # The second one has parted, too: back to the first.
     assert tried == [ADDRESS, other, ADDRESS]
     assert "the server parted from its clients ('server is draining')" in notices(poller)[-1]
+
+
+def refused(network, *numbers: int) -> None:
+    """Nothing listens for the sockets with these numbers."""
+    make = network.association._driver.open
+
+    def opened(address, counter):
+        attempt = make(address, counter)
+        if network.opened in numbers:
+            attempt.udp.send = attempt.udp.send_stamped = refuse
+        return attempt
+
+    def refuse(datagrams):
+        raise OSError(errno.ECONNREFUSED, "Connection refused")
+
+    network.association._driver = replace(network.association._driver, open=opened)
+
+
+def test_where_nothing_listens_any_more_another_port_is_tried_in_the_same_round(certificates):
+    """A balancer that goes by ports may still send those of one port to a server that is gone."""
+    network, poller = running(certificates)
+    refused(network, 2)
+    before = len(poller.samples)
+    network.association.channel.fail(ConnectionLost("closed by the server"))
+    assert network.run(poller, until=network.world.now + 3)
+    assert network.opened == 3
+    assert lost(poller, before) == []
+
+
+def test_a_server_that_is_gone_is_asked_from_two_ports_in_a_round(certificates):
+    network, poller = running(certificates, persistent=False, count=8)
+    refused(network, *range(2, 100))
+    network.association.channel.fail(ConnectionLost("closed by the server"))
+    opened: list[int] = []
+    connect = network.association.connect
+
+    def counted(now, **options) -> None:
+        begins = not network.association.connecting
+        connect(now, **options)
+        if begins and network.association.connecting:
+            opened.append(network.opened)
+
+    network.association.connect = counted
+    assert not network.run(poller, until=network.world.now + 60)
+    assert len(opened) > 1
+    assert all(later - earlier == 2 for earlier, later in pairwise([*opened, network.opened]))
+    assert type(network.association.failure) is NothingListens
+
+
+def test_where_nothing_has_ever_listened_one_port_is_enough(certificates):
+    network = Network(Sockets(certificates), Faults(1), count=3)
+    refused(network, *range(1, 100))
+    poller = network.poller()
+    assert not network.run(poller, until=network.world.now + 60)
+    assert type(network.result(poller).error) is NothingListens
+    assert network.opened == 1
 
 
 def stalling(certificates, *, retry=False):

@@ -482,7 +482,7 @@ def test_68_a_server_that_drips_bytes_does_not_keep_the_client(capsys, certifica
         return []
 
     with Peer(certificates, drip, greeting=protocols.append) as peer:
-        options = ["--stream", "--timeout", "2", "--count", "2", "--interval", "0"]
+        options = ["--stream", "--timeout", "0.7", "--count", "2", "--interval", "0"]
         status, out, err = run(capsys, peer.target, "--ca", peer.ca, *options)
     # All of an answer would take 7.6 s; each byte comes well within the time-out, and none of them starts it anew.
     assert (status, out) == (EXIT_NO_ANSWER, "")

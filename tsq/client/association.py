@@ -13,7 +13,7 @@ from tsq.client.attempt import Attempt
 from tsq.client.channel import Channel, Outcome
 from tsq.client.network_errors import network_error
 from tsq.client.resolving import Address
-from tsq.errors import ConnectionLost, TSQError, rank
+from tsq.errors import ConnectionLost, NothingListens, TSQError, rank
 from tsq.quic.outcome import has_left, is_idle
 from tsq.timing.sample import Reason, Sample
 
@@ -80,9 +80,11 @@ class Association:
         self._again = 0
         self._again_because = ""
         self._outcomes: list[Outcome] = []
-        # Addresses at which a handshake with a ticket failed in this round; at which one stalled, and another one has begun.
+        # Addresses at which a handshake with a ticket failed in this round; at which one stalled, and another one has begun; which
+        # are asked from another port, because nothing listened.
         self._without_ticket: list[Address] = []
         self._begun_again: list[Address] = []
+        self._from_another_port: list[Address] = []
         self._ticket_notice = ""
         # The address whose server has parted from its clients: others come first.
         self._left: Address | None = None
@@ -160,6 +162,7 @@ class Association:
         self._addresses = []
         self._without_ticket = []
         self._begun_again = []
+        self._from_another_port = []
         self.retry_at = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -370,12 +373,19 @@ class Association:
         self._drop(attempt, now)
 
     def _candidate_failed(self, attempt: Attempt, error: TSQError) -> None:
-        """Note why. If its session ticket may be the reason, try the same address without it."""
-        if attempt.ticket_failed and attempt.origin is not None and attempt.origin not in self._without_ticket:
+        """Note why. If its session ticket or its port may be the reason, try the same address without it, or from another one."""
+        origin = attempt.origin
+        if origin is not None and attempt.ticket_failed and origin not in self._without_ticket:
             # The ticket was removed from its file when it was taken.
-            self._without_ticket.append(attempt.origin)
-            self._addresses.insert(0, attempt.origin)
+            self._without_ticket.append(origin)
+            self._addresses.insert(0, origin)
             self._ticket_notice = f"the session ticket is good for nothing ({error.found}); asked again without"
+            return
+        refused = type(error) is NothingListens and self.connections > 0
+        if origin is not None and refused and origin not in self._from_another_port:
+            # A balancer that goes by ports may still send this one's packets to a server that is gone.
+            self._from_another_port.append(origin)
+            self._addresses.insert(0, origin)
             return
         self._note_failure(error)
 

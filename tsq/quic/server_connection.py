@@ -39,12 +39,13 @@ _SILENCE, _MOST_WAIT = 0.25, 1.0
 class ServerConnection(Connection):
     """A connection that a client opened.
 
-    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete. new_connection_id,
-    reset_token: make its connection IDs and their tokens (`connection_ids`, `resets`). fresh: nothing was answered yet. rebuilt: it
-    was at rest. ids: its connection IDs, kept by the router. path: where its first datagram came from. budget: what it may still
-    cost the control plane. validated: the client has shown that it receives at its address (RFC 9000 §8.1), by a Retry if nothing
-    else is given. new_token: what it gets for the next time. leaving: why it is closed when the client has its next answers, empty
-    where it is not; leaving_since: when that began. applications: other protocols than TSQ, by ALPN.
+    created: when, for the handshake's deadline. arrived: datagrams that came before the handshake was complete.
+    new_connection_id, reset_token: make its connection IDs and their tokens (`connection_ids`, `resets`). fresh: nothing was
+    answered yet. rebuilt: it was at rest. ids: its connection IDs, kept by the router. path: where its first datagram came
+    from. budget: what it may still cost the control plane. validated: the client has shown that it receives at its address (RFC
+    9000 §8.1), by a Retry if nothing else is given. new_token: what it gets for the next time. leaving: why it is closed when
+    the client has its next answers, empty where it is not; leaving_since: when that began. applications: other protocols than
+    TSQ, by ALPN.
     """
 
     def __init__(
