@@ -16,7 +16,8 @@ from benchmarks.compiled import Asker
 from tsq.dataplane.session import Session
 from tsq.options import Target, Trust
 from tsq.quic import tls
-from tsq.quic.aioquic.offload import HandOver, SharedConnection
+from tsq.quic.aioquic.offload import HandOver
+from tsq.quic.aioquic.shared_connection import SharedConnection
 from tsq.quic.udp import CONNECTED, Datagram, UdpSocket
 
 _TIMEOUT = 20.0

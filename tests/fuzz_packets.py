@@ -33,7 +33,7 @@ from tests.support.fuzzing import first_difference, options
 from tsq._fast import MOST_MESSAGE
 from tsq.dataplane.frames import MOST_WORK_PER_PACKET
 from tsq.quic import tls
-from tsq.quic.aioquic.offload import SharedConnection
+from tsq.quic.aioquic.shared_connection import SharedConnection
 from tsq.quic.limits import PeerLimits
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 from tsq.server.responder import Draft, Responder

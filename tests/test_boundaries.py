@@ -19,7 +19,7 @@ import tsq
 from tests.support import harmless
 from tsq.errors import ConfigError, NotPermitted
 from tsq.host import _clock
-from tsq.quic.aioquic import hibernate, http3, internals, offload, trim
+from tsq.quic.aioquic import hibernate, http3, internals, offload_check, trim
 
 PACKAGE = Path(tsq.__file__).parent
 SOURCES = {
@@ -31,7 +31,9 @@ COMPILED = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
     for path in sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])
 }
-TOUCHING = tuple(f"tsq.quic.aioquic.{name}" for name in ("hibernate", "internals", "trim", "offload", "http3"))
+# What PRIVATE_NAMES of `offload_check` is for.
+HANDING_OVER = tuple(f"tsq.quic.aioquic.{name}" for name in ("offload", "shared_connection", "transfer", "offload_check"))
+TOUCHING = (*HANDING_OVER, *(f"tsq.quic.aioquic.{name}" for name in ("hibernate", "internals", "trim", "http3")))
 PURE = [name for name in TREES if name.startswith(("tsq.wire", "tsq.timing"))]
 READS_ONLY = {
     "__init__", "may_set", "now_ns", "monotonic", "alone", "daemon_lock", "reading", "daemon_reading", "mark", "state", "_old_slew",
@@ -45,6 +47,7 @@ WITHOUT_CLOCK = [
     "tsq.client.exchange",
     "tsq.server.responder",
     "tsq.client.channel",
+    "tsq.client.outcomes",
     "tsq.server.core",
     "tsq.client.association",
     "tsq.client.polling",
@@ -165,7 +168,7 @@ def test_only_quic_imports_aioquic(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if name not in TOUCHING])
-def test_only_hibernate_internals_trim_and_offload_touch_private_attributes_of_others(name):
+def test_only_the_package_for_aioquic_touches_private_attributes_of_others(name):
     tree = TREES[name]
     own = own_private_names(tree)
     aioquics = {*internals.PRIVATE_NAMES, *internals.PRIVATE_TLS_NAMES}
@@ -195,13 +198,13 @@ def test_the_tables_of_internals_name_what_internals_touches_and_nothing_else():
     assert used == {*internals.PRIVATE_NAMES, *internals.PRIVATE_SENDER_NAMES, *internals.PRIVATE_TLS_NAMES}
 
 
-def test_the_table_of_offload_names_what_offload_touches_and_nothing_else():
-    tree = TREES["tsq.quic.aioquic.offload"]
-    plane = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "HandOver")
-    shared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SharedConnection")
-    used = {node.attr for node in attributes(tree) if is_private(node.attr)} - own_private_names(plane)
+def test_the_table_of_the_hand_over_names_what_it_touches_and_nothing_else():
+    trees = {name: TREES[name] for name in HANDING_OVER}
+    classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    plane, shared = classes["HandOver"], classes["SharedConnection"]
+    used = {node.attr for tree in trees.values() for node in attributes(tree) if is_private(node.attr)} - own_private_names(plane)
     used |= {node.name for node in shared.body if isinstance(node, ast.FunctionDef) and is_private(node.name)}
-    assert used == {name for names in offload.PRIVATE_NAMES.values() for name in names}
+    assert used == {name for names in offload_check.PRIVATE_NAMES.values() for name in names}
 
 
 def test_the_table_of_hibernate_names_what_hibernate_touches_and_nothing_else():
@@ -239,9 +242,9 @@ def test_the_table_of_http3_names_what_http3_touches_and_nothing_else():
 
 
 def test_the_installed_aioquic_has_every_name_that_the_data_plane_needs(monkeypatch):
-    assert offload.missing_names() == []
-    monkeypatch.setitem(offload.PRIVATE_NAMES, "keys", ("_update_key_requested", "_no_such_name"))
-    assert offload.missing_names() == ["keys._no_such_name"]
+    assert offload_check.missing_names() == []
+    monkeypatch.setitem(offload_check.PRIVATE_NAMES, "keys", ("_update_key_requested", "_no_such_name"))
+    assert offload_check.missing_names() == ["keys._no_such_name"]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -374,6 +377,7 @@ def test_packages_with_message_content_cannot_log_it(name):
     "name",
     [
         "tsq.client.channel",
+    "tsq.client.outcomes",
         "tsq.server.core",
         "tsq.client.exchange",
         "tsq.server.responder",

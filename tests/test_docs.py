@@ -60,7 +60,7 @@ from tsq.daemon import control as control_server
 from tsq.daemon import control_protocol
 from tsq.dataplane.batches import DataPlane
 from tsq.discipline import status
-from tsq.quic.aioquic import offload
+from tsq.quic.aioquic import offload_check
 from tsq.quic.limits import CLIENT_LIMITS, MOST_KEPT, PeerLimits
 from tsq.quic.router import EXCESSES, Drop
 from tsq.quic.selfsigned import CertificateFiles
@@ -881,7 +881,7 @@ def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
     data_plane = DataPlane()
     assert (data_plane.key_update_after, data_plane.failed_open_limit) == (1 << 22, 1 << 36)
     assert table["packets of a connection that are too much work"].startswith(str(data_plane.excessive_limit))
-    names = sum(map(len, offload.PRIVATE_NAMES.values()))
+    names = sum(map(len, offload_check.PRIVATE_NAMES.values()))
     assert f"needs {names} private names" in PLANES.read_text()
 
 

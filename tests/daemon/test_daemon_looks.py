@@ -107,7 +107,7 @@ def test_polls_that_end_soon_after_each_other_are_one_look_and_one_status():
             it._deliver(SourceAdded(name, SourceSettings()))
         await turn()
         kernel.run(16)
-        other = it._sources._entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
+        other = it._sources._list.entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
         before, events[:] = feed.count, []
         poll_ends(it, "a")
         await turn()
@@ -123,7 +123,7 @@ def test_polls_that_end_soon_after_each_other_are_one_look_and_one_status():
 
 def test_a_poll_that_takes_long_does_not_keep_the_others_back():
     async def act(it, kernel, feed, events):
-        it._sources._entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
+        it._sources._list.entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
         before = feed.count
         poll_ends(it, "a")
         await turn()
@@ -138,7 +138,7 @@ def test_a_poll_that_takes_long_does_not_keep_the_others_back():
 
 def test_another_event_is_not_kept_back_by_a_poll_that_has_not_ended():
     async def act(it, kernel, feed, events):
-        it._sources._entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
+        it._sources._list.entries["b"] = SimpleNamespace(wanted=True, place=None, source=Polling())
         before = feed.count
         poll_ends(it, "a")
         it._deliver(SourceAdded("c", SourceSettings()))

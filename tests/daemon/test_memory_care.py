@@ -10,7 +10,7 @@ import sys
 from tests.daemon.following import Following, config, run
 from tests.support.processes import ServerProcess
 from tsq.daemon.memory_care import MemoryCare
-from tsq.daemon.sources import source_name
+from tsq.daemon.source_list import source_name
 from tsq.options import parse_target
 
 
@@ -56,7 +56,7 @@ def test_closed_connections_are_counted_those_of_removed_sources_too(server):
         for closed in range(3):
             assert following.sources.closed == closed
             await following.poll(source_name(one))
-            following.sources._entries[source_name(one)].source.renew()
+            following.sources._list.entries[source_name(one)].source.renew()
         await following.poll(source_name(one))
         await following.sources.reconfigure([])
         assert following.sources.closed == 4
@@ -84,7 +84,7 @@ def growth(target: str, authority: str) -> tuple[int, int]:
             for _ in range(count):
                 (polled,) = await following.poll(name)
                 assert polled.sample.valid
-                following.sources._entries[name].source.renew()
+                following.sources._list.entries[name].source.renew()
                 following.events.clear()
             await asyncio.sleep(0)
             forget_cancelled_timers()

@@ -13,7 +13,7 @@ from tsq.daemon.config import SourceConfig
 from tsq.daemon.config_file import load, read
 from tsq.daemon.description import describe
 from tsq.daemon.reload import changes
-from tsq.daemon.sources import source_name
+from tsq.daemon.source_list import source_name
 from tsq.host.clock import SystemClock
 from tsq.host.key_files import load_verifier, verifier_identity, write_key
 from tsq.options import ClientOptions, Target

@@ -16,7 +16,7 @@ from tests.support.imprecise_server import imprecise
 from tests.support.namespaces import Pair, etc, inside, ip, pair
 from tsq.daemon import source as source_module
 from tsq.daemon.source import KEEP_ALIVE, OPEN_LIMIT, Upkeep
-from tsq.daemon.sources import source_name
+from tsq.daemon.source_list import source_name
 from tsq.options import Precision, Target
 from tsq.timing.sample import Reason
 
@@ -91,7 +91,7 @@ def test_a_long_poll_is_resumed_with_its_request_in_the_first_flight(server, at_
         one = config(server.target, server.ca)
         name = source_name(one)
         await following.sources.start([one])
-        source = following.sources._entries[name].source
+        source = following.sources._list.entries[name].source
         resumed, early = [], []
         for _ in range(5):
             assert (await following.poll(name))[0].sample.valid
@@ -114,7 +114,7 @@ def test_short_polls_use_one_connection_and_long_waits_are_bridged(server, monke
         one = config(server.target, server.ca)
         name = source_name(one)
         await following.sources.start([one])
-        source = following.sources._entries[name].source
+        source = following.sources._list.entries[name].source
         await following.poll(name)
         association = source._client._association
         touched = 0
@@ -233,7 +233,7 @@ def test_a_nat_that_forgets_its_port_costs_no_poll(server):
         for _ in range(4):
             assert (await following.poll(name))[0].sample.valid
             nat.forget()
-        source = following.sources._entries[name].source
+        source = following.sources._list.entries[name].source
         assert source._client._association.connections == 1
         assert len(nat.ports) == 4
         nat.close()
@@ -246,7 +246,7 @@ SERVER, OTHER, PORT = "192.0.2.2", "192.0.2.3", 4433
 PROGRAM = """
 import asyncio, json, sys
 from tests.daemon.following import Following, config
-from tsq.daemon.sources import source_name
+from tsq.daemon.source_list import source_name
 from tsq.discipline.events import Polled, SetOnline, SourceChanged
 from tsq.options import parse_target
 async def main():
@@ -259,7 +259,7 @@ async def main():
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := (await lines.readline()).decode().strip():
         following.events.clear()
-        source = following.sources._entries[name].source
+        source = following.sources._list.entries[name].source
         if line == "poll":
             await following.poll(name)
         elif line == "offline" or line == "online":

@@ -17,7 +17,7 @@ from tests.support.threads import ServerThread
 from tsq.client.resolving import is_numeric, resolve
 from tsq.daemon import source as source_module
 from tsq.daemon.pool import MOST_BAD
-from tsq.daemon.sources import source_name
+from tsq.daemon.source_list import source_name
 from tsq.discipline.events import Polled, SetOnline, SourceAdded, SourceChanged, SourceRemoved
 from tsq.discipline.settings import SourceSettings
 from tsq.discipline.status import SourceStatus
@@ -33,7 +33,7 @@ class Names:
     def __init__(self, monkeypatch) -> None:
         self.addresses: dict[str, list[str]] = {}
         self.asked: list[str] = []
-        monkeypatch.setattr("tsq.daemon.sources.resolve", self._resolve)
+        monkeypatch.setattr("tsq.daemon.look_ups.resolve", self._resolve)
 
     def _resolve(self, target: Target, family: int):
         if is_numeric(target.host):
@@ -204,7 +204,7 @@ def test_67_a_ticket_that_is_over_or_unknown_costs_a_full_handshake_and_no_poll(
 
         async def scenario(following: Following) -> None:
             await following.sources.start([one])
-            source = following.sources._entries[name].source
+            source = following.sources._list.entries[name].source
 
             async def resumed() -> bool:
                 (polled,) = await following.poll(name)
@@ -330,7 +330,7 @@ def test_a_source_keeps_its_address_while_the_name_has_others_as_well(names, eve
         await following.poll(name)
         names.addresses["time.example"] = ["127.0.0.5", "127.0.0.4", "127.0.0.6"]
         for _ in range(3):
-            following.sources._entries[name].source._leave()
+            following.sources._list.entries[name].source._leave()
             assert (await following.poll(name))[0].address == "127.0.0.4"
         assert len(following.of(SourceChanged)) == 1
 
@@ -347,7 +347,7 @@ def test_an_address_that_left_its_name_is_left_after_two_look_ups(names, everywh
     async def scenario(following: Following) -> None:
         await following.sources.start([one])
         assert (await following.poll(name))[0].address == "127.0.0.71"
-        source = following.sources._entries[name].source
+        source = following.sources._list.entries[name].source
         assert source.connected
         names.addresses["time.example"] = ["127.0.0.72"]
         asked = len(names.asked)
@@ -542,7 +542,7 @@ def test_a_pool_has_more_or_fewer_places_after_a_reload(names, everywhere):
         await following.sources.reconfigure([large])
         await following.until(lambda: len(following.of(SourceAdded)) == 2)
         assert {event.address for event in following.of(SourceAdded)} == {"127.0.0.82", "127.0.0.83"}
-        assert following.sources._entries[f"{base}/1"].source.connected
+        assert following.sources._list.entries[f"{base}/1"].source.connected
         following.events.clear()
         await following.sources.reconfigure([small])
         assert following.events == [SourceRemoved(f"{base}/2"), SourceRemoved(f"{base}/3")]
@@ -638,14 +638,14 @@ def test_a_reload_touches_only_what_changed(names, everywhere):
         following.events.clear()
         await following.sources.reconfigure([a, b])
         assert following.events == []
-        connections = {name: entry.source._client.peer for name, entry in following.sources._entries.items()}
+        connections = {name: entry.source._client.peer for name, entry in following.sources._list.entries.items()}
         await following.sources.reconfigure([slower, c])
         assert following.events == [
             SourceRemoved(source_name(a)),
             SourceChanged(source_name(b), slower.settings, "127.0.0.52", same_server=True),
             SourceAdded(source_name(c), SourceSettings()),
         ]
-        entry = following.sources._entries[source_name(b)]
+        entry = following.sources._list.entries[source_name(b)]
         assert entry.source.connected
         assert entry.source.peer == connections[source_name(b)]
         # Another time-out: another connection, but the same server.
@@ -744,7 +744,7 @@ def test_what_the_operator_forbids_does_not_come_back_with_the_network(server, m
         following.sources.set_online(name, False)
         there["way"] = True
         async with asyncio.timeout(20):
-            while not following.sources._entries[name].reachable:
+            while not following.sources._list.entries[name].reachable:
                 await asyncio.sleep(0)
         assert following.of(SetOnline) == [SetOnline(False, name)]
 
@@ -824,7 +824,7 @@ def test_a_thousand_polls_with_reconnects_leave_nothing_behind(server):
         one = config(server.target, server.ca)
         name = source_name(one)
         await following.sources.start([one])
-        source = following.sources._entries[name].source
+        source = following.sources._list.entries[name].source
         valid = 0
 
         async def polls(count: int) -> None:

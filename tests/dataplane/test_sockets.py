@@ -28,7 +28,7 @@ from tsq.dataplane.batches import BATCH, DataPlane
 from tsq.errors import ConfigError
 from tsq.options import ClientOptions, Target, Trust
 from tsq.quic import tls
-from tsq.quic.aioquic import offload
+from tsq.quic.aioquic import offload_check
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.selfsigned import CertificateFiles
 from tsq.quic.udp import sink
@@ -597,10 +597,10 @@ def test_without_a_data_plane_all_goes_through_the_control_plane(certificates):
 
 
 def test_an_aioquic_without_a_private_name_turns_the_data_plane_off_and_says_so(certificates, monkeypatch, caplog):
-    names = dict(offload.PRIVATE_NAMES)
+    names = dict(offload_check.PRIVATE_NAMES)
     names["recovery"] = (*names["recovery"], "_is_not_there")
-    monkeypatch.setattr(offload, "PRIVATE_NAMES", names)
-    assert offload.missing_names() == ["recovery._is_not_there"]
+    monkeypatch.setattr(offload_check, "PRIVATE_NAMES", names)
+    assert offload_check.missing_names() == ["recovery._is_not_there"]
     with caplog.at_level(logging.ERROR):
         server = ServerThread(["127.0.0.1:0"], certificates)
     assert "data plane off" in caplog.text
@@ -614,7 +614,7 @@ def test_an_aioquic_without_a_private_name_turns_the_data_plane_off_and_says_so(
 
 
 def test_the_installed_aioquic_has_all_private_names(certificates, caplog):
-    assert offload.missing_names() == []
+    assert offload_check.missing_names() == []
     Server(["127.0.0.1:0"], str(certificates.certificate), str(certificates.key))
     assert "data plane" not in caplog.text
 

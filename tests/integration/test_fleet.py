@@ -21,7 +21,7 @@ from tests.support.threads import ServerThread
 from tsq.client.channel import Channel
 from tsq.client.kept import KeptClient
 from tsq.client.resolving import resolve
-from tsq.daemon.sources import source_name
+from tsq.daemon.source_list import source_name
 from tsq.options import ClientOptions, Target, Trust, parse_target
 from tsq.quic import tls
 from tsq.quic.client_connection import ClientConnection

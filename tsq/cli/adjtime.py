@@ -26,7 +26,8 @@ from tsq.client.blocking import query_all
 from tsq.client.exchange import Checks
 from tsq.errors import AlreadyRunning, ClockError, ConfigError, NotMoved, NotPermitted
 from tsq.host import saved_time, shortage
-from tsq.host.clock import ClockState, SystemClock, build_time_ns
+from tsq.host.clock import SystemClock, build_time_ns
+from tsq.host.clock_readings import ClockState
 from tsq.host.keepers.owner import clock_owner
 from tsq.oneshot.adjtime import AdjustOptions, Ask, Change, Interruptions, Measurement, Owner, measure, perform, slewing
 from tsq.oneshot.bootstrap import LEAST_SERVERS, Floor, bootstrap

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from tsq.client.attempt import Attempt
-from tsq.client.channel import Channel, Outcome
+from tsq.client.channel import Channel
 from tsq.client.network_errors import network_error
+from tsq.client.outcomes import Outcome
 from tsq.client.resolving import Address
 from tsq.errors import ConnectionLost, NothingListens, TSQError, rank
 from tsq.quic.outcome import has_left, is_idle

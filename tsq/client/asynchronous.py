@@ -16,9 +16,9 @@ from typing import Self
 from tsq._fast import clock_ns
 from tsq.client.association import Association, Driver
 from tsq.client.attempt import Attempt, open_attempt, with_precision
-from tsq.client.channel import Outcome
 from tsq.client.exchange import Rules
 from tsq.client.in_thread import in_thread
+from tsq.client.outcomes import Outcome
 from tsq.client.polling import LAST_WAIT, host_result, no_sample_error
 from tsq.client.resolving import Address, is_numeric, resolve
 from tsq.client.result import QueryResult

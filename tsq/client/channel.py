@@ -5,13 +5,13 @@ one outcome for every request, an error at the end. It must never read a clock o
 a request without an outcome, whatever fails.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from math import inf
 
 from tsq.client.exchange import Exchange, Rules
+from tsq.client.outcomes import REMEMBERED_BY_SERVER, Outcome, Outcomes
 from tsq.errors import HandshakeTimeout, TransportError, TSQError
 from tsq.quic.client_connection import ClientConnection
 from tsq.quic.connection import Message
@@ -31,21 +31,6 @@ _HELD_BACK_PAUSE = 0.005
 # that is merely slow.
 _STALLED_PART, _STALLED_LEAST = 1 / 3, 1.0
 _SHORT_DELAY = 0.001
-_RECENT = 64
-# How many of its answers a server remembers (docs/reference/protocol.md R12).
-_REMEMBERED_BY_SERVER = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The end of a request. number: from `Channel.ask`; an outcome with the same number again is the same sample with its exact T3.
-
-    counted: False for a request that makes no sample, but got a wrong answer, which a user must see.
-    """
-
-    number: int
-    sample: Sample
-    counted: bool = True
 
 
 @dataclass(slots=True)
@@ -102,12 +87,7 @@ class Channel:
         self._requests: dict[bytes, _Request] = {}
         self._held_back: list[_Request] = []
         self._streams: dict[int, bytes] = {}
-        self._outcomes: list[Outcome] = []
-        # The newest valid ones, which later answers may make exact; their least delay, seconds.
-        self._recent: deque[Outcome] = deque(maxlen=_RECENT)
-        self.least_delay: float | None = None
-        self._ended = 0
-        self._any_exact = False
+        self._outcomes = Outcomes()
         self._closed = False
         self._last_asked = 0
         self._last_revised = False
@@ -131,7 +111,12 @@ class Channel:
     @property
     def samples(self) -> list[Sample]:
         """The samples of outcomes that were not taken yet."""
-        return [outcome.sample for outcome in self._outcomes]
+        return self._outcomes.samples
+
+    @property
+    def least_delay(self) -> float | None:
+        """The least delay of the newest valid samples, seconds; None: there is none."""
+        return self._outcomes.least_delay
 
     @property
     def waiting(self) -> int:
@@ -155,7 +140,7 @@ class Channel:
     @property
     def state_unknown(self) -> bool:
         """Whether there are samples, and the server's state was asked for without an answer: what they are worth is unknown."""
-        return self.exchange.state_unknown and bool(self._recent)
+        return self.exchange.state_unknown and self._outcomes.any_valid
 
     @property
     def wants_one_more(self) -> bool:
@@ -164,19 +149,18 @@ class Channel:
         It may make one of the last samples exact (R12); an answer does so for one earlier answer only, so samples that were asked
         for together take several. Or it repeats the question about the server's clock, if that has no answer yet (R13).
         """
-        if self.error is not None or self._last_asked >= _REMEMBERED_BY_SERVER:
+        if self.error is not None or self._last_asked >= REMEMBERED_BY_SERVER:
             return False
         if self.state_unknown:
             return True
         if not self.exchange.rules.exact or self.mode is Mode.STREAM:
             return False
-        newest = list(self._recent)[-_REMEMBERED_BY_SERVER:]
-        if all(outcome.sample.exact for outcome in newest):
+        if self._outcomes.exact:
             return False
         if self._last_asked:
             return self._last_revised
         # A server that gave no exact T3 with the second answer gives none at all.
-        return self._ended == 1 or self._any_exact
+        return self._outcomes.ended == 1 or self._outcomes.any_exact
 
     @property
     def deadline(self) -> float | None:
@@ -243,8 +227,7 @@ class Channel:
 
     def take(self) -> list[Outcome]:
         """The outcomes since the last call."""
-        taken, self._outcomes = self._outcomes, []
-        return taken
+        return self._outcomes.take()
 
     def datagrams(self, now: float) -> list[bytes]:
         """What to send now; when it holds requests, `sent` or `not_sent` must follow."""
@@ -448,24 +431,8 @@ class Channel:
             self.unanswered = 0
             self._conclude(request, sample)
         if self.exchange.revised is not None:
-            self._last_revised = self._any_exact = True
-            self._revise(*self.exchange.revised)
-
-    def _revise(self, early: Sample, late: Sample) -> None:
-        # It is one of the newest.
-        for index in range(len(self._recent) - 1, -1, -1):
-            outcome = self._recent[index]
-            if outcome.sample is early:
-                exact = Outcome(outcome.number, late)
-                self._recent[index] = exact
-                self._note_delay(outcome, exact)
-                # In the place of one that was not taken yet.
-                for place, waiting in enumerate(self._outcomes):
-                    if waiting is outcome:
-                        self._outcomes[place] = exact
-                        return
-                self._outcomes.append(exact)
-                return
+            self._last_revised = True
+            self._outcomes.revise(*self.exchange.revised)
 
     def _forget(self, nonce: bytes) -> _Request | None:
         """A request that is not under way any more, with its stream."""
@@ -493,25 +460,7 @@ class Channel:
 
     def _conclude(self, request: _Request, sample: Sample) -> None:
         """The one end of a request."""
-        harmless = sample.valid or sample.reason in (Reason.NO_ANSWER, Reason.NOT_SENT, Reason.CONNECTION_LOST)
-        if not request.counted and harmless:
-            # Else it is a server's fault that a user must see, whatever was asked for.
-            return
-        self._ended += 1
-        outcome = Outcome(request.number, sample, request.counted)
-        self._outcomes.append(outcome)
-        if sample.valid:
-            oldest = self._recent[0] if len(self._recent) == _RECENT else None
-            self._recent.append(outcome)
-            self._note_delay(oldest, outcome)
-
-    def _note_delay(self, gone: Outcome | None, new: Outcome) -> None:
-        """One of the recent outcomes is replaced by a new one."""
-        least, delay = self.least_delay, new.sample.delay
-        if least is not None and delay is not None and delay <= least:
-            self.least_delay = delay
-        elif least is None or (gone is not None and gone.sample.delay == least):
-            self.least_delay = min((one.sample.delay for one in self._recent if one.sample.delay is not None), default=None)
+        self._outcomes.conclude(request.number, request.counted, sample)
 
     def _end(self, error: TSQError) -> None:
         self.error = error

@@ -21,7 +21,8 @@ from tsq.daemon.feeds.bounded import NOTABLE_FREQUENCY
 from tsq.daemon.memory_care import MemoryCare
 from tsq.daemon.outlets import Outlets
 from tsq.daemon.reload import Changes, changes
-from tsq.daemon.sources import Sources, source_name
+from tsq.daemon.source_list import source_name
+from tsq.daemon.sources import Sources
 from tsq.discipline.actions import Action, Log, Poll, SaveDrift, SlewPhase, Steer, StepClock, WouldDo
 from tsq.discipline.events import (
     Event,
@@ -39,7 +40,8 @@ from tsq.discipline.machine import Discipline
 from tsq.discipline.settings import Mode
 from tsq.discipline.status import ClockStatus, Status
 from tsq.errors import ClockError, ConfigError, TSQError
-from tsq.host.clock import ClockMark, SystemClock
+from tsq.host.clock import SystemClock
+from tsq.host.clock_readings import ClockMark
 from tsq.host.drift_file import DriftFile
 from tsq.host.leap_table import LeapTable
 from tsq.host.memory import release

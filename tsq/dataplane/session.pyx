@@ -286,7 +286,7 @@ cdef Py_ssize_t padding_after(const Frame* last, const uint8_t* end) noexcept no
 
 @cython.final
 cdef class Session:
-    """One connection's keys, packet numbers and path. Only tsq.quic.aioquic.offload makes and updates it."""
+    """One connection's keys, packet numbers and path. Only the package tsq.quic.aioquic makes and updates it."""
 
     def __cinit__(self):
         # Aligned to a cache line: a packet touches a third of a state, in as few lines as possible.

@@ -17,14 +17,39 @@ import os
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cache
-from math import ceil, isfinite
 from pathlib import Path
 
 from tsq._fast import BUILD_TIME, clock_ns
 from tsq.discipline.events import Reading
 from tsq.errors import ClockError
+from tsq.host.clock_readings import ClockMark, ClockState, TripleReading
+from tsq.host.timex import (
+    DELETE,
+    ESTERROR,
+    FREQUENCY,
+    FREQUENCY_HOLD,
+    FREQUENCY_UNIT,
+    IN_NANOSECONDS,
+    INSERT,
+    LEAP,
+    LEAP_STATUS,
+    MAXERROR,
+    MOST_ERROR_US,
+    NANO,
+    OFFSET,
+    PLL,
+    SETOFFSET,
+    STATUS,
+    TICK,
+    TICKS,
+    TIMECONST,
+    UNSYNCHRONIZED,
+    USUAL_TICK,
+    microseconds,
+    rate,
+    tick_and_rest,
+)
 from tsq.timing.local_clock import ClockReading
 
 if sys.platform == "linux":
@@ -41,22 +66,7 @@ _WIDE_NS = 1_000
 _HALF_ERA_NS = 2**31 * 1_000_000_000
 _BEFORE_BUILD_NS = 10 * 366 * 86_400 * 1_000_000_000
 _MOST_ATTEMPTS = 4
-# <linux/timex.h>
-_OFFSET, _FREQUENCY, _MAXERROR, _ESTERROR, _STATUS, _TIMECONST, _SETOFFSET = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x100
-_NANO, _TICK = 0x2000, 0x4000
-_PLL, _INSERT, _DELETE, _UNSYNCHRONIZED, _FREQUENCY_HOLD, _IN_NANOSECONDS = 0x1, 0x10, 0x20, 0x40, 0x80, 0x2000
-_LEAP = _INSERT | _DELETE
-_LEAP_STATUS = (0, _INSERT, _DELETE)
-_MOST_ERROR_US = 16_000_000
 _CAP_SYS_TIME = 25
-# struct timex: the frequency is in 2^-16 ppm, the tick in µs, 100 in a second (USER_HZ).
-_FREQUENCY_UNIT = 65536e6
-_TICKS = os.sysconf("SC_CLK_TCK")
-# Microseconds that the clock advances in a hundredth of a second, by default. The kernel accepts a tenth more or less.
-_USUAL_TICK = 1_000_000 // _TICKS
-_MOST_TICK = _USUAL_TICK // 10
-# The kernel's own limit for a frequency without the tick.
-_MOST_FREQUENCY = 500e-6
 # Of the kernel's loop: a quarter of the pending offset each second.
 _QUICKEST = 0
 # The BSDs have no clock that a slew leaves alone: what a slew does is then allowed for (`ClockReading.raw`).
@@ -64,10 +74,6 @@ _HAS_RAW = hasattr(time, "CLOCK_MONOTONIC_RAW")
 _RAW = time.CLOCK_MONOTONIC_RAW if _HAS_RAW else time.CLOCK_MONOTONIC
 # macOS gives the time in whole microseconds.
 _RESOLUTION_NS = max(1, round(time.clock_getres(time.CLOCK_REALTIME) * 1e9))
-# Between two marks the clock may differ from its own frequency by this, besides the widths of the readings: ns, and ns per ns.
-_MARK_ERROR_NS, _MARK_UNSTEADY = 2_000, 1e-7
-# What two differences of CLOCK_BOOTTIME and CLOCK_MONOTONIC may differ by when nothing slept, ns.
-_MARK_SLEEP_NS = 1_000_000
 
 
 def now_ns() -> int:
@@ -122,92 +128,10 @@ def clock_reading() -> ClockReading:
         best[1],
         best[2],
         width_ns,
-        frequency=frequency / _FREQUENCY_UNIT + tick * _TICKS / 1e6 - 1,
-        pending_ns=offset if status & _IN_NANOSECONDS else offset * 1000,
-        synchronized=not status & _UNSYNCHRONIZED,
+        frequency=frequency / FREQUENCY_UNIT + tick * TICKS / 1e6 - 1,
+        pending_ns=offset if status & IN_NANOSECONDS else offset * 1000,
+        synchronized=not status & UNSYNCHRONIZED,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ClockState:
-    """The kernel's state of its clock, in seconds and ppm. pending: the offset that slews have not corrected yet, by the kernel's
-    loop and by adjtime(3); tick_ppm: the rate that a tick of unusual length adds to the frequency.
-    """
-
-    synchronized: bool
-    max_error: float
-    estimated_error: float
-    frequency_ppm: float
-    pending: float
-    leap: int
-    tick_ppm: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """How much faster than CLOCK_MONOTONIC_RAW the clock runs when nothing is slewed, seconds a second."""
-        return (self.frequency_ppm + self.tick_ppm) * 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Displacement:
-    """What a clock did between two readings, against CLOCK_MONOTONIC_RAW; seconds. stepped: what was added at once, or slept by the
-    machine; slewed: by frequency and slews; width: how wrong both can be.
-    """
-
-    seconds: float
-    stepped: float
-    slewed: float
-    width: float
-
-    @property
-    def total(self) -> float:
-        """What the clock gained in all."""
-        return self.stepped + self.slewed
-
-    def beyond(self, rate: float) -> float:
-        """What the clock gained beyond this steady rate (seconds a second), steps and all."""
-        return self.total - rate * self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class TripleReading:
-    """CLOCK_REALTIME, CLOCK_MONOTONIC and CLOCK_MONOTONIC_RAW at one moment, ns. width_ns: how far apart the readings can be."""
-
-    real_ns: int
-    monotonic_ns: int
-    raw_ns: int
-    width_ns: int
-
-    def since(self, earlier: "TripleReading") -> Displacement:
-        """What the clock did from an earlier reading to this one."""
-        real, monotonic = self.real_ns - earlier.real_ns, self.monotonic_ns - earlier.monotonic_ns
-        raw = self.raw_ns - earlier.raw_ns
-        return Displacement(raw / 1e9, (real - monotonic) / 1e9, (monotonic - raw) / 1e9, (self.width_ns + earlier.width_ns) / 1e9)
-
-
-@dataclass(frozen=True, slots=True)
-class ClockMark:
-    """How the clock was left (`SystemClock.mark`). state: the kernel's status, pending offset, frequency and tick."""
-
-    real_ns: int
-    raw_ns: int
-    width_ns: int
-    asleep_ns: int
-    state: tuple[int, int, int, int]
-
-    @property
-    def rate(self) -> float:
-        """How much faster than the raw clock it runs with this state, seconds per second."""
-        _, _, frequency, tick = self.state
-        return _rate(frequency, tick)
-
-    def explains(self, later: "ClockMark") -> bool:
-        """Whether the clock only ran on since, with the same frequency, and nothing was slewed; False where that is not sure."""
-        elapsed = later.raw_ns - self.raw_ns
-        slept = abs(later.asleep_ns - self.asleep_ns)
-        moved = later.real_ns - self.real_ns - elapsed - round(self.rate * elapsed)
-        allowed = self.width_ns + later.width_ns + _MARK_ERROR_NS + _MARK_UNSTEADY * elapsed
-        return later.state == self.state and not self.state[1] and slept <= _MARK_SLEEP_NS and abs(moved) <= allowed
 
 
 class Kernel:
@@ -294,16 +218,16 @@ class SystemClock:
             status, offset, frequency, maxerror, _, _, tick = self._kernel.read()
         except ClockError:
             return Reading(real, raw, width // 2 + 1, asleep)
-        pending = offset if status & _IN_NANOSECONDS else offset * 1000
+        pending = offset if status & IN_NANOSECONDS else offset * 1000
         return Reading(
             real,
             raw,
             width // 2 + 1,
             asleep,
-            frequency=_rate(frequency, tick),
+            frequency=rate(frequency, tick),
             pending_ns=pending + self._old_slew() * 1000,
-            synchronized=not status & _UNSYNCHRONIZED,
-            leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
+            synchronized=not status & UNSYNCHRONIZED,
+            leap=1 if status & INSERT else 2 if status & DELETE else 0,
             max_error=maxerror / 1e6,
         )
 
@@ -334,15 +258,15 @@ class SystemClock:
     def state(self) -> ClockState:
         """The kernel's state of its clock."""
         status, offset, frequency, maxerror, esterror, _, tick = self._kernel.read()
-        unit = 1e-9 if status & _IN_NANOSECONDS else 1e-6
+        unit = 1e-9 if status & IN_NANOSECONDS else 1e-6
         return ClockState(
-            synchronized=not status & _UNSYNCHRONIZED,
+            synchronized=not status & UNSYNCHRONIZED,
             max_error=maxerror / 1e6,
             estimated_error=esterror / 1e6,
             frequency_ppm=frequency / 65536,
             pending=offset * unit + self._old_slew() / 1e6,
-            leap=1 if status & _INSERT else 2 if status & _DELETE else 0,
-            tick_ppm=(tick - _USUAL_TICK) * 1e6 / _USUAL_TICK,
+            leap=1 if status & INSERT else 2 if status & DELETE else 0,
+            tick_ppm=(tick - USUAL_TICK) * 1e6 / USUAL_TICK,
         )
 
     def state_if_readable(self) -> ClockState | None:
@@ -356,12 +280,12 @@ class SystemClock:
         """Add `offset` to the clock at once. Raises ClockError. A pending slew is cancelled."""
         seconds, nanoseconds = divmod(round(offset * 1e9), 1_000_000_000)
         self._kernel.adjust(
-            _SETOFFSET | _NANO | _STATUS | _MAXERROR | _ESTERROR,
+            SETOFFSET | NANO | STATUS | MAXERROR | ESTERROR,
             seconds=seconds,
             nanoseconds=nanoseconds,
             status=self._kept(),
-            maxerror=_microseconds(max_error),
-            esterror=_microseconds(estimated_error),
+            maxerror=microseconds(max_error),
+            esterror=microseconds(estimated_error),
         )
 
     def slew(
@@ -371,11 +295,11 @@ class SystemClock:
 
         Without errors, the kernel's error bounds and its "unsynchronized" flag stay as they are.
         """
-        modes, kept, errors = _STATUS | _NANO | _OFFSET | _TIMECONST, _LEAP | _UNSYNCHRONIZED, {}
+        modes, kept, errors = STATUS | NANO | OFFSET | TIMECONST, LEAP | UNSYNCHRONIZED, {}
         if max_error is not None and estimated_error is not None:
-            modes, kept = modes | _MAXERROR | _ESTERROR, _LEAP
-            errors = {"maxerror": _microseconds(max_error), "esterror": _microseconds(estimated_error)}
-        status = self._kept(kept) | _PLL | _FREQUENCY_HOLD
+            modes, kept = modes | MAXERROR | ESTERROR, LEAP
+            errors = {"maxerror": microseconds(max_error), "esterror": microseconds(estimated_error)}
+        status = self._kept(kept) | PLL | FREQUENCY_HOLD
         self._kernel.adjust(modes, status=status, offset=round(offset * 1e9), constant=time_constant, **errors)
 
     def steer(self, frequency: float, *, max_error: float, estimated_error: float, synchronized: bool, leap: int = 0) -> None:
@@ -384,17 +308,17 @@ class SystemClock:
         leap: 1 or 2: a leap second is to be inserted, or deleted, at the end of this UTC day; 0: none. A pending slew goes on.
         Raises ClockError.
         """
-        tick, rest = _tick_and_rest(frequency)
-        status = _PLL | _FREQUENCY_HOLD | _LEAP_STATUS[leap] | (0 if synchronized else _UNSYNCHRONIZED)
+        tick, rest = tick_and_rest(frequency)
+        status = PLL | FREQUENCY_HOLD | LEAP_STATUS[leap] | (0 if synchronized else UNSYNCHRONIZED)
         # A tick that another program has changed goes back to its usual length, too: `frequency` is the whole correction.
-        modes = _FREQUENCY | _NANO | _STATUS | _MAXERROR | _ESTERROR | (_TICK if tick != self._kernel.read()[-1] else 0)
+        modes = FREQUENCY | NANO | STATUS | MAXERROR | ESTERROR | (TICK if tick != self._kernel.read()[-1] else 0)
         self._kernel.adjust(
             modes,
-            frequency=round(rest * _FREQUENCY_UNIT),
+            frequency=round(rest * FREQUENCY_UNIT),
             tick=tick,
             status=status,
-            maxerror=_microseconds(max_error),
-            esterror=_microseconds(estimated_error),
+            maxerror=microseconds(max_error),
+            esterror=microseconds(estimated_error),
         )
 
     def slew_phase(self, offset: float) -> None:
@@ -404,8 +328,8 @@ class SystemClock:
         error bounds and its "unsynchronized" flag stay as they are. Raises ClockError.
         """
         self._kernel.adjust(
-            _STATUS | _NANO | _OFFSET | _TIMECONST,
-            status=self._kept(_LEAP | _UNSYNCHRONIZED) | _PLL | _FREQUENCY_HOLD,
+            STATUS | NANO | OFFSET | TIMECONST,
+            status=self._kept(LEAP | UNSYNCHRONIZED) | PLL | FREQUENCY_HOLD,
             offset=round(offset * 1e9),
             constant=_QUICKEST,
         )
@@ -414,19 +338,19 @@ class SystemClock:
 
     def hasten(self, time_constant: int) -> None:
         """Slew the pending offset with another time constant. Raises ClockError."""
-        self._kernel.adjust(_TIMECONST, constant=time_constant)
+        self._kernel.adjust(TIMECONST, constant=time_constant)
 
     def report_error(self, max_error: float, estimated_error: float) -> None:
         """Report to the kernel how wrong the clock can be; its "unsynchronized" flag stays as it is. Raises ClockError."""
-        self._kernel.adjust(_MAXERROR | _ESTERROR, maxerror=_microseconds(max_error), esterror=_microseconds(estimated_error))
+        self._kernel.adjust(MAXERROR | ESTERROR, maxerror=microseconds(max_error), esterror=microseconds(estimated_error))
 
     def confirm(self, max_error: float, estimated_error: float) -> None:
         """Report how wrong the clock can be, and clear the "unsynchronized" flag. Raises ClockError."""
         self._kernel.adjust(
-            _STATUS | _MAXERROR | _ESTERROR,
-            status=self._kept() | _PLL | _FREQUENCY_HOLD,
-            maxerror=_microseconds(max_error),
-            esterror=_microseconds(estimated_error),
+            STATUS | MAXERROR | ESTERROR,
+            status=self._kept() | PLL | FREQUENCY_HOLD,
+            maxerror=microseconds(max_error),
+            esterror=microseconds(estimated_error),
         )
 
     def stop_slewing(self) -> None:
@@ -434,15 +358,15 @@ class SystemClock:
 
         The kernel still finishes the current second's part.
         """
-        status = self._kept(_LEAP | _UNSYNCHRONIZED) | _PLL | _FREQUENCY_HOLD
-        self._kernel.adjust(_STATUS | _NANO | _OFFSET, status=status, offset=0)
+        status = self._kept(LEAP | UNSYNCHRONIZED) | PLL | FREQUENCY_HOLD
+        self._kernel.adjust(STATUS | NANO | OFFSET, status=status, offset=0)
         if self._old_slew():
             self._kernel.stop_old_slew()
 
     def mark_unsynchronized(self) -> None:
         """Report that nothing is known of the clock's error. Raises ClockError."""
-        status = self._kept() | _UNSYNCHRONIZED
-        self._kernel.adjust(_STATUS | _MAXERROR | _ESTERROR, status=status, maxerror=_MOST_ERROR_US, esterror=_MOST_ERROR_US)
+        status = self._kept() | UNSYNCHRONIZED
+        self._kernel.adjust(STATUS | MAXERROR | ESTERROR, status=status, maxerror=MOST_ERROR_US, esterror=MOST_ERROR_US)
 
     def _old_slew(self) -> int:
         """What adjtime(3) has still to correct, microseconds; 0 also where a kernel does not support the question."""
@@ -451,27 +375,6 @@ class SystemClock:
         except ClockError:
             return 0
 
-    def _kept(self, bits: int = _LEAP) -> int:
+    def _kept(self, bits: int = LEAP) -> int:
         """The status bits to keep, such as an announced leap second."""
         return self._kernel.read()[0] & bits
-
-
-def _rate(frequency: int, tick: int) -> float:
-    """How much faster than the raw clock the clock runs with this state of the kernel, seconds per second."""
-    return frequency / _FREQUENCY_UNIT + (tick - _USUAL_TICK) / _USUAL_TICK
-
-
-def _tick_and_rest(frequency: float) -> tuple[int, float]:
-    """A frequency as the kernel's tick, and what has to be added to that. Within 500 ppm the tick is the usual one."""
-    most = _MOST_TICK / _USUAL_TICK
-    if not (isfinite(frequency) and abs(frequency) <= most):
-        raise ClockError(f"a frequency correction of {frequency * 1e6:g} ppm", expected=f"at most {most * 1e6:.0f} ppm")
-    if abs(frequency) <= _MOST_FREQUENCY:
-        return _USUAL_TICK, frequency
-    units = round(frequency * _USUAL_TICK)
-    return _USUAL_TICK + units, frequency - units / _USUAL_TICK
-
-
-def _microseconds(seconds: float) -> int:
-    """An error bound as the kernel takes it, rounded up."""
-    return min(ceil(seconds * 1e6), _MOST_ERROR_US)

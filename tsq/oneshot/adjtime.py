@@ -19,7 +19,8 @@ from tsq.client.blocking import query_all
 from tsq.client.exchange import Checks, Rules
 from tsq.client.result import HostResult, selection
 from tsq.errors import NotMoved, NotPermitted
-from tsq.host.clock import ClockState, Displacement, SystemClock, TripleReading
+from tsq.host.clock import SystemClock
+from tsq.host.clock_readings import ClockState, Displacement, TripleReading
 from tsq.host.keepers.owner import clock_owner
 from tsq.options import ClientOptions, Target
 from tsq.timing.adjustment import (

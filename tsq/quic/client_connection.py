@@ -12,7 +12,8 @@ from aioquic.tls import SessionTicket
 
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.offload import SharedConnection, offload_is_possible
+from tsq.quic.aioquic.offload_check import offload_is_possible
+from tsq.quic.aioquic.shared_connection import SharedConnection
 from tsq.quic.connection import Connection, Message, Outgoing
 from tsq.quic.outcome import STATELESS_RESET, why_ended
 from tsq.quic.resets import is_reset

@@ -18,7 +18,8 @@ from aioquic.quic.packet import QuicErrorCode
 from tsq._fast import DATAGRAM_CAPACITY, FRAME_OVERHEAD, MOST_MESSAGE
 from tsq.errors import TransportError
 from tsq.quic.aioquic import internals
-from tsq.quic.aioquic.offload import HandOver, SharedConnection
+from tsq.quic.aioquic.offload import HandOver
+from tsq.quic.aioquic.shared_connection import SharedConnection
 from tsq.quic.budget import Throttle
 from tsq.wording import counted
 

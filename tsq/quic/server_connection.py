@@ -15,7 +15,7 @@ from aioquic.quic.packet import QuicErrorCode
 from tsq.dataplane.batches import DataPlane
 from tsq.dataplane.session import Session
 from tsq.quic.aioquic import hibernate, internals
-from tsq.quic.aioquic.offload import SharedConnection
+from tsq.quic.aioquic.shared_connection import SharedConnection
 from tsq.quic.aioquic.trim import release
 from tsq.quic.budget import Bucket, ControlBudget
 from tsq.quic.connection import Application, Connection, Message, Outgoing

@@ -24,7 +24,7 @@ from tsq.host.key_files import load_signing_keys
 from tsq.options import Target, WebOptions, parse_listen
 from tsq.quic import tls
 from tsq.quic.access import AccessList
-from tsq.quic.aioquic import hibernate, offload
+from tsq.quic.aioquic import hibernate, offload_check
 from tsq.quic.connection import Application
 from tsq.quic.connection_ids import ConnectionIds
 from tsq.quic.limits import DRAINING
@@ -112,7 +112,7 @@ class Server:
         configuration = self._configuration()
         self._report_expiry(configuration)
         self._data_plane = data_plane
-        missing = offload.missing_names() if data_plane else []
+        missing = offload_check.missing_names() if data_plane else []
         if missing:
             logger.error("data plane off: this aioquic has no %s; everything goes through aioquic alone", ", ".join(missing))
             self._data_plane = False

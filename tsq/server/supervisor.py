@@ -1,8 +1,8 @@
-"""Keeps the workers of a server: processes, sockets, signals' work. `supervisor_plan` decides.
+"""Keeps the workers of a server, as `supervisor_plan` decides.
 
-Comes in: groups of sockets, one for each address; the command that starts a generation. Goes out: workers that serve them, and what
-they report. It keeps all sockets open, so that the kernel's groups never change and no packet is lost with a process. It must never
-serve a client itself, and never end because a worker does.
+Comes in: the sockets (`socket_groups`), the command that starts a generation (`programs`), what an operator asks for: an end, an
+upgrade, a reload. Goes out: workers that serve, and what they report. It must never serve a client itself, and never end because a
+worker does.
 """
 
 import asyncio
@@ -11,12 +11,11 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
 from tsq.exposition import Family, Kind, Point
-from tsq.host import reuseport
-from tsq.options import Target
+from tsq.server.programs import Programs
+from tsq.server.socket_groups import SocketGroups
 from tsq.server.supervisor_plan import (
     Action,
     Changed,
@@ -36,7 +35,7 @@ from tsq.server.supervisor_plan import (
 )
 from tsq.server.supervisor_totals import Totals
 from tsq.server.whole import others
-from tsq.server.worker_forks import Order, environment, how_it_ended
+from tsq.server.worker_forks import Order, how_it_ended
 from tsq.server.worker_link import PROTOCOL, Link, Message
 
 logger = logging.getLogger(__name__)
@@ -51,14 +50,6 @@ _RELOAD_LIMIT = 20.0
 # As long as a session ticket can be used (`Secrets`).
 _SECRETS_LIFETIME = 86400.0
 _MASTER_SIZE = 32
-
-
-class _Program:
-    """The process that makes the workers of a generation."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", link: Link) -> None:
-        self.process = process
-        self.link = link
 
 
 class _Worker:
@@ -78,11 +69,9 @@ class _Worker:
 class Supervisor:
     """N workers, and while one generation follows another, 2N.
 
-    groups: for each address 2N sockets in the order of the slots, or 4N, of which the second half is for newcomers; closed by
-    `close`. workers: N; None: there are 2N sockets. command: starts a process that makes workers
-    (`worker_forks`). drain_limit: seconds that an old generation may serve its connections. own_secrets: whether the workers need
-    secrets, as they have none from a file. after_change: called when the first generation serves, and after an upgrade, with what
-    is wrong. Log lines of status are the caller's.
+    groups, workers: see `SocketGroups`; command: see `Programs`. drain_limit: seconds that an old generation may serve its
+    connections. own_secrets: whether the workers need secrets, as they have none from a file. after_change: called when the first
+    generation serves, and after an upgrade, with what is wrong. Log lines of status are the caller's.
     """
 
     def __init__(
@@ -95,20 +84,17 @@ class Supervisor:
         after_change: Callable[[str], None],
         workers: int | None = None,
     ) -> None:
-        self._groups = groups
-        self._command = list(command)
+        self._groups = SocketGroups(groups, workers)
+        self._programs = Programs(command, self._from_program)
         self._after_change = after_change
         self._masters = [os.urandom(_MASTER_SIZE)] if own_secrets else []
-        self._plan = Plan(len(groups[0]) // 2 if workers is None else workers, drain_limit)
+        self._plan = Plan(self._groups.workers, drain_limit)
         self._drain_limit = drain_limit
-        self.totals = Totals([Target(*group[0].getsockname()[:2]) for group in groups])
-        self._programs: dict[int, _Program] = {}
+        self.totals = Totals(self._groups.addresses)
         self._workers: dict[int, _Worker] = {}
         self._pings = 0
         self._deaths = 0
         self._upgrades = {"good": 0, "failed": 0}
-        # Programs without work, until they have ended.
-        self._leaving: list[subprocess.Popen[bytes]] = []
         self._began = False
         self._timer: asyncio.TimerHandle | None = None
         self._trouble = ""
@@ -212,7 +198,7 @@ class Supervisor:
             case Start(slot):
                 return self._start(slot)
             case Unload(generation):
-                self._unload(generation)
+                self._programs.unload(generation)
             case Steer(newcomers, living):
                 self._steer(newcomers, living)
             case Relay(source, target):
@@ -242,42 +228,10 @@ class Supervisor:
                     self._ended.set()
 
     def _load(self, generation: int) -> Sequence[Action]:
-        link, other = Link.pair()
-        try:
-            process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment(other.fileno()),
-                pass_fds=[other.fileno()],
-            )
-        except OSError as error:
-            link.close()
-            return self._plan.unloaded(generation, f"{self._command[0]}: {error.strerror}", self._now())
-        finally:
-            other.close()
-        program = _Program(process, link)
-        self._programs[generation] = program
-        asyncio.get_running_loop().add_reader(link.fileno(), self._from_program, generation, program)
-        return []
+        why = self._programs.load(generation)
+        return self._plan.unloaded(generation, why, self._now()) if why else []
 
-    def _unload(self, generation: int) -> None:
-        """It sees that its link is closed, and ends when its workers have."""
-        program = self._programs.pop(generation, None)
-        if program is not None:
-            asyncio.get_running_loop().remove_reader(program.link.fileno())
-            program.link.close()
-            self._leaving.append(program.process)
-
-    def _from_program(self, generation: int, program: _Program) -> None:
-        received = program.link.receive()
-        if received is None:
-            # `_reap` knows how it ended.
-            asyncio.get_running_loop().remove_reader(program.link.fileno())
-            return
-        message, fds = received
-        for fd in fds:
-            os.close(fd)
+    def _from_program(self, generation: int, message: Message) -> None:
         if "loaded" in message:
             self._perform(self._loaded(generation, message))
         worker = next((self._workers.get(int(message[key])) for key in ("made", "unmade", "ended") if key in message), None)
@@ -292,7 +246,7 @@ class Supervisor:
 
     def _loaded(self, generation: int, message: Message) -> Sequence[Action]:
         if message["loaded"] != PROTOCOL:
-            self._unload(generation)
+            self._programs.unload(generation)
             why = f"version {message.get('version')} needs a restart of the server to take over from this one"
             return self._plan.unloaded(generation, why, self._now())
         logger.log(logging.INFO if self._began else logging.DEBUG, "version %s is loaded", message.get("version"))
@@ -301,10 +255,9 @@ class Supervisor:
     def _start(self, slot: int) -> Sequence[Action]:
         link, other = Link.pair()
         worker = _Worker(slot, link, self._now())
-        program = self._programs.get(slot // self._plan.workers)
         order = Order(slot, 2 * self._plan.workers, self._plan.answered(slot), tuple(self._masters))
-        fds = [other.fileno(), *(one.fileno() for group in self._groups for one in group[slot :: 2 * self._plan.workers])]
-        sent = program is not None and program.link.send({"start": order.message()}, fds)
+        fds = [other.fileno(), *self._groups.descriptors(slot)]
+        sent = self._programs.send(slot // self._plan.workers, {"start": order.message()}, fds)
         other.close()
         if not sent:
             link.close()
@@ -363,12 +316,7 @@ class Supervisor:
                 self.totals.add(worker, received[0]["report"])
 
     def _steer(self, newcomers: int, living: frozenset[int]) -> None:
-        for group in self._groups:
-            divided = len(group) > 2 * self._plan.workers
-            try:
-                reuseport.attach(group[0], reuseport.steering(self._plan.workers, newcomers, living, divided=divided))
-            except OSError as error:
-                logger.error("packets of %s cannot be given to other workers: %s", Target(*group[0].getsockname()[:2]), error)
+        self._groups.divide(newcomers, living)
         for slot in self._workers:
             self._send(slot, {"answered": sorted(self._plan.answered(slot))})
 
@@ -436,15 +384,8 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Processes of this one have ended."""
-        self._leaving = [process for process in self._leaving if process.poll() is None]
-        for generation, program in list(self._programs.items()):
-            status = program.process.poll()
-            if status is not None:
-                del self._programs[generation]
-                asyncio.get_running_loop().remove_reader(program.link.fileno())
-                program.link.close()
-                why = f"ended with exit status {status}" if status >= 0 else how_it_ended(-status)
-                self._perform(self._plan.unloaded(generation, f"its program {why}", self._now()))
+        for generation, why in self._programs.reap():
+            self._perform(self._plan.unloaded(generation, f"its program {why}", self._now()))
         for worker in list(self._workers.values()):
             # Of a program that has ended, workers may have come to this process.
             with contextlib.suppress(ChildProcessError):
@@ -458,14 +399,5 @@ class Supervisor:
             self._kill(worker.slot)
             asyncio.get_running_loop().remove_reader(worker.link.fileno())
             worker.link.close()
-        for generation in list(self._programs):
-            self._unload(generation)
-        for process in self._leaving:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(2)
-            if process.returncode is None:
-                process.kill()
-                process.wait()
-        for group in self._groups:
-            for one in group:
-                one.close()
+        self._programs.end()
+        self._groups.close()

@@ -14,7 +14,8 @@ from enum import StrEnum
 from math import inf
 
 from tsq.errors import ClockError, ConfigError, NotPermitted
-from tsq.host.clock import ClockState, SystemClock
+from tsq.host.clock import SystemClock
+from tsq.host.clock_readings import ClockState
 from tsq.host.keepers.chrony import DEFAULT, LEAP_UNSYNCHRONIZED, UNIX_SOCKET, Address, Tracking, ask_tracking
 from tsq.host.keepers.ntpd_rs import DEFAULT as OBSERVE
 from tsq.host.keepers.ntpd_rs import Observation, observe

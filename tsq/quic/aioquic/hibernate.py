@@ -4,7 +4,7 @@ Comes in: an aioquic connection whose session the data plane holds; later a new 
 what the session does not hold (numbers of connection IDs, limits of streams and data), or None for a connection that must stay.
 It must never rest while anything is in flight, pending or open, and never make a connection complete whose keys it does not have.
 
-With `internals`, `offload` and `trim`, this is the only module that touches aioquic's private attributes (PRIVATE_NAMES).
+Only this package touches aioquic's private attributes; PRIVATE_NAMES lists those that this module touches.
 """
 
 import struct
@@ -19,7 +19,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import CipherSuite, Context, Epoch, State
 
 from tsq.dataplane.session import Session
-from tsq.quic.aioquic.offload import SharedConnection
+from tsq.quic.aioquic.shared_connection import SharedConnection
 from tsq.quic.aioquic.trim import let_go_of_handshake
 from tsq.quic.udp import NetworkPath
 
