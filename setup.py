@@ -51,7 +51,12 @@ LINUX = (
     "tsq.dataplane.cache",
     "tsq.dataplane.derivation",
     "tsq.dataplane.services",
+    "tsq.dataplane.answers",
+    "tsq.dataplane.stamps",
+    "tsq.dataplane.sessions",
+    "tsq.dataplane.upkeep",
     "tsq.dataplane.batches",
+    "tsq.dataplane.waiting",
     "tsq.host._clock",
     "tsq.host._memory",
     "tsq.host._privileges",
@@ -65,7 +70,7 @@ MODULES = (*PORTABLE, *LINUX) if sys.platform == "linux" else PORTABLE
 # must not use at the same time: when they are loaded, Python takes the lock again (docs/howto/install.md).
 FREE_THREADED = {
     *(f"tsq.dataplane.{name}" for name in ("recovery", "frames", "table", "digests", "initials", "tokens", "prefixes", "pressure")),
-    *(f"tsq.dataplane.{name}" for name in ("records", "cache", "derivation", "services")),
+    *(f"tsq.dataplane.{name}" for name in ("records", "cache", "derivation", "services", "answers", "stamps")),
     *(f"tsq.host.{name}" for name in ("_clock", "_memory", "_privileges", "_sandbox", "_step_notice")),
 }
 CRYPTO = ("packet", "session", "records", "cache", "derivation", "digests", "tokens", "admission")

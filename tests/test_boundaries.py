@@ -299,7 +299,7 @@ def test_the_data_plane_allocates_when_a_connection_or_a_table_begins_and_not_fo
     assert found == {
         "admission.__cinit__", "batches.__cinit__", "cache.cache_init", "records.chunk_new", "_sockets.io_new",
         "packet.keys_set_aead", "packet.keys_set_protection", "prefixes.access_set", "prefixes.known_init", "prefixes.resize",
-        "session.__cinit__", "table.table_init", "table.grow",
+        "session.__cinit__", "stamps.stamps_init", "table.table_init", "table.grow",
     }  # fmt: skip
 
 

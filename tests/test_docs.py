@@ -863,7 +863,7 @@ def test_the_page_on_bounds_has_the_numbers_of_the_source() -> None:
 
 
 def test_the_limits_of_the_data_plane_are_those_of_the_source() -> None:
-    places = ("state.pxd", "recovery.pyx", "session.pxd", "frames.pxd", "batches.pyx")
+    places = ("state.pxd", "recovery.pyx", "session.pxd", "frames.pxd", "answers.pyx", "stamps.pxd", "batches.pyx")
     source = "\n".join((ROOT / "tsq" / "dataplane" / place).read_text() for place in places)
     constants = dict(re.findall(r"^    (\w+) = (\d+)$", source, re.MULTILINE))
     table = {row[0]: row[1] for row in rows(section(PLANES, "## Limits"))}
@@ -939,8 +939,9 @@ def defined(paths: list[Path] = SOURCES) -> tuple[dict[str, set[str]], set[str]]
         if path.suffix == ".pyx":
             text = path.read_text()
             names |= set(re.findall(r"^(?:cdef|def) .*?(\w+)\(", text, re.MULTILINE))
-            for found in re.finditer(r"^cdef class (\w+):\n((?:(?: .*)?\n)+)", text, re.MULTILINE):
-                classes[found[1]] = set(re.findall(r"^    (?:def|cdef .*?) ?(\w+)\(", found[2], re.MULTILINE))
+            for found in re.finditer(r"^cdef class (\w+)(?:\((\w+)\))?:\n((?:(?: .*)?\n)+)", text, re.MULTILINE):
+                bases[found[1]] = [found[2]] if found[2] else []
+                classes[found[1]] = set(re.findall(r"^    (?:def|cdef .*?) ?(\w+)\(", found[3], re.MULTILINE))
         elif path.suffix == ".py":
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ClassDef):

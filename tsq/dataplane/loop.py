@@ -8,7 +8,8 @@ import asyncio
 import select
 import selectors
 
-from tsq.dataplane.batches import DataPlane, wait
+from tsq.dataplane.batches import DataPlane
+from tsq.dataplane.waiting import wait
 
 _NO_TIMEOUT = -1.0
 

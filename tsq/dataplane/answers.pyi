@@ -1,0 +1,1 @@
+"""Types of the compiled answers, which have a C interface only; see answers.pyx."""
