@@ -71,7 +71,7 @@ def test_a_packet_to_a_spare_connection_id_is_the_control_planes():
     peer.id = SPARE
     peer.give(datagram(request(1)))
     assert not peer.taken
-    assert peer.data_plane.rests(SPARE)
+    assert peer.data_plane.rests(SPARE, peer.now)
 
 
 @pytest.mark.parametrize(("ids", "remains"), [
@@ -193,7 +193,7 @@ def test_the_oldest_record_ends_first():
         peers[number].now += 1.0 + seconds
         peers[number].give(PADDING)
     for number in order:
-        assert plane.rests(peers[number].id)
+        assert plane.rests(peers[number].id, peers[number].now)
         assert plane.end_oldest()
-        assert not plane.rests(peers[number].id)
+        assert not plane.rests(peers[number].id, peers[number].now)
     assert not plane.end_oldest()

@@ -47,5 +47,6 @@ cdef class Sessions:
     cdef void drain(self, const Slot* slot, State* s, double now) noexcept nogil
     cdef bint near_limit(self, int64_t sealed, uint64_t failed, uint64_t excessive) noexcept nogil
     cdef uint32_t number_of(self, bytes connection_id)
+    cdef double heard(self, uint32_t number) noexcept nogil
     cdef void unlist(self, uint32_t number) noexcept nogil
     cdef void remove(self, uint32_t number) noexcept nogil

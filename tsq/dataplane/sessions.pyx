@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from tsq._fast cimport C_FRAME_OVERHEAD, C_MOST_MESSAGE, EXACT_VALUE_SIZE, View
 from tsq._sockets cimport C_BATCH
-from tsq.dataplane.cache cimport cache_free, cache_init, give_back, let_go, state_of
+from tsq.dataplane.cache cimport cache_free, cache_init, give_back, held, let_go, state_of
 from tsq.dataplane.frames cimport MOST_DATAGRAM_HEADER, put_datagram_header
 from tsq.dataplane.packet cimport TAG_SIZE, keys_free
 from tsq.dataplane.records cimport (
@@ -247,9 +247,19 @@ cdef class Sessions:
         self.add(ids[0], session)
         return session, ids, remains
 
-    def rests(self, bytes connection_id not None):
-        """Whether a connection with this ID is at rest here."""
-        return self.number_of(connection_id) != NO_RECORD
+    def rests(self, bytes connection_id not None, double now):
+        """Whether a connection with this ID is at rest here. One that was idle for too long has ended (RFC 9000 §10.1)."""
+        cdef uint32_t number = self.number_of(connection_id)
+        return number != NO_RECORD and now < self.heard(number) + chunk_of(&self.records, number).idle[place_of(number)]
+
+    cdef double heard(self, uint32_t number) noexcept nogil:
+        """When the idle timeout of a record began."""
+        cdef State* s = held(&self.cache, &self.records, number)
+        cdef Cold* cold
+        if s != NULL:
+            return active_at(s)
+        cold = cold_of(&self.records, number)
+        return max(cold.first_sent, cold.last_receive)
 
     def read(self, bytes data not None, bytes remote not None, bytes local not None, double now):
         """The messages in a packet of a connection at rest, as often as once a second; else None: then it is for its connection.

@@ -88,14 +88,7 @@ cdef class Upkeep(Sessions):
         """End a record that was idle for too long, unless its state knows of later packets."""
         cdef Chunk* chunk = chunk_of(&self.records, number)
         cdef int place = place_of(number)
-        cdef State* s = held(&self.cache, &self.records, number)
-        cdef Cold* cold
-        cdef double since
-        if s != NULL:
-            since = active_at(s)
-        else:
-            cold = cold_of(&self.records, number)
-            since = max(cold.first_sent, cold.last_receive)
+        cdef double since = self.heard(number)
         chunk.seen[place] = <uint32_t> since
         if since + chunk.idle[place] <= now:
             self.remove(number)

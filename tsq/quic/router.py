@@ -168,7 +168,7 @@ class Router:
             return connection
         if not long:
             return self._short(data, connection_id, path, now)
-        if any(plane.rests(connection_id) for plane in self._planes):
+        if any(plane.rests(connection_id, now) for plane in self._planes):
             # Its keys for such packets are gone.
             return self._drop(Drop.NOT_INITIAL)
         if (closed := self._takes_none(now)) is not None:
@@ -223,7 +223,7 @@ class Router:
     def wake(self, connection_id: bytes, now: float) -> ServerConnection | None:
         """The connection with this ID, made again where it was at rest; None where there is none, or too many were made lately."""
         for plane in self._planes:
-            if not plane.rests(connection_id):
+            if not plane.rests(connection_id, now):
                 continue
             if self._rebuilds.refill(now) < 1:
                 return None
@@ -357,7 +357,7 @@ class Router:
         connection = self.wake(connection_id, now)
         if connection is not None:
             return connection
-        if any(plane.rests(connection_id) for plane in self._planes):
+        if any(plane.rests(connection_id, now) for plane in self._planes):
             return self._drop(Drop.OVERLOADED)
         return self._unknown(data, connection_id, path, now)
 

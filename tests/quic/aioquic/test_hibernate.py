@@ -247,6 +247,21 @@ def test_a_connection_that_hears_nothing_ends_after_its_idle_timeout(certificate
     assert len(reset) < len(late)
 
 
+def test_between_its_idle_timeout_and_the_next_look_a_connection_is_not_made_again(certificates):
+    """The client may have given it up, too: it gets a stateless reset at once, and connects again."""
+    world = World(certificates, data_plane=True, rest_after=2.0)
+    client = ForeignClient(world, idle_timeout=30.0)
+    client.ask(request(1))
+    rest(world)
+    late = one_rtt(client, b"\x01\0\0\0")
+    # No look comes in between.
+    world.now_ns += 31_000_000_000
+    assert world.data_plane.resting == 1
+    [reset] = world.deliver_to_server(late)
+    assert len(reset) < len(late)
+    assert (rebuilt(world), world.counters.get("dropped", Drop.UNKNOWN_CONNECTION)) == (0, 1)
+
+
 def test_exact_t3_is_reported_across_a_rest(world):
     client = ForeignClient(world, idle_timeout=LONG)
     client.ask(request(1, EXACT_T3))
