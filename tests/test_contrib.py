@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import yaml
 
 from tests.support.chronyd import until
 from tests.support.metrics import documented
+from tests.support.ports import free_port
 from tsq.daemon.metrics import Metrics
 from tsq.discipline.settings import Mode
 from tsq.discipline.status import ClockStatus, SourceStatus, Status, Tracking
@@ -241,9 +241,3 @@ def test_a_real_prometheus_scrapes_the_metrics_and_evaluates_the_rules(tmp_path)
         until(lambda: [rule["health"] for group in ask("rules")["groups"] for rule in group["rules"]] == ["ok"] * len(rules()), 60)
 
     asyncio.run(main())
-
-
-def free_port() -> int:
-    with socket.socket() as tcp:
-        tcp.bind(("127.0.0.1", 0))
-        return tcp.getsockname()[1]

@@ -132,14 +132,14 @@ def container(directory: Path) -> Iterator[str]:
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        until(lambda: b"listening" in (directory / "log").read_bytes() or process.poll() is not None, 20)
+        until(lambda: b"listening" in (directory / "log").read_bytes() or process.poll() is not None, 60)
         assert process.poll() is None, (directory / "log").read_text()
         yield name
-        subprocess.run([*crun, "kill", name, "TERM"], check=True, timeout=20)
-        assert process.wait(20) == 0, (directory / "log").read_text()
+        subprocess.run([*crun, "kill", name, "TERM"], check=True, timeout=60)
+        assert process.wait(60) == 0, (directory / "log").read_text()
     finally:
         if process.poll() is None:
-            subprocess.run([*crun, "kill", name, "KILL"], check=False, timeout=20)
+            subprocess.run([*crun, "kill", name, "KILL"], check=False, timeout=60)
             process.kill()
             process.wait()
 
@@ -158,7 +158,7 @@ def test_a_container_of_the_image_answers_read_only_as_nobody_without_capabiliti
         assert done.returncode == 0, done.stderr
         (host,) = json.loads(done.stdout)["hosts"]
         assert host["stratum"] == 1
-        state = subprocess.run([*crun, "state", name], capture_output=True, text=True, check=True, timeout=20).stdout
+        state = subprocess.run([*crun, "state", name], capture_output=True, text=True, check=True, timeout=60).stdout
         pid = json.loads(state)["pid"]
         status = Path(f"/proc/{pid}/status").read_text()
         user, group = said["USER"].split(":")
@@ -171,7 +171,7 @@ def test_a_container_of_the_image_answers_read_only_as_nobody_without_capabiliti
             Path("/proc", str(pid), "root", "new").write_text("")
         # The health check of the image, as an engine runs it.
         command = json.loads(said["HEALTHCHECK"].partition(" CMD ")[2])
-        subprocess.run([*crun, "exec", name, *command], check=True, capture_output=True, timeout=20)
+        subprocess.run([*crun, "exec", name, *command], check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="module")

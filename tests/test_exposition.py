@@ -129,7 +129,7 @@ def test_a_peer_that_reads_nothing_is_disconnected():
         assert len(await rest(reader)) < 50_000_000
         writer.close()
 
-    run(work, lambda: "x" * 50_000_000, patience=0.2)
+    run(work, lambda: "x" * 50_000_000, patience=1.0)
 
 
 def test_too_many_connections_are_refused_and_the_first_ones_stay():

@@ -55,14 +55,14 @@ def test_two_commands_that_overlap_leave_no_trace():
     def first():
         with for_command_line():
             first_began.set()
-            second_began.wait(10)
+            second_began.wait(60)
         first_ended.set()
 
     def second():
-        first_began.wait(10)
+        first_began.wait(60)
         with for_command_line():
             second_began.set()
-            first_ended.wait(10)
+            first_ended.wait(60)
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
     for thread in threads:

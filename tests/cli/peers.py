@@ -150,7 +150,7 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         self._run(self._shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _shut(self) -> None:
@@ -160,7 +160,7 @@ class Peer:
             await asyncio.sleep(0)
 
     def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def _protocol(self, *arguments: Any, **options: Any) -> QuicConnectionProtocol:
         return _Protocol(self, self._greeting, *arguments, **options)

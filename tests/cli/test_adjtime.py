@@ -18,6 +18,7 @@ from tests.cli.test_client import Run
 from tests.support import denied, kernel, shown
 from tests.support.kernel import UNSYNC, VirtualKernel
 from tests.support.processes import BIN
+from tests.support.tries import in_one_of_some
 from tsq._fast import clock_ns, pack_response
 from tsq.cli.adjtime import _NUMBERS, _options, _parser, main
 from tsq.cli.numbers import negatives_joined
@@ -122,21 +123,29 @@ def test_a_smaller_one_is_slewed_by_the_kernel(bench, offset):
 
 
 def test_before_and_after_are_printed_with_offset_bound_and_the_kernels_state(bench):
-    it = bench(2.0)
-    run = it.run()
-    assert re.search(r"^System clock wrong by \+[12]\.\d{6} ± 0\.01\d{4} s$", run.out, re.MULTILINE)
-    before, after = re.findall(r"^(?:before|after): +kernel: (.*)$", run.out, re.MULTILINE)
-    assert before.startswith("unsynchronized, maxerror 16.000 s")
     told = r"synchronized, maxerror 1\d\.\d{3} ms, esterror \d+\.\d{3} [mµ]s, frequency \+0\.000 ppm, slewing \+0\.0{3} µs"
-    assert re.fullmatch(told, after)
+
+    def is_told() -> bool:
+        run = bench(2.0).run()
+        before, after = re.findall(r"^(?:before|after): +kernel: (.*)$", run.out, re.MULTILINE)
+        assert before.startswith("unsynchronized, maxerror 16.000 s")
+        wrong = re.search(r"^System clock wrong by \+[12]\.\d{6} ± 0\.01\d{4} s$", run.out, re.MULTILINE)
+        return bool(wrong and re.fullmatch(told, after))
+
+    # The server, in a thread, may be kept waiting.
+    assert in_one_of_some(is_told)
 
 
 def test_maxerror_is_the_root_distance_and_esterror_the_jitter_in_microseconds(bench):
-    it = bench(2.0)
-    run = it.run("--server-error", "0.005")
-    _, bound = shown.wrong_by(run.out)
-    assert it.twin.maxerror_us == pytest.approx(bound * 1e6, abs=1)
-    assert 1 <= it.twin.esterror_us < 5000
+    def esterror_us() -> int:
+        it = bench(2.0)
+        run = it.run("--server-error", "0.005")
+        _, bound = shown.wrong_by(run.out)
+        assert it.twin.maxerror_us == pytest.approx(bound * 1e6, abs=1)
+        return it.twin.esterror_us
+
+    # The server, in a thread, may be kept waiting.
+    assert in_one_of_some(lambda: 1 <= esterror_us() < 5000)
 
 
 def test_the_user_sets_the_limits(bench):

@@ -20,8 +20,10 @@ import pytest
 
 import tsq
 from tests.cli.peers import DAY, NOW, Authority, Peer, closed_port, deaf_port, honest, self_signed_leaf, silent
+from tests.support.ports import free_port
 from tests.support.processes import BIN, ServerProcess, run_client
 from tests.support.threads import ServerThread
+from tests.support.tries import in_one_of_some
 from tsq._fast import clock_ns, pack_response, pack_tlvs
 from tsq.cli.client import main
 from tsq.wire.message import encode_error
@@ -101,10 +103,14 @@ def test_a_good_server_gives_a_table_a_legend_and_a_verdict(ask, server):
 
 
 def test_count_is_the_number_of_samples_and_one_request_more_makes_the_last_exact(ask, server):
-    # Not all at once, which takes more than one to make them all exact, and too fast to be worth a warm path.
-    run = ask(server.target, "--ca", server.ca, "--count", "7", "--interval", "0.005")
-    assert " 7/7 " in run.out
-    assert server.server.counters.get("requests") == 8
+    def requests() -> int:
+        before = server.server.counters.get("requests")
+        # Not all at once, which takes more than one to make them all exact, and too fast to be worth a warm path.
+        run = ask(server.target, "--ca", server.ca, "--count", "7", "--interval", "0.005")
+        assert " 7/7 " in run.out
+        return server.server.counters.get("requests") - before
+
+    assert in_one_of_some(lambda: requests() == 8)
 
 
 def test_stream_option_asks_on_streams_without_a_notice(ask, server):
@@ -217,7 +223,7 @@ def test_silence_is_a_time_out_that_suspects_a_firewall(ask):
 
 def test_a_server_that_connects_and_never_answers_is_no_answer(ask, certificates):
     with Peer(certificates, silent) as peer:
-        run = ask(peer.target, "--ca", peer.ca, "--timeout", "1", "--interval", "0")
+        run = ask(peer.target, "--ca", peer.ca, "--timeout", "2", "--interval", "0")
         # The first one is sent again: its packet may be lost.
         assert peer.requests == 4
     assert run.status == NO_ANSWER
@@ -441,9 +447,9 @@ def sent_before_received(nonce: bytes, request: bytes, number: int) -> list[byte
     return [pack_response(nonce, now, now - 1_000_000)]
 
 
-def held_for_a_second(nonce: bytes, request: bytes, number: int) -> list[bytes]:
+def held_for_a_minute(nonce: bytes, request: bytes, number: int) -> list[bytes]:
     now = clock_ns()
-    return [pack_response(nonce, now - 1_000_000_000, now)]
+    return [pack_response(nonce, now - 60_000_000_000, now)]
 
 
 def far_future(nonce: bytes, request: bytes, number: int) -> list[bytes]:
@@ -457,7 +463,7 @@ WRONG = {
     "no T3": (no_send_time, "malformed answer (a response without T2 or T3)"),
     "garbage": (garbage, "malformed answer ("),
     "T3 before T2": (sent_before_received, "T3 is before T2"),
-    "negative delay": (held_for_a_second, "negative delay"),
+    "negative delay": (held_for_a_minute, "negative delay"),
     "offset": (far_future, "offset over the limit"),
 }
 
@@ -468,7 +474,8 @@ def test_answers_that_are_all_rejected_say_why(ask, certificates, fault, mode):
     answer, words = WRONG[fault]
     with Peer(certificates, answer) as peer:
         run = ask(peer.target, "--ca", peer.ca, "--interval", "0", *mode)
-        assert peer.requests == 3
+        # The first one may be sent again.
+        assert peer.requests in (3, 4)
     assert run.status == REJECTED
     line = one_line_of(run)
     assert f"{peer.target}: all answers were rejected; the last one: {words}" in line
@@ -883,7 +890,7 @@ def test_an_unwritable_session_file_costs_the_tickets_alone_and_is_named(ask, tm
 
 def test_early_data_after_a_server_restart_is_asked_again(ask, tmp_path, certificates):
     file = tmp_path / "sessions"
-    with ServerThread(["127.0.0.1:0"], certificates) as server:
+    with ServerThread([f"127.0.0.1:{free_port()}"], certificates) as server:
         target, ca = server.target, server.ca
         ask(target, "--ca", ca, "--session-file", file, "--interval", "0")
     # A new server on the same port knows nothing of the old one's tickets.
@@ -911,7 +918,8 @@ def test_watch_says_that_a_server_that_it_had_believed_is_refused_now(tmp_path):
     trusted, stranger = Authority("Known").issue(tmp_path / "known"), Authority("Stranger").issue(tmp_path / "stranger")
     refused = "no connection at present: the server's certificate is signed by CN=Stranger, which is not trusted here"
     with ExitStack() as ending:
-        with ServerProcess(["--listen", "127.0.0.1:0", "--cert", trusted.certificate, "--key", trusted.key]) as server:
+        port = free_port()
+        with ServerProcess(["--listen", f"127.0.0.1:{port}", "--cert", trusted.certificate, "--key", trusted.key]) as server:
             target = server.target
             command = [BIN / "tsq-client", "--watch", "--interval", "0.3", "--timeout", "1", "--ca", trusted.authority, target]
             watch = ending.enter_context(

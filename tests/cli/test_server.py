@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -250,14 +251,19 @@ def test_each_address_that_is_listened_on_is_printed_and_answers(certificates):
     assert server.output == "".join(f"tsq-server: listening on {target} (UDP)\n" for target in server.targets)
 
 
+COUNTED = ("requests: datagram", "answered")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_with_status_0_and_its_counters_in_the_log(certificates, number):
     with ServerProcess(options(certificates)) as server:
         assert run_client(server.target, "--ca", certificates.authority, "--interval", "0.05").returncode == OK
         assert server.stop(number) == OK
     assert "Traceback" not in server.errors
-    assert "tsq-server: INFO: requests: datagram: 4\n" in server.errors
-    assert "tsq-server: INFO: answered: 4\n" in server.errors
+    # A request whose answer is late is repeated.
+    (requests, answered) = (re.findall(rf"^tsq-server: INFO: {name}: (\d+)$", server.errors, re.MULTILINE) for name in COUNTED)
+    assert requests == answered
+    assert 4 <= int(answered[0]) < 8
     assert "tsq-server: INFO: handshakes: full: 1\n" in server.errors
 
 
@@ -300,7 +306,7 @@ def test_sigusr1_prints_uptime_connections_and_counters_and_changes_nothing(cert
         server.send_signal(signal.SIGTERM)
         lines, _, ending = server.process.stderr.read().partition("closing")
         assert server.stop() == OK
-    assert "tsq-server: INFO: answered: 2\n" in lines
+    assert re.search(r"tsq-server: INFO: answered: [2-5]\n", lines)
     assert "tsq-server: INFO: handshakes: full: 1\n" in lines
     assert bool(ending) == (level == "info")
 
@@ -341,7 +347,8 @@ def test_retry_always_is_seen_by_no_client_and_counted(certificates):
     with ServerProcess(options(certificates, "--retry", "always")) as server:
         assert run_client(server.target, "--ca", certificates.authority, "--interval", "0").returncode == OK
         assert server.stop() == OK
-    assert "INFO: retries: 1\n" in server.errors
+    # A first packet whose answer is late is sent again.
+    assert re.search(r"INFO: retries: [1-3]\n", server.errors)
 
 
 def test_connections_over_the_limit_are_refused_and_counted(certificates):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import BIN, ServerProcess
+from tests.support.ports import free_port
+from tests.support.processes import BIN
 
 FULL = f"standard output cannot be written: {os.strerror(28)}\n"
 COMMANDS = {
@@ -121,8 +122,7 @@ def test_a_server_serves_whatever_its_streams_are(certificates, tmp_path, redire
     options = ["--cert", str(certificates.certificate), "--key", str(certificates.key), "--local-stratum", "1"]
     shell = f'exec "$@" {redirections}' if "2>" in redirections else f'exec "$@" 2>{log} {redirections}'
     # The port is known beforehand: nothing can be read.
-    with ServerProcess(["--listen", "127.0.0.1:0", *options[:4]]) as other:
-        target = str(other.target)
+    target = f"127.0.0.1:{free_port()}"
     with subprocess.Popen(["sh", "-c", shell, "sh", str(BIN / "tsq-server"), "--listen", target, *options]) as server:
         try:
             command = [BIN / "tsq-client", target, "--ca", certificates.authority, "--interval", "0"]

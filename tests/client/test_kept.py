@@ -44,6 +44,7 @@ def kept(target: Target, ca: object, **options: Any) -> KeptClient:
 def test_a_pair_is_two_exchanges_and_one_that_makes_the_second_exact(server, monkeypatch):
     # This machine may be busy.
     monkeypatch.setattr("tsq.client.channel._SHORT_DELAY", 10.0)
+    monkeypatch.setattr("tsq.client.asynchronous.LAST_WAIT", GUARD)
 
     async def use() -> None:
         async with kept(server.target, server.ca) as client:
@@ -68,10 +69,14 @@ def test_a_pair_over_a_long_delay_sends_no_third_request(certificates):
 
         async def use() -> None:
             async with kept(peer.target, peer.ca) as client:
-                for _ in range(3):
+                counts = []
+                for _ in range(6):
                     before = peer.requests
                     assert all(sample.valid for sample in await client.pair())
-                    assert peer.requests - before == 2
+                    counts.append(peer.requests - before)
+                # The first request of all may be sent again.
+                assert counts[1:] == [2] * 5
+                assert counts[0] in (2, 3)
 
         run(use())
 
@@ -96,7 +101,7 @@ def test_a_server_that_never_answers_has_three_tries(certificates):
     with Peer(certificates, lambda nonce, request, number: []) as peer:
 
         async def use() -> None:
-            async with kept(peer.target, peer.ca, timeout=0.6) as client:
+            async with kept(peer.target, peer.ca, timeout=2.0) as client:
                 samples = await client.pair()
                 assert {sample.reason for sample in samples} <= {Reason.NO_ANSWER, Reason.NOT_SENT}
                 assert 1 <= len(samples) <= 3
@@ -245,7 +250,7 @@ def test_where_there_can_be_no_thread_the_call_is_made_here(monkeypatch):
 
 
 def test_a_deaf_server_ends_in_its_time_and_leaves_no_thread(certificates):
-    before = len(threads())
+    before = set(threading.enumerate())
     with deaf_port() as (deaf, _):
 
         async def use() -> None:
@@ -255,4 +260,7 @@ def test_a_deaf_server_ends_in_its_time_and_leaves_no_thread(certificates):
             client.shut()
 
         run(use())
-    assert len(threads()) == before
+    # A thread ends a little later than what it did.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(GUARD)
+        assert not thread.is_alive(), thread.name

@@ -19,7 +19,9 @@ from aioquic.asyncio import QuicConnectionProtocol
 import tsq
 from tests.cli.peers import Authority, Peer, closed_port, deaf_port, honest, silent
 from tests.support.open_files import left_open, open_files
+from tests.support.ports import free_port
 from tests.support.threads import ServerThread
+from tests.support.tries import in_one_of_some
 from tsq import errors
 from tsq._fast import clock_ns, pack_response
 from tsq.quic.selfsigned import CertificateFiles
@@ -186,7 +188,9 @@ def test_query_all_of_nothing_is_nothing():
     assert tsq.query_all([], tsq.ClientOptions()) == []
 
 
-def test_query_all_reports_each_sample_as_it_comes(server):
+def test_query_all_reports_each_sample_as_it_comes(server, monkeypatch):
+    # This machine may be busy.
+    monkeypatch.setattr("tsq.client.polling.LAST_WAIT", GUARD)
     seen: list[tuple[tsq.Target, tsq.Sample]] = []
     results = tsq.query_all([server.target], verified(server.ca), on_sample=lambda *pair: seen.append(pair))
     # Reported at once, made exact later.
@@ -218,9 +222,17 @@ def test_connect_keeps_one_connection_for_many_samples(server):
         assert (result.good, result.alpn, result.address) == (4, "tsq/1", "127.0.0.1")
         assert not {sample.t1_ns for sample in samples} & {sample.t1_ns for sample in result.samples}
 
-    run(use())
-    assert server.server.counters.get("handshakes", "full") == 1
-    assert server.server.counters.get("requests") == 10  # one more makes the last exact
+    def counted() -> tuple[int, int]:
+        return server.server.counters.get("handshakes", "full"), server.server.counters.get("requests")
+
+    def requests() -> int:
+        before = counted()
+        run(use())
+        after = counted()
+        assert after[0] - before[0] == 1
+        return after[1] - before[1]
+
+    assert in_one_of_some(lambda: requests() == 10)  # one more makes the last exact
 
 
 def test_samples_that_are_asked_for_together_are_different_ones(server):
@@ -256,7 +268,7 @@ def test_connect_to_a_server_without_datagrams_has_a_notice(certificates):
 
 def test_a_sample_that_gets_no_answer_says_so_and_the_next_one_is_asked(certificates):
     async def use(target: tsq.Target) -> list[tsq.Sample]:
-        async with tsq.connect(target, verified(certificates, timeout=1.0)) as client:
+        async with tsq.connect(target, verified(certificates, timeout=2.0)) as client:
             return [await client.sample(), await client.sample()]
 
     # The first one is sent again: its packet may be lost.
@@ -357,7 +369,7 @@ def test_connect_tries_every_address_and_raises_the_error_that_says_most(monkeyp
             return [(socket.AF_INET, (item.host, item.port)) for item in found]
 
         monkeypatch.setattr("tsq.client.asynchronous.resolve", look_up)
-        assert run(use(verified(server.ca, timeout=1.0))).valid
+        assert run(use(verified(server.ca, timeout=3.0))).valid
         found.pop()
         with pytest.raises(errors.HandshakeTimeout):
             run(use(verified(server.ca, timeout=0.3)))
@@ -388,7 +400,7 @@ def test_a_server_that_goes_away_fails_samples_until_it_is_back(certificates):
             assert notice.startswith("connected again once; the last time because ")
             assert "server is shutting down" in notice
 
-    server = ServerThread(["127.0.0.1:0"], certificates)
+    server = ServerThread([f"127.0.0.1:{free_port()}"], certificates)
     server.__enter__()
     run(use(server))
 
@@ -490,7 +502,7 @@ def test_close_while_a_sample_is_awaited_ends_the_sample(certificates):
             task = asyncio.create_task(client.sample())
             await asyncio.get_running_loop().run_in_executor(None, asked.wait, GUARD)
             await client.close()
-            done, _ = await asyncio.wait([task], timeout=5)
+            done, _ = await asyncio.wait([task], timeout=GUARD)
             task.cancel()
             assert done, "sample() waits for ever on a connection that was closed"
             assert isinstance(task.exception(), errors.TSQError)
@@ -504,17 +516,18 @@ def test_close_while_a_sample_is_awaited_ends_the_sample(certificates):
 
 
 def test_server_and_client_live_in_one_loop(certificates):
-    async def use() -> None:
+    async def use() -> int:
         async with tsq.Server(["127.0.0.1:0", "[::1]:0"], str(certificates.certificate), str(certificates.key)) as server:
             assert [target.host for target in server.addresses] == ["127.0.0.1", "::1"]
             for target in server.addresses:
                 async with tsq.connect(target, verified(certificates)) as client:
                     assert (await client.measure(interval=0)).good == 3
                     assert server.connections >= 1
-            assert server.counters.get("answered") == 8  # and one more for each measurement
+            answered = server.counters.get("answered")
         assert server.addresses == []
+        return answered
 
-    run(use())
+    assert in_one_of_some(lambda: run(use()) == 8)  # and one more for each measurement
 
 
 def test_a_server_is_started_and_closed_by_hand(certificates):

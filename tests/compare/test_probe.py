@@ -11,7 +11,7 @@ import pytest
 def test_the_probe_records_the_times_of_each_exchange(server_process, certificates, options):
     command = [sys.executable, "-m", "benchmarks.probe", str(server_process.target), "--ca", str(certificates.authority)]
     done = subprocess.run(
-        [*command, "--rate", "50", "--seconds", "0.2", *options], capture_output=True, text=True, timeout=60, check=True
+        [*command, "--rate", "50", "--seconds", "1", *options], capture_output=True, text=True, timeout=60, check=True
     )
     found = json.loads(done.stdout)
     assert len(found) >= 5

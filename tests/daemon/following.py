@@ -10,7 +10,7 @@ from tsq.discipline.events import Event, Polled, Reading
 from tsq.host.clock import clock_reading
 from tsq.options import ClientOptions, Target, Trust
 
-GUARD = 30.0
+GUARD = 120.0
 
 
 def reading() -> Reading:

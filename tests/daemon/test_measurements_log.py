@@ -91,7 +91,11 @@ def test_chronyds_own_lines_have_these_columns_and_this_banner(of_chronyd):
 
 @needs_chronyd
 def test_the_same_measurement_gives_the_same_line_as_chronyds(of_chronyd):
-    theirs = columns(of_chronyd[4])
+    # One for which neither of the two was kept waiting, of those before chronyd corrected its idea of the clock.
+    number, theirs = min(
+        ((number, found) for number in range(3, 3 + 32) if float((found := columns(of_chronyd[number]))["offset"]) > 0.1),
+        key=lambda one: (one[1]["tests"] != "111 111 1111", float(one[1]["delay"])),
+    )
     offset, delay = float(theirs["offset"]), float(theirs["delay"])
     # The server is ahead, so this clock is behind: positive in both.
     assert 0.24 < offset < 0.26
@@ -106,7 +110,7 @@ def test_the_same_measurement_gives_the_same_line_as_chronyds(of_chronyd):
     assert {key: found[key] for key in same} == {key: theirs[key] for key in same}
     # chronyd's root dispersion is the server's alone; so is this.
     assert float(found["root_dispersion"]) == float(theirs["root_dispersion"]) == 0.125
-    assert len(ours) == len(of_chronyd[4])
+    assert len(ours) == len(of_chronyd[number])
 
 
 def test_a_line_has_what_was_measured():

@@ -98,7 +98,7 @@ def test_a_long_poll_is_resumed_with_its_request_in_the_first_flight(server, at_
             association = source._client._association
             resumed.append(association.chosen.connection.resumed)
             early.append(association.zero_rtt)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while source.connected:
                     await asyncio.sleep(0)
         assert resumed == early == [False, True, True, True, True]
@@ -126,7 +126,7 @@ def test_short_polls_use_one_connection_and_long_waits_are_bridged(server, monke
             keep_alive()
 
         monkeypatch.setattr(source._client, "keep_alive", counted)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while touched < 20:
                 await asyncio.sleep(0)
         for _ in range(3):
@@ -194,6 +194,7 @@ class Nat:
         self._outside = self._endpoint(("127.0.0.1", 0))
         self.target = Target(*self._inside.getsockname())
         self.ports: set[int] = set()
+        self._old: list[socket.socket] = []
 
     def _endpoint(self, address: tuple[str, int]) -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -212,16 +213,15 @@ class Nat:
             self._inside.sendto(data, self._client)
 
     def forget(self) -> None:
-        self._close(self._outside)
+        asyncio.get_running_loop().remove_reader(self._outside)
+        # Open until the end, so that its port is not given again.
+        self._old.append(self._outside)
         self._outside = self._endpoint(("127.0.0.1", 0))
 
     def close(self) -> None:
-        self._close(self._inside)
-        self._close(self._outside)
-
-    def _close(self, endpoint: socket.socket) -> None:
-        asyncio.get_running_loop().remove_reader(endpoint)
-        endpoint.close()
+        for endpoint in (self._inside, self._outside, *self._old):
+            asyncio.get_running_loop().remove_reader(endpoint)
+            endpoint.close()
 
 
 def test_a_nat_that_forgets_its_port_costs_no_poll(server):
@@ -325,8 +325,11 @@ def test_another_address_of_this_machine_moves_the_connection_and_no_poll_is_los
         # The first address took the second one with it, unless the kernel promotes that one.
         ip("-n", network.one, "address", "replace", "192.0.2.77/24", "dev", device)
         answers = [ask() for _ in range(3)]
-        assert [one["valid"] for one in answers] == [[True]] * 3, answers
-        assert {one["local"] for one in answers} == {"192.0.2.77"}
+        # Between two connections there is no address.
+        while answers[-1]["local"] == "" and len(answers) < 20:
+            answers.append(ask())
+        assert [one["valid"] for one in answers] == [[True]] * len(answers), answers
+        assert {one["local"] for one in answers} - {""} == {"192.0.2.77"}
 
 
 def test_a_better_way_moves_the_same_connection(network, certificates):

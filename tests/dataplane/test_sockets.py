@@ -19,6 +19,7 @@ from tests.dataplane.peer import EXACT_T3, Packet, Peer, ack, datagram, nonce_of
 from tests.integration.peers import aioquic_client
 from tests.support.foreign import ForeignClient, path
 from tests.support.threads import ServerThread
+from tests.support.tries import in_one_of_some
 from tests.support.world import CLIENT, World
 from tsq import _sockets
 from tsq._fast import ns_from_ntp, pack_address
@@ -456,7 +457,7 @@ def taken(server: ServerThread) -> int:
 
 def test_a_load_is_answered_by_the_data_plane(server, fleet):
     before = taken(server)
-    fleet.run(2000, window=8)
+    fleet.run(2000, window=8, seconds=60.0)
     assert fleet.asker.answered + fleet.asker.lost == 2000
     assert fleet.asker.lost < 100
     assert taken(server) - before > 1800
@@ -464,7 +465,7 @@ def test_a_load_is_answered_by_the_data_plane(server, fleet):
 
 
 def test_a_load_that_asks_for_exact_t3_gets_it(server, fleet):
-    fleet.run(1000, window=1, exact=True)
+    fleet.run(1000, window=1, seconds=60.0, exact=True)
     # Each connection's first answer has nothing to tell.
     assert fleet.asker.answered - fleet.asker.exact <= 4 + fleet.asker.lost
     assert fleet.asker.exact > 900
@@ -498,7 +499,7 @@ def test_the_transmit_timestamp_of_an_answer_of_the_control_plane_is_reported_to
 
 def test_large_batches_of_many_connections_are_answered(server):
     with Fleet(server.target, server.ca, 30) as fleet:
-        fleet.run(3000, window=16)
+        fleet.run(3000, window=16, seconds=60.0)
         assert fleet.asker.lost < 100
 
 
@@ -1087,15 +1088,18 @@ def test_one_outage_reduces_the_window_once_whoever_lost_what(world, datagrams):
 # -------------------------------------------------------------------------------------------- the transmit path, warmed
 
 def test_batches_right_after_each_other_warm_the_path_once_or_seldom():
-    with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
-        warmed = DataPlane(spare.fileno())
-        warmed.add(wire.peer.id, wire.peer.session)
-        wire.peer.data_plane = warmed
-        for n in range(8 * BATCH):
-            wire.send(datagram(request(n)))
-        assert wire.serve() == (8 * BATCH, [])
-        # A machine that does something else for half a millisecond in between makes it more than one.
-        assert 1 <= warmed.warmed < 8
+    def times() -> int:
+        with contextlib.closing(Wire("127.0.0.1")) as wire, contextlib.closing(sink()) as spare:
+            warmed = DataPlane(spare.fileno())
+            warmed.add(wire.peer.id, wire.peer.session)
+            wire.peer.data_plane = warmed
+            for n in range(8 * BATCH):
+                wire.send(datagram(request(n)))
+            assert wire.serve() == (8 * BATCH, [])
+            return warmed.warmed
+
+    # A machine that does something else for half a millisecond in between makes it more than one.
+    assert in_one_of_some(lambda: 1 <= times() < 8)
 
 
 @pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", None), ("127.0.0.1", "0.0.0.0"), ("::1", None), ("::1", "::")])

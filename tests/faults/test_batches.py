@@ -17,7 +17,7 @@ from tests.support.crafted import REQUEST, one_rtt, reset_stream, stop_sending, 
 from tests.support.threads import ServerThread
 from tsq.quic.server_connection import ServerConnection
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 # Not the data plane's: aioquic deals with it.
 ODD_REQUEST = REQUEST + b"\xfd\x08\x06tsq.t4\x00"
 

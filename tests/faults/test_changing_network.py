@@ -75,21 +75,24 @@ def received(network: Pair) -> int:
 
 def test_requests_that_cannot_be_sent_are_samples_with_the_reason(network, certificates):
     with serving(network, certificates):
-        arguments = ("--count", 12, "--interval", 0.2, "--timeout", 1, "--json")
+        arguments = ("--count", 24, "--interval", 0.2, "--timeout", 1, "--json")
         with process(command(network, certificates, *arguments)) as running:
             wait_for_traffic(network)
             ip("-n", network.one, "link", "set", network.devices[0], "down")
             output, errors = running.communicate(timeout=HANG)
     assert "Traceback" not in errors
     [host] = json.loads(output)["hosts"]
-    assert len(host["samples"]) == 12
+    assert len(host["samples"]) == 24
     reasons = {sample["reason"] for sample in host["samples"]}
     assert "could not be sent" in reasons
     assert None in reasons
     details = {sample["detail"] for sample in host["samples"] if sample["reason"] == "could not be sent"}
-    assert details <= {"Network is unreachable", "Network is down", "Invalid argument", "No route to host"}
+    told = {"Network is unreachable", "Network is down", "Invalid argument", "No route to host"}
+    # Some of the last ones may wait for what was sent just before and had no answer.
+    assert details & told
+    assert details <= told | {"held back by the congestion window until its time was over"}
     # None has the transmit timestamp of another one.
-    assert len({sample["t1_ns"] for sample in host["samples"]}) == 12
+    assert len({sample["t1_ns"] for sample in host["samples"]}) == 24
 
 
 def test_watch_goes_on_when_the_machine_gets_another_address(network, certificates):
@@ -188,7 +191,7 @@ def test_a_refused_certificate_is_reported_and_not_the_silence_of_another_addres
     names = {"hosts": hosts, "nsswitch_conf": "hosts: files\n"}
     with serving(network, certificates), etc(network.one, **names):
         done = subprocess.run(
-            [*inside(network.one), str(BIN / "tsq-client"), f"time.example:{PORT}", "--server-name", "localhost", "--timeout", "1"],
+            [*inside(network.one), str(BIN / "tsq-client"), f"time.example:{PORT}", "--server-name", "localhost", "--timeout", "3"],
             capture_output=True, text=True, timeout=HANG, check=False,
         )  # fmt: skip
     assert done.returncode == 4, done.stderr

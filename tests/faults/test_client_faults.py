@@ -93,9 +93,15 @@ def test_45_half_lost_doubled_reordered_between_processes_is_right_or_a_clean_ti
     # However many copies came of it, a request is one sample.
     assert len(host["samples"]) == (0 if host["error_kind"] == "HandshakeTimeout" else 12)
     assert len({sample["t1_ns"] for sample in host["samples"]}) == len(host["samples"])
+    # With much bad luck the server seems to be gone: the client connects again, and what was under way is lost.
+    again = any("the server did not answer any more" in notice for notice in host["notices"])
+    missing = {"no answer in time", *(["connection lost"] if again else [])}
     for sample in host["samples"]:
-        # Both ends read one clock.
-        assert abs(sample["offset"]) <= sample["root_distance"] if sample["valid"] else sample["reason"] == "no answer in time"
+        if sample["valid"]:
+            # Both ends read one clock.
+            assert abs(sample["offset"]) <= sample["root_distance"], sample
+        else:
+            assert sample["reason"] in missing, (sample["reason"], sample["detail"], host["notices"])
 
 
 @pytest.mark.parametrize("mode", [[], ["--stream"]], ids=["datagram", "stream"])
@@ -482,7 +488,7 @@ def test_68_a_server_that_drips_bytes_does_not_keep_the_client(capsys, certifica
         return []
 
     with Peer(certificates, drip, greeting=protocols.append) as peer:
-        options = ["--stream", "--timeout", "0.7", "--count", "2", "--interval", "0"]
+        options = ["--stream", "--timeout", "2", "--count", "2", "--interval", "0"]
         status, out, err = run(capsys, peer.target, "--ca", peer.ca, *options)
     # All of an answer would take 7.6 s; each byte comes well within the time-out, and none of them starts it anew.
     assert (status, out) == (EXIT_NO_ANSWER, "")

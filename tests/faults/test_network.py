@@ -58,7 +58,7 @@ AT_ONCE = {
 }
 NAMES_CONFIGURATION = {
     "hosts": "127.0.0.1 localhost\n",
-    "resolv_conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+    "resolv_conf": "nameserver 127.0.0.1\noptions timeout:3 attempts:1\n",
     "nsswitch_conf": "hosts: files dns\n",
 }
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.peers import DAY, NOW
 from tests.integration.peers import good_samples, run_json, server_arguments
+from tests.support.ports import free_port
 from tests.support.processes import ServerProcess
 from tests.support.threads import ServerThread
 from tsq import ClientOptions, HostResult, Trust, aquery, aquery_all, connect, query
@@ -93,7 +94,7 @@ def test_67_the_same_ticket_with_its_own_times_would_have_been_taken(server_proc
 
 
 def test_67_a_ticket_that_the_server_does_not_know_any_more_is_a_full_handshake(certificates, runs):
-    with ServerProcess(server_arguments(certificates)) as first:
+    with ServerProcess(server_arguments(certificates, f"127.0.0.1:{free_port()}")) as first:
         assert [runs.ask(first.target) for _ in range(2)] == [False, True]
     # Tickets are in the memory of the process that gave them.
     with ServerProcess(server_arguments(certificates, str(first.target))) as second:

@@ -21,7 +21,7 @@ from tsq.quic import tls
 from tsq.quic.selfsigned import CertificateFiles
 
 # Much longer than any step takes: a limit for a hanging process, not an expectation.
-PATIENCE = 20.0
+PATIENCE = 60.0
 REQUEST_SIZE = 18
 RESPONSE_SIZE = 38
 

@@ -71,9 +71,7 @@ def test_a_server_that_is_killed_costs_its_own_clients_a_request_and_the_others_
 def test_clients_that_move_stay_connected_where_the_balancer_reads_connection_ids(told):
     by, chapters = told
     moved = chapters["all clients get another address"]
-    if by != "address":
-        assert moved["connections"] <= LATE
-    else:
-        # A hash of the new addresses leads all but a third of them to a server that does not know them.
-        assert moved["connections"] > CLIENTS / SERVERS
+    # A hash of the new addresses leads all but a third of them to a server that does not know them. Else those alone lose their
+    # connection that a busy machine kept waiting.
+    assert (moved["connections"] > CLIENTS / SERVERS) == (by == "address")
     assert moved["lost"] <= 3 * moved["connections"] + LATE

@@ -73,15 +73,16 @@ def reference(certificates) -> Iterator[Target]:
 def test_a_chain_of_two_has_true_strata_and_errors_that_add_up(tmp_path, certificates, reference):
     with Host(tmp_path / "first", reference, certificates).running() as first:
         until(first.known)
-        one = until(lambda: (found := first.report()).stratum and found)
+        # The first sample may be a poor one.
+        one = until(lambda: (found := first.report()).stratum and found.error < 0.1 and found)
         assert (one.stratum, one.leap) == (2, 0)
         assert one.source == f"tsqd {reference}"
-        assert 0.0004 < one.error < 0.1
+        assert one.error > 0.0004
         with Host(tmp_path / "second", first.target, certificates).running() as second:
             until(second.known)
-            two = until(lambda: (found := second.report()).stratum and found)
+            two = until(lambda: (found := second.report()).stratum and found.error < 0.2 and found)
             assert (two.stratum, two.leap) == (3, 0)
-            assert 0.0004 < two.error < 0.2
+            assert two.error > 0.0004
             # The bound of `tsqctl tracking` holds at a reading; what the server says holds for some seconds.
             known = second.known()
             assert known is not None

@@ -31,7 +31,7 @@ from tsq.quic.quic_lb import QuicLb
 from tsq.quic.resets import TOKEN_SIZE
 from tsq.quic.secrets import Secrets
 
-GUARD = 30.0
+GUARD = 60.0
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_ticket_of_one_worker_resumes_with_0rtt_at_every_other(certificates, s
             options = ClientOptions(trust=Trust(ca_file=certificates.authority))
             client = KeptClient(server.target, options, look_up)
             early, slots = [], set()
-            for _ in range(16):
+            for _ in range(24):
                 await client.open()
                 assert (await client.pair())[0].valid
                 while not client.tickets:
@@ -115,7 +115,7 @@ def test_a_ticket_of_one_worker_resumes_with_0rtt_at_every_other(certificates, s
         early, slots = asyncio.run(asyncio.wait_for(use(), GUARD))
         assert server.stop() == 0
     assert slots == {0, 1}
-    assert early == [False] + [True] * 15
+    assert early == [False] + [True] * 23
 
 
 def first_flight(server: ServerThread) -> bytes:
@@ -262,7 +262,7 @@ def test_a_kept_client_loses_at_most_one_poll_when_its_server_drains(fleet):
                 await poll(client)
                 await asyncio.sleep(0.005)
             await drained
-            for _ in range(3):
+            for _ in range(10):
                 await poll(client)
         assert one.server.connections == 0
         assert balancer.chosen == [one, other]
@@ -335,7 +335,7 @@ def test_quiet_clients_are_parted_from_one_after_another_and_none_loses_a_poll(f
 
 def test_programs_lose_no_sample_while_the_process_of_their_server_drains(certificates, secret_file, tmp_path):
     """tsq-client and tsqd, through a balancer that asks each server's health."""
-    arguments = ["--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key, "--drain", "4"]
+    arguments = ["--listen", "127.0.0.1:0", "--cert", certificates.certificate, "--key", certificates.key, "--drain", "3"]
     arguments += ["--secret-file", secret_file, "--metrics", "127.0.0.1:0"]
     health: dict[ServerProcess, str] = {}
 
@@ -369,7 +369,7 @@ def test_programs_lose_no_sample_while_the_process_of_their_server_drains(certif
         try:
             begun = await source(2)
             client = await asyncio.create_subprocess_exec(
-                BIN / "tsq-client", f"localhost:{balancer.target.port}", "--ca", certificates.authority, "--json", "--count", "15",
+                BIN / "tsq-client", f"localhost:{balancer.target.port}", "--ca", certificates.authority, "--json", "--count", "20",
                 "--interval", "0.3", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
             while len(balancer.chosen) < 2:
@@ -392,7 +392,7 @@ def test_programs_lose_no_sample_while_the_process_of_their_server_drains(certif
             line = server.process.stdout.readline()
             health[server] = parse_target(re.search(r"metrics at http://([^/]+)/metrics", line)[1])
         host, kept = asyncio.run(asyncio.wait_for(use(one, other), 2 * GUARD))
-    assert [sample["reason"] for sample in host["samples"]] == [None] * 15, [one for one in host["samples"] if not one["valid"]]
+    assert [sample["reason"] for sample in host["samples"]] == [None] * 20, [one for one in host["samples"] if not one["valid"]]
     assert any("the server parted from its clients ('server is draining')" in notice for notice in host["notices"])
     assert kept["reach"] == 255 >> max(0, 8 - kept["polls"])
 
@@ -436,7 +436,7 @@ def test_a_process_drains_when_it_is_told_to_end_and_ends_at_once_when_told_agai
             async def look_up():
                 return resolve(server.target, 0)
 
-            options = ClientOptions(trust=Trust(ca_file=certificates.authority), timeout=1.0)
+            options = ClientOptions(trust=Trust(ca_file=certificates.authority), timeout=GUARD)
             async with KeptClient(server.target, options, look_up) as client:
                 assert (await client.pair())[0].valid
                 server.send_signal(signal.SIGTERM)

@@ -1,6 +1,7 @@
 """A server with several addresses on wildcard sockets answers from the address that was asked, in network namespaces of its own."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -55,7 +56,8 @@ def test_retry_and_version_negotiation_come_from_the_address_that_was_asked(netw
         assert (status, host["address"], len(good_samples(host))) == (0, address, 3)
         assert negotiated(network, address) == address
         server.stop()
-    assert "retries: 1" in server.errors
+    # A first packet whose answer is late is sent again.
+    assert re.search(r"retries: [1-3]\n", server.errors)
 
 
 def negotiated(network, address):

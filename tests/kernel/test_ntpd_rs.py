@@ -64,9 +64,9 @@ def fed(machine: Guest) -> dict[str, object]:
     command = tsqctl(RUN, "tracking")
     found["tracking"] = until(lambda: "Foreign moves   : 0" not in (it := machine.run(*command).out) and it)
     machine.kill(daemon.pid, signal.SIGTERM)
-    found["tsqd"] = daemon.wait(30)
+    found["tsqd"] = daemon.wait(120)
     machine.run("kill", keeper.pid)
-    found["ntpd-rs"] = keeper.wait(30)
+    found["ntpd-rs"] = keeper.wait(120)
     return found
 
 

@@ -57,7 +57,7 @@ def server(machine) -> Iterator[subprocess.Popen]:
     assert "listening" in process.stdout.readline()
     yield process
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def watching(machine: Guest) -> Running:

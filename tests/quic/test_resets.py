@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from tests.support.chronyd import free_port
 from tests.support.foreign import path
+from tests.support.ports import free_port
 from tests.support.threads import ServerThread
 from tests.support.world import World
 from tsq.errors import ConnectionLost
@@ -159,7 +159,7 @@ def test_tokens_follow_from_private_key_instance_and_id_alone():
 def token_of(server: ServerThread) -> bytes:
     """The token that a stranger gets for a connection ID that this server does not know."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.settimeout(10)
+        stranger.settimeout(60)
         stranger.connect(("127.0.0.1", server.target.port))
         stranger.send(b"\x40" + bytes(99))
         return stranger.recv(1500)[-TOKEN_SIZE:]

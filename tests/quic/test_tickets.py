@@ -351,7 +351,7 @@ def in_threads(count: int, work) -> None:
     start = threading.Barrier(count)
 
     def run(number: int) -> None:
-        start.wait(10)
+        start.wait(60)
         work(number)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]

@@ -26,7 +26,11 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    """None of a process that ends meanwhile."""
+    try:
+        return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def serving(server: ServerProcess, workers: int) -> list[int]:
@@ -68,7 +72,7 @@ def test_the_allowed_system_calls_are_enough_under_load_reloads_and_reports(cert
                 assert run_client(server.target, *trust, *how).returncode == 0
             server.send_signal(signal.SIGHUP)
             server.send_signal(signal.SIGUSR1)
-            with urllib.request.urlopen(url, timeout=20) as page:
+            with urllib.request.urlopen(url, timeout=60) as page:
                 assert b"tsq_server_answered_total" in page.read()
         heard(server, "certificate reloaded")
         assert serving(server, workers) == before, "none of them was ended by a call that is not allowed"
@@ -76,7 +80,7 @@ def test_the_allowed_system_calls_are_enough_under_load_reloads_and_reports(cert
         if workers > 1:
             server.send_signal(signal.SIGUSR2)
             heard(server, "is loaded")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while set(serving(server, workers)) & set(before) and time.monotonic() < deadline:
                 assert run_client(server.target, *trust).returncode == 0
             assert len(serving(server, workers)) == workers

@@ -58,9 +58,9 @@ def test_they_follow_what_a_client_does(certificates):
                 await asyncio.sleep(0)
             after = await asyncio.to_thread(scrape, metrics.address)
             assert value(after, "tsq_server_info", version="1.2.3") == 1
-            # The last answer's exact T3 may need one more request.
+            # The last answer's exact T3 may need one more request; one that waits for long is repeated.
             answered = running.counters.get("answered")
-            assert answered in (5, 6)
+            assert 5 <= answered < 10
             assert value(after, "tsq_server_answered_total") == answered
             assert value(after, "tsq_server_requests_total", mode="datagram") == answered
             assert value(after, "tsq_server_requests_total", mode="stream") == 0

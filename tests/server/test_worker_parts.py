@@ -205,13 +205,15 @@ async def nothing(one, other) -> None:
     """The taker begins to read at once."""
 
 
-def test_more_newcomers_than_the_socket_takes_wait_and_come_in_their_order():
+def test_more_newcomers_than_the_socket_takes_wait_and_come_in_their_order(monkeypatch):
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 60.0)
     got, counted = relayed(1500, nothing)
     assert got == newcomers(1500)
     assert counted == {PASSED: 1500}
 
 
-def test_of_too_many_newcomers_the_oldest_that_wait_are_dropped_and_counted():
+def test_of_too_many_newcomers_the_oldest_that_wait_are_dropped_and_counted(monkeypatch):
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 60.0)
     got, counted = relayed(4000, nothing)
     assert counted[PASSED] + counted[LOST] == 4000
     assert counted[PASSED] == len(got) >= 2048

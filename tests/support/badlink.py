@@ -9,7 +9,7 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 
 class BadLink:

@@ -2,7 +2,6 @@
 
 import getpass
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Self
 import pytest
 
 from tests.support.harmless import holds
+from tests.support.ports import free_port
 
 PROGRAM = shutil.which("chronyd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 needs_chronyd = pytest.mark.skipif(PROGRAM is None, reason="chronyd is not installed (Debian: apt-get install chrony)")
@@ -45,7 +45,7 @@ class Chronyd:
         messages = self._directory / "messages"
         with messages.open("wb") as output:
             self.process = subprocess.Popen([PROGRAM, "-x", "-U", "-d", "-f", self._file], stdout=output, stderr=output)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while "Disabled control of system clock" not in messages.read_text():
             assert self.process.poll() is None, messages.read_text()
             assert time.monotonic() < end, messages.read_text()
@@ -61,14 +61,7 @@ class Chronyd:
             self.process.wait(20)
 
 
-def free_port() -> int:
-    """A free UDP port on loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.bind(("127.0.0.1", 0))
-        return udp.getsockname()[1]
-
-
-def until(condition, seconds: float = 30.0):
+def until(condition, seconds: float = 60.0):
     """The first true value of `condition`; for programs that TSQ does not control."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -14,7 +14,7 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 from tsq.options import Target
 from tsq.quic.selfsigned import CertificateFiles
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @dataclass

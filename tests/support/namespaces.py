@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 # `ip netns exec` mounts the files of this directory over those of /etc.
 _ETC = Path("/etc/netns")
 

@@ -39,7 +39,7 @@ class ServerProcess:
         """End the process; its exit status. `output` and `errors` are complete then."""
         if self.process.returncode is None:
             self.process.send_signal(number)
-            output, self.errors = self.process.communicate(timeout=20)
+            output, self.errors = self.process.communicate(timeout=60)
             self.output += output
         return self.process.returncode
 
@@ -51,7 +51,7 @@ class ServerProcess:
         while len(self.targets) < wanted:
             line = self.process.stdout.readline()
             if not line:
-                raise AssertionError(f"the server ended: {self.process.communicate(timeout=10)[1]}")
+                raise AssertionError(f"the server ended: {self.process.communicate(timeout=60)[1]}")
             self.output += line
             self.targets.append(parse_target(line.split()[3]))
         return self

@@ -42,7 +42,7 @@ class ServerThread:
         async def run() -> Any:
             return function(*arguments)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -58,11 +58,11 @@ class ServerThread:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         if self._error is not None:
             raise self._error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        asyncio.run_coroutine_threadsafe(self.server.close(), self._loop).result(10)
-        self._thread.join(10)
+        asyncio.run_coroutine_threadsafe(self.server.close(), self._loop).result(60)
+        self._thread.join(60)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST, GUEST = "10.77.0.1", "10.77.0.2"
 PORT = 7701
 _CLONE_NEWNET = 0x40000000
-_BOOT_SECONDS = 60.0
+_BOOT_SECONDS = 180.0
 _READINGS = 60
 _PACKAGE = "user-mode-linux"
 
@@ -107,9 +107,9 @@ class Guest:
         assert best is not None
         return Offset(best[1] / 1e9, best[0] / 2e9)
 
-    def connected(self) -> socket.socket:
+    def connected(self, seconds: float = 60.0) -> socket.socket:
         """A connection to the guest's agent."""
-        connection = in_namespace(self.namespace, lambda: socket.create_connection((GUEST, PORT), 5))
+        connection = in_namespace(self.namespace, lambda: socket.create_connection((GUEST, PORT), seconds))
         connection.settimeout(300)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
@@ -211,6 +211,7 @@ def _wait_for(it: Guest, process: subprocess.Popen) -> None:
     end = time.monotonic() + _BOOT_SECONDS
     while True:
         try:
+            it.connected(5.0).close()
             it.run("true")
             return
         except OSError:
@@ -221,7 +222,7 @@ def _wait_for(it: Guest, process: subprocess.Popen) -> None:
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=60)
 
 
 def _end(process: subprocess.Popen) -> None:

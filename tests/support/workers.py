@@ -72,7 +72,7 @@ class Workers:
         found = {}
         for program in _children(self.pid):
             for pid in _children(program):
-                if match := re.fullmatch(r"tsq-worker-(\d+)\n", _text(f"/proc/{pid}/comm")):
+                if (match := re.fullmatch(r"tsq-worker-(\d+)\n", _text(f"/proc/{pid}/comm"))) and not gone(pid):
                     found[int(match[1])] = pid
         return found
 
@@ -88,11 +88,11 @@ class Workers:
     def status(self) -> dict[str, int]:
         """The counters, as SIGUSR1 has them logged."""
         before = self.log.count("status: up ")
-        self.send_signal(signal.SIGUSR1)
-        self.logged("status: up ", before + 1)
-        # Lines follow the first one at once.
-        time.sleep(0.1)
-        text = self.log.rpartition("status: up ")[2]
+        # A report is whole when the next one has begun.
+        for more in (1, 2):
+            self.send_signal(signal.SIGUSR1)
+            self.logged("status: up ", before + more)
+        text = self.log.split("status: up ")[before + 1]
         found = {name: int(count) for name, count in re.findall(r"INFO: (.+): (\d+)$", text, re.MULTILINE)}
         found["connections"] = int(re.search(r"connections now: (\d+)", text)[1])
         return found
@@ -216,7 +216,7 @@ class Polling:
     """Clients that ask all the time, each on its connection, from `__enter__` to `__exit__`.
 
     newcomers: as many clients that make a new connection for each request. outcomes: of all requests; each: of each client with a
-    connection of its own, in their order. slowest: seconds.
+    connection of its own, in their order.
     """
 
     def __init__(self, target: Target, authority: Path, clients: int, *, newcomers: int = 0, interval: float = 0.02) -> None:
@@ -227,7 +227,6 @@ class Polling:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.outcomes: Counter[str] = Counter()
         self.each: list[list[str]] = [[] for _ in range(clients)]
-        self.slowest = 0.0
         self.connected = threading.Barrier(2)
 
     @property
@@ -283,12 +282,10 @@ class Polling:
             await asyncio.to_thread(self.connected.wait, PATIENCE)
 
     async def _count(self, client: tsq.Client, prefix: str = "") -> str:
-        began = time.monotonic()
         try:
             sample = await client.sample()
             outcome = "answered" if sample.valid else str(sample.reason)
         except tsq.TSQError as error:
             outcome = f"{type(error).__name__}: {error}"
-        self.slowest = max(self.slowest, time.monotonic() - began)
         self.outcomes[prefix + outcome] += 1
         return outcome

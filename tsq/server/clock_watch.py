@@ -62,9 +62,9 @@ class ClockWatch:
         while True:
             self._log_change()
             await asyncio.sleep(_INTERVAL)
-            await self._update()
+            await self._update(_PATIENCE)
 
-    async def _update(self, patience: float = _PATIENCE) -> None:
+    async def _update(self, patience: float) -> None:
         """Poll once. If the result is late, use the last state with its age; the next call waits for the same poll."""
         loop = asyncio.get_running_loop()
         if self._poll is None:

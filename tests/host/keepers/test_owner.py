@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chronyd import Chronyd, free_port, needs_chronyd
+from tests.support.chronyd import Chronyd, needs_chronyd
 from tests.support.kernel import VirtualKernel
+from tests.support.ports import free_port
 from tsq.errors import AlreadyRunning, ClockError
 from tsq.host.clock import SystemClock
 from tsq.host.keepers.owner import clock_owner, kept_alone, setter_running

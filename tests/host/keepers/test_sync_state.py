@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from tests.support.chronyd import Chronyd, free_port, needs_chronyd
+from tests.support.chronyd import Chronyd, needs_chronyd
 from tests.support.kernel import UNSYNC, VirtualKernel
+from tests.support.ports import free_port
 from tsq.errors import ClockError, ConfigError, NotPermitted
 from tsq.host.clock import SystemClock
 from tsq.host.keepers.chrony import Tracking

@@ -82,7 +82,8 @@ def test_in_a_handshake_the_time_decides_and_nothing_else(old):
             ask(peer.target, Trust(ca_file=ca, valid_at=(THEN - YEAR).timestamp()))
         with pytest.raises(Expired, match="the servers say"):
             ask(peer.target, Trust(ca_file=ca, valid_at=(THEN + YEAR).timestamp()))
-        assert peer.requests == 2 or peer.requests == 1  # only the one that believed asked, and once more for exact T3
+        # Only the one that believed asked, and once more for exact T3; the first request may be sent again.
+        assert peer.requests in (1, 2, 3)
 
 
 def test_in_a_handshake_for_another_time_names_and_authorities_are_checked_as_ever(old, tmp_path):

@@ -74,7 +74,7 @@ def test_a_pipe_is_read_once_for_all_that_is_asked(tmp_path, files):
     with Peer(files) as peer:
         results = query_all([peer.target] * 3, ClientOptions(count=1, trust=Trust(path), server_name="localhost", timeout=10))
         assert [result.error for result in results] == [None] * 3
-    writer.join(10)
+    writer.join(60)
 
 
 def test_a_fifo_that_nobody_writes_is_an_error_for_all_at_once(tmp_path):
@@ -120,7 +120,7 @@ def test_an_empty_pipe_holds_no_certificate(tmp_path):
     writer.start()
     with pytest.raises(ConfigError, match=r"holds no certificate|nobody wrote"):
         read_again(Trust(path), 1)
-    writer.join(10)
+    writer.join(60)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_a_process_that_drains_answers_says_so_and_closes(certificates, workers)
             end = await client.closed()
         assert (end.error_code, end.reason_phrase) == (ErrorCode.H3_NO_ERROR, REASON)
 
-    with ServerProcess([*arguments, "--drain", "1", "--workers", str(workers)]) as server:
+    with ServerProcess([*arguments, "--drain", "3", "--workers", str(workers)]) as server:
         asyncio.run(use(server))
         server.process.communicate(timeout=h3.PATIENCE)
         assert server.process.returncode == 0
