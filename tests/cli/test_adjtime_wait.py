@@ -100,6 +100,25 @@ def test_the_clock_is_within_the_printed_bound_although_the_kernel_slews_inexact
     assert slewed == pytest.approx(behind, abs=1e-4)
 
 
+@pytest.mark.parametrize("seconds", [1.7, 2.5, 4.0])
+@pytest.mark.parametrize("number", [1, 2, 5, 30])
+@pytest.mark.parametrize("behind", [0.2, -0.05])
+def test_a_machine_that_is_kept_waiting_by_its_host_in_a_slew_has_the_right_time_in_the_end(machine, behind, number, seconds):
+    """The kernel counts as slewed what it did not slew meanwhile: that is no other program, and is slewed in the next round."""
+    it = machine(behind, {"delay_ns": MS // 10})
+
+    def stall(pause: int) -> None:
+        if pause == number:
+            it.twin.stall(seconds)
+
+    it.pauses.append(stall)
+    run = it.run("--wait")
+    assert run.status == OK, run.err
+    assert run.err == ""
+    assert abs(it.twin.error) <= printed_bound(run.out)
+    assert it.twin.pending_ns == 0
+
+
 @pytest.mark.parametrize("slew_error", [0.015, -0.015])
 def test_it_is_as_exact_where_the_servers_own_errors_are_large(machine, slew_error):
     it = machine(0.051, {"delay_ns": MS // 10, "error": 0.05}, slew_error=slew_error)

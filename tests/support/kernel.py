@@ -211,6 +211,13 @@ class VirtualKernel:
         """The virtual machine is stopped, as for a snapshot or a migration: no clock of it goes on."""
         self._stand_still(round(seconds * 1e9))
 
+    def stall(self, seconds: float) -> None:
+        """The host does not run the virtual machine, whose clocks go on: what the kernel does each second it does at the end."""
+        self._pass(round(seconds * 1e9))
+        while self.truth_ns >= self._second_ends_ns:
+            self._end_second()
+            self._second_ends_ns += _SECOND
+
     def step_by_another(self, seconds: float) -> None:
         """Another program sets the clock, as date(1) does."""
         self._clear()

@@ -22,6 +22,7 @@ from tsq.errors import NotMoved, NotPermitted
 from tsq.host.clock import SystemClock
 from tsq.host.clock_readings import ClockState, Displacement, TripleReading
 from tsq.host.keepers.owner import clock_owner
+from tsq.oneshot.slew_check import LEAST_ERROR, STEADY, SlewCheck
 from tsq.options import ClientOptions, Target
 from tsq.timing.adjustment import (
     MAX_SLEW,
@@ -53,13 +54,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LAST_SECOND = 1.2
 # A pending offset of an old slew that may be ignored, seconds.
 _NOTHING_LEFT = 10e-6
-# The error of the kernel's slew, as a part of it: 1 to 2 % were seen. The remaining offset is measured and corrected afterwards.
-_SLEW_ERROR = 0.05
-# A movement of the clock that is no cause for suspicion, seconds: the least error of a slew, and the least step.
-_LEAST_ERROR = 50e-6
-# How steadily a clock runs beside CLOCK_MONOTONIC_RAW while nothing is slewed, seconds a second.
-_STEADY = 5e-6
-_SAME_RATE = 1e-9
 # No clock drifts faster than that, seconds a second.
 _FASTEST_DRIFT = 1e-3
 _ROUNDS = 3
@@ -250,7 +244,7 @@ def _step(action: Step, clock: SystemClock) -> float:
     before = clock.reading()
     clock.step(action.offset, max_error=action.max_error, estimated_error=action.estimated_error)
     moved = clock.reading().since(before)
-    if abs(moved.total - action.offset) > _LEAST_ERROR + moved.width:
+    if abs(moved.total - action.offset) > LEAST_ERROR + moved.width:
         clock.mark_unsynchronized()
         raise NotMoved(f"the clock was to be stepped by {action.offset:+z.6f} s and moved by {moved.total:+z.6f} s", advice=_ADVICE)
     return moved.total
@@ -280,7 +274,7 @@ def _stop_old_slew(left: float, clock: SystemClock, say: Say, pause: Callable[[f
 def _disturbed(moved: Displacement, steady: ClockState | None, say: Say) -> float:
     """How far the clock moved during the measurement, beyond its steady frequency and the precision of the readings."""
     disturbed = moved.beyond(0.0 if steady is None else steady.frequency_ppm * 1e-6)
-    if abs(disturbed) <= moved.width + _STEADY * moved.seconds:
+    if abs(disturbed) <= moved.width + STEADY * moved.seconds:
         return 0.0
     if steady is None:
         why = "and the kernel's state cannot be read"
@@ -296,7 +290,7 @@ def _check_untouched(clock: SystemClock, measured: TripleReading) -> None:
     """Raises NotMoved if another program set the clock since the measurement."""
     moved = clock.reading().since(measured)
     beyond = moved.beyond(clock.state().rate)
-    if abs(beyond) > _LEAST_ERROR + moved.width + _STEADY * moved.seconds:
+    if abs(beyond) > LEAST_ERROR + moved.width + STEADY * moved.seconds:
         raise NotMoved(f"the clock moved by {beyond:+z.6f} s after it was measured, and was left as it is", advice=_ADVICE)
 
 
@@ -356,56 +350,42 @@ def _slew_and_wait(action: Slew, clock: SystemClock, interruptions: Interruption
 
     Raises NotMoved as soon as the clock does not move as the kernel's state predicts.
     """
-    start, rate = clock.reading(), clock.state().rate
+    check = SlewCheck(action.offset, action.time_constant, clock.state().rate, clock.reading())
     clock.slew(action.offset, time_constant=action.time_constant)
     end = clock.monotonic() + _PATIENCE * action.seconds
-    constant, left = action.time_constant, action.offset
     while not interruptions.seen:
-        state = clock.state()
-        _check_slew(action.offset, left, state, clock.reading().since(start), rate, constant, clock)
-        left = state.pending
-        if abs(left) <= abs(action.offset) * SLEW_REMAINDER:
+        _look(check, clock, _LOOK_INTERVAL)
+        if abs(check.left) <= abs(action.offset) * SLEW_REMAINDER:
             break
         if clock.monotonic() > end:
             clock.stop_slewing()
-            raise NotMoved(f"the slew does not end: {left:+z.6f} s are left", advice=_ADVICE)
-        faster = time_constant(left)
-        if faster < constant:
-            constant = faster
-            clock.hasten(constant)
+            raise NotMoved(f"the slew does not end: {check.left:+z.6f} s are left", advice=_ADVICE)
+        faster = time_constant(check.left)
+        if faster < check.constant:
+            check.constant = faster
+            clock.hasten(faster)
         pause(_LOOK_INTERVAL)
     left = clock.state().pending
     clock.stop_slewing()
     if interruptions.seen:
         return left
     pause(_LAST_SECOND)
-    last = replace(clock.state(), pending=left)
-    _check_slew(action.offset, left, last, clock.reading().since(start), rate, constant, clock)
+    _look(check, clock, _LAST_SECOND, left)
     return None
 
 
-def _check_slew(
-    offset: float, before: float, state: ClockState, moved: Displacement, rate: float, constant: int, clock: SystemClock
-) -> None:
-    """Raises NotMoved if the clock did not move as far as the kernel slewed. before: the pending offset at the last check."""
-    taken, done = offset - state.pending, moved.beyond(rate)
-    # What the kernel takes at the beginning of a second moves the clock during that second.
-    second = abs(state.pending) / (2.0 ** (2 + constant) - 1)
-    inexact = _LEAST_ERROR + _SLEW_ERROR * abs(taken) + moved.width + _STEADY * moved.seconds
-    behind, ahead = (inexact + second, inexact) if offset >= 0 else (inexact, inexact + second)
-    turned, stepped = state.rate - rate, abs(moved.stepped) > _LEAST_ERROR + moved.width
-    if -behind <= done - taken <= ahead and abs(turned) <= _SAME_RATE and not stepped:
-        return
-    if abs(state.pending) <= abs(before) and state.pending * offset >= 0:
-        # The pending slew is still ours.
-        clock.stop_slewing()
-    if stepped:
-        found = f"another program stepped the clock by {moved.stepped:+z.6f} s while it was slewed"
-    elif abs(turned) > _SAME_RATE:
-        found = f"another program changed the clock's frequency by {turned * 1e6:+z.3f} ppm while it was slewed"
-    else:
-        found = f"the clock moved by {done:+z.6f} s while it was slewed, where {taken:+z.6f} s were expected"
-    raise NotMoved(f"{found} (the whole slew: {offset:+z.6f} s)", advice=_ADVICE)
+def _look(check: SlewCheck, clock: SystemClock, paused: float, left: float | None = None) -> None:
+    """Compare the clock with the kernel's state, after so many seconds. left: what was pending when the slew was stopped."""
+    before, state, after = clock.reading(), clock.state(), clock.reading()
+    if left is not None:
+        state = replace(state, pending=left)
+    last = check.left
+    trouble = check.look(before, state, after, paused)
+    if trouble:
+        if abs(state.pending) <= abs(last) and state.pending * check.offset >= 0:
+            # The pending slew is still ours.
+            clock.stop_slewing()
+        raise NotMoved(f"{trouble} (the whole slew: {check.offset:+z.6f} s)", advice=_ADVICE)
 
 
 def _asked_again(again: Callable[[], Measurement], interruptions: Interruptions) -> Measurement | None:
