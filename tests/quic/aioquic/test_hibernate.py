@@ -233,12 +233,17 @@ def test_an_open_stream_or_a_pending_close_keeps_a_connection_awake(world):
     rest(world)
 
 
-def test_a_connection_that_hears_nothing_ends_after_its_idle_timeout(certificates):
+def resting_for_half_a_minute(certificates: CertificateFiles) -> tuple[World, bytes]:
+    """A world with a connection at rest that ends after 30 s of silence, and a packet for it."""
     world = World(certificates, data_plane=True, rest_after=2.0)
     client = ForeignClient(world, idle_timeout=30.0)
     client.ask(request(1))
     rest(world)
-    late = one_rtt(client, b"\x01\0\0\0")
+    return world, one_rtt(client, b"\x01\0\0\0")
+
+
+def test_a_connection_that_hears_nothing_ends_after_its_idle_timeout(certificates):
+    world, late = resting_for_half_a_minute(certificates)
     world.run(22)
     assert (world.router.count, world.data_plane.timed_out) == (1, 0)
     world.run(4)
@@ -249,11 +254,7 @@ def test_a_connection_that_hears_nothing_ends_after_its_idle_timeout(certificate
 
 def test_between_its_idle_timeout_and_the_next_look_a_connection_is_not_made_again(certificates):
     """The client may have given it up, too: it gets a stateless reset at once, and connects again."""
-    world = World(certificates, data_plane=True, rest_after=2.0)
-    client = ForeignClient(world, idle_timeout=30.0)
-    client.ask(request(1))
-    rest(world)
-    late = one_rtt(client, b"\x01\0\0\0")
+    world, late = resting_for_half_a_minute(certificates)
     # No look comes in between.
     world.now_ns += 31_000_000_000
     assert world.data_plane.resting == 1
